@@ -1,0 +1,171 @@
+"""The bundle: a directory with a manifest, the artifacts it lists, a golden trace and a report.
+
+It is either whole or absent: written beside its place, then renamed.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lstm_deploy.checks import ParityReport
+from lstm_deploy.errors import InputError
+from lstm_deploy.files import mode_of_new_files, replacing, sha256
+from lstm_deploy.signature import SCHEMA_VERSION, Signature, decode
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+REPORT = "report.md"
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Where the network came from."""
+
+    kind: str
+    """`checkpoint` for a file, `module` for a live `nn.Module`."""
+    path: str | None = None
+    """The file, relative to the bundle, so that both can be moved together."""
+    sha256: str | None = None
+    summary: str = ""
+    """The network in a few words."""
+
+
+class Artifact(Struct, frozen=True, kw_only=True):
+    """One exported file."""
+
+    path: str
+    """Relative to the bundle."""
+    format: str
+    """`onnx` or `torchscript`."""
+    precision: str
+    sha256: str
+    bytes: int
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """All that is known of a bundle; `manifest.json` is its JSON."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    contract: Signature
+    source: Source
+    options: dict[str, Any]
+    """What was asked of `export`; the same options on the same source give the same bundle."""
+    artifacts: tuple[Artifact, ...]
+    golden_sha256: str
+    parity: ParityReport | None = None
+    measurements: dict[str, Any] | None = None
+    """The document of the latest `bench --json`."""
+    training: dict[str, Any] | None = None
+    """What the training reported, metrics on held-out data included."""
+    versions: dict[str, str]
+
+
+class Bundle:
+    """A bundle on disk."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the manifest; raises `InputError` where there is none, or one that is malformed."""
+        self.path = Path(path)
+        file = self.path / MANIFEST
+        if not file.is_file():
+            raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
+        self.manifest = decode(file.read_bytes(), Manifest, f"The manifest of {self.path}")
+        if not self.manifest.artifacts:
+            raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
+
+    @property
+    def signature(self) -> Signature:
+        return self.manifest.contract
+
+    @property
+    def source_path(self) -> Path | None:
+        """The file it was exported from, if that is still there and unchanged."""
+        source = self.manifest.source
+        if source.path is None:
+            return None
+        path = (self.path / source.path).resolve()
+        return path if path.is_file() and sha256(path) == source.sha256 else None
+
+    def file(self, artifact: Artifact) -> Path:
+        """The path of an artifact; raises `InputError` if the manifest names a file outside the bundle."""
+        path = (self.path / artifact.path).resolve()
+        if not path.is_relative_to(self.path.resolve()):
+            raise InputError(
+                f"The manifest of {self.path} names {artifact.path!r}, which lies outside the bundle; "
+                "do not use this bundle."
+            )
+        if not path.is_file():
+            raise InputError(f"{path} is missing from its bundle; export the model again.")
+        return path
+
+    def find(self, format: str, precision: str = "float32") -> Artifact:  # noqa: A002 - the field's name
+        """The artifact of a format and precision; raises `InputError`, naming what there is."""
+        for artifact in self.manifest.artifacts:
+            if (artifact.format, artifact.precision) == (format, precision):
+                return artifact
+        there = ", ".join(f"{a.format} {a.precision}" for a in self.manifest.artifacts)
+        raise InputError(f"{self.path} has no {format} artifact in {precision}; it has {there}.")
+
+    def changed_files(self) -> list[str]:
+        """Artifacts (and the golden trace) that are not the bytes that the manifest vouches for."""
+        listed = [(artifact.path, artifact.sha256) for artifact in self.manifest.artifacts]
+        listed.append((GOLDEN, self.manifest.golden_sha256))
+        return [
+            name for name, digest in listed if not (self.path / name).is_file() or sha256(self.path / name) != digest
+        ]
+
+    def update(self, **fields: Any) -> None:
+        """Replace fields of the manifest, on disk too."""
+        self.manifest = msgspec.structs.replace(self.manifest, **fields)
+        write_manifest(self.path, self.manifest)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into a directory, whole or not at all."""
+    with replacing(directory / MANIFEST) as file:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+
+
+@contextmanager
+def writing(path: Path, *, force: bool) -> Iterator[Path]:
+    """A directory to fill, which takes the name `path` once the block ends without an error.
+
+    What stood there is replaced only with `force`, and only if it is a bundle or an empty directory;
+    otherwise `InputError`, before anything is written.
+    """
+    check_free(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o777 & mode_of_new_files())  # mkdtemp makes it private
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+            path.rename(old / path.name)
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Raise `InputError` unless a bundle may be written at `path`."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir() or path.is_symlink():
+        raise InputError(f"{path} is not a directory; choose another output with -o.")
+    if not (path / MANIFEST).is_file() and any(path.iterdir()):
+        raise InputError(f"{path} holds files that are not a bundle; choose another output with -o.")
+    if not force:
+        raise InputError(f"{path} already exists; replace it with --force or choose another output with -o.")

@@ -1,0 +1,94 @@
+"""Our checkpoint: a `.safetensors` file whose metadata says which network the weights belong to.
+
+Reading one needs no PyTorch and runs no code from the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.files import replacing
+from lstm_deploy.signature import Array, StatePolicy, decode
+from lstm_deploy.tasks import Task
+
+SPEC_KEY = "lstm_deploy.spec"
+SCHEMA_VERSION = 1
+
+
+class ForecasterConfig(Struct, frozen=True, kw_only=True, tag="forecaster", tag_field="kind"):
+    """Scaled inputs, LSTM, one linear layer on every step, outputs in raw units."""
+
+    input_size: int
+    output_columns: tuple[int, ...]
+    """For each output, the input column that it is the next value of."""
+    hidden_size: int
+    num_layers: int
+    dropout: float = 0.0
+    residual: bool = True
+    """Predict the change from the present value rather than the value."""
+
+
+class LanguageModelConfig(Struct, frozen=True, kw_only=True, tag="language_model", tag_field="kind"):
+    """One-hot tokens, LSTM, one linear layer on every step, logits."""
+
+    vocabulary_size: int
+    hidden_size: int
+    num_layers: int
+    dropout: float = 0.0
+
+
+NetworkConfig = ForecasterConfig | LanguageModelConfig
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """All that the weights alone do not tell."""
+
+    schema_version: int = SCHEMA_VERSION
+    network: NetworkConfig
+    task: Task
+    state_policy: StatePolicy
+    training: dict[str, Any]
+    """What the training reported: data, options, metrics on held-out data beside a baseline's."""
+    low: tuple[float, ...]
+    """Smallest input seen in training, per feature; 0 for tokens."""
+    high: tuple[float, ...]
+
+
+def save(path: Path, tensors: dict[str, Array], spec: Spec) -> None:
+    """Write a checkpoint, whole or not at all."""
+    metadata = {SPEC_KEY: msgspec.json.encode(spec, order="sorted").decode()}
+    with replacing(path) as file:
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata)
+
+
+def read_spec(path: Path) -> Spec:
+    """The spec of a checkpoint; raises `InputError` if the file is not one of ours."""
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(SPEC_KEY)
+    if text is None:
+        raise InputError(
+            f"{path} holds weights but does not say which network they belong to; "
+            "export a checkpoint made by lstm-deploy train, or a live module with lstm_deploy.export."
+        )
+    return decode(text, Spec, f"The spec in {path}")
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    """All tensors by name."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file; check the path.")
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); check the path.") from error

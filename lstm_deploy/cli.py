@@ -1,0 +1,525 @@
+"""The command line: one short function for each command, its imports inside, so that help comes at once."""
+
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lstm_deploy import console
+from lstm_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from lstm_deploy.training import Trained
+
+
+class Commands(TyperGroup):
+    """All commands, each with the same way of reporting errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        with console.handled_errors():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Take an LSTM out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured.",
+)
+
+
+class TaskName(StrEnum):
+    """What to train for."""
+
+    forecast = "forecast"
+    lm = "lm"
+
+
+class Layout(StrEnum):
+    """Order of the axes of h and c."""
+
+    layers_first = "layers-first"
+    batch_first = "batch-first"
+
+
+DEFAULTS: dict[TaskName, dict[str, Any]] = {
+    TaskName.forecast: {"hidden_size": 32, "epochs": 30, "learning_rate": 2e-3, "window": 20},
+    TaskName.lm: {"hidden_size": 128, "epochs": 10, "learning_rate": 5e-3, "window": 100},
+}
+"""What `train` uses where an option is not given."""
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+def main() -> None:
+    """Entry point of `lstm-deploy`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    app(prog_name="lstm-deploy")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        console.say(version("lstm-deploy"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Take an LSTM out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured."""
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="CSV or .npz for a forecast, UTF-8 text for a language model.")],
+    task: Annotated[TaskName, typer.Option(help="What to learn: the next value, or the next character.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Checkpoint to write [default: DATA's name.safetensors]."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Columns to predict, comma-separated.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Columns to predict from, comma-separated [default: all of numbers].")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Steps in one example [20; lm: 100].")] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of the LSTM [32; lm: 128].")] = None,
+    layers: Annotated[int, typer.Option(min=1, max=8, help="LSTM layers.")] = 2,
+    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Between layers.")] = 0.0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data [30; lm: 10].")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in one step.")] = 64,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam [0.002; lm: 0.005].")] = None,
+    residual: Annotated[bool, typer.Option(help="Forecast the change from the present value.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the weights and the order.")] = 0,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
+    from lstm_deploy.data import read_series, read_text
+
+    output = output or Path(f"{data.stem}.safetensors")
+    _check_output(output, force)
+    given = {"hidden_size": hidden_size, "epochs": epochs, "learning_rate": learning_rate, "window": window}
+    chosen = {**DEFAULTS[task], **{name: value for name, value in given.items() if value is not None}}
+    if task is TaskName.forecast:
+        series = read_series(data, _names(features))
+        targets = _targets(target, series.columns)
+        if series.dropped:
+            console.note(f"{series.dropped} row(s) at the start have missing values and are left out.")
+        if series.filled:
+            console.note(f"{series.filled} missing value(s) take the latest value before them.")
+    else:
+        if target or features:
+            raise InputError("A language model has no columns; leave out --target and --features.")
+        text = read_text(data)
+
+    from lstm_deploy import checkpoint, training
+
+    options = training.Options(
+        num_layers=layers, dropout=dropout, batch_size=batch_size, seed=seed, residual=residual, **chosen
+    )
+    with console.progress("training") as on_progress:
+        if task is TaskName.forecast:
+            trained = training.train_forecaster(series, targets, options, on_progress)
+        else:
+            trained = training.train_language_model(text, options, on_progress)
+    checkpoint.save(output, trained.tensors, trained.spec)
+    plot = _plot_training(trained, output.with_suffix(".png"))
+    if json:
+        console.say_json({"checkpoint": str(output), "plot": str(plot), **trained.spec.training})
+        return
+    metrics = trained.spec.training["metrics"]
+    console.say_table(["held-out data", ""], [[name, f"{value:.4g}"] for name, value in metrics.items()])
+    console.say(_verdict(metrics))
+    console.note(f"\nwrote {output} and {plot}\nnext: lstm-deploy export {_quoted(output)} -o exported/{output.stem}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Checkpoint to export.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Bundle to write [default: exported/SOURCE's name].")
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        list[str] | None, typer.Option(help="onnx or torchscript; repeat for several [default: all].")
+    ] = None,
+    state_layout: Annotated[Layout, typer.Option(help="Order of the axes of h and c.")] = Layout.layers_first,
+    force: ForceFlag = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Export a checkpoint to a bundle of ONNX and TorchScript, proven equal to PyTorch."""
+    from lstm_deploy import exporters
+
+    output = output or Path("exported", source.stem)
+    formats = tuple(format or exporters.FORMATS)
+    if dry_run:
+        _show_plan(exporters.plan(source, output, formats, state_layout.value, force=force), json)
+        return
+    fresh = exporters.up_to_date(source, output, formats, state_layout.value) is None
+    with console.progress("export") as on_progress:
+        bundle = exporters.export(
+            source,
+            output,
+            formats=formats,
+            state_layout=state_layout.value,
+            force=force,
+            on_progress=on_progress,
+        )
+    if json:
+        import msgspec
+
+        console.say_json({"bundle": str(output), "written": fresh, **msgspec.to_builtins(bundle.manifest)})
+        return
+    if not fresh:
+        console.say(f"{output} is up to date.")
+        return
+    _show_contract(bundle.signature)
+    rows = [[artifact.path, f"{artifact.bytes:,}"] for artifact in bundle.manifest.artifacts]
+    console.say_table(["artifact", "bytes"], rows)
+    parity = bundle.manifest.parity
+    assert parity is not None
+    console.say(f"{len(parity.checks)} checks passed, against {parity.reference} in float64.")
+    name = _quoted(output)
+    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, lstm-deploy run {name}")
+
+
+@app.command()
+def validate(
+    target: Annotated[Path, typer.Argument(help="Bundle, or one artifact.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkpoint to compare with [default: what the bundle was made from].")
+    ] = None,
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
+    import msgspec
+
+    from lstm_deploy import report, validation
+
+    found = validation.validate(target, reference=reference, provider=provider)
+    if record and target.is_dir() and provider == "cpu":
+        _record(target, parity=found)
+    if json:
+        console.say_json(msgspec.to_builtins(found))
+    else:
+        headings = ["artifact", "check", "output", "difference", "tolerance", "verdict"]
+        console.say_table(headings, report.parity_rows(found.checks))
+        failed = len(found.failures)
+        verdict = f"{failed} of {len(found.checks)} checks FAILED" if failed else f"{len(found.checks)} checks passed"
+        console.say(f"{verdict}, against {found.reference}.")
+    if not found.passed:
+        raise typer.Exit(3)
+
+
+@app.command()
+def bench(
+    targets: Annotated[list[Path], typer.Argument(help="Bundles or artifacts.")],
+    provider: Annotated[str, typer.Option(help="cpu, cuda, or both, comma-separated.")] = "cpu",
+    scenario: Annotated[str, typer.Option(help="stream: one step a call; sequence: many.")] = "stream,sequence",
+    batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,32",
+    seq_len: Annotated[str, typer.Option(help="Steps a call of the scenario sequence.")] = "100",
+    threads: Annotated[str, typer.Option(help="Threads within one operator.")] = "1",
+    baseline: Annotated[str, typer.Option(help="eager, or none.")] = "eager",
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds; every round times every variant.")] = 9,
+    seed: Annotated[int, typer.Option(help="Of the order within rounds.")] = 0,
+    record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot.")] = None,
+    json: Annotated[
+        str | None,
+        typer.Option("--json", help="Write the JSON document to a file; - prints it and nothing else."),
+    ] = None,
+) -> None:
+    """Measure latency: carried state, interleaved with eager PyTorch in the same run."""
+    from lstm_deploy import benchmark, report
+
+    plan = benchmark.Plan(
+        scenarios=_names(scenario) or (),
+        batches=_sizes("batch", batch),
+        seq_lens=_sizes("seq-len", seq_len),
+        threads=_sizes("threads", threads),
+        providers=_names(provider) or (),
+        baselines=() if baseline == "none" else _names(baseline) or (),
+        rounds=rounds,
+        seed=seed,
+    )
+    with console.progress("bench") as on_progress:
+        document = benchmark.bench(targets, plan, on_progress)
+    for reason in document["left_out"]:
+        console.note(f"left out: {reason}")
+    if record and len(targets) == 1 and targets[0].is_dir():
+        _record(targets[0], measurements=document)
+    if plot:
+        report.save_plot(report.latency_plot(document), plot)
+    if json == "-":
+        console.say_json(document)
+        return
+    if json:
+        _write_json(Path(json), document)
+    console.say_table(*report.bench_table(document["results"]))
+    for row in document["results"]:
+        for warning in row["warnings"]:
+            console.note(f"{row['variant']}, {row['scenario']}, batch {row['batch']}: {warning}")
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to use.")],
+    input: Annotated[Path | None, typer.Option(help="Series to forecast from: CSV or .npz.")] = None,  # noqa: A002
+    prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many values or characters [1; lm: 200].")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the likeliest.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot of the forecast.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Use a bundle: the next values of a series, or the text after a prompt. PyTorch is not needed."""
+    from lstm_deploy import streaming
+    from lstm_deploy.tasks import Forecast, LanguageModel
+
+    model = streaming.open(bundle)
+    match model.signature.task:
+        case Forecast() as task:
+            if input is None or prompt is not None:
+                raise InputError("This bundle forecasts series; give one with --input FILE.")
+            _run_forecast(model, task, input, steps or 1, output, plot, json)
+        case LanguageModel() as task:
+            if prompt is None or input is not None:
+                raise InputError("This bundle continues text; give some with --prompt TEXT.")
+            _run_generation(model, task, prompt, steps or 200, temperature, seed, output, json)
+        case None:
+            raise InputError(
+                "This bundle does not say what its model is for; call it from Python with lstm_deploy.open."
+            )
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Checkpoint, bundle, .onnx or .torchscript.")],
+    json: JsonFlag = False,
+) -> None:
+    """Say what a file is: contract, sizes, operators, and what is wrong with it."""
+    from lstm_deploy import inspection
+
+    document = inspection.inspect(path)
+    if json:
+        console.say_json(document)
+        return
+    console.say(f"{path}: {document['kind']}, {document['bytes']:,} bytes")
+    contract = inspection.contract_of(document)
+    if contract:
+        _show_contract(contract)
+    hidden = {"kind", "bytes", "contract", "lint", "artifacts"}
+    for key, value in document.items():
+        if key not in hidden and value not in (None, [], {}):
+            console.say(f"{key}: {_flat(value)}")
+    for artifact in document.get("artifacts", ()):
+        console.say(f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes")
+    for defect in document.get("lint", ()):
+        console.say(f"lint: {defect}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write to.")] = Path("exported/demo"),
+) -> None:
+    """Train, export, validate, measure and use two models on data that every install has; takes 2 minutes."""
+    from lstm_deploy import demonstration
+
+    demonstration.show(output, lambda *words: app(words, prog_name="lstm-deploy", standalone_mode=False))
+
+
+@app.command()
+def env(json: JsonFlag = False) -> None:
+    """Versions, CPU, GPU, and the execution providers that really load: for bug reports."""
+    from lstm_deploy import environment
+    from lstm_deploy.runtimes.onnxrt import probe_providers
+
+    document = {**environment.describe(), "providers": probe_providers()}
+    if json:
+        console.say_json(document)
+        return
+    for key, value in document.items():
+        console.say(f"{key}: {_flat(value)}")
+
+
+def _run_forecast(
+    model: Any, task: Any, file: Path, steps: int, output: Path | None, plot: Path | None, json: bool
+) -> None:
+    from lstm_deploy import inference, report
+    from lstm_deploy.data import read_series
+    from lstm_deploy.files import replacing
+
+    series = read_series(file, task.features)
+    values = inference.forecast(model, task, series, steps)
+    lines = [",".join(("step", *task.targets))]
+    lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
+    if output:
+        with replacing(output) as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        console.note(f"wrote {output}")
+    if plot:
+        columns = [series.columns.index(name) for name in task.targets]
+        past = series.values[-3 * task.window :, columns]
+        labels = (*series.labels[-len(past) :], *(f"+{step}" for step in range(1, steps + 1)))
+        report.save_plot(report.forecast_plot(task.targets, labels, past, values), plot)
+        console.note(f"wrote {plot}")
+    if json:
+        console.say_json({"last": series.labels[-1], "targets": task.targets, "values": values.tolist()})
+    elif not output:
+        console.say("\n".join(lines))
+
+
+def _run_generation(
+    model: Any,
+    task: Any,
+    prompt: str,
+    steps: int,
+    temperature: float,
+    seed: int,
+    output: Path | None,
+    json: bool,
+) -> None:
+    from lstm_deploy import inference
+    from lstm_deploy.files import replacing
+
+    characters = inference.generate(model, task, prompt, steps, temperature=temperature, seed=seed)
+    text = "".join(characters)
+    if output:
+        with replacing(output) as partial:
+            partial.write_text(prompt + text, encoding="utf-8")
+        console.note(f"wrote {output}")
+    if json:
+        console.say_json({"prompt": prompt, "text": text})
+    elif not output:
+        console.say(prompt + text)
+
+
+def _check_output(output: Path, force: bool) -> None:
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output} must end in .safetensors, the only format that train writes.")
+    if output.is_dir():
+        raise InputError(f"{output} is a directory; give a file name with -o.")
+    if output.exists() and not force:
+        raise InputError(f"{output} already exists; replace it with --force or choose another name with -o.")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def _sizes(option: str, text: str) -> tuple[int, ...]:
+    names = _names(text) or ()
+    if not names or not all(name.isdigit() and int(name) for name in names):
+        raise InputError(f"--{option} {text!r} is not a list of positive numbers; write it as 1,32.")
+    return tuple(map(int, names))
+
+
+def _targets(given: str | None, columns: tuple[str, ...]) -> tuple[str, ...]:
+    if names := _names(given):
+        return names
+    if len(columns) == 1:
+        return columns
+    raise InputError(f"Which column is to be predicted? Name it with --target; there are {', '.join(columns)}.")
+
+
+def _plot_training(trained: "Trained", path: Path) -> Path:
+    from lstm_deploy import report
+    from lstm_deploy.tasks import Forecast
+
+    task, metrics = trained.spec.task, trained.spec.training["metrics"]
+    if isinstance(task, Forecast):
+        assert trained.truth is not None
+        assert trained.prediction is not None
+        title = f"one step ahead on held-out rows: RMSE {metrics['rmse']:.4g}, naive {metrics['naive_rmse']:.4g}"
+        figure = report.forecast_plot(
+            task.targets, trained.labels, trained.truth, trained.prediction, beside=True, title=title
+        )
+    else:
+        naive = metrics["naive_nats_per_character"]
+        figure = report.loss_plot(trained.validation_losses, naive, "nats per character")
+    report.save_plot(figure, path)
+    return path
+
+
+def _verdict(metrics: dict[str, float]) -> str:
+    """Whether the model beats its baseline, by the first metric that has one."""
+    name = next(name for name in metrics if f"naive_{name}" in metrics)
+    ours, naive = metrics[name], metrics[f"naive_{name}"]
+    if ours < naive:
+        return f"Better than the naive baseline by {1 - ours / naive:.1%} ({name})."
+    return f"It does NOT beat the naive baseline: {name} is {ours / naive - 1:.1%} worse."
+
+
+def _record(target: Path, **fields: Any) -> None:
+    from lstm_deploy import report
+    from lstm_deploy.bundle import Bundle
+
+    bundle = Bundle(target)
+    try:
+        bundle.update(**fields)
+        report.write(bundle)
+    except OSError as error:
+        console.note(f"not recorded in {target}: {error.strerror}.")
+
+
+def _write_json(path: Path, document: Any) -> None:
+    import json
+
+    from lstm_deploy.files import replacing
+
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    console.note(f"wrote {path}")
+
+
+def _show_plan(plan: dict[str, Any], json: bool) -> None:
+    import msgspec
+
+    contract = plan["contract"]
+    if json:
+        console.say_json({**plan, "contract": msgspec.to_builtins(contract)})
+        return
+    console.say(f"{plan['source']} would be exported to {plan['output']}:")
+    console.say(f"  files {', '.join(plan['files'])}")
+    _show_contract(contract)
+
+
+def _show_contract(contract: Any) -> None:
+    for spec in (*contract.inputs, *contract.state_inputs):
+        console.say(f"  in   {spec}")
+    for spec in (*contract.outputs, *contract.state_outputs):
+        console.say(f"  out  {spec}")
+    reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
+    console.say(f"  streaming {contract.streaming}{reason}, trained with state policy {contract.state_policy}")
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item not in (None, "", [], {}))
+    if isinstance(value, list | tuple):
+        text = ", ".join(map(_flat, value))
+        return text if len(text) < 200 else f"{len(value)} entries"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _quoted(path: Path) -> str:
+    from shlex import quote
+
+    return quote(str(path))

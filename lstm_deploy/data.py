@@ -1,0 +1,150 @@
+"""Reading series and text from files. No PyTorch: `run` reads its input here too."""
+
+import io
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from lstm_deploy.errors import InputError
+
+Values = NDArray[np.float64]
+
+
+class Series(Struct, frozen=True, kw_only=True):
+    """A regular series: one row for each step, oldest first, no gaps."""
+
+    columns: tuple[str, ...]
+    values: Values
+    """`[rows, columns]`, finite."""
+    labels: tuple[str, ...]
+    """What each row is called: its date, or its number."""
+    filled: int
+    """How many missing values were replaced by the latest one before them."""
+    dropped: int
+    """How many rows at the start were left out, where some column had no value yet."""
+
+
+def read_series(path: Path, columns: Sequence[str] | None = None) -> Series:
+    """Read the named columns (default: all numeric ones) of a table, oldest row first.
+
+    CSV (comma, semicolon, tab or bar) with a header, or `.npz` with a record array or one-dimensional
+    arrays of one length. Missing values take the latest value before them; rows before every column
+    has a value are left out. Raises `InputError` for what is not such a table.
+    """
+    table = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
+    if table.empty:
+        raise InputError(f"{path} has no rows; give a file with a header and one row for each step.")
+    table, labels = _split_dates(table, path)
+    chosen = list(columns) if columns else [str(name) for name in table.columns if _is_numeric(table[name])]
+    if not chosen:
+        raise InputError(f"{path} has no column of numbers; check the separator and the header.")
+    values = np.column_stack([_numbers(table, name, path) for name in chosen])
+    missing = np.isnan(values)
+    started = ~np.isnan(pd.DataFrame(values).ffill().to_numpy())
+    complete = np.flatnonzero(started.all(axis=1))
+    if not complete.size:
+        empty = next(name for name, has in zip(chosen, started.any(axis=0), strict=True) if not has)
+        raise InputError(f"Column {empty!r} of {path} has no value; leave it out with --features.")
+    first = int(complete[0])
+    return Series(
+        columns=tuple(chosen),
+        values=pd.DataFrame(values).ffill().to_numpy(dtype=np.float64)[first:],
+        labels=tuple(labels[first:]),
+        filled=int(missing[first:].sum()),
+        dropped=first,
+    )
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text; raises `InputError` if it is empty or something else."""
+    _require_file(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
+    if not text.strip():
+        raise InputError(f"{path} is empty; give a file with text in it.")
+    return text
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    text = read_text(path)
+    header = text.lstrip().splitlines()[0]
+    separator = max(",;\t|", key=header.count)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            return pd.read_csv(
+                io.StringIO(text), sep=separator, skipinitialspace=True, low_memory=False, index_col=False
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path} is not a table ({str(error).strip()}); check its rows.") from error
+
+
+def _read_npz(path: Path) -> pd.DataFrame:
+    _require_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
+    records = [array for array in arrays.values() if array.dtype.names]
+    if len(arrays) == 1 and records:
+        return pd.DataFrame({name: records[0][name] for name in records[0].dtype.names or ()})
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise InputError(
+            f"{path} must hold one record array or one-dimensional arrays of one length, one for each column; "
+            f"it has {', '.join(f'{name}{list(array.shape)}' for name, array in arrays.items()) or 'none'}."
+        )
+    return pd.DataFrame(arrays)
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give a file.")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path.")
+
+
+def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Take out the first column of dates, if there is one, and check that it rises."""
+    for name in table.columns:
+        column = table[name]
+        if _is_numeric(column) or pd.to_numeric(column, errors="coerce").notna().any():
+            continue
+        dates = pd.to_datetime(column, errors="coerce", format="mixed")
+        if dates.isna().any():
+            continue
+        if not dates.is_monotonic_increasing:
+            raise InputError(f"The dates in column {name!r} of {path} are out of order; sort the rows by it.")
+        return table.drop(columns=[name]), [str(label) for label in column]
+    return table, [str(row) for row in range(len(table))]
+
+
+def _is_numeric(column: "pd.Series[float]") -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
+    if name not in table.columns:
+        there = ", ".join(map(str, table.columns))
+        raise InputError(f"{path} has no column {name!r}; choose from {there}.")
+    column = table[name]
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    bad = np.isnan(numbers) & column.notna().to_numpy()
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"Row {row + 1} of column {name!r} in {path} is {str(column.iloc[row])!r}, not a number; "
+            "correct it or leave the column out with --features."
+        )
+    if np.isinf(numbers).any():
+        raise InputError(f"Column {name!r} of {path} has an infinite value; correct it.")
+    return numbers

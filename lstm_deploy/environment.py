@@ -1,0 +1,88 @@
+"""The machine and the software that a result depends on."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "lstm-deploy",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "lightning",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that are installed; none of them is imported."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """Versions, CPU, memory, GPU and load: what a measurement must be read with."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "python": sys.executable,
+        "cpu": _cpu(),
+        "memory_gib": _memory_gib(),
+        "gpu": _gpus(),
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    info = _cpuinfo()
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "model": info.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "usable_cores": usable,
+        "features": [flag for flag in _FEATURES if flag in info.get("flags", "").split()],
+        "governor": governor.read_text().strip() if governor.is_file() else None,
+    }
+
+
+_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8")
+"""What decides the speed of float32 and int8 kernels on x86-64."""
+
+
+def _cpuinfo() -> dict[str, str]:
+    file = Path("/proc/cpuinfo")
+    if not file.is_file():
+        return {}
+    first = file.read_text().split("\n\n", maxsplit=1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _memory_gib() -> float | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+
+
+def _gpus() -> list[str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,driver_version,memory.total,clocks.sm", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return result.stdout.strip().splitlines()

@@ -1,0 +1,40 @@
+"""Errors a user can act on, each with the exit code of the command line.
+
+    LstmDeployError            1   it failed
+    ├── InputError             2   wrong usage or wrong input
+    │   └── LiftingError       2   a module whose state cannot be made explicit
+    ├── ParityError            3   an artifact does not compute what the model computes
+    └── ProviderError          4   the execution provider asked for is not there
+
+A message is one sentence: what is wrong, then what to do.
+"""
+
+from typing import ClassVar
+
+
+class LstmDeployError(Exception):
+    """Base of all errors that are the caller's to solve; anything else is a defect of this package."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(LstmDeployError):
+    """A file, an option or an argument is wrong."""
+
+    exit_code = 2
+
+
+class LiftingError(InputError):
+    """The hidden state of this module cannot be made explicit."""
+
+
+class ParityError(LstmDeployError):
+    """An artifact differs from its reference by more than the tolerance."""
+
+    exit_code = 3
+
+
+class ProviderError(LstmDeployError):
+    """The execution provider that was asked for cannot be loaded here."""
+
+    exit_code = 4

@@ -1,0 +1,79 @@
+"""Writing a lifted module as ONNX: names, dynamic axes and contract as promised, weights as initializers."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import onnx
+import torch
+
+from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
+from lstm_deploy.lifting import Lifted, example, example_sizes
+from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
+
+OPSET = 18
+"""The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
+LARGEST_DIM = 2**20
+
+
+def export_onnx(lifted: Lifted, path: Path) -> None:
+    """Write float32 ONNX to `path`; `lifted` itself is left as it was."""
+    signature = lifted.signature
+    lowered = deepcopy(lifted)
+    lower(lowered)
+    dims = {name: torch.export.Dim(name, min=1, max=LARGEST_DIM) for name in example_sizes(signature)}
+    specs = (*signature.inputs, *signature.state_inputs)
+    dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing that a user could act on
+        quiet = logging.getLogger("torch.onnx")
+        level = quiet.level
+        quiet.setLevel(logging.ERROR)  # it warns of torchvision, which nobody asked for
+        try:
+            program = torch.export.export(
+                lowered, example(signature, example_sizes(signature)), dynamic_shapes=(dynamic,), strict=False
+            )
+            exported = torch.onnx.export(
+                program,
+                input_names=signature.input_names,
+                output_names=signature.output_names,
+                opset_version=OPSET,
+                custom_translation_table=TRANSLATIONS,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        finally:
+            quiet.setLevel(level)
+    assert exported is not None  # it is None only for the deprecated exporter
+    model = exported.model_proto
+    _strip_traces(model)
+    _declare(model.graph.input, specs)
+    _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
+    model.producer_name = "lstm-deploy"
+    model.producer_version = ""
+    model.graph.name = "lstm"
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drop the paths and lines of the code that was traced: they are nobody's business and half the file."""
+    graph = model.graph
+    for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+def _declare(values: Sequence[onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
+    """Give the dimensions the names of the contract, in place of the tracer's symbols."""
+    for value, spec in zip(values, specs, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        for dim, wanted in zip(dims, spec.shape, strict=True):
+            if isinstance(wanted, str):
+                dim.dim_param = wanted
+            else:
+                dim.dim_value = wanted

@@ -1,0 +1,26 @@
+"""Writing a lifted module as TorchScript, the contract inside as an extra file."""
+
+import sys
+import warnings
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.lifting import Lifted, example, example_sizes
+from lstm_deploy.signature import CONTRACT_FILE
+
+
+def export_torchscript(lifted: Lifted, path: Path) -> None:
+    """Trace to `path`; `lifted` itself is left as it was. Raises `InputError` on Python 3.14 or later."""
+    if sys.version_info >= (3, 14):
+        raise InputError(
+            "PyTorch does not support TorchScript on Python 3.14 or later; "
+            "export with Python 3.13, or with --format onnx only."
+        )
+    signature = lifted.signature
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated; tracing warns of shapes
+        traced = torch.jit.trace(deepcopy(lifted), example(signature, example_sizes(signature)), check_trace=False)
+        torch.jit.save(traced, str(path), _extra_files={CONTRACT_FILE: signature.to_json()})

@@ -1,0 +1,191 @@
+"""Proof that an artifact computes what the model computes: y, h and c apart, the state included."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+
+from lstm_deploy.checks import Check
+from lstm_deploy.runtimes import Runtime
+from lstm_deploy.sampling import sample, sample_state
+from lstm_deploy.signature import Array, Feeds, Outputs, Signature
+
+TOLERANCES = {
+    # Relative to max(1, largest |reference| of the tensor): cells of real models reach 30.
+    ("float32", "cpu"): 1e-5,  # rounding of float32 over 1,000 steps stays below 3e-6
+    ("float32", "cuda"): 1e-4,  # other summation orders, TF32 off
+}
+"""Allowed difference from a float64 reference, by precision and provider."""
+
+SHAPES = ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3))
+"""Batch and sequence of the calls, none of which the export ever saw."""
+CHUNKS = (5, 1, 9, 1, 1, 13)
+"""How a sequence is cut for the check `chunked`."""
+STEPS = 1000
+"""Length of the sequence that the check `steps` feeds one step at a time."""
+GOLDEN_CALLS = (4, 1, 1, 7)
+"""Lengths of the chained calls of a golden trace."""
+
+Trace = Mapping[str, Array]
+Compared = tuple[str, Outputs, Feeds]
+"""Where in the input, what came out of the artifact, and what should have."""
+
+
+class Reference(Protocol):
+    """What artifacts are held against: the PyTorch model, in float64 where it can."""
+
+    signature: Signature
+
+    def run(self, feeds: Feeds) -> Outputs: ...
+
+
+def prove(judge: "Judge", reference: Reference) -> None:
+    """Hold an artifact against a reference: on all shapes, in chunks, and in single steps."""
+    judge.compare("shapes", _on_shapes(judge.runtime, reference))
+    streaming = reference.signature.streaming
+    if streaming != "none":
+        judge.compare("chunked", _in_chunks(judge.runtime, reference, batch=3, chunks=CHUNKS))
+        judge.compare("steps", _in_chunks(judge.runtime, reference, batch=1, chunks=(1,) * STEPS))
+
+
+def replay(judge: "Judge", golden: Trace) -> None:
+    """Hold an artifact against a recorded trace; needs nothing but the artifact's runtime."""
+    judge.compare("golden", _replayed(judge.runtime, golden))
+
+
+def record(reference: Reference) -> dict[str, Array]:
+    """A golden trace: chained calls from the initial state, each with its inputs and all outputs.
+
+    Keys are `CALL.NAME`. The first call also has its state inputs; later ones start from the state outputs
+    of the call before. Outputs are in the reference's precision.
+    """
+    rng = np.random.default_rng(20)
+    signature, batch = reference.signature, 2
+    trace: dict[str, Array] = {}
+    state: Feeds = signature.initial_state(batch)
+    for call, seq in enumerate(GOLDEN_CALLS):
+        inputs = {spec.name: sample(spec, {"batch": batch, "seq": seq}, rng) for spec in signature.inputs}
+        outputs = reference.run({**inputs, **state})
+        recorded = {**inputs, **(state if call == 0 else {}), **outputs}
+        trace |= {f"{call}.{name}": value for name, value in recorded.items()}
+        state = _fed_back(signature, outputs)
+    return trace
+
+
+class Judge:
+    """Compares the outputs of one artifact with the reference and keeps the checks."""
+
+    def __init__(self, artifact: str, precision: str, runtime: Runtime) -> None:
+        self.artifact, self.runtime = artifact, runtime
+        self.relative = TOLERANCES[precision, runtime.provider]
+        self.checks: list[Check] = []
+
+    def compare(self, name: str, calls: Iterable[tuple[str, Outputs, Feeds]]) -> None:
+        """One check for each output, over all calls: (where, what came out, what should)."""
+        worst: dict[str, Check] = {}
+        try:
+            for where, got, wanted in calls:
+                for output in wanted:
+                    check = self._check(name, output, where, got.get(output), wanted[output])
+                    if output not in worst or check.severity > worst[output].severity:
+                        worst[output] = check
+        except Exception as error:  # whatever a runtime raises: a call that fails is a check that fails
+            reason = f"the call failed: {' '.join(str(error).split()) or type(error).__name__}"
+            worst[""] = self._new(name, "", False, None, None, reason)
+        self.checks += worst.values()
+
+    def whole(self, name: str, problems: Sequence[str], fine: str) -> None:
+        """One check of the artifact as a whole."""
+        detail = " ".join(problems) or fine
+        self.checks.append(self._new(name, "", not problems, None, None, detail))
+
+    def _check(self, name: str, output: str, where: str, got: Array | None, wanted: Array) -> Check:
+        if got is None or got.shape != wanted.shape:
+            there = "is missing" if got is None else f"has shape {list(got.shape)}"
+            return self._new(name, output, False, None, None, f"{there}, not {list(wanted.shape)}, {where}")
+        difference = np.abs(got.astype(np.float64) - wanted)
+        if not np.isfinite(difference).all():
+            return self._new(name, output, False, None, None, f"not a number or infinite, {where}")
+        index = np.unravel_index(int(difference.argmax()), difference.shape)
+        largest = float(difference[index])
+        tolerance = self.relative * max(1.0, float(np.abs(wanted).max()))
+        detail = f"worst at {[int(i) for i in index]}, {where}"
+        return self._new(name, output, largest <= tolerance, largest, tolerance, detail)
+
+    def _new(
+        self,
+        name: str,
+        output: str,
+        passed: bool,
+        max_abs: float | None,
+        tolerance: float | None,
+        detail: str,
+    ) -> Check:
+        return Check(
+            name=name,
+            artifact=self.artifact,
+            provider=self.runtime.provider,
+            output=output,
+            passed=passed,
+            max_abs=max_abs,
+            tolerance=tolerance,
+            detail=detail,
+        )
+
+
+def _on_shapes(runtime: Runtime, reference: Reference) -> Iterator[Compared]:
+    rng = np.random.default_rng(1)
+    signature = reference.signature
+    for batch, seq in SHAPES:
+        sizes = {"batch": batch, "seq": seq}
+        inputs = {spec.name: sample(spec, sizes, rng) for spec in signature.inputs}
+        feeds = {**inputs, **sample_state(signature, batch, rng)}
+        yield f"batch {batch}, seq {seq}", runtime.run(feeds), reference.run(feeds)
+
+
+def _in_chunks(runtime: Runtime, reference: Reference, *, batch: int, chunks: Sequence[int]) -> Iterator[Compared]:
+    """The artifact on the chunks of a sequence, its own state carried, against the reference on the whole."""
+    rng = np.random.default_rng(2)
+    signature = reference.signature
+    sizes = {"batch": batch, "seq": sum(chunks)}
+    whole = {spec.name: sample(spec, sizes, rng) for spec in signature.inputs}
+    state: Feeds = sample_state(signature, batch, rng)
+    wanted = reference.run({**whole, **state})
+    parts: list[Outputs] = []
+    start = 0
+    for length in chunks:
+        cut = {spec.name: _cut(whole[spec.name], spec.shape, start, length) for spec in signature.inputs}
+        parts.append(runtime.run({**cut, **state}))
+        state = _fed_back(signature, parts[-1])
+        start += length
+    got = dict(parts[-1])
+    for spec in signature.outputs:
+        if "seq" in spec.shape:
+            got[spec.name] = np.concatenate([part[spec.name] for part in parts], spec.shape.index("seq"))
+        if signature.streaming != "exact":
+            del got[spec.name], wanted[spec.name]
+    yield f"batch {batch}, {len(chunks)} chunks of {sum(chunks)} steps", got, wanted
+
+
+def _replayed(runtime: Runtime, golden: Trace) -> Iterator[Compared]:
+    signature = runtime.signature
+    state: Feeds = {spec.name: golden[f"0.{spec.name}"] for spec in signature.state_inputs}
+    for call in count():
+        names = [spec.name for spec in signature.inputs]
+        if f"{call}.{names[0]}" not in golden:
+            return
+        outputs = runtime.run({**{name: golden[f"{call}.{name}"] for name in names}, **state})
+        yield f"call {call}", outputs, {name: golden[f"{call}.{name}"] for name in signature.output_names}
+        state = _fed_back(signature, outputs)
+
+
+def _fed_back(signature: Signature, outputs: Feeds) -> dict[str, Array]:
+    pairs = zip(signature.state_inputs, signature.state_outputs, strict=True)
+    return {before.name: outputs[after.name] for before, after in pairs}
+
+
+def _cut(value: Array, shape: Sequence[int | str], start: int, length: int) -> Array:
+    if "seq" not in shape:
+        return value
+    return value.take(range(start, start + length), axis=shape.index("seq"))

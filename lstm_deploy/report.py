@@ -1,0 +1,262 @@
+"""Tables and plots: `report.md` of a bundle from its manifest alone, and the plots of training and `run`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lstm_deploy.bundle import REPORT, Bundle, Manifest
+from lstm_deploy.files import replacing
+from lstm_deploy.signature import Array
+
+BENCH_COLUMNS = {
+    "variant": "variant",
+    "scenario": "scenario",
+    "provider": "provider",
+    "precision": "precision",
+    "batch": "batch",
+    "seq_len": "steps",
+    "threads": "threads",
+    "p50_us": "p50 µs",
+    "p90_us": "p90 µs",
+    "p99_us": "p99 µs",
+    "steps_per_s": "steps/s",
+    "ratio_to_baseline": "× baseline",
+}
+"""Keys of a benchmark's rows and their headings."""
+ALWAYS = ("variant", "p50_us", "p90_us", "p99_us", "steps_per_s", "ratio_to_baseline")
+"""Columns shown even where all rows agree."""
+BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8a8a"
+
+
+def write(bundle: Bundle) -> None:
+    """Write `report.md` and the plots beside it, from the manifest."""
+    manifest = bundle.manifest
+    plots = bundle.path / "report"
+    plots.mkdir(exist_ok=True)
+    if manifest.parity and manifest.parity.checks:
+        save_plot(parity_plot(manifest), plots / "parity.png")
+    if manifest.measurements:
+        save_plot(latency_plot(manifest.measurements), plots / "latency.png")
+    with replacing(bundle.path / REPORT) as file:
+        file.write_text(_markdown(manifest), encoding="utf-8")
+
+
+def parity_rows(manifest_checks: Sequence[Any]) -> list[list[str]]:
+    """One row for each check: artifact, check, output, difference, tolerance, verdict."""
+    return [
+        [
+            check.artifact,
+            check.name,
+            check.output or "–",
+            "–" if check.max_abs is None else f"{check.max_abs:.1e}",
+            "–" if check.tolerance is None else f"{check.tolerance:.1e}",
+            "passed" if check.passed else f"FAILED: {check.detail}",
+        ]
+        for check in manifest_checks
+    ]
+
+
+def bench_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a benchmark, with only the columns that vary."""
+    shown = [key for key in BENCH_COLUMNS if key in ALWAYS or len({str(row[key]) for row in results}) > 1]
+    return [BENCH_COLUMNS[key] for key in shown], [[_cell(row[key]) for key in shown] for row in results]
+
+
+def parity_plot(manifest: Manifest) -> Figure:
+    """Each check's difference as a part of what is allowed, on a log scale: right of 1 fails."""
+    assert manifest.parity is not None
+    checks = [check for check in manifest.parity.checks if check.max_abs is not None and check.tolerance]
+    artifacts = list(dict.fromkeys(check.artifact for check in checks))
+    rows = list(dict.fromkeys((check.name, check.output) for check in checks))
+    figure = Figure(figsize=(7, 1.2 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    floor = 1e-6  # a difference of nothing at all must stand somewhere on a log scale
+    for artifact, color, marker in zip(
+        artifacts, (BLUE, ORANGE, GREY) * len(artifacts), "os^" * len(artifacts), strict=False
+    ):
+        points = [
+            (max(check.severity, floor), rows.index((check.name, check.output)))
+            for check in checks
+            if check.artifact == artifact
+        ]
+        axes.plot(*zip(*points, strict=True), marker, color=color, label=artifact, alpha=0.8)
+    axes.axvline(1, color="crimson", linewidth=1)
+    axes.annotate("tolerance", (1, -0.6), color="crimson", ha="right", va="bottom", fontsize=8, rotation=90)
+    axes.set(xscale="log", xlabel="largest difference from PyTorch ÷ tolerance", ylim=(len(rows) - 0.4, -0.6))
+    axes.set_yticks(range(len(rows)), [f"{name}: {output}" for name, output in rows])
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8)
+    return figure
+
+
+def latency_plot(measurements: Mapping[str, Any]) -> Figure:
+    """Median latency of each variant, a line up to the 90th percentile; one panel for each case."""
+    results = measurements["results"]
+    cases = list(dict.fromkeys((row["scenario"], row["batch"], row["seq_len"], row["threads"]) for row in results))
+    figure = Figure(
+        figsize=(7, 0.8 + sum(0.35 + 0.28 * sum(_case(r) == case for r in results) for case in cases)),
+        layout="constrained",
+    )
+    heights = [1 + sum(_case(row) == case for row in results) for case in cases]
+    panels = np.atleast_1d(figure.subplots(len(cases), height_ratios=heights, squeeze=False)[:, 0])
+    for panel, case in zip(panels, cases, strict=True):
+        rows = [row for row in results if _case(row) == case]
+        names = [row["variant"] for row in rows]
+        medians = [row["p50_us"] for row in rows]
+        panel.barh(
+            names,
+            medians,
+            color=[GREY if row["variant"].startswith("eager") else BLUE for row in rows],
+            height=0.65,
+        )
+        panel.hlines(names, medians, [row["p90_us"] for row in rows], color="black", linewidth=1)
+        for index, row in enumerate(rows):
+            panel.annotate(
+                f" {_cell(row['p50_us'])} µs",
+                (max(row["p90_us"], row["p50_us"]), index),
+                va="center",
+                fontsize=8,
+            )
+        panel.invert_yaxis()
+        panel.margins(x=0.18)
+        panel.set_xlim(left=0)
+        scenario, batch, seq_len, threads = case
+        panel.set_title(
+            f"{scenario}: batch {batch}, {seq_len} step(s) a call, {threads} thread(s)",
+            fontsize=9,
+            loc="left",
+        )
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("µs per call: median, line to the 90th percentile")
+    return figure
+
+
+def forecast_plot(
+    names: Sequence[str],
+    labels: Sequence[str],
+    history: Array,
+    forecast: Array,
+    *,
+    beside: bool = False,
+    title: str = "",
+) -> Figure:
+    """One panel for each target: what was (`[rows, targets]`) and what was predicted.
+
+    The forecast follows the history, or stands `beside` it, row for row.
+    """
+    figure = Figure(figsize=(8, 0.6 + 2.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    first = 0 if beside else len(history)
+    for column, (name, axes) in enumerate(zip(names, panels, strict=True)):
+        axes.plot(
+            range(len(history)),
+            history[:, column],
+            color=GREY,
+            linewidth=1.2,
+            label="truth" if beside else "history",
+        )
+        axes.plot(
+            range(first, first + len(forecast)),
+            forecast[:, column],
+            color=ORANGE,
+            linewidth=1.0,
+            label="prediction" if beside else "forecast",
+            marker="o" if len(forecast) == 1 else None,
+            markersize=4,
+        )
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    panels[0].set_title(title, fontsize=10, loc="left")
+    _label_rows(panels[-1], labels)
+    return figure
+
+
+def loss_plot(losses: Sequence[float], naive: float, unit: str) -> Figure:
+    """The validation loss after each epoch, with a naive baseline's loss as a line."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o", markersize=3, label="validation")
+    axes.axhline(naive, color=GREY, linestyle="--", label="bigram baseline on held-out text")
+    axes.set(xlabel="epoch", ylabel=unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a plot, whole or not at all, in the format of its suffix (PNG where there is none)."""
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
+
+
+def _markdown(manifest: Manifest) -> str:
+    lines = [f"# {manifest.name}", "", f"{manifest.source.summary}, exported {manifest.created}.", ""]
+    contract = manifest.contract
+    lines += ["## Contract", "", "| tensor | |", "|---|---|"]
+    lines += [f"| input | `{spec}` |" for spec in (*contract.inputs, *contract.state_inputs)]
+    lines += [f"| output | `{spec}` |" for spec in (*contract.outputs, *contract.state_outputs)]
+    reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
+    lines += ["", f"Streaming: {contract.streaming}{reason}. State policy: {contract.state_policy}.", ""]
+    lines += ["## Artifacts", ""]
+    lines += _table(
+        ["file", "format", "precision", "bytes"],
+        [[f"`{a.path}`", a.format, a.precision, f"{a.bytes:,}"] for a in manifest.artifacts],
+    )
+    metrics = (manifest.training or {}).get("metrics")
+    if metrics:
+        lines += ["", "## On held-out data", ""]
+        lines += _table(["metric", "value"], [[name, _cell(value)] for name, value in metrics.items()])
+    if manifest.parity:
+        verdict = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
+        lines += ["", "## Parity", "", f"{verdict}, against {manifest.parity.reference}.", ""]
+        lines += _table(
+            ["artifact", "check", "output", "largest difference", "tolerance", "verdict"],
+            parity_rows(manifest.parity.checks),
+        )
+        lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
+    if manifest.measurements:
+        environment = manifest.measurements["environment"]
+        headings, rows = bench_table(manifest.measurements["results"])
+        lines += [
+            "",
+            "## Latency",
+            "",
+            f"On {environment['cpu']['model']}; `× baseline` is time over eager PyTorch's.",
+            "",
+        ]
+        lines += _table(headings, rows)
+        lines += ["", "![latency](report/latency.png)"]
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
+    return "\n".join([*lines, "", f"Made with {versions}.", ""])
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["scenario"], row["batch"], row["seq_len"], row["threads"]
+
+
+def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """A few of the labels along the x axis."""
+    if not labels:
+        return
+    ticks = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int))
+    axes.set_xticks(ticks, [labels[tick] for tick in ticks], fontsize=8)

@@ -1,0 +1,64 @@
+"""Runtimes: what can run an artifact, all behind one protocol. Providers and devices are their business alone."""
+
+from pathlib import Path
+from typing import Protocol
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.signature import Feeds, Outputs, Signature
+
+SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript"}
+"""Artifact format by file name."""
+
+
+class Recurrence(Protocol):
+    """A model at one batch size and length, its buffers made once and its state kept between calls."""
+
+    inputs: Outputs
+    """Write the next inputs into these arrays."""
+    outputs: Outputs
+    """Read the latest outputs from these arrays, which the next `step` overwrites."""
+
+    def step(self) -> None:
+        """Run once from the state that the last call left."""
+
+    def get_state(self) -> Outputs:
+        """A copy of the state, by the names of the state inputs."""
+
+    def set_state(self, state: Feeds) -> None:
+        """Continue from a copy of this state."""
+
+
+class Runtime(Protocol):
+    """An artifact that was loaded and can be run."""
+
+    signature: Signature
+    provider: str
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """All outputs, state included, for all inputs, state included."""
+
+    def recur(self, batch: int, seq: int) -> Recurrence:
+        """Buffers for calls of `[batch, seq]`, started from the initial state."""
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+
+
+def open_runtime(path: Path, provider: str = "cpu", threads: int | None = None) -> Runtime:
+    """Load an artifact by its suffix.
+
+    `threads` bounds the threads within one operator; the runtime chooses where it is not given.
+    Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file; check the path.")
+    match SUFFIXES.get(path.suffix):
+        case "onnx":
+            from lstm_deploy.runtimes.onnxrt import OnnxRuntime
+
+            return OnnxRuntime(path, provider, threads)
+        case "torchscript":
+            from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
+
+            return TorchScriptRuntime(path, provider, threads)
+    raise InputError(f"{path} is neither .onnx nor .torchscript; give an exported artifact.")

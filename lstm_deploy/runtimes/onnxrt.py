@@ -1,0 +1,157 @@
+"""ONNX Runtime: sessions on the CPU and CUDA execution providers, and buffers bound once for streaming."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Execution providers by the names of the command line."""
+CUDA_OPTIONS = {"use_tf32": "0"}  # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
+ERRORS_ONLY = 3
+"""Log severity: what can be acted on arrives as an exception."""
+
+
+class OnnxRuntime:
+    """An ONNX file in an onnxruntime session; it keeps no state of its own, so threads may share it."""
+
+    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+        self.provider = provider
+        self.session = open_session(path, provider, threads)
+        text = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+        if text is None:
+            raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
+        self.signature = Signature.from_json(text)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        names = self.signature.output_names
+        return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+
+    def recur(self, batch: int, seq: int) -> "BoundRecurrence":
+        return BoundRecurrence(self.session, self.signature, self.provider, batch, seq)
+
+    def close(self) -> None:
+        del self.session
+
+
+class BoundRecurrence:
+    """Two bindings made once and used in turn: the state goes from buffers a to b, then from b to a.
+
+    On the CPU nothing is copied or allocated by a step. On CUDA the state stays on the device; the inputs
+    are copied there and the outputs back.
+    """
+
+    def __init__(self, session: Any, signature: Signature, provider: str, batch: int, seq: int) -> None:
+        self._session, self._device = session, provider
+        sizes = {"batch": batch, "seq": seq}
+        self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
+        initial = signature.initial_state(batch)
+        # Only a run tells the size of a dimension that the contract cannot name.
+        first = session.run([spec.name for spec in signature.outputs], {**self.inputs, **initial})
+        self.outputs: Outputs = {
+            spec.name: np.zeros_like(value) for spec, value in zip(signature.outputs, first, strict=True)
+        }
+        self._inputs = {name: self._on_device(value) for name, value in self.inputs.items()}
+        self._outputs = {name: self._on_device(value) for name, value in self.outputs.items()}
+        # The arrays behind the state's buffers stay referenced: on the CPU the buffers are their memory.
+        self._arrays = [{name: value.copy() for name, value in initial.items()} for _ in range(2)]
+        self._states = [{name: self._on_device(value) for name, value in arrays.items()} for arrays in self._arrays]
+        pairs = [(i.name, o.name) for i, o in zip(signature.state_inputs, signature.state_outputs, strict=True)]
+        self._bindings = [self._bind(pairs, self._states[0], self._states[1])]
+        self._bindings.append(self._bind(pairs, self._states[1], self._states[0]))
+        self._turn = 0
+        self._run = session.run_with_iobinding
+
+    def step(self) -> None:
+        if self._device != "cpu":
+            for name, value in self._inputs.items():
+                value.update_inplace(self.inputs[name])
+        self._run(self._bindings[self._turn])
+        self._turn ^= 1
+        if self._device != "cpu":
+            for name, value in self._outputs.items():
+                self.outputs[name][...] = value.numpy()
+
+    def get_state(self) -> Outputs:
+        return {name: value.numpy().copy() for name, value in self._states[self._turn].items()}
+
+    def set_state(self, state: Feeds) -> None:
+        for name, value in self._states[self._turn].items():
+            value.update_inplace(np.ascontiguousarray(state[name]))
+
+    def _bind(self, pairs: list[tuple[str, str]], before: dict[str, Any], after: dict[str, Any]) -> Any:
+        binding = self._session.io_binding()
+        for name, value in self._inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        for state_in, state_out in pairs:
+            binding.bind_ortvalue_input(state_in, before[state_in])
+            binding.bind_ortvalue_output(state_out, after[state_in])
+        return binding
+
+    def _on_device(self, value: Any) -> Any:
+        """An OrtValue: the array's own memory on the CPU, a copy on a device."""
+        return ort.OrtValue.ortvalue_from_numpy(value, self._device)
+
+
+def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None = None) -> Any:
+    """An onnxruntime session that runs on `provider` and nowhere else but, for single nodes, the CPU.
+
+    Raises `InputError` for a file that onnxruntime cannot load and `ProviderError` where the provider does
+    not load: onnxruntime itself would go on, silently, on the CPU.
+    """
+    if provider not in PROVIDERS:
+        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise ProviderError(
+            f"This onnxruntime has no {wanted}; install onnxruntime-gpu in place of onnxruntime, or use --provider cpu."
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers: list[Any] = [PROVIDERS["cpu"]]
+    if provider == "cuda":
+        options.log_severity_level = ERRORS_ONLY + 1  # a library that is missing is reported below
+        ort.preload_dlls()  # CUDA and cuDNN from the wheels that PyTorch brings
+        providers.insert(0, (wanted, CUDA_OPTIONS))
+    try:
+        session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
+        reason = " ".join(str(error).split())
+        raise InputError(f"onnxruntime cannot load {_name(model)} ({reason}); check or re-export it.") from error
+    if wanted not in session.get_providers():
+        raise ProviderError(
+            f"{wanted} does not load on this machine; install onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver, "
+            "or use --provider cpu."
+        )
+    return session
+
+
+def probe_providers() -> dict[str, str]:
+    """For each execution provider, `loads` or why it does not, seen by loading the smallest model there is.
+
+    onnxruntime's own list names what it was built with, not what works on this machine.
+    """
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    found = {}
+    for name, provider in PROVIDERS.items():
+        try:
+            open_session(model.SerializeToString(), name)
+            found[provider] = "loads"
+        except ProviderError as error:
+            found[provider] = str(error)
+    return found
+
+
+def _name(model: Path | bytes) -> str:
+    return "the model" if isinstance(model, bytes) else str(model)

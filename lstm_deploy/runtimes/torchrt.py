@@ -1,0 +1,111 @@
+"""PyTorch: TorchScript files, and the lifted module itself, which is the reference and the baseline."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.lifting import Lifted
+from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class TorchRuntime:
+    """A callable of tensors in the order of the contract, on one device, in one floating-point type."""
+
+    def __init__(
+        self, module: Any, signature: Signature, provider: str, threads: int | None, dtype: str = "float32"
+    ) -> None:
+        if provider == "cuda" and not torch.cuda.is_available():
+            raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.module, self.signature, self.provider = module.to(provider), signature, provider
+        self.dtype = DTYPES[dtype]
+
+    def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode():
+            result: tuple[torch.Tensor, ...] = self.module(*tensors)
+            return result
+
+    def tensor(self, value: Any) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        return tensor.to(self.provider, self.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        try:
+            outputs = self.call([self.tensor(feeds[name]) for name in self.signature.input_names])
+        except RuntimeError as error:
+            raise InputError(f"PyTorch cannot run this input ({' '.join(str(error).split())}).") from error
+        arrays = [output.cpu().numpy() for output in outputs]
+        return dict(zip(self.signature.output_names, arrays, strict=True))
+
+    def recur(self, batch: int, seq: int) -> "TorchRecurrence":
+        return TorchRecurrence(self, batch, seq)
+
+    def close(self) -> None:
+        del self.module
+
+
+class EagerRuntime(TorchRuntime):
+    """A lifted module as PyTorch runs it; in float64 it is the reference that artifacts are held against."""
+
+    def __init__(
+        self, lifted: Lifted, provider: str = "cpu", threads: int | None = None, dtype: str = "float32"
+    ) -> None:
+        module = lifted.double() if dtype == "float64" else lifted.float()
+        super().__init__(module, lifted.signature, provider, threads, dtype)
+
+
+class TorchScriptRuntime(TorchRuntime):
+    """A TorchScript file of ours, with the contract it carries."""
+
+    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+        extra = {CONTRACT_FILE: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
+            try:
+                module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                raise InputError(
+                    f"PyTorch cannot load {path} ({' '.join(str(error).split())}); check or re-export it."
+                ) from error
+        if not extra[CONTRACT_FILE]:
+            raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
+        super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads)
+
+
+class TorchRecurrence:
+    """The state as tensors on the device; inputs are read from, and outputs copied to, the shared arrays."""
+
+    def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
+        self._runtime, signature = runtime, runtime.signature
+        sizes = {"batch": batch, "seq": seq}
+        self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
+        self._tensors = {name: torch.from_numpy(value) for name, value in self.inputs.items()}
+        self._state: list[torch.Tensor]
+        self._state_names = [spec.name for spec in signature.state_inputs]
+        self.set_state(signature.initial_state(batch))
+        first = runtime.call([*map(runtime.tensor, self.inputs.values()), *self._state])
+        self.outputs: Outputs = {
+            spec.name: np.zeros(value.shape, spec.dtype) for spec, value in zip(signature.outputs, first, strict=False)
+        }
+        self._outputs = [torch.from_numpy(value) for value in self.outputs.values()]
+
+    def step(self) -> None:
+        device = self._runtime.provider
+        inputs = [tensor.to(device) for tensor in self._tensors.values()]
+        results = self._runtime.call([*inputs, *self._state])
+        for target, result in zip(self._outputs, results, strict=False):
+            target.copy_(result)  # from CUDA this waits for the result
+        self._state = list(results[len(self._outputs) :])
+
+    def get_state(self) -> Outputs:
+        return {name: value.cpu().numpy().copy() for name, value in zip(self._state_names, self._state, strict=True)}
+
+    def set_state(self, state: Feeds) -> None:
+        self._state = [self._runtime.tensor(np.array(state[name])) for name in self._state_names]
