@@ -21,6 +21,7 @@ from msgspec.structs import asdict
 from lstm_deploy import environment
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError, LstmDeployError, ProviderError
+from lstm_deploy.runtimes import PROVIDERS
 from lstm_deploy.statistics import Samples, median_of_medians, percentile, ratio, spread
 
 SCHEMA_VERSION = 1
@@ -128,13 +129,17 @@ class Worker:
         try:
             self.load_s = self.ask(open=opened)["load_s"]
         except BaseException:
-            self.process.kill()
+            self.close()
             raise
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.communicate()
 
@@ -188,6 +193,7 @@ def _check(plan: Plan) -> None:
     for name, values, known in (
         ("scenario", plan.scenarios, SCENARIOS),
         ("baseline", plan.baselines, BASELINES),
+        ("provider", plan.providers, PROVIDERS),
     ):
         if unknown := [value for value in values if value not in known]:
             raise InputError(f"{unknown[0]!r} is not a {name}; choose from {', '.join(known)}.")

@@ -50,8 +50,8 @@ class Layout(StrEnum):
 
 
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
-    TaskName.forecast: {"hidden_size": 32, "epochs": 30, "learning_rate": 2e-3, "window": 20},
-    TaskName.lm: {"hidden_size": 128, "epochs": 10, "learning_rate": 5e-3, "window": 100},
+    TaskName.forecast: {"hidden_size": 32, "epochs": 30, "learning_rate": 2e-3, "window": 20, "batch_size": 64},
+    TaskName.lm: {"hidden_size": 128, "epochs": 10, "learning_rate": 5e-3, "window": 100, "batch_size": 32},
 }
 """What `train` uses where an option is not given."""
 
@@ -100,7 +100,7 @@ def train(
     layers: Annotated[int, typer.Option(min=1, max=8, help="LSTM layers.")] = 2,
     dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Between layers.")] = 0.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data [30; lm: 10].")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in one step.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in one step [64; lm: 32].")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam [0.002; lm: 0.005].")] = None,
     residual: Annotated[bool, typer.Option(help="Forecast the change from the present value.")] = True,
     seed: Annotated[int, typer.Option(help="Of the weights and the order.")] = 0,
@@ -110,9 +110,15 @@ def train(
     """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
     from lstm_deploy.data import read_series, read_text
 
-    output = output or Path(f"{data.stem}.safetensors")
+    output = output or Path(f"{data.stem or 'model'}.safetensors")
     _check_output(output, force)
-    given = {"hidden_size": hidden_size, "epochs": epochs, "learning_rate": learning_rate, "window": window}
+    given = {
+        "hidden_size": hidden_size,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "window": window,
+        "batch_size": batch_size,
+    }
     chosen = {**DEFAULTS[task], **{name: value for name, value in given.items() if value is not None}}
     if task is TaskName.forecast:
         series = read_series(data, _names(features))
@@ -128,9 +134,7 @@ def train(
 
     from lstm_deploy import checkpoint, training
 
-    options = training.Options(
-        num_layers=layers, dropout=dropout, batch_size=batch_size, seed=seed, residual=residual, **chosen
-    )
+    options = training.Options(num_layers=layers, dropout=dropout, seed=seed, residual=residual, **chosen)
     with console.progress("training") as on_progress:
         if task is TaskName.forecast:
             trained = training.train_forecaster(series, targets, options, on_progress)
@@ -218,8 +222,9 @@ def validate(
     if json:
         console.say_json(msgspec.to_builtins(found))
     else:
-        headings = ["artifact", "check", "output", "difference", "tolerance", "verdict"]
-        console.say_table(headings, report.parity_rows(found.checks))
+        console.say_table(*report.parity_table(found.checks))
+        for line in report.parity_failures(found.checks):
+            console.say(line)
         failed = len(found.failures)
         verdict = f"{failed} of {len(found.checks)} checks FAILED" if failed else f"{len(found.checks)} checks passed"
         console.say(f"{verdict}, against {found.reference}.")

@@ -39,7 +39,7 @@ def say_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column, heading in enumerate(headings):
-        numeric = all(row[column][:1].isdigit() or row[column][:1] in "-–" for row in rows)
+        numeric = all(row[column][:1] in "-–0123456789" for row in rows)
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)

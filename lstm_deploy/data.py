@@ -2,7 +2,6 @@
 
 import io
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError
+from lstm_deploy.files import read_npz
 
 Values = NDArray[np.float64]
 
@@ -89,11 +89,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _read_npz(path: Path) -> pd.DataFrame:
     _require_file(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
+    arrays = read_npz(path)
     records = [array for array in arrays.values() if array.dtype.names]
     if len(arrays) == 1 and records:
         return pd.DataFrame({name: records[0][name] for name in records[0].dtype.names or ()})
@@ -117,14 +113,15 @@ def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[st
     """Take out the first column of dates, if there is one, and check that it rises."""
     for name in table.columns:
         column = table[name]
-        if _is_numeric(column) or pd.to_numeric(column, errors="coerce").notna().any():
+        is_date = pd.api.types.is_datetime64_any_dtype(column)
+        if not is_date and pd.to_numeric(column, errors="coerce").notna().any():
             continue
         dates = pd.to_datetime(column, errors="coerce", format="mixed")
         if dates.isna().any():
             continue
         if not dates.is_monotonic_increasing:
             raise InputError(f"The dates in column {name!r} of {path} are out of order; sort the rows by it.")
-        return table.drop(columns=[name]), [str(label) for label in column]
+        return table.drop(columns=[name]), [str(label).removesuffix(" 00:00:00") for label in column]
     return table, [str(row) for row in range(len(table))]
 
 

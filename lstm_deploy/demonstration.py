@@ -46,7 +46,7 @@ def show(output: Path, run_command: RunCommand) -> None:
     _run_all(commands, run_command)
     console.say("\n2. Python's own help text: a model of its characters.")
     commands = [
-        ["train", text, "--task", "lm", "--epochs", "4", "-o", f"{words}.safetensors", "--force"],
+        ["train", text, "--task", "lm", "--epochs", "6", "-o", f"{words}.safetensors", "--force"],
         ["export", f"{words}.safetensors", "-o", words, "--force"],
         ["validate", words],
         ["bench", words],

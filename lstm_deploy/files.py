@@ -1,11 +1,19 @@
-"""Files that are either whole or absent."""
+"""Files: written whole or not at all, read without running anything in them."""
 
 import hashlib
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lstm_deploy.errors import InputError
 
 
 @contextmanager
@@ -21,6 +29,16 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an `.npz` file; raises `InputError` if it is not one, or holds pickled objects."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # AttributeError: numpy found a lone array, which has no `files`.
+        raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
 
 
 def sha256(path: Path) -> str:

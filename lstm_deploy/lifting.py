@@ -6,6 +6,7 @@ The user's code stays as it is: each `nn.LSTM` in a copy of the module is given 
 its state from a port of the lifted module instead of from its caller, and leaves its final state there.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, cast
@@ -136,7 +137,9 @@ def lift(
         task=task,
     )
     lifted = Lifted(deepcopy(original), contract.recurrent, len(inputs), state_layout).eval()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Said once in a process, of every projection on the CPU; nothing that a user could act on.
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
         lifted.kept, contract = _measure_outputs(original, lifted, contract)
         streaming, reason = _measure_streaming(lifted, contract)
     lifted.signature = replace(contract, streaming=streaming, streaming_reason=reason)

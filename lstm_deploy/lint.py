@@ -19,8 +19,8 @@ CONTROL_FLOW = ("Loop", "If", "Scan")
 def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file; raises `InputError` if it is not one."""
     try:
+        onnx.checker.check_model(path)  # by path, so that weights beside the file are found
         model = onnx.load(path, load_external_data=False)
-        onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is not a valid ONNX model ({reason}); check the path.") from error

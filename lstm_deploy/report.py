@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lstm_deploy.bundle import REPORT, Bundle, Manifest
+from lstm_deploy.checks import Check
 from lstm_deploy.files import replacing
 from lstm_deploy.signature import Array
 
@@ -46,18 +47,24 @@ def write(bundle: Bundle) -> None:
         file.write_text(_markdown(manifest), encoding="utf-8")
 
 
-def parity_rows(manifest_checks: Sequence[Any]) -> list[list[str]]:
-    """One row for each check: artifact, check, output, difference, tolerance, verdict."""
+def parity_table(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: what was checked, what is allowed, and the largest difference of each artifact."""
+    artifacts = list(dict.fromkeys(check.artifact for check in checks))
+    rows = []
+    for name, output in dict.fromkeys((check.name, check.output) for check in checks):
+        found = {check.artifact: check for check in checks if (check.name, check.output) == (name, output)}
+        tolerance = next((check.tolerance for check in found.values() if check.tolerance), None)
+        allowed = "" if tolerance is None else f"{tolerance:.1e}"
+        rows.append([name, output, allowed, *(_verdict(found.get(artifact)) for artifact in artifacts)])
+    return ["check", "output", "tolerance", *artifacts], rows
+
+
+def parity_failures(checks: Sequence[Check]) -> list[str]:
+    """One line for each check that failed: where, and what."""
     return [
-        [
-            check.artifact,
-            check.name,
-            check.output or "–",
-            "–" if check.max_abs is None else f"{check.max_abs:.1e}",
-            "–" if check.tolerance is None else f"{check.tolerance:.1e}",
-            "passed" if check.passed else f"FAILED: {check.detail}",
-        ]
-        for check in manifest_checks
+        " ".join(filter(None, (check.artifact, check.name, check.output))) + f": {check.detail}"
+        for check in checks
+        if not check.passed
     ]
 
 
@@ -86,11 +93,11 @@ def parity_plot(manifest: Manifest) -> Figure:
         ]
         axes.plot(*zip(*points, strict=True), marker, color=color, label=artifact, alpha=0.8)
     axes.axvline(1, color="crimson", linewidth=1)
-    axes.annotate("tolerance", (1, -0.6), color="crimson", ha="right", va="bottom", fontsize=8, rotation=90)
+    axes.annotate("tolerance ", (1, len(rows) - 0.6), color="crimson", ha="right", fontsize=8)
     axes.set(xscale="log", xlabel="largest difference from PyTorch ÷ tolerance", ylim=(len(rows) - 0.4, -0.6))
     axes.set_yticks(range(len(rows)), [f"{name}: {output}" for name, output in rows])
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8)
+    figure.legend(loc="outside upper right", ncols=len(artifacts), fontsize=8)
     return figure
 
 
@@ -205,21 +212,19 @@ def _markdown(manifest: Manifest) -> str:
     reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
     lines += ["", f"Streaming: {contract.streaming}{reason}. State policy: {contract.state_policy}.", ""]
     lines += ["## Artifacts", ""]
-    lines += _table(
+    lines += markdown_table(
         ["file", "format", "precision", "bytes"],
         [[f"`{a.path}`", a.format, a.precision, f"{a.bytes:,}"] for a in manifest.artifacts],
     )
     metrics = (manifest.training or {}).get("metrics")
     if metrics:
         lines += ["", "## On held-out data", ""]
-        lines += _table(["metric", "value"], [[name, _cell(value)] for name, value in metrics.items()])
+        lines += markdown_table(["metric", "value"], [[name, _cell(value)] for name, value in metrics.items()])
     if manifest.parity:
         verdict = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
         lines += ["", "## Parity", "", f"{verdict}, against {manifest.parity.reference}.", ""]
-        lines += _table(
-            ["artifact", "check", "output", "largest difference", "tolerance", "verdict"],
-            parity_rows(manifest.parity.checks),
-        )
+        lines += markdown_table(*parity_table(manifest.parity.checks))
+        lines += [f"- {line}" for line in parity_failures(manifest.parity.checks)]
         lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
     if manifest.measurements:
         environment = manifest.measurements["environment"]
@@ -231,15 +236,23 @@ def _markdown(manifest: Manifest) -> str:
             f"On {environment['cpu']['model']}; `× baseline` is time over eager PyTorch's.",
             "",
         ]
-        lines += _table(headings, rows)
+        lines += markdown_table(headings, rows)
         lines += ["", "![latency](report/latency.png)"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     return "\n".join([*lines, "", f"Made with {versions}.", ""])
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _verdict(check: Check | None) -> str:
+    if check is None:
+        return ""
+    figure = "" if check.max_abs is None else f"{check.max_abs:.1e}"
+    return figure or "passed" if check.passed else f"FAILED {figure}".strip()
 
 
 def _cell(value: Any) -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError
@@ -71,29 +72,33 @@ class Stream:
         self.signature, self.batch = signature, batch
         self._runtime = runtime
         self._spec = signature.inputs[0]
+        self._time_axis = self._spec.shape.index("seq")
         self._one_step = runtime.recur(batch, 1)  # always holds the present state
 
-    def step(self, x: Array | float) -> Array:
+    def step(self, x: ArrayLike) -> Array:
         """One step: `x` `[batch, features]` (tokens: `[batch]`) → `y` without its time axis.
 
         The array returned is overwritten by the next call; copy it to keep it.
-        Raises `InputError` for another shape.
+        Raises `InputError` for another shape or kind of number.
         """
-        y = self.feed(np.expand_dims(np.asarray(x), self._spec.shape.index("seq")))
+        x = np.asarray(x)
+        wanted = tuple(size for size in self._spec.sized({"batch": self.batch, "seq": -1}) if size != -1)
+        if x.shape != wanted:
+            raise InputError(f"A step has shape {list(x.shape)}; feed {list(wanted)}, one row for each stream.")
+        y = self.feed(np.expand_dims(x, self._time_axis))
         output = self.signature.outputs[0]
         return y.squeeze(output.shape.index("seq")) if "seq" in output.shape else y
 
-    def feed(self, x: Array) -> Array:
+    def feed(self, x: ArrayLike) -> Array:
         """Several steps in one call: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`."""
-        axis = self._spec.shape.index("seq")
-        if x.ndim != len(self._spec.shape) or not x.shape[axis]:
-            raise InputError(f"The input has shape {list(x.shape)}; feed {self._spec} with batch {self.batch}.")
-        wanted = self._spec.sized({"batch": self.batch, "seq": x.shape[axis]})
-        if x.shape != wanted or not np.can_cast(x.dtype, self._spec.dtype, "same_kind"):
+        x = np.asarray(x)
+        length = x.shape[self._time_axis] if x.ndim == len(self._spec.shape) else 0
+        wanted = self._spec.sized({"batch": self.batch, "seq": length})
+        if not length or x.shape != wanted or not np.can_cast(x.dtype, self._spec.dtype, "same_kind"):
             raise InputError(
-                f"The input is {x.dtype}{list(x.shape)}; feed {self._spec.dtype}{list(wanted)} as {self._spec.name}."
+                f"The input is {x.dtype}{list(x.shape)}; feed {self._spec} with batch {self.batch} and any seq above 0."
             )
-        if x.shape[axis] == 1:
+        if length == 1:
             self._one_step.inputs[self._spec.name][...] = x
             self._one_step.step()
             return self._one_step.outputs[self.signature.outputs[0].name]

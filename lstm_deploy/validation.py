@@ -1,17 +1,15 @@
 """Validating bundles and single artifacts: which reference there is, and which checks apply."""
 
-import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lstm_deploy import lint
 from lstm_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle
 from lstm_deploy.checks import ParityReport
 from lstm_deploy.errors import InputError
+from lstm_deploy.files import read_npz
 from lstm_deploy.parity import Judge, Reference, Trace, prove, replay
 from lstm_deploy.runtimes import SUFFIXES, open_runtime
 from lstm_deploy.signature import Signature
@@ -95,11 +93,7 @@ def read_golden(bundle: Bundle) -> Trace:
     path = bundle.path / GOLDEN
     if GOLDEN in bundle.changed_files():
         raise InputError(f"{path} is missing or changed since the export; export the model again.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}); export the model again.") from error
+    return read_npz(path)
 
 
 def _bundle_of(path: Path) -> Bundle | None:

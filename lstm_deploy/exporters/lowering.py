@@ -12,6 +12,7 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
+from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting import Lifted, StatefulLSTM
 
 # It is only ever traced, never run: it has a shape and a translation, and no kernel.
@@ -42,7 +43,12 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.lstm_dep
 
 
 class LoweredLSTM(StatefulLSTM):
-    """A stateful LSTM that is traced as one operator per layer, its weights held in ONNX order."""
+    """A stateful LSTM that is traced as one operator per layer, its weights held in ONNX order.
+
+    The operator knows no projection `h = P m`, `m = o * tanh(c)`. But the gates see h only through
+    `R h = (R P) m`, so the operator runs on m with `R P` as its recurrent weights, and h is `P m` outside it.
+    The first m is `pinv(P) h_in`, exact because P has full row rank: then `P pinv(P) = I`.
+    """
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         directions = 2 if self.bidirectional else 1
@@ -51,15 +57,20 @@ class LoweredLSTM(StatefulLSTM):
         finals_h, finals_c = [], []
         for layer in range(self.num_layers):
             rows = slice(layer * directions, (layer + 1) * directions)
-            one_layer = self.num_layers == 1
+            first_h, first_c = (h, c) if self.num_layers == 1 else (h[rows], c[rows])
+            if self.proj_size:
+                first_h = first_h @ self.get_buffer(f"P_inverse_l{layer}")
             y, final_h, final_c = torch.ops.lstm_deploy.lstm(
                 x,
                 *(self.get_buffer(f"{letter}_l{layer}") for letter in "WRB"),
-                h if one_layer else h[rows],
-                c if one_layer else c[rows],
+                first_h,
+                first_c,
                 "bidirectional" if self.bidirectional else "forward",
             )
-            # [seq, directions, batch, hidden] -> [seq, batch, directions * hidden]
+            if self.proj_size:
+                projection = self.get_buffer(f"P_l{layer}")
+                y, final_h = y @ projection, final_h @ projection
+            # [seq, directions, batch, size] -> [seq, batch, directions * size]
             x = y.transpose(1, 2).flatten(2) if self.bidirectional else y.squeeze(1)
             finals_h.append(final_h)
             finals_c.append(final_c)
@@ -72,28 +83,47 @@ class LoweredLSTM(StatefulLSTM):
 
 def lower(lifted: Lifted) -> None:
     """Make `torch.export` of `lifted` see one operator per LSTM layer; afterwards it can only be traced."""
-    for lstm in lifted.lstms:
-        _pack(lstm)
+    for spec, lstm in zip(lifted.signature.recurrent, lifted.lstms, strict=True):
+        packed = _pack(lstm, spec.module)
+        for name in list(lstm._parameters):
+            delattr(lstm, name)
+        for name, value in packed.items():
+            lstm.register_buffer(name, value.float())
         lstm.__class__ = LoweredLSTM
 
 
-def _pack(lstm: nn.LSTM) -> None:
-    """Replace the parameters of `lstm` by buffers `W_l0`, `R_l0`, `B_l0`, … in ONNX order."""
+def _pack(lstm: nn.LSTM, path: str) -> dict[str, Tensor]:
+    """The weights of `lstm` as buffers `W_l0`, `R_l0`, `B_l0`, … in ONNX order, stacked by direction."""
     suffixes = ("", "_reverse") if lstm.bidirectional else ("",)
     packed: dict[str, Tensor] = {}
     for layer in range(lstm.num_layers):
 
-        def gates(name: str, suffix: str, layer: int = layer) -> Tensor:
-            """One weight or bias, its gates reordered from PyTorch's i, f, g, o to ONNX's i, o, f, c."""
-            i, f, g, o = cast(Tensor, getattr(lstm, f"{name}_l{layer}{suffix}")).detach().chunk(4)
-            return torch.cat([i, o, f, g])
+        def weight(name: str, suffix: str, layer: int = layer) -> Tensor:
+            return cast(Tensor, getattr(lstm, f"{name}_l{layer}{suffix}")).detach().double()
 
-        packed[f"W_l{layer}"] = torch.stack([gates("weight_ih", suffix) for suffix in suffixes])
-        packed[f"R_l{layer}"] = torch.stack([gates("weight_hh", suffix) for suffix in suffixes])
-        packed[f"B_l{layer}"] = torch.stack(
-            [torch.cat([gates("bias_ih", suffix), gates("bias_hh", suffix)]) for suffix in suffixes]
-        )
-    for name in list(lstm._parameters):
-        delattr(lstm, name)
-    for name, value in packed.items():
-        lstm.register_buffer(name, value)
+        def biases(suffix: str, weight: Callable[[str, str], Tensor] = weight) -> Tensor:
+            if not lstm.bias:
+                return torch.zeros(8 * lstm.hidden_size)
+            return torch.cat([_reordered(weight("bias_ih", suffix)), _reordered(weight("bias_hh", suffix))])
+
+        recurrent = [weight("weight_hh", suffix) for suffix in suffixes]
+        if lstm.proj_size:
+            projections = [weight("weight_hr", suffix) for suffix in suffixes]
+            if any(torch.linalg.matrix_rank(projection) < lstm.proj_size for projection in projections):
+                raise LiftingError(
+                    f"The projection of layer {layer} of {path or 'the LSTM'} has linearly dependent rows, so ONNX "
+                    "cannot express it exactly; export it with --format torchscript only."
+                )
+            recurrent = [r @ p for r, p in zip(recurrent, projections, strict=True)]
+            packed[f"P_l{layer}"] = torch.stack([projection.T for projection in projections])
+            packed[f"P_inverse_l{layer}"] = torch.stack([torch.linalg.pinv(p).T for p in projections])
+        packed[f"W_l{layer}"] = torch.stack([_reordered(weight("weight_ih", suffix)) for suffix in suffixes])
+        packed[f"R_l{layer}"] = torch.stack([_reordered(r) for r in recurrent])
+        packed[f"B_l{layer}"] = torch.stack([biases(suffix) for suffix in suffixes])
+    return packed
+
+
+def _reordered(gates: Tensor) -> Tensor:
+    """A weight or bias with its gates in ONNX's order i, o, f, c instead of PyTorch's i, f, g, o."""
+    i, f, g, o = gates.chunk(4)
+    return torch.cat([i, o, f, g])

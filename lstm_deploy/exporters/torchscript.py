@@ -22,5 +22,6 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
     signature = lifted.signature
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated; tracing warns of shapes
-        traced = torch.jit.trace(deepcopy(lifted), example(signature, example_sizes(signature)), check_trace=False)
+        inputs = example(signature, example_sizes(signature))
+        traced = torch.jit.trace(deepcopy(lifted), inputs, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(path), _extra_files={CONTRACT_FILE: signature.to_json()})

@@ -9,6 +9,9 @@ from lstm_deploy.signature import Feeds, Outputs, Signature
 SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript"}
 """Artifact format by file name."""
 
+PROVIDERS = ("cpu", "cuda")
+"""Execution providers by the names of the command line."""
+
 
 class Recurrence(Protocol):
     """A model at one batch size and length, its buffers made once and its state kept between calls."""
@@ -50,6 +53,8 @@ def open_runtime(path: Path, provider: str = "cpu", threads: int | None = None) 
     `threads` bounds the threads within one operator; the runtime chooses where it is not given.
     Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that is not there.
     """
+    if provider not in PROVIDERS:
+        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
     match SUFFIXES.get(path.suffix):

@@ -1,5 +1,7 @@
 """ONNX Runtime: sessions on the CPU and CUDA execution providers, and buffers bound once for streaming."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,11 @@ from onnx import TensorProto, helper
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Execution providers by the names of the command line."""
+ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""What onnxruntime calls the providers of `runtimes.PROVIDERS`."""
 CUDA_OPTIONS = {"use_tf32": "0"}  # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
-ERRORS_ONLY = 3
-"""Log severity: what can be acted on arrives as an exception."""
+ERRORS_ONLY, FATAL_ONLY = 3, 4
+"""Log severities: what can be acted on arrives as an exception."""
 
 
 class OnnxRuntime:
@@ -106,9 +108,7 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
     Raises `InputError` for a file that onnxruntime cannot load and `ProviderError` where the provider does
     not load: onnxruntime itself would go on, silently, on the CPU.
     """
-    if provider not in PROVIDERS:
-        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
-    wanted = PROVIDERS[provider]
+    wanted = ORT_NAMES[provider]
     if wanted not in ort.get_available_providers():
         raise ProviderError(
             f"This onnxruntime has no {wanted}; install onnxruntime-gpu in place of onnxruntime, or use --provider cpu."
@@ -117,10 +117,9 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
     options.log_severity_level = ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
-    providers: list[Any] = [PROVIDERS["cpu"]]
+    providers: list[Any] = [ORT_NAMES["cpu"]]
     if provider == "cuda":
-        options.log_severity_level = ERRORS_ONLY + 1  # a library that is missing is reported below
-        ort.preload_dlls()  # CUDA and cuDNN from the wheels that PyTorch brings
+        _preload_cuda()
         providers.insert(0, (wanted, CUDA_OPTIONS))
     try:
         session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
@@ -135,6 +134,16 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
     return session
 
 
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from the wheels that PyTorch brings, if they are there.
+
+    What fails is told by the session's providers; here it would only be printed, on standard output too.
+    """
+    ort.set_default_logger_severity(FATAL_ONLY)
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
 def probe_providers() -> dict[str, str]:
     """For each execution provider, `loads` or why it does not, seen by loading the smallest model there is.
 
@@ -144,7 +153,7 @@ def probe_providers() -> dict[str, str]:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     found = {}
-    for name, provider in PROVIDERS.items():
+    for name, provider in ORT_NAMES.items():
         try:
             open_session(model.SerializeToString(), name)
             found[provider] = "loads"

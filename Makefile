@@ -1,0 +1,36 @@
+# Everything runs from a virtual environment that the first command makes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench bench-cuda reference clean
+
+demo: .venv/.installed  ## train, export, validate, measure and use two models
+	$(BIN)/lstm-deploy demo
+
+test: .venv/.installed  ## the whole suite
+	$(BIN)/pytest
+
+lint: .venv/.installed  ## style, layering and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.installed  ## latency of the usual sizes on the CPU, into benchmarks/results
+	$(BIN)/python benchmarks/sizes.py --provider cpu
+
+bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU
+	$(BIN)/pip install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]"
+	$(BIN)/python benchmarks/sizes.py --provider cuda
+
+reference: .venv/.installed  ## make the bundle in exported/ anew
+	$(BIN)/python exported/make_reference.py
+
+clean:
+	rm -rf .venv exported/demo
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "lstm-deploy needs Python 3.11 or later; try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,78 @@
+"""Small real models, made once: a forecaster of prices and a character model, with their bundles."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lstm_deploy import checkpoint, data, demonstration, export, training
+
+COLUMNS = ("open", "high", "low", "close")
+
+
+@pytest.fixture(scope="session")
+def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "goog.csv"
+    demonstration.write_prices(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "help.txt"
+    demonstration.write_text(path)
+    path.write_text(path.read_text(encoding="utf-8")[:30_000], encoding="utf-8")
+    return path
+
+
+def options(**changes: object) -> training.Options:
+    defaults = {
+        "hidden_size": 8,
+        "num_layers": 2,
+        "dropout": 0.0,
+        "epochs": 1,
+        "batch_size": 64,
+        "learning_rate": 5e-3,
+        "window": 20,
+        "seed": 0,
+    }
+    return training.Options(**{**defaults, **changes})
+
+
+def ignore(*_: object) -> None:
+    """A progress callback."""
+
+
+@pytest.fixture(scope="session")
+def forecaster(prices: Path) -> Path:
+    """Checkpoint that predicts all four columns, so that it can feed itself."""
+    trained = training.train_forecaster(data.read_series(prices, COLUMNS), COLUMNS, options(), ignore)
+    path = prices.with_name("forecaster.safetensors")
+    checkpoint.save(path, trained.tensors, trained.spec)
+    return path
+
+
+@pytest.fixture(scope="session")
+def language_model(text: Path) -> Path:
+    trained = training.train_language_model(text.read_text(encoding="utf-8"), options(window=50), ignore)
+    path = text.with_name("lm.safetensors")
+    checkpoint.save(path, trained.tensors, trained.spec)
+    return path
+
+
+@pytest.fixture(scope="session")
+def forecast_bundle(forecaster: Path) -> Path:
+    """Shared: tests that change a bundle take `bundle_copy`."""
+    return export(forecaster, forecaster.with_name("forecast")).path
+
+
+@pytest.fixture(scope="session")
+def lm_bundle(language_model: Path) -> Path:
+    return export(language_model, language_model.with_name("lm")).path
+
+
+@pytest.fixture
+def bundle_copy(forecast_bundle: Path, forecaster: Path, tmp_path: Path) -> Path:
+    """A bundle of one's own, its source beside it."""
+    shutil.copy(forecaster, tmp_path)
+    return Path(shutil.copytree(forecast_bundle, tmp_path / "forecast"))

@@ -1,0 +1,180 @@
+import json
+import zipfile
+from collections import Counter
+
+import modules
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import lstm_deploy
+from lstm_deploy import exporters
+from lstm_deploy.bundle import Bundle
+from lstm_deploy.errors import InputError, LiftingError, ParityError
+from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.lifting import example, lift
+from lstm_deploy.signature import CONTRACT_KEY, Signature, TensorSpec
+
+SHAPES = [(1, 1), (3, 7), (2, 100)]
+INPUTS = {"x": "float32[batch,seq,3]"}
+
+
+def onnx_of(module, path, layout="batch,seq"):
+    lifted = lift(module.eval(), [TensorSpec.parse(f"x:float32[{layout},3]")])
+    export_onnx(lifted, path)
+    return lifted, onnx.load(path)
+
+
+def assert_equal_on_all_shapes(lifted, path):
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch, seq in SHAPES:
+        tensors = example(lifted.signature, {"batch": batch, "seq": seq}, seed=batch)
+        states = [torch.randn_like(state) for state in tensors[1:]]
+        feeds = dict(zip(lifted.signature.input_names, [tensors[0].numpy(), *(s.numpy() for s in states)], strict=True))
+        got = session.run(lifted.signature.output_names, feeds)
+        with torch.no_grad():
+            wanted = lifted(tensors[0], *states)
+        for name, a, b in zip(lifted.signature.output_names, got, wanted, strict=True):
+            np.testing.assert_allclose(a, b.numpy(), atol=1e-5, rtol=1e-5, err_msg=f"{name} at {batch}, {seq}")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    batch_first=st.booleans(),
+    bias=st.booleans(),
+    proj_size=st.sampled_from([0, 0, 2, 7]),
+)
+def test_every_form_of_lstm_is_one_node_per_layer_and_equal(tmp_path, **form):
+    """The property that the stock exporter lacks, also for the twentieth export in one process."""
+    module = nn.LSTM(3, 8, **form)
+    layout = "batch,seq" if form["batch_first"] else "seq,batch"
+    lifted, model = onnx_of(module, tmp_path / "m.onnx", layout)
+    count = Counter(node.op_type for node in model.graph.node)
+    assert count["LSTM"] == form["num_layers"]
+    assert not {"Loop", "If", "Scan"} & set(count)
+    assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("make", [modules.HidesState, modules.ReturnsState, modules.Attention, modules.TwoLSTMs])
+def test_modules_of_others_are_equal_in_onnx(tmp_path, make):
+    lifted, _ = onnx_of(make(), tmp_path / "m.onnx")
+    assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
+
+
+def test_names_and_axes_are_those_of_the_contract(tmp_path):
+    _, model = onnx_of(modules.ReturnsState(), tmp_path / "m.onnx")
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "x": ["batch", "seq", 3],
+        "h_in": [2, "batch", 8],
+        "c_in": [2, "batch", 8],
+        "y": ["batch", "seq", 2],
+        "h_out": [2, "batch", 8],
+        "c_out": [2, "batch", 8],
+    }
+
+
+def test_weights_are_initializers_so_that_quantizers_find_them(tmp_path):
+    _, model = onnx_of(modules.HidesState(num_layers=2), tmp_path / "m.onnx")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    lstms = [node for node in model.graph.node if node.op_type == "LSTM"]
+    assert all(set(node.input[1:4]) <= constants for node in lstms)
+
+
+def test_the_graph_says_nothing_of_the_code_it_was_traced_from(tmp_path):
+    onnx_of(modules.HidesState(), tmp_path / "m.onnx")
+    content = (tmp_path / "m.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+def test_a_projection_without_full_rank_is_refused(tmp_path):
+    module = nn.LSTM(3, 8, proj_size=2)
+    with torch.no_grad():
+        module.weight_hr_l0[1] = 2 * module.weight_hr_l0[0]
+    with pytest.raises(LiftingError, match="linearly dependent"):
+        onnx_of(module, tmp_path / "m.onnx", "seq,batch")
+
+
+def test_the_contract_is_the_same_in_all_three_places(forecast_bundle):
+    bundle = Bundle(forecast_bundle)
+    metadata = {prop.key: prop.value for prop in onnx.load(forecast_bundle / "model.onnx").metadata_props}
+    with zipfile.ZipFile(forecast_bundle / "model.torchscript") as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/contract.json"))
+        texts = [metadata[CONTRACT_KEY], archive.read(name).decode()]
+    texts.append(json.dumps(json.loads((forecast_bundle / "manifest.json").read_text())["contract"]))
+    assert [Signature.from_json(text) for text in texts] == [bundle.signature] * 3
+
+
+def test_a_module_becomes_a_bundle_that_proves_itself(tmp_path):
+    bundle = lstm_deploy.export(modules.TwoLSTMs(), tmp_path / "b", inputs=INPUTS)
+    assert {path.name for path in bundle.path.iterdir()} == {
+        "manifest.json",
+        "model.onnx",
+        "model.torchscript",
+        "golden.npz",
+        "report.md",
+        "report",
+    }
+    assert bundle.manifest.parity.passed
+    assert len({check.artifact for check in bundle.manifest.parity.checks}) == 2
+    assert bundle.manifest.source.kind == "module"
+
+
+def test_formats_can_be_chosen(tmp_path):
+    bundle = lstm_deploy.export(modules.HidesState(), tmp_path / "b", inputs=INPUTS, formats=["onnx"])
+    assert [artifact.format for artifact in bundle.manifest.artifacts] == ["onnx"]
+    with pytest.raises(InputError, match="'tflite' is not a format"):
+        lstm_deploy.export(modules.HidesState(), tmp_path / "c", inputs=INPUTS, formats=["tflite"])
+
+
+def test_a_module_needs_its_inputs_named(tmp_path):
+    with pytest.raises(InputError, match="inputs="):
+        lstm_deploy.export(modules.HidesState(), tmp_path / "b")
+
+
+def test_the_same_source_again_is_up_to_date(forecaster, tmp_path):
+    first = lstm_deploy.export(forecaster, tmp_path / "b", formats=["onnx"])
+    before = (tmp_path / "b" / "manifest.json").stat().st_mtime_ns
+    assert exporters.up_to_date(forecaster, tmp_path / "b", ["onnx"]) is not None
+    lstm_deploy.export(forecaster, tmp_path / "b", formats=["onnx"])
+    assert (tmp_path / "b" / "manifest.json").stat().st_mtime_ns == before
+    assert exporters.up_to_date(forecaster, tmp_path / "b") is None, "other formats"
+    assert exporters.up_to_date(forecaster, tmp_path / "b", ["onnx"], "batch-first") is None
+    (first.path / "model.onnx").write_bytes(b"changed")
+    assert exporters.up_to_date(forecaster, tmp_path / "b", ["onnx"]) is None, "changed since"
+
+
+def test_a_plan_writes_nothing(forecaster, tmp_path):
+    plan = exporters.plan(forecaster, tmp_path / "b")
+    assert "model.onnx" in plan["files"]
+    assert plan["contract"].input_names == ["x", "h_in", "c_in"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artifact_that_fails_parity_is_never_written(tmp_path, monkeypatch):
+    def wrong(lifted, path):
+        other = lift(modules.HidesState(), lifted.signature.inputs)
+        other.signature = lifted.signature
+        export_onnx(other, path)
+
+    monkeypatch.setitem(exporters.FORMATS, "onnx", ("model.onnx", wrong))
+    with pytest.raises(ParityError, match="model.onnx differs"):
+        lstm_deploy.export(modules.HidesState(), tmp_path / "b", inputs=INPUTS, formats=["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_first_state_goes_through_export(tmp_path):
+    bundle = lstm_deploy.export(modules.ReturnsState(), tmp_path / "b", inputs=INPUTS, state_layout="batch-first")
+    session = ort.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[1].shape == ["batch", 2, 8]

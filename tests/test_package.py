@@ -1,0 +1,88 @@
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import lstm_deploy
+
+MODULES = [
+    info.name for info in pkgutil.walk_packages(lstm_deploy.__path__, "lstm_deploy.") if "__main__" not in info.name
+]
+
+NEEDS_TORCH = tuple(
+    f"lstm_deploy.{name}" for name in ("models", "training", "lifting", "sources", "exporters", "runtimes.torchrt")
+)
+
+
+def imported_by(code: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has imported after running `code`."""
+    code += "; import sys; print([name for name in ('torch', 'lightning', 'onnxscript') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(eval(result.stdout.splitlines()[-1]))
+
+
+def test_the_public_names_are_these():
+    assert lstm_deploy.__all__ == [
+        "Bundle",
+        "Check",
+        "InputError",
+        "LiftingError",
+        "LstmDeployError",
+        "Model",
+        "ParityError",
+        "ParityReport",
+        "Plan",
+        "ProviderError",
+        "RecurrentSpec",
+        "Signature",
+        "Stream",
+        "TensorSpec",
+        "bench",
+        "export",
+        "open",
+        "validate",
+    ]
+    assert dir(lstm_deploy) == lstm_deploy.__all__
+
+
+@pytest.mark.parametrize("name", lstm_deploy.__all__)
+def test_every_public_name_is_there_and_explained(name):
+    assert getattr(lstm_deploy, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        lstm_deploy.nothing_like_this  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_and_explains_what_is_public(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    public = [value for key, value in vars(module).items() if not key.startswith("_") and callable(value)]
+    ours = [value for value in public if getattr(value, "__module__", None) == name]
+    assert [value.__name__ for value in ours if not value.__doc__] == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(NEEDS_TORCH)])
+def test_a_module_can_be_imported_alone_and_without_torch(name):
+    assert imported_by(f"import {name}") == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lstm_deploy",
+        "import lstm_deploy.cli",
+        "import lstm_deploy; lstm_deploy.open('{bundle}').stream().step([[1.0] * 4])",
+        "from lstm_deploy.cli import app; app(['run', '{bundle}', '--input', '{prices}'], standalone_mode=False)",
+        "from lstm_deploy.cli import app; app(['inspect', '{bundle}/model.onnx'], standalone_mode=False)",
+        "from lstm_deploy.cli import app; app(['inspect', '{bundle}'], standalone_mode=False)",
+        "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '3', '--batch', '1', '--seq-len', '2', "
+        "'--no-record'], standalone_mode=False)",
+    ],
+)
+def test_using_a_bundle_never_imports_torch(code, forecast_bundle, prices):
+    assert imported_by(code.format(bundle=forecast_bundle, prices=prices)) == set()

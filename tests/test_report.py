@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from lstm_deploy import report
+from lstm_deploy.bundle import Bundle
+from lstm_deploy.checks import Check
+
+
+def check(**changes):
+    defaults = {
+        "name": "shapes",
+        "artifact": "model.onnx",
+        "provider": "cpu",
+        "output": "y",
+        "passed": True,
+        "max_abs": 1e-7,
+        "tolerance": 1e-5,
+        "detail": "",
+    }
+    return Check(**{**defaults, **changes})
+
+
+def row(**changes):
+    defaults = {
+        "variant": "onnx",
+        "scenario": "stream",
+        "provider": "cpu",
+        "precision": "float32",
+        "batch": 1,
+        "seq_len": 1,
+        "threads": 1,
+        "p50_us": 12.345,
+        "p90_us": 13.0,
+        "p99_us": None,
+        "steps_per_s": 81_004.2,
+        "ratio_to_baseline": None,
+        "warnings": [],
+    }
+    return {**defaults, **changes}
+
+
+def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
+    text = (forecast_bundle / "report.md").read_text(encoding="utf-8")
+    assert "`h_in: float32[2, batch, 8]`" in text
+    assert "All checks passed" in text
+    assert (forecast_bundle / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Latency" not in text
+
+
+def test_measurements_join_the_report(bundle_copy):
+    bundle = Bundle(bundle_copy)
+    document = {"results": [row(), row(variant="eager")], "environment": {"cpu": {"model": "A CPU"}}}
+    bundle.update(measurements=document)
+    report.write(bundle)
+    text = (bundle_copy / "report.md").read_text(encoding="utf-8")
+    assert "On A CPU" in text
+    assert "| onnx | 12.3 | 13 | – | 81,004 | – |" in text
+    assert (bundle_copy / "report" / "latency.png").is_file()
+
+
+def test_only_columns_that_vary_are_shown():
+    headings, rows = report.bench_table([row(), row(batch=32)])
+    assert "batch" in headings
+    assert "threads" not in headings
+    assert [cells[headings.index("batch")] for cells in rows] == ["1", "32"]
+
+
+def test_artifacts_stand_side_by_side():
+    checks = [check(), check(artifact="model.torchscript", passed=False, max_abs=0.5), check(name="lint", max_abs=None)]
+    headings, rows = report.parity_table(checks)
+    assert headings == ["check", "output", "tolerance", "model.onnx", "model.torchscript"]
+    assert rows[0] == ["shapes", "y", "1.0e-05", "1.0e-07", "FAILED 5.0e-01"]
+    assert rows[1][3:] == ["passed", ""]
+
+
+def test_failures_say_where():
+    assert report.parity_failures([check(), check(passed=False, detail="at [0]")]) == ["model.onnx shapes y: at [0]"]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_forecasts_of_any_length_and_number_can_be_plotted(tmp_path, steps):
+    figure = report.forecast_plot(("a", "ü"), ["x"] * (9 + steps), np.zeros((9, 2)), np.ones((steps, 2)))
+    report.save_plot(figure, tmp_path / "p.svg")
+    assert b"<svg" in (tmp_path / "p.svg").read_bytes()

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+
+from lstm_deploy import sources
+from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.runtimes.onnxrt import probe_providers
+from lstm_deploy.runtimes.torchrt import EagerRuntime
+from lstm_deploy.sampling import sample
+
+
+@pytest.fixture(params=["onnx", "torchscript", "eager"])
+def runtime(request, forecast_bundle, forecaster):
+    if request.param == "eager":
+        return EagerRuntime(sources.load_checkpoint(forecaster).lifted)
+    return open_runtime(forecast_bundle / f"model.{request.param}")
+
+
+def fed_back(runtime, outputs):
+    signature = runtime.signature
+    pairs = zip(signature.state_inputs, signature.state_outputs, strict=True)
+    return {before.name: outputs[after.name] for before, after in pairs}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("seq", [1, 4])
+def test_a_recurrence_is_a_chain_of_runs(runtime, batch, seq):
+    rng = np.random.default_rng(0)
+    recurrence = runtime.recur(batch, seq)
+    state = runtime.signature.initial_state(batch)
+    for _ in range(5):
+        x = sample(runtime.signature.inputs[0], {"batch": batch, "seq": seq}, rng)
+        wanted = runtime.run({"x": x, **state})
+        state = fed_back(runtime, wanted)
+        recurrence.inputs["x"][...] = x
+        recurrence.step()
+        np.testing.assert_array_equal(recurrence.outputs["y"], wanted["y"])
+        for name, value in recurrence.get_state().items():
+            np.testing.assert_array_equal(value, state[name])
+
+
+def test_a_saved_state_is_a_copy_and_can_be_set_again(runtime):
+    recurrence = runtime.recur(1, 1)
+    recurrence.inputs["x"][...] = 150
+    recurrence.step()
+    saved = recurrence.get_state()
+    kept = {name: value.copy() for name, value in saved.items()}
+    recurrence.step()
+    first = recurrence.outputs["y"].copy()
+    recurrence.step()
+    assert all(np.array_equal(saved[name], kept[name]) for name in saved)
+    recurrence.set_state(saved)
+    recurrence.step()
+    np.testing.assert_array_equal(recurrence.outputs["y"], first)
+
+
+def test_a_state_set_is_not_tied_to_the_callers_arrays(runtime):
+    recurrence = runtime.recur(1, 1)
+    state = {name: value + 0.5 for name, value in recurrence.get_state().items()}
+    recurrence.set_state(state)
+    for value in state.values():
+        value[...] = 99
+    assert all((value == 0.5).all() for value in recurrence.get_state().values())
+
+
+def test_two_recurrences_of_one_runtime_are_independent(runtime):
+    one, other = runtime.recur(1, 1), runtime.recur(1, 1)
+    one.inputs["x"][...] = 150
+    one.step()
+    assert all((value == 0).all() for value in other.get_state().values())
+
+
+def test_unknown_providers_and_files_are_refused(forecast_bundle, tmp_path):
+    with pytest.raises(InputError, match="'tpu' is not an execution provider"):
+        open_runtime(forecast_bundle / "model.onnx", "tpu")
+    with pytest.raises(InputError, match="does not exist"):
+        open_runtime(tmp_path / "none.onnx")
+    (tmp_path / "x.txt").touch()
+    with pytest.raises(InputError, match=r"neither \.onnx nor \.torchscript"):
+        open_runtime(tmp_path / "x.txt")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("name", ["model.onnx", "model.torchscript"])
+def test_cuda_without_a_gpu_is_an_error_with_its_remedy(forecast_bundle, name, capfd):
+    with pytest.raises(ProviderError, match="--provider cpu"):
+        open_runtime(forecast_bundle / name, "cuda")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and onnxruntime-gpu[cuda,cudnn]")
+@pytest.mark.parametrize("name", ["model.onnx", "model.torchscript"])
+def test_cuda_computes_what_the_cpu_computes(forecast_bundle, name):
+    cpu, cuda = (open_runtime(forecast_bundle / name, provider) for provider in ("cpu", "cuda"))
+    x = sample(cpu.signature.inputs[0], {"batch": 2, "seq": 9}, np.random.default_rng(0))
+    feeds = {"x": x, **cpu.signature.initial_state(2)}
+    for name_, value in cuda.run(feeds).items():
+        np.testing.assert_allclose(value, cpu.run(feeds)[name_], rtol=1e-4, atol=1e-4)
+
+
+def test_probing_says_which_providers_load(capfd):
+    found = probe_providers()
+    assert found["CPUExecutionProvider"] == "loads"
+    assert set(found) == {"CPUExecutionProvider", "CUDAExecutionProvider"}
+    assert capfd.readouterr() == ("", "")

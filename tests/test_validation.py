@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+
+import modules
+import numpy as np
+import onnx
+import pytest
+
+import lstm_deploy
+from lstm_deploy.errors import InputError
+from lstm_deploy.validation import validate
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; import importlib.util as u; f = u.find_spec; "
+WITHOUT_TORCH += "u.find_spec = lambda name, *a: None if name == 'torch' else f(name, *a); "
+
+
+def named(report):
+    return {(check.artifact, check.name) for check in report.checks}
+
+
+def test_a_bundle_is_held_against_its_source(forecast_bundle):
+    report = validate(forecast_bundle)
+    assert report.passed
+    assert "forecaster.safetensors" in report.reference
+    assert {("model.onnx", "lint"), ("model.onnx", "steps"), ("model.torchscript", "chunked")} <= named(report)
+
+
+def test_without_its_source_the_golden_trace_remains(bundle_copy, tmp_path):
+    (tmp_path / "forecaster.safetensors").unlink()
+    report = validate(bundle_copy)
+    assert report.passed
+    assert report.reference == "golden trace"
+    assert ("model.onnx", "golden") in named(report)
+    assert ("model.onnx", "shapes") not in named(report)
+
+
+def test_without_torch_the_golden_trace_remains(forecast_bundle):
+    code = f"{WITHOUT_TORCH} from lstm_deploy import validate; r = validate({str(forecast_bundle)!r}); "
+    code += "print(r.passed, r.reference, {c.artifact for c in r.checks})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True golden trace {'model.onnx'}"
+
+
+def test_one_artifact_can_be_checked_alone(forecast_bundle):
+    report = validate(forecast_bundle / "model.torchscript")
+    assert report.passed
+    assert {check.artifact for check in report.checks} == {"model.torchscript"}
+
+
+def test_an_artifact_outside_a_bundle_needs_a_reference(forecast_bundle, forecaster, language_model, tmp_path):
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes((forecast_bundle / "model.onnx").read_bytes())
+    with pytest.raises(InputError, match="--reference"):
+        validate(alone)
+    assert validate(alone, reference=forecaster).passed
+    assert not validate(alone, reference=language_model).passed
+
+
+def test_a_live_module_can_be_the_reference(tmp_path):
+    module = modules.HidesState()
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"])
+    assert validate(bundle, reference=module).passed
+    assert validate(bundle).reference == "golden trace"
+    assert not validate(bundle, reference=modules.HidesState()).passed, "other weights"
+
+
+def test_a_changed_artifact_fails(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    model.doc_string = "changed"
+    onnx.save(model, bundle_copy / "model.onnx")
+    report = validate(bundle_copy)
+    assert [check.name for check in report.failures] == ["sha256"]
+
+
+def test_metadata_that_lies_fails(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    (prop,) = model.metadata_props
+    prop.value = prop.value.replace('"state_policy":"reset"', '"state_policy":"carry"')
+    onnx.save(model, bundle_copy / "model.onnx")
+    failure = next(check for check in validate(bundle_copy).failures if check.name == "contract")
+    assert "state_policy" in failure.detail
+
+
+def test_a_golden_trace_that_changed_is_refused(bundle_copy):
+    np.savez(bundle_copy / "golden.npz", x=np.zeros(3))
+    with pytest.raises(InputError, match=r"golden\.npz"):
+        validate(bundle_copy)
+
+
+@pytest.mark.parametrize("name", ["none", "none.onnx", "note.txt"])
+def test_what_is_no_target_is_refused(tmp_path, name):
+    (tmp_path / "note.txt").write_text("x")
+    with pytest.raises(InputError):
+        validate(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x07", b"garbage" * 50, b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize("suffix", [".onnx", ".torchscript"])
+def test_malformed_artifacts_are_refused(tmp_path, forecaster, content, suffix):
+    (tmp_path / f"m{suffix}").write_bytes(content)
+    with pytest.raises(InputError):
+        validate(tmp_path / f"m{suffix}", reference=forecaster)
+
+
+def test_the_json_has_the_promised_keys(forecast_bundle):
+    import msgspec
+
+    document = json.loads(msgspec.json.encode(validate(forecast_bundle)))
+    assert document["schema_version"] == 1
+    assert document["passed"] is True
+    promised = {"name", "artifact", "provider", "output", "passed", "max_abs", "tolerance", "detail"}
+    assert all(promised <= set(check) for check in document["checks"])
