@@ -115,10 +115,11 @@ class Worker:
         self.call_us = 0.0
         self.first_call_us = 0.0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lstm_deploy.worker"],
+            [sys.executable, "-P", "-m", "lstm_deploy.worker"],  # -P: what lies in this directory is not imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
         )
         opened = {
             "kind": variant.kind,
@@ -233,7 +234,11 @@ def _variants(targets: Sequence[Path], plan: Plan) -> tuple[list[Variant], list[
             if "eager" in plan.baselines:
                 source = bundle.source_path if bundle else None
                 if source is None or not torch:
-                    why = "PyTorch is not installed" if not torch else "the source of the model is not there"
+                    why = (
+                        "PyTorch is not installed"
+                        if not torch
+                        else "the file that the model was exported from is not there"
+                    )
                     left_out.append(f"{prefix}eager: {why}")
                     continue
                 baselines.append(

@@ -22,6 +22,7 @@ from lstm_deploy.signature import SCHEMA_VERSION, Signature, decode
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 REPORT = "report.md"
+REPORT_PLOTS = "report"
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -82,6 +83,9 @@ class Bundle:
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
 
+    def __repr__(self) -> str:
+        return f"Bundle({str(self.path)!r})"
+
     @property
     def signature(self) -> Signature:
         return self.manifest.contract
@@ -92,12 +96,12 @@ class Bundle:
         source = self.manifest.source
         if source.path is None:
             return None
-        path = (self.path / source.path).resolve()
+        path = Path(os.path.realpath(self.path / source.path.replace("\0", "")))
         return path if path.is_file() and sha256(path) == source.sha256 else None
 
     def file(self, artifact: Artifact) -> Path:
         """The path of an artifact; raises `InputError` if the manifest names a file outside the bundle."""
-        path = (self.path / artifact.path).resolve()
+        path = Path(os.path.realpath(self.path / artifact.path.replace("\0", "")))
         if not path.is_relative_to(self.path.resolve()):
             raise InputError(
                 f"The manifest of {self.path} names {artifact.path!r}, which lies outside the bundle; "
@@ -127,6 +131,16 @@ class Bundle:
         """Replace fields of the manifest, on disk too."""
         self.manifest = msgspec.structs.replace(self.manifest, **fields)
         write_manifest(self.path, self.manifest)
+
+
+def _foreign_files(path: Path) -> list[str]:
+    """What lies in a directory and was not put there by an export."""
+    names = sorted(file.name for file in path.iterdir())
+    try:
+        artifacts = {artifact.path for artifact in Bundle(path).manifest.artifacts}
+    except InputError:
+        return names
+    return [name for name in names if name not in {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *artifacts}]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -165,7 +179,7 @@ def check_free(path: Path, *, force: bool) -> None:
         return
     if not path.is_dir() or path.is_symlink():
         raise InputError(f"{path} is not a directory; choose another output with -o.")
-    if not (path / MANIFEST).is_file() and any(path.iterdir()):
-        raise InputError(f"{path} holds files that are not a bundle; choose another output with -o.")
+    if foreign := _foreign_files(path):
+        raise InputError(f"{path} holds {foreign[0]}, which is not of a bundle; choose another output with -o.")
     if not force:
         raise InputError(f"{path} already exists; replace it with --force or choose another output with -o.")

@@ -89,21 +89,23 @@ def train(
     task: Annotated[TaskName, typer.Option(help="What to learn: the next value, or the next character.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Checkpoint to write [default: DATA's name.safetensors]."),
+        typer.Option(
+            "-o", "--output", help="Checkpoint to write, with a plot beside it [default: DATA's name.safetensors]."
+        ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="Columns to predict, comma-separated.")] = None,
     features: Annotated[
         str | None, typer.Option(help="Columns to predict from, comma-separated [default: all of numbers].")
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="Steps in one example [20; lm: 100].")] = None,
-    hidden_size: Annotated[int | None, typer.Option(min=1, help="Width of the LSTM [32; lm: 128].")] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, max=16384, help="Width of the LSTM [32; lm: 128].")] = None,
     layers: Annotated[int, typer.Option(min=1, max=8, help="LSTM layers.")] = 2,
     dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Between layers.")] = 0.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data [30; lm: 10].")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in one step [64; lm: 32].")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam [0.002; lm: 0.005].")] = None,
     residual: Annotated[bool, typer.Option(help="Forecast the change from the present value.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the weights and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the order.")] = 0,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -123,6 +125,8 @@ def train(
     if task is TaskName.forecast:
         series = read_series(data, _names(features))
         targets = _targets(target, series.columns)
+        if series.left_out:
+            console.note(f"Left out, of no numbers or of one only: {', '.join(series.left_out)}.")
         if series.dropped:
             console.note(f"{series.dropped} row(s) at the start have missing values and are left out.")
         if series.filled:
@@ -132,7 +136,7 @@ def train(
             raise InputError("A language model has no columns; leave out --target and --features.")
         text = read_text(data)
 
-    from lstm_deploy import checkpoint, training
+    from lstm_deploy import checkpoint, report, training
 
     options = training.Options(num_layers=layers, dropout=dropout, seed=seed, residual=residual, **chosen)
     with console.progress("training") as on_progress:
@@ -146,8 +150,8 @@ def train(
         console.say_json({"checkpoint": str(output), "plot": str(plot), **trained.spec.training})
         return
     metrics = trained.spec.training["metrics"]
-    console.say_table(["held-out data", ""], [[name, f"{value:.4g}"] for name, value in metrics.items()])
-    console.say(_verdict(metrics))
+    console.say_table(["on held-out data", ""], report.metric_rows(metrics))
+    console.say(report.verdict(metrics))
     console.note(f"\nwrote {output} and {plot}\nnext: lstm-deploy export {_quoted(output)} -o exported/{output.stem}")
 
 
@@ -196,7 +200,7 @@ def export(
     console.say_table(["artifact", "bytes"], rows)
     parity = bundle.manifest.parity
     assert parity is not None
-    console.say(f"{len(parity.checks)} checks passed, against {parity.reference} in float64.")
+    console.say(f"{len(parity.checks)} checks passed, against {parity.reference}.")
     name = _quoted(output)
     console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, lstm-deploy run {name}")
 
@@ -217,7 +221,9 @@ def validate(
     from lstm_deploy import report, validation
 
     found = validation.validate(target, reference=reference, provider=provider)
-    if record and target.is_dir() and provider == "cpu":
+    if found.reference == validation.GOLDEN_TRACE:
+        console.note("The source of the model is not there, so only its golden trace is replayed; see --reference.")
+    elif record and target.is_dir() and provider == "cpu":
         _record(target, parity=found)
     if json:
         console.say_json(msgspec.to_builtins(found))
@@ -242,7 +248,7 @@ def bench(
     threads: Annotated[str, typer.Option(help="Threads within one operator.")] = "1",
     baseline: Annotated[str, typer.Option(help="eager, or none.")] = "eager",
     rounds: Annotated[int, typer.Option(min=3, help="Rounds; every round times every variant.")] = 9,
-    seed: Annotated[int, typer.Option(help="Of the order within rounds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order within rounds.")] = 0,
     record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a plot.")] = None,
     json: Annotated[
@@ -253,13 +259,17 @@ def bench(
     """Measure latency: carried state, interleaved with eager PyTorch in the same run."""
     from lstm_deploy import benchmark, report
 
+    if json and json.startswith("-") and json != "-":
+        raise InputError("--json needs a file name, or - for standard output.")
+    if plot:
+        report.check_plot(plot)
     plan = benchmark.Plan(
-        scenarios=_names(scenario) or (),
+        scenarios=_choices("scenario", scenario),
         batches=_sizes("batch", batch),
         seq_lens=_sizes("seq-len", seq_len),
         threads=_sizes("threads", threads),
-        providers=_names(provider) or (),
-        baselines=() if baseline == "none" else _names(baseline) or (),
+        providers=_choices("provider", provider),
+        baselines=() if baseline == "none" else _choices("baseline", baseline),
         rounds=rounds,
         seed=seed,
     )
@@ -287,9 +297,15 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle to use.")],
     input: Annotated[Path | None, typer.Option(help="Series to forecast from: CSV or .npz.")] = None,  # noqa: A002
     prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="How many values or characters [1; lm: 200].")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many values or characters [1; lm: 200]; several need a model whose features are all targets.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the likeliest.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a plot of the forecast.")] = None,
     json: JsonFlag = False,
@@ -298,6 +314,10 @@ def run(
     from lstm_deploy import streaming
     from lstm_deploy.tasks import Forecast, LanguageModel
 
+    if plot:
+        from lstm_deploy import report
+
+        report.check_plot(plot)
     model = streaming.open(bundle)
     match model.signature.task:
         case Forecast() as task:
@@ -330,7 +350,7 @@ def inspect(
     contract = inspection.contract_of(document)
     if contract:
         _show_contract(contract)
-    hidden = {"kind", "bytes", "contract", "lint", "artifacts"}
+    hidden = {"kind", "bytes", "contract", "lint", "artifacts", *(("inputs", "outputs") if contract else ())}
     for key, value in document.items():
         if key not in hidden and value not in (None, [], {}):
             console.say(f"{key}: {_flat(value)}")
@@ -338,6 +358,8 @@ def inspect(
         console.say(f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes")
     for defect in document.get("lint", ()):
         console.say(f"lint: {defect}")
+    if document.get("lint") == []:
+        console.say("lint: nothing wrong was found")
 
 
 @app.command()
@@ -361,7 +383,7 @@ def env(json: JsonFlag = False) -> None:
         console.say_json(document)
         return
     for key, value in document.items():
-        console.say(f"{key}: {_flat(value)}")
+        console.say(f"{key}: {_flat(value) or 'none'}")
 
 
 def _run_forecast(
@@ -421,17 +443,25 @@ def _check_output(output: Path, force: bool) -> None:
         raise InputError(f"{output} must end in .safetensors, the only format that train writes.")
     if output.is_dir():
         raise InputError(f"{output} is a directory; give a file name with -o.")
-    if output.exists() and not force:
-        raise InputError(f"{output} already exists; replace it with --force or choose another name with -o.")
+    for file in (output, output.with_suffix(".png")):
+        if file.exists() and not force:
+            raise InputError(f"{file} already exists; replace it with --force or choose another name with -o.")
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
+def _choices(option: str, text: str) -> tuple[str, ...]:
+    names = _names(text)
+    if not names:
+        raise InputError(f"--{option} names nothing; see lstm-deploy bench --help.")
+    return names
+
+
 def _sizes(option: str, text: str) -> tuple[int, ...]:
     names = _names(text) or ()
-    if not names or not all(name.isdigit() and int(name) for name in names):
+    if not names or not all(name.isascii() and name.isdigit() and int(name) for name in names):
         raise InputError(f"--{option} {text!r} is not a list of positive numbers; write it as 1,32.")
     return tuple(map(int, names))
 
@@ -461,15 +491,6 @@ def _plot_training(trained: "Trained", path: Path) -> Path:
         figure = report.loss_plot(trained.validation_losses, naive, "nats per character")
     report.save_plot(figure, path)
     return path
-
-
-def _verdict(metrics: dict[str, float]) -> str:
-    """Whether the model beats its baseline, by the first metric that has one."""
-    name = next(name for name in metrics if f"naive_{name}" in metrics)
-    ours, naive = metrics[name], metrics[f"naive_{name}"]
-    if ours < naive:
-        return f"Better than the naive baseline by {1 - ours / naive:.1%} ({name})."
-    return f"It does NOT beat the naive baseline: {name} is {ours / naive - 1:.1%} worse."
 
 
 def _record(target: Path, **fields: Any) -> None:
@@ -512,7 +533,8 @@ def _show_contract(contract: Any) -> None:
     for spec in (*contract.outputs, *contract.state_outputs):
         console.say(f"  out  {spec}")
     reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
-    console.say(f"  streaming {contract.streaming}{reason}, trained with state policy {contract.state_policy}")
+    starts = {"reset": "from the initial state", "carry": "from where the last one ended"}[contract.state_policy]
+    console.say(f"  streaming {contract.streaming}{reason}; a new sequence starts {starts} ({contract.state_policy})")
 
 
 def _flat(value: Any) -> str:

@@ -51,8 +51,16 @@ def say_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def progress(title: str) -> Iterator[OnProgress]:
     """A bar on standard error, drawn only where that is a terminal."""
     if not sys.stderr.isatty():
+        tenths = 0
         note(f"{title} …")
-        yield lambda *_: None
+
+        def say_tenths(done: int, total: int, text: str) -> None:
+            nonlocal tenths
+            if 10 * done // total > tenths:
+                tenths = 10 * done // total
+                note(f"{title}: {10 * tenths} %, {text}")
+
+        yield say_tenths
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

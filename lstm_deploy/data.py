@@ -1,9 +1,11 @@
 """Reading series and text from files. No PyTorch: `run` reads its input here too."""
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,13 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz
 
 Values = NDArray[np.float64]
+LARGEST = 1e37
+"""Beyond it, float32 overflows when values are scaled."""
+
+_DATE = re.compile(
+    r"\s*(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[ -]?[A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2})"
+)
+"""How a date may begin; a number with a separator of thousands does not."""
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -28,6 +37,8 @@ class Series(Struct, frozen=True, kw_only=True):
     """How many missing values were replaced by the latest one before them."""
     dropped: int
     """How many rows at the start were left out, where some column had no value yet."""
+    left_out: tuple[str, ...]
+    """Columns that nobody asked for and that hold no numbers, or one number only."""
 
 
 def read_series(path: Path, columns: Sequence[str] | None = None) -> Series:
@@ -41,7 +52,7 @@ def read_series(path: Path, columns: Sequence[str] | None = None) -> Series:
     if table.empty:
         raise InputError(f"{path} has no rows; give a file with a header and one row for each step.")
     table, labels = _split_dates(table, path)
-    chosen = list(columns) if columns else [str(name) for name in table.columns if _is_numeric(table[name])]
+    chosen = list(columns) if columns else [str(name) for name in table.columns if _has_information(table[name])]
     if not chosen:
         raise InputError(f"{path} has no column of numbers; check the separator and the header.")
     values = np.column_stack([_numbers(table, name, path) for name in chosen])
@@ -58,6 +69,7 @@ def read_series(path: Path, columns: Sequence[str] | None = None) -> Series:
         labels=tuple(labels[first:]),
         filled=int(missing[first:].sum()),
         dropped=first,
+        left_out=() if columns else tuple(str(name) for name in table.columns if name not in chosen),
     )
 
 
@@ -92,7 +104,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
     arrays = read_npz(path)
     records = [array for array in arrays.values() if array.dtype.names]
     if len(arrays) == 1 and records:
-        return pd.DataFrame({name: records[0][name] for name in records[0].dtype.names or ()})
+        arrays = {name: records[0][name] for name in records[0].dtype.names or ()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise InputError(
@@ -112,17 +124,39 @@ def _require_file(path: Path) -> None:
 def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Take out the first column of dates, if there is one, and check that it rises."""
     for name in table.columns:
-        column = table[name]
-        is_date = pd.api.types.is_datetime64_any_dtype(column)
-        if not is_date and pd.to_numeric(column, errors="coerce").notna().any():
+        readings = _as_dates(table[name], str(name))
+        if not readings:
             continue
-        dates = pd.to_datetime(column, errors="coerce", format="mixed")
-        if dates.isna().any():
-            continue
-        if not dates.is_monotonic_increasing:
+        if not any(dates.is_monotonic_increasing for dates in readings):
             raise InputError(f"The dates in column {name!r} of {path} are out of order; sort the rows by it.")
-        return table.drop(columns=[name]), [str(label).removesuffix(" 00:00:00") for label in column]
+        return table.drop(columns=[name]), [str(label).removesuffix(" 00:00:00") for label in table[name]]
     return table, [str(row) for row in range(len(table))]
+
+
+def _as_dates(column: "pd.Series[Any]", name: str) -> "list[pd.Series[Any]]":
+    """The column read as dates, in each way that it can be read (month or day first); empty if it holds none."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return [column]
+    text = column.astype("string")
+    if name.strip().lower() in ("date", "day", "datetime") and text.str.fullmatch(r"(19|20)\d{6}").all():
+        return [pd.to_datetime(text, format="%Y%m%d", errors="coerce")]
+    if _is_numeric(column) or not text.str.match(_DATE).all():
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas says so when it cannot infer one format for all
+        readings = [
+            pd.to_datetime(text, errors="coerce", utc=True, dayfirst=dayfirst, format="mixed")
+            for dayfirst in (False, True)
+        ]
+    return [dates for dates in readings if dates.notna().all()]
+
+
+def _has_information(column: "pd.Series[Any]") -> bool:
+    """Whether it is of numbers (a few bad cells are told later) that are not all the same."""
+    if pd.api.types.is_bool_dtype(column):
+        return False
+    numbers = pd.to_numeric(column, errors="coerce").dropna()
+    return len(numbers) > len(column.dropna()) / 2 and (len(column) == 1 or numbers.nunique() > 1)
 
 
 def _is_numeric(column: "pd.Series[float]") -> bool:
@@ -134,7 +168,10 @@ def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
         there = ", ".join(map(str, table.columns))
         raise InputError(f"{path} has no column {name!r}; choose from {there}.")
     column = table[name]
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    try:
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    except (OverflowError, ValueError) as error:
+        raise InputError(f"Column {name!r} of {path} has a value that is no number for float32; correct it.") from error
     bad = np.isnan(numbers) & column.notna().to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
@@ -142,6 +179,6 @@ def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
             f"Row {row + 1} of column {name!r} in {path} is {str(column.iloc[row])!r}, not a number; "
             "correct it or leave the column out with --features."
         )
-    if np.isinf(numbers).any():
-        raise InputError(f"Column {name!r} of {path} has an infinite value; correct it.")
+    if (np.abs(numbers) > LARGEST).any():
+        raise InputError(f"Column {name!r} of {path} has a value that is infinite or beyond float32; correct it.")
     return numbers

@@ -81,7 +81,10 @@ def write_text(path: Path) -> None:
 def _run_all(commands: list[list[object]], run_command: RunCommand) -> None:
     for command in commands:
         console.say(f"\n$ {_line(command)}")
-        if run_command(*map(str, command)):
+        code = run_command(*map(str, command))
+        if code == console.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
             raise LstmDeployError(f"{_line(command)} failed, so the demo ends here; its message is above.")
 
 

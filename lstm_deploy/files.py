@@ -36,8 +36,16 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # AttributeError: numpy found a lone array, which has no `files`.
+    except (
+        ValueError,
+        AttributeError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        # AttributeError: numpy found a lone array, which has no `files`. OSError: the zip's offsets lead nowhere.
         raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
 
 

@@ -10,6 +10,9 @@ from lstm_deploy.signature import Array
 from lstm_deploy.streaming import Model
 from lstm_deploy.tasks import Forecast, LanguageModel
 
+COLDEST = 1e-6
+"""Temperatures below it are 0: dividing by them overflows."""
+
 
 def forecast(model: Model, task: Forecast, series: Series, steps: int = 1) -> Values:
     """The next `steps` values after the series, `[steps, targets]`, in raw units.
@@ -62,9 +65,9 @@ def generate(
     index = {character: token for token, character in enumerate(task.vocabulary)}
     if not prompt:
         raise InputError("The prompt is empty; give at least one character with --prompt.")
-    if unknown := sorted({character for character in prompt if character not in index}):
+    if unknown := [character for character in prompt if character not in index]:
         raise InputError(f"The model has never seen {unknown[0]!r}; its vocabulary is {''.join(task.vocabulary)!r}.")
-    choose = _greedy if temperature == 0 else _sampler(temperature, seed)
+    choose = _greedy if temperature < COLDEST else _sampler(temperature, seed)
 
     def characters() -> Iterator[str]:
         stream = model.stream()

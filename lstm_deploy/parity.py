@@ -7,9 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from lstm_deploy.checks import Check
+from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime
-from lstm_deploy.sampling import sample, sample_state
-from lstm_deploy.signature import Array, Feeds, Outputs, Signature
+from lstm_deploy.sampling import sample_inputs, sample_state, sizes_of
+from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 
 TOLERANCES = {
     # Relative to max(1, largest |reference| of the tensor): cells of real models reach 30.
@@ -18,7 +19,7 @@ TOLERANCES = {
 }
 """Allowed difference from a float64 reference, by precision and provider."""
 
-SHAPES = ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3))
+SHAPES = ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3), (64, 2), (1, 400))
 """Batch and sequence of the calls, none of which the export ever saw."""
 CHUNKS = (5, 1, 9, 1, 1, 13)
 """How a sequence is cut for the check `chunked`."""
@@ -61,11 +62,13 @@ def record(reference: Reference) -> dict[str, Array]:
     of the call before. Outputs are in the reference's precision.
     """
     rng = np.random.default_rng(20)
-    signature, batch = reference.signature, 2
+    signature = reference.signature
     trace: dict[str, Array] = {}
-    state: Feeds = signature.initial_state(batch)
+    state: Feeds = {}
     for call, seq in enumerate(GOLDEN_CALLS):
-        inputs = {spec.name: sample(spec, {"batch": batch, "seq": seq}, rng) for spec in signature.inputs}
+        sizes = signature.clamp(sizes_of(signature.inputs, 2, seq))
+        state = state or signature.initial_state(sizes["batch"])
+        inputs = sample_inputs(signature.inputs, sizes, rng)
         outputs = reference.run({**inputs, **state})
         recorded = {**inputs, **(state if call == 0 else {}), **outputs}
         trace |= {f"{call}.{name}": value for name, value in recorded.items()}
@@ -78,7 +81,13 @@ class Judge:
 
     def __init__(self, artifact: str, precision: str, runtime: Runtime) -> None:
         self.artifact, self.runtime = artifact, runtime
+        if (precision, runtime.provider) not in TOLERANCES:
+            raise InputError(
+                f"No tolerance is known for {precision} on {runtime.provider}; {artifact} cannot be judged."
+            )
         self.relative = TOLERANCES[precision, runtime.provider]
+        signature = runtime.signature
+        self.dtypes = {spec.name: spec.dtype for spec in (*signature.outputs, *signature.state_outputs)}
         self.checks: list[Check] = []
 
     def compare(self, name: str, calls: Iterable[tuple[str, Outputs, Feeds]]) -> None:
@@ -104,6 +113,9 @@ class Judge:
         if got is None or got.shape != wanted.shape:
             there = "is missing" if got is None else f"has shape {list(got.shape)}"
             return self._new(name, output, False, None, None, f"{there}, not {list(wanted.shape)}, {where}")
+        declared = self.dtypes.get(output, str(got.dtype))
+        if str(got.dtype) != declared:
+            return self._new(name, output, False, None, None, f"is {got.dtype}, not {declared}, {where}")
         difference = np.abs(got.astype(np.float64) - wanted)
         if not np.isfinite(difference).all():
             return self._new(name, output, False, None, None, f"not a number or infinite, {where}")
@@ -138,24 +150,40 @@ def _on_shapes(runtime: Runtime, reference: Reference) -> Iterator[Compared]:
     rng = np.random.default_rng(1)
     signature = reference.signature
     for batch, seq in SHAPES:
-        sizes = {"batch": batch, "seq": seq}
-        inputs = {spec.name: sample(spec, sizes, rng) for spec in signature.inputs}
-        feeds = {**inputs, **sample_state(signature, batch, rng)}
-        yield f"batch {batch}, seq {seq}", runtime.run(feeds), reference.run(feeds)
+        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
+        feeds = {**sample_inputs(signature.inputs, sizes, rng), **sample_state(signature, sizes["batch"], rng)}
+        yield f"batch {sizes['batch']}, seq {sizes['seq']}", runtime.run(feeds), reference.run(feeds)
 
 
 def _in_chunks(runtime: Runtime, reference: Reference, *, batch: int, chunks: Sequence[int]) -> Iterator[Compared]:
-    """The artifact on the chunks of a sequence, its own state carried, against the reference on the whole."""
+    """The artifact on the chunks of a sequence, its own state carried, against the reference on the whole.
+
+    Where one call takes a fixed number of steps, the reference is called as often as the artifact.
+    """
     rng = np.random.default_rng(2)
     signature = reference.signature
-    sizes = {"batch": batch, "seq": sum(chunks)}
-    whole = {spec.name: sample(spec, sizes, rng) for spec in signature.inputs}
-    state: Feeds = sample_state(signature, batch, rng)
-    wanted = reference.run({**whole, **state})
+    fixed = {dim.name: dim.size for dim in signature.fixed}
+    chunks = [fixed.get("seq", length) for length in chunks]
+    whole_sizes = {**sizes_of(signature.inputs, batch, sum(chunks)), **fixed}
+    state: Feeds = sample_state(signature, whole_sizes["batch"], rng)
     parts: list[Outputs] = []
+    if "seq" in fixed:
+        wanted_state, wanted_parts = state, []
+        for _ in chunks:
+            inputs = sample_inputs(signature.inputs, whole_sizes, rng)
+            parts.append(runtime.run({**inputs, **state}))
+            wanted_parts.append(reference.run({**inputs, **wanted_state}))
+            state, wanted_state = _fed_back(signature, parts[-1]), _fed_back(signature, wanted_parts[-1])
+        yield f"batch {whole_sizes['batch']}, call {len(chunks)}", parts[-1], wanted_parts[-1]
+        return
+    whole = sample_inputs(signature.inputs, whole_sizes, rng)
+    for spec in signature.inputs:
+        if spec.is_lengths:
+            whole[spec.name][...] = sum(chunks)
+    wanted = reference.run({**whole, **state})
     start = 0
     for length in chunks:
-        cut = {spec.name: _cut(whole[spec.name], spec.shape, start, length) for spec in signature.inputs}
+        cut = {spec.name: _cut(whole[spec.name], spec, start, length) for spec in signature.inputs}
         parts.append(runtime.run({**cut, **state}))
         state = _fed_back(signature, parts[-1])
         start += length
@@ -185,7 +213,9 @@ def _fed_back(signature: Signature, outputs: Feeds) -> dict[str, Array]:
     return {before.name: outputs[after.name] for before, after in pairs}
 
 
-def _cut(value: Array, shape: Sequence[int | str], start: int, length: int) -> Array:
-    if "seq" not in shape:
+def _cut(value: Array, spec: TensorSpec, start: int, length: int) -> Array:
+    if spec.is_lengths:
+        return np.full_like(value, length)
+    if "seq" not in spec.shape:
         return value
-    return value.take(range(start, start + length), axis=shape.index("seq"))
+    return value.take(range(start, start + length), axis=spec.shape.index("seq"))

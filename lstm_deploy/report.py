@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lstm_deploy.bundle import REPORT, Bundle, Manifest
+from lstm_deploy.bundle import REPORT, REPORT_PLOTS, Bundle, Manifest
 from lstm_deploy.checks import Check
+from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
 from lstm_deploy.signature import Array
 
@@ -37,7 +38,7 @@ BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8a8a"
 def write(bundle: Bundle) -> None:
     """Write `report.md` and the plots beside it, from the manifest."""
     manifest = bundle.manifest
-    plots = bundle.path / "report"
+    plots = bundle.path / REPORT_PLOTS
     plots.mkdir(exist_ok=True)
     if manifest.parity and manifest.parity.checks:
         save_plot(parity_plot(manifest), plots / "parity.png")
@@ -72,6 +73,26 @@ def bench_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     """Headings and rows of a benchmark, with only the columns that vary."""
     shown = [key for key in BENCH_COLUMNS if key in ALWAYS or len({str(row[key]) for row in results}) > 1]
     return [BENCH_COLUMNS[key] for key in shown], [[_cell(row[key]) for key in shown] for row in results]
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Each metric beside the naive baseline's, which bears its name with `naive_` before it."""
+    return [
+        [name.replace("_", " "), _cell(value) if isinstance(value, float) else f"{value:,}"]
+        for name, value in metrics.items()
+    ]
+
+
+def verdict(metrics: Mapping[str, float]) -> str:
+    """Whether the model beats its baseline, by the first metric that has one."""
+    name = next(name for name in metrics if f"naive_{name}" in metrics)
+    ours, naive = metrics[name], metrics[f"naive_{name}"]
+    label = name.replace("_", " ")
+    if naive == 0:
+        return f"The naive baseline makes no error at all ({label} 0), so there is nothing to beat."
+    if ours < naive:
+        return f"Better than the naive baseline by {1 - ours / naive:.1%} ({label})."
+    return f"It does NOT beat the naive baseline: {label} is {ours / naive - 1:.1%} worse."
 
 
 def parity_plot(manifest: Manifest) -> Figure:
@@ -124,14 +145,13 @@ def latency_plot(measurements: Mapping[str, Any]) -> Figure:
         panel.hlines(names, medians, [row["p90_us"] for row in rows], color="black", linewidth=1)
         for index, row in enumerate(rows):
             panel.annotate(
-                f" {_cell(row['p50_us'])} µs",
+                f" {_cell(row['p50_us'])} (90 %: {_cell(row['p90_us'])})",
                 (max(row["p90_us"], row["p50_us"]), index),
                 va="center",
                 fontsize=8,
             )
         panel.invert_yaxis()
-        panel.margins(x=0.18)
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.25 * max(row["p90_us"] for row in rows))
         scenario, batch, seq_len, threads = case
         panel.set_title(
             f"{scenario}: batch {batch}, {seq_len} step(s) a call, {threads} thread(s)",
@@ -160,23 +180,21 @@ def forecast_plot(
     panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     first = 0 if beside else len(history)
     for column, (name, axes) in enumerate(zip(names, panels, strict=True)):
+        past, future = history[:, column], forecast[:, column]
+        past_style = {"color": "#b9c4d0", "linewidth": 2.4} if beside else {"color": GREY, "linewidth": 1.2}
+        axes.plot(range(len(past)), past, label="truth" if beside else "history", **past_style)
+        if not beside:  # connected with the latest value that is known
+            axes.plot([first - 1, first], [past[-1], future[0]], color=ORANGE, linewidth=0.9, linestyle=":")
         axes.plot(
-            range(len(history)),
-            history[:, column],
-            color=GREY,
-            linewidth=1.2,
-            label="truth" if beside else "history",
-        )
-        axes.plot(
-            range(first, first + len(forecast)),
-            forecast[:, column],
+            range(first, first + len(future)),
+            future,
             color=ORANGE,
-            linewidth=1.0,
+            linewidth=0.9,
             label="prediction" if beside else "forecast",
-            marker="o" if len(forecast) == 1 else None,
+            marker="o" if len(future) == 1 else None,
             markersize=4,
         )
-        axes.set_ylabel(name)
+        axes.set_ylabel(name, parse_math=False)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     panels[0].set_title(title, fontsize=10, loc="left")
@@ -195,6 +213,13 @@ def loss_plot(losses: Sequence[float], naive: float, unit: str) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
+
+
+def check_plot(path: Path) -> None:
+    """Raise `InputError` for a file name that says no format of plots."""
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix and path.suffix.removeprefix(".").lower() not in formats:
+        raise InputError(f"{path.suffix} is no format of plots; use .png, .svg or .pdf.")
 
 
 def save_plot(figure: Figure, path: Path) -> None:
@@ -219,10 +244,10 @@ def _markdown(manifest: Manifest) -> str:
     metrics = (manifest.training or {}).get("metrics")
     if metrics:
         lines += ["", "## On held-out data", ""]
-        lines += markdown_table(["metric", "value"], [[name, _cell(value)] for name, value in metrics.items()])
+        lines += [*markdown_table(["metric", "value"], metric_rows(metrics)), "", verdict(metrics)]
     if manifest.parity:
-        verdict = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
-        lines += ["", "## Parity", "", f"{verdict}, against {manifest.parity.reference}.", ""]
+        outcome = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
+        lines += ["", "## Parity", "", f"{outcome}, against {manifest.parity.reference}.", ""]
         lines += markdown_table(*parity_table(manifest.parity.checks))
         lines += [f"- {line}" for line in parity_failures(manifest.parity.checks)]
         lines += ["", "![differences as a part of the tolerance](report/parity.png)"]

@@ -1,24 +1,26 @@
 """Inputs to try a model on, drawn from its contract."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lstm_deploy.signature import Array, Signature, TensorSpec
 
 
-def sample(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator) -> Array:
-    """One input of the given sizes: uniform over the range known from training, else standard normal.
+def sizes_of(specs: Sequence[TensorSpec], batch: int, seq: int) -> dict[str, int]:
+    """A size for each dynamic dimension of some inputs; axes of neither batch nor time get a size of their own."""
+    names = sorted({dim for spec in specs for dim in spec.shape if isinstance(dim, str)} - {"batch", "seq"})
+    return {"batch": batch, "seq": seq} | {name: seq + 1 + index for index, name in enumerate(names)}
 
-    Integers without a known range are 0 or 1, which every vocabulary has.
+
+def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+    """All inputs of the given sizes, by name.
+
+    Values are uniform over the range known from training, else standard normal. Integers without a known range are
+    0 or 1, which every vocabulary has. Lengths are from 1 to the whole time axis, the first one all of it.
     """
-    shape = spec.sized(sizes)
-    if spec.dtype == "bool" or spec.dtype.startswith("int"):
-        last = int(spec.high[0]) if spec.high else 1
-        return rng.integers(0, last, shape, endpoint=True).astype(spec.dtype)
-    if spec.low is not None and spec.high is not None:
-        return rng.uniform(spec.low, spec.high, shape).astype(spec.dtype)
-    return rng.standard_normal(shape).astype(spec.dtype)
+    steps = next((sizes["seq"] if "seq" in spec.shape else spec.shape[1] for spec in specs if len(spec.shape) > 1), 1)
+    return {spec.name: _sample(spec, sizes, rng, int(steps)) for spec in specs}
 
 
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -31,3 +33,17 @@ def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> 
         ).astype(np.float32)
         for spec in signature.state_inputs
     }
+
+
+def _sample(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator, steps: int) -> Array:
+    shape = spec.sized(sizes)
+    if spec.is_lengths:
+        lengths = rng.integers(1, steps, shape, endpoint=True)
+        lengths[:1] = steps
+        return lengths.astype(spec.dtype)
+    if spec.dtype == "bool" or spec.dtype.startswith("int"):
+        last = int(spec.high[0]) if spec.high else 1
+        return rng.integers(0, last, shape, endpoint=True).astype(spec.dtype)
+    if spec.low is not None and spec.high is not None:
+        return rng.uniform(spec.low, spec.high, shape).astype(spec.dtype)
+    return rng.standard_normal(shape).astype(spec.dtype)

@@ -46,6 +46,8 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     """Smallest value seen in training: one number, or one for each entry of the last axis."""
     high: tuple[float, ...] | None = None
     """Largest value seen in training, as `low`; for tokens, the last valid one."""
+    is_lengths: bool = False
+    """Whether it gives the steps of each row that count, the others being padding."""
 
     @classmethod
     def parse(cls, text: str, name: str | None = None) -> "TensorSpec":
@@ -58,17 +60,19 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
             raise InputError(
                 f"{text!r} is not an input specification; write NAME:DTYPE[DIMS], as in x:float32[batch,seq,40]."
             )
-        dtype = match["dtype"]
+        dtype, name = match["dtype"], name or match["name"]
         if dtype not in get_args(DType):
             raise InputError(f"{dtype!r} is not a data type of an input; use float32 for values or int64 for tokens.")
         dims: list[Dim] = []
         for dim in filter(None, match["dims"].split(",")):
-            if not (dim.isdigit() and int(dim) > 0) and not dim.isidentifier():
+            number = dim.isascii() and dim.isdigit()
+            if not (number and int(dim) > 0) and not dim.isidentifier():
                 raise InputError(
                     f"{dim!r} in {text!r} is not a dimension; use a name (dynamic) or a positive number (fixed)."
                 )
-            dims.append(int(dim) if dim.isdigit() else dim)
-        return cls(name=name or match["name"], dtype=cast(DType, dtype), shape=tuple(dims))
+            dims.append(int(dim) if number else dim)
+        is_lengths = dtype in ("int32", "int64") and dims == ["batch"] and "len" in name.lower()
+        return cls(name=name, dtype=cast(DType, dtype), shape=tuple(dims), is_lengths=is_lengths)
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers, with each dynamic name looked up in `sizes`."""
@@ -142,18 +146,23 @@ class Signature(Struct, frozen=True, kw_only=True):
     def output_names(self) -> list[str]:
         return [spec.name for spec in (*self.outputs, *self.state_outputs)]
 
+    def clamp(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes of the dynamic dimensions, with those that the network fixes at their only size."""
+        return {**sizes, **{dim.name: dim.size for dim in self.fixed}}
+
     @property
     def batch_axis_of_state(self) -> int:
         return 0 if self.state_layout == "batch-first" else 1
 
     def _states(self, way: Literal["in", "out"]) -> tuple[TensorSpec, ...]:
         specs = []
+        batch: Dim = next((dim.size for dim in self.fixed if dim.name == "batch"), "batch")
         for module in self.recurrent:
             depth = module.num_layers * module.num_directions
             for letter, size in (("h", module.output_size), ("c", module.hidden_size)):
-                shape: tuple[Dim, ...] = (depth, "batch", size)
+                shape: tuple[Dim, ...] = (depth, batch, size)
                 if self.state_layout == "batch-first":
-                    shape = ("batch", depth, size)
+                    shape = (batch, depth, size)
                 name = f"{module.prefix}{letter}_{way}"
                 specs.append(TensorSpec(name=name, dtype="float32", shape=shape))
         return tuple(specs)

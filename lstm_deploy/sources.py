@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import Struct
 from torch import nn
 
 from lstm_deploy.bundle import Source
 from lstm_deploy.checkpoint import Spec, read_spec, read_tensors
+from lstm_deploy.errors import InputError
 from lstm_deploy.files import sha256
 from lstm_deploy.lifting import Lifted, lift
 from lstm_deploy.models import build
@@ -28,7 +30,11 @@ class Loaded(Struct, frozen=True, kw_only=True):
 def load_checkpoint(path: Path, state_layout: StateLayout = "layers-first") -> Loaded:
     """Lift the network of a checkpoint of ours; raises `InputError` if the file is not one."""
     spec = read_spec(path)
-    network = build(spec.network, read_tensors(path))
+    tensors = read_tensors(path)
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise InputError(f"The weight {name} in {path} is not a number or infinite; train again.")
+    network = build(spec.network, tensors)
     lifted = lift(network, [_input(spec)], task=spec.task, state_policy=spec.state_policy, state_layout=state_layout)
     source = Source(kind="checkpoint", path=str(path), sha256=sha256(path), summary=_summary(lifted))
     return Loaded(lifted=lifted, source=source, training=spec.training)

@@ -1,6 +1,7 @@
 """Using a bundle from Python: whole calls, and streams that carry their state. No PyTorch on this path."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, open_runtime
-from lstm_deploy.signature import Array, Feeds, Outputs, Signature
+from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 
 
 def open(path: str | os.PathLike[str]) -> "Model":  # noqa: A001 - the public name
@@ -24,6 +25,8 @@ class Model:
     """A bundle whose artifacts are loaded as they are asked for."""
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give a bundle or an artifact of one.")
         self.path = path
         self.bundle = Bundle(path) if path.is_dir() else None
         self._runtimes: dict[tuple[str, str], Runtime] = {}
@@ -44,13 +47,20 @@ class Model:
     def run(self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32") -> Outputs:
         """One call: all outputs by name. State that is not fed is the initial state."""
         runtime = self.runtime(provider, precision)
-        given = dict(feeds)
-        missing = [spec.name for spec in runtime.signature.inputs if spec.name not in given]
-        if missing:
-            raise InputError(f"The input {missing[0]!r} is missing; feed {runtime.signature.inputs[0]}.")
-        first = runtime.signature.inputs[0]
-        batch = given[first.name].shape[first.shape.index("batch")]
-        return runtime.run({**runtime.signature.initial_state(batch), **given})
+        signature = runtime.signature
+        given = {name: np.asarray(value) for name, value in feeds.items()}
+        for spec in signature.inputs:
+            if spec.name not in given:
+                raise InputError(f"The input {spec.name!r} is missing; feed {spec}.")
+            given[spec.name] = _checked(given[spec.name], spec)
+        batches = [given[s.name].shape[s.shape.index("batch")] for s in signature.inputs if "batch" in s.shape]
+        batch = batches[0] if batches else 1
+        for spec in signature.state_inputs:
+            if spec.name in given:
+                given[spec.name] = _checked(given[spec.name], spec, {"batch": batch})
+        if unknown := sorted(set(given) - set(signature.input_names)):
+            raise InputError(f"There is no input {unknown[0]!r}; feed {', '.join(signature.input_names)}.")
+        return runtime.run({**signature.initial_state(batch), **given})
 
     def stream(self, batch: int = 1, provider: str = "cpu", precision: str = "float32") -> "Stream":
         """A stream of `batch` rows that starts from the initial state."""
@@ -69,40 +79,35 @@ class Stream:
             )
         if len(signature.inputs) != 1 or "seq" not in signature.inputs[0].shape:
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise InputError(f"A stream cannot have {batch!r} rows; give a batch of 1 or more.")
         self.signature, self.batch = signature, batch
         self._runtime = runtime
         self._spec = signature.inputs[0]
-        self._time_axis = self._spec.shape.index("seq")
+        self.time_axis = self._spec.shape.index("seq")
         self._one_step = runtime.recur(batch, 1)  # always holds the present state
 
     def step(self, x: ArrayLike) -> Array:
         """One step: `x` `[batch, features]` (tokens: `[batch]`) → `y` without its time axis.
 
-        The array returned is overwritten by the next call; copy it to keep it.
-        Raises `InputError` for another shape or kind of number.
+        Raises `InputError` for another shape or kind of number, and for tokens that the model does not know.
         """
-        x = np.asarray(x)
-        wanted = tuple(size for size in self._spec.sized({"batch": self.batch, "seq": -1}) if size != -1)
-        if x.shape != wanted:
-            raise InputError(f"A step has shape {list(x.shape)}; feed {list(wanted)}, one row for each stream.")
-        y = self.feed(np.expand_dims(x, self._time_axis))
+        try:
+            x = np.expand_dims(np.asarray(x), self.time_axis)
+        except ValueError as error:  # ragged, or with too few axes
+            raise InputError(f"A step is one row for each stream ({error}); feed {self._spec} without seq.") from error
+        y = self.feed(x)
         output = self.signature.outputs[0]
         return y.squeeze(output.shape.index("seq")) if "seq" in output.shape else y
 
     def feed(self, x: ArrayLike) -> Array:
         """Several steps in one call: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`."""
-        x = np.asarray(x)
-        length = x.shape[self._time_axis] if x.ndim == len(self._spec.shape) else 0
-        wanted = self._spec.sized({"batch": self.batch, "seq": length})
-        if not length or x.shape != wanted or not np.can_cast(x.dtype, self._spec.dtype, "same_kind"):
-            raise InputError(
-                f"The input is {x.dtype}{list(x.shape)}; feed {self._spec} with batch {self.batch} and any seq above 0."
-            )
-        if length == 1:
+        x = _checked(np.asarray(x), self._spec, {"batch": self.batch})
+        if x.shape[self.time_axis] == 1:
             self._one_step.inputs[self._spec.name][...] = x
             self._one_step.step()
-            return self._one_step.outputs[self.signature.outputs[0].name]
-        outputs = self._runtime.run({self._spec.name: x.astype(self._spec.dtype), **self.state})
+            return self._one_step.outputs[self.signature.outputs[0].name].copy()
+        outputs = self._runtime.run({self._spec.name: x, **self.state})
         pairs = zip(self.signature.state_inputs, self.signature.state_outputs, strict=True)
         self.state = {before.name: outputs[after.name] for before, after in pairs}
         return outputs[self.signature.outputs[0].name]
@@ -114,8 +119,33 @@ class Stream:
 
     @state.setter
     def state(self, state: Feeds) -> None:
-        self._one_step.set_state(state)
+        if missing := [spec.name for spec in self.signature.state_inputs if spec.name not in state]:
+            raise InputError(f"The state has no {missing[0]!r}; set what was read from the state of a stream.")
+        specs = self.signature.state_inputs
+        self._one_step.set_state(
+            {spec.name: _checked(np.asarray(state[spec.name]), spec, {"batch": self.batch}) for spec in specs}
+        )
 
     def reset(self) -> None:
         """Go back to the initial state."""
         self.state = self.signature.initial_state(self.batch)
+
+
+def _checked(value: Array, spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Array:
+    """The value in the type of its specification; raises `InputError` before the runtime could.
+
+    `sizes` are those that its dynamic dimensions must have.
+    """
+    known = sizes or {}
+    wanted = [known.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape]
+    fits = value.ndim == len(wanted) and all(
+        size == dim if isinstance(dim, int) else size > 0 for size, dim in zip(value.shape, wanted, strict=True)
+    )
+    if not fits or not np.can_cast(value.dtype, spec.dtype, "same_kind"):
+        at = "".join(f" with {name} {size}" for name, size in known.items())
+        raise InputError(f"{spec.name} is {value.dtype}{list(value.shape)}; feed {spec}{at}.")
+    if spec.high is not None and value.dtype.kind in "iu" and spec.dtype.startswith("int"):
+        outside = (value < 0) | (value > spec.high[0])
+        if outside.any():
+            raise InputError(f"The token {value[outside][0]} is not in the vocabulary; feed 0 to {spec.high[0]:.0f}.")
+    return value.astype(spec.dtype, copy=False)

@@ -68,14 +68,19 @@ def train_forecaster(series: Series, targets: tuple[str, ...], options: Options,
     best epoch. Columns are scaled to (-1, 1) by the range they have in the training part.
     """
     if missing := [name for name in targets if name not in series.columns]:
-        raise InputError(f"The target {missing[0]!r} is not among the features; add it with --features.")
+        raise InputError(
+            f"The target {missing[0]!r} is not among the features {', '.join(series.columns)}; "
+            "name one of them, or add it with --features."
+        )
     rows, window = len(series.values), options.window
     test_start = rows - max(1, round(0.2 * rows))
     fit_end = test_start - max(1, round(0.1 * test_start))
     if fit_end <= window:
         raise InputError(f"{rows} rows are too few for windows of {window}; give more rows or a smaller --window.")
     low, high = series.values[:fit_end].min(axis=0), series.values[:fit_end].max(axis=0)
-    if constant := [name for name, flat in zip(series.columns, low == high, strict=True) if flat]:
+    with np.errstate(all="ignore"):
+        usable = np.isfinite((2 / (high - low)).astype(np.float32)) & (high - low > 1e-30)
+    if constant := [name for name, varies in zip(series.columns, usable, strict=True) if not varies]:
         raise InputError(f"Column {constant[0]!r} is constant in the training part; leave it out with --features.")
     columns = tuple(series.columns.index(name) for name in targets)
     pl.seed_everything(options.seed, verbose=False)

@@ -17,6 +17,9 @@ from lstm_deploy.signature import Signature
 if TYPE_CHECKING:
     from torch import nn
 
+GOLDEN_TRACE = "golden trace"
+"""What stands as the reference in a report where PyTorch was not asked."""
+
 
 def validate(
     target: "Bundle | str | Path",
@@ -37,6 +40,8 @@ def validate(
         if against is None:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         judge = Judge(path.name, "float32", open_runtime(path, provider))
+        problems = contract_problems(judge.runtime.signature, against.signature)
+        judge.whole("contract", problems, "as the reference's")
         if path.suffix == ".onnx":
             judge.whole("lint", lint.lint(lint.load(path)), "native LSTM nodes with constant weights")
         prove(judge, against)
@@ -48,7 +53,7 @@ def validate(
         artifacts = [artifact for artifact in artifacts if artifact.format != "torchscript"]
     if not artifacts:
         raise InputError(f"No artifact of {bundle.path} can be checked without PyTorch; install it.")
-    described = "golden trace" if against is None else _described(reference or bundle.source_path)
+    described = GOLDEN_TRACE if against is None else _described(reference or bundle.source_path)
     return check_bundle(bundle, artifacts, against, described, provider)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from lstm_deploy.errors import LstmDeployError
 from lstm_deploy.runtimes import Runtime, open_runtime
-from lstm_deploy.sampling import sample
+from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.streaming import Stream
 
 WARM_UP_S = 0.1
@@ -68,17 +68,17 @@ class Timed:
     def prepare(self, scenario: str, batch: int, seq_len: int) -> dict[str, float]:
         """Make the buffers of a case, and run it until it is warm."""
         signature, rng = self.runtime.signature, np.random.default_rng(0)
-        sizes = {"batch": batch, "seq": seq_len}
+        inputs = sample_inputs(signature.inputs, signature.clamp(sizes_of(signature.inputs, batch, seq_len)), rng)
         if scenario == "stream":
             stream = Stream(self.runtime, batch)
             spec = signature.inputs[0]
-            x = sample(spec, sizes, rng).squeeze(spec.shape.index("seq"))
+            x = inputs[spec.name].squeeze(stream.time_axis)
             step = stream.step
             self.call = lambda: step(x)
         else:
             recurrence = self.runtime.recur(batch, seq_len)
-            for spec in signature.inputs:
-                recurrence.inputs[spec.name][...] = sample(spec, sizes, rng)
+            for name, value in inputs.items():
+                recurrence.inputs[name][...] = value
             self.call = recurrence.step
         first = self.measure(1)[0]
         warm: list[float] = []

@@ -21,43 +21,49 @@ def test_a_bundle_appears_whole(tmp_path):
     assert (tmp_path / "deep/er/b" / MANIFEST).read_text() == "new"
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=repr
-)
-@pytest.mark.parametrize("there", [False, True])
-def test_what_goes_wrong_leaves_all_as_it_was(tmp_path, error, there):
-    if there:
-        (tmp_path / "b").mkdir()
-        fill(tmp_path / "b", "old")
-    with pytest.raises(type(error)), writing(tmp_path / "b", force=True) as partial:
+ERRORS = [ValueError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_goes_wrong_leaves_nothing(tmp_path, error):
+    with pytest.raises(type(error)), writing(tmp_path / "b", force=False) as partial:
         fill(partial)
         raise error
-    assert os.listdir(tmp_path) == (["b"] if there else [])
-    if there:
-        assert (tmp_path / "b" / MANIFEST).read_text() == "old"
+    assert os.listdir(tmp_path) == []
 
 
-def test_force_replaces_a_bundle(tmp_path):
-    for text in ("old", "new"):
-        with writing(tmp_path / "b", force=True) as partial:
-            fill(partial, text)
-    assert os.listdir(tmp_path) == ["b"]
-    assert (tmp_path / "b" / MANIFEST).read_text() == "new"
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_goes_wrong_leaves_the_old_bundle(bundle_copy, error):
+    before = (bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent))
+    with pytest.raises(type(error)), writing(bundle_copy, force=True) as partial:
+        fill(partial)
+        raise error
+    assert before == ((bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent)))
 
 
-def test_a_bundle_is_not_replaced_without_force(tmp_path):
-    fill(tmp_path)
+def test_force_replaces_a_bundle(bundle_copy):
+    with writing(bundle_copy, force=True) as partial:
+        fill(partial)
+    assert os.listdir(bundle_copy) == [MANIFEST]
+    assert "forecast" in os.listdir(bundle_copy.parent)
+
+
+def test_a_bundle_is_not_replaced_without_force(bundle_copy):
     with pytest.raises(InputError, match="--force"):
-        check_free(tmp_path, force=False)
+        check_free(bundle_copy, force=False)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_not_a_bundle_is_never_replaced(tmp_path, force):
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(InputError, match="not a bundle"):
-        check_free(tmp_path, force=force)
+def test_what_is_not_a_bundle_is_never_replaced(tmp_path, bundle_copy, force):
+    (tmp_path / "ext").mkdir()
+    (tmp_path / "ext" / MANIFEST).write_text('{"name": "a browser extension"}')
+    with pytest.raises(InputError, match="is not of a bundle"):
+        check_free(tmp_path / "ext", force=force)
     with pytest.raises(InputError, match="not a directory"):
-        check_free(tmp_path / "thesis.txt", force=force)
+        check_free(tmp_path / "ext" / MANIFEST, force=force)
+    (bundle_copy / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"notes\.txt, which is not of a bundle"):
+        check_free(bundle_copy, force=force)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

@@ -44,7 +44,7 @@ def test_missing_values_take_the_latest_before_them(csv):
 
 
 def test_a_row_too_early_for_one_column_is_left_out(csv):
-    assert read_series(csv("a,b\n1,\n2,\n3,4\n")).values.tolist() == [[3, 4]]
+    assert read_series(csv("a,b\n1,\n2,\n3,4\n5,6\n")).values.tolist() == [[3, 4], [5, 6]]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_row_too_early_for_one_column_is_left_out(csv):
         ("   \n", "empty"),
         ("a,b\n", "no rows"),
         ("a,b\nx,y\n", "no column of numbers"),
-        ("a,b\n1,\n2,\n", "'b'.*no value|no column"),
+        ("a,b\n1,2\n1,x\n3,4\n", "Row 2 of column 'b'.*'x'"),
         ("a,b\n1,inf\n", "infinite"),
         ("date,a\n2024-01-02,1\n2024-01-01,2\n", "out of order"),
         ("a,b\n1,2\n1,2,3\n", "not a table"),
@@ -64,6 +64,47 @@ def test_a_row_too_early_for_one_column_is_left_out(csv):
 def test_what_is_no_series_is_refused(csv, text, message):
     with pytest.raises(InputError, match=message):
         read_series(csv(text))
+
+
+def test_columns_without_information_are_left_out_unless_they_are_asked_for(csv):
+    path = csv("name,a,flat,none,on\nA,1,7,,True\nB,2,7,,False\n")
+    series = read_series(path)
+    assert series.columns == ("a",)
+    assert series.left_out == ("name", "flat", "none", "on")
+    assert read_series(path, ["flat"]).values.tolist() == [[7], [7]]
+    with pytest.raises(InputError, match="'none'.*no value"):
+        read_series(path, ["none"])
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ("2024-01-30", "2024-02-01"),
+        ("30/01/2024", "01/02/2024"),
+        ("30.01.2024", "01.02.2024"),
+        ("01/30/2024", "02/01/2024"),
+        ("30-Jan-2024", "01-Feb-2024"),
+        ("Jan 30, 2024", "Feb 1, 2024"),
+        ("20240130", "20240201"),
+        ("2024-03-31T00:00:00+01:00", "2024-03-31T04:00:00+02:00"),
+    ],
+    ids=str,
+)
+def test_dates_are_recognised_however_they_are_written(csv, dates):
+    series = read_series(csv("date;a\n" + "".join(f"{date};{number}\n" for number, date in enumerate(dates))))
+    assert series.columns == ("a",)
+    assert series.labels == dates
+
+
+def test_thousands_with_separators_are_no_dates(csv):
+    with pytest.raises(InputError, match="'1,000', not a number"):
+        read_series(csv('close;open\n"1,000";1\n"1,001";2\n'), ["close"])
+
+
+@pytest.mark.parametrize("value", ["1e39", "9" * 400])
+def test_values_beyond_float32_are_refused(csv, value):
+    with pytest.raises(InputError, match="float32"):
+        read_series(csv(f"a,b\n1,2\n{value},3\n"), ["a"])
 
 
 def test_a_missing_column_is_named_with_those_there(csv):

@@ -33,7 +33,7 @@ def onnx_of(module, path, layout="batch,seq"):
 def assert_equal_on_all_shapes(lifted, path):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, seq in SHAPES:
-        tensors = example(lifted.signature, {"batch": batch, "seq": seq}, seed=batch)
+        tensors = example(lifted.signature, batch, seq, seed=batch)
         states = [torch.randn_like(state) for state in tensors[1:]]
         feeds = dict(zip(lifted.signature.input_names, [tensors[0].numpy(), *(s.numpy() for s in states)], strict=True))
         got = session.run(lifted.signature.output_names, feeds)

@@ -12,7 +12,17 @@ MODULES = [
 ]
 
 NEEDS_TORCH = tuple(
-    f"lstm_deploy.{name}" for name in ("models", "training", "lifting", "sources", "exporters", "runtimes.torchrt")
+    f"lstm_deploy.{name}"
+    for name in (
+        "models",
+        "training",
+        "packing",
+        "stateful",
+        "lifting",
+        "sources",
+        "exporters",
+        "runtimes.torchrt",
+    )
 )
 
 

@@ -130,16 +130,21 @@ def test_the_worst_index_is_told(correct):
     path, _ = correct
     judge = Judge(path.name, "float32", open_runtime(path))
     wanted = {"y": np.zeros((2, 3))}
-    got = {"y": np.zeros((2, 3))}
+    got = {"y": np.zeros((2, 3), np.float32)}
     got["y"][1, 2] = 0.5
-    judge.compare("here", [("first", {"y": np.zeros((2, 3))}, wanted), ("second", got, wanted)])
+    judge.compare("here", [("first", {"y": np.zeros((2, 3), np.float32)}, wanted), ("second", got, wanted)])
     (check,) = judge.checks
     assert (check.passed, check.max_abs, check.detail) == (False, 0.5, "worst at [1, 2], second")
 
 
 @pytest.mark.parametrize(
     ("got", "detail"),
-    [({}, "missing"), ({"y": np.zeros((3, 2))}, "shape"), ({"y": np.full((2, 3), np.nan)}, "not a number")],
+    [
+        ({}, "missing"),
+        ({"y": np.zeros((3, 2), np.float32)}, "shape"),
+        ({"y": np.full((2, 3), np.nan, np.float32)}, "not a number"),
+        ({"y": np.zeros((2, 3))}, "float64, not float32"),
+    ],
 )
 def test_missing_misshapen_and_nan_outputs_fail(correct, got, detail):
     judge = Judge("m", "float32", open_runtime(correct[0]))
@@ -164,8 +169,8 @@ def test_a_runtime_that_raises_is_a_failed_check(correct):
 
 def test_the_tolerance_follows_the_size_of_the_reference(correct):
     judge = Judge("m", "float32", open_runtime(correct[0]))
-    judge.compare("large", [("", {"y": np.array([1000.0])}, {"y": np.array([1000.0])})])
-    judge.compare("small", [("", {"y": np.array([1e-3])}, {"y": np.array([1e-3])})])
+    judge.compare("large", [("", {"y": np.array([1000.0], np.float32)}, {"y": np.array([1000.0])})])
+    judge.compare("small", [("", {"y": np.array([1e-3], np.float32)}, {"y": np.array([1e-3])})])
     assert [check.tolerance for check in judge.checks] == [pytest.approx(1e-2), pytest.approx(1e-5)]
 
 

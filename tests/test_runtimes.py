@@ -7,7 +7,7 @@ from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes import open_runtime
 from lstm_deploy.runtimes.onnxrt import probe_providers
 from lstm_deploy.runtimes.torchrt import EagerRuntime
-from lstm_deploy.sampling import sample
+from lstm_deploy.sampling import sample_inputs
 
 
 @pytest.fixture(params=["onnx", "torchscript", "eager"])
@@ -30,7 +30,7 @@ def test_a_recurrence_is_a_chain_of_runs(runtime, batch, seq):
     recurrence = runtime.recur(batch, seq)
     state = runtime.signature.initial_state(batch)
     for _ in range(5):
-        x = sample(runtime.signature.inputs[0], {"batch": batch, "seq": seq}, rng)
+        x = sample_inputs(runtime.signature.inputs, {"batch": batch, "seq": seq}, rng)["x"]
         wanted = runtime.run({"x": x, **state})
         state = fed_back(runtime, wanted)
         recurrence.inputs["x"][...] = x
@@ -93,7 +93,7 @@ def test_cuda_without_a_gpu_is_an_error_with_its_remedy(forecast_bundle, name, c
 @pytest.mark.parametrize("name", ["model.onnx", "model.torchscript"])
 def test_cuda_computes_what_the_cpu_computes(forecast_bundle, name):
     cpu, cuda = (open_runtime(forecast_bundle / name, provider) for provider in ("cpu", "cuda"))
-    x = sample(cpu.signature.inputs[0], {"batch": 2, "seq": 9}, np.random.default_rng(0))
+    x = sample_inputs(cpu.signature.inputs, {"batch": 2, "seq": 9}, np.random.default_rng(0))["x"]
     feeds = {"x": x, **cpu.signature.initial_state(2)}
     for name_, value in cuda.run(feeds).items():
         np.testing.assert_allclose(value, cpu.run(feeds)[name_], rtol=1e-4, atol=1e-4)

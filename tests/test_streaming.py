@@ -56,12 +56,61 @@ def test_tokens_stream(lm_bundle):
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((1, 4)), np.zeros((2, 3)), np.zeros(4), np.zeros((2, 1, 4)), np.zeros((2, 4), complex), 3.0, "abcd"],
-    ids=["batch", "features", "flat", "deep", "complex", "scalar", "text"],
+    [
+        np.zeros((1, 4)),
+        np.zeros((2, 3)),
+        np.zeros(4),
+        np.zeros((2, 1, 4)),
+        np.zeros((2, 4), complex),
+        3.0,
+        "abcd",
+        [[1, 2], [3]],
+    ],
+    ids=["batch", "features", "flat", "deep", "complex", "scalar", "text", "ragged"],
 )
 def test_a_wrong_step_is_refused_before_the_runtime_sees_it(model, wrong):
     with pytest.raises(InputError, match="feed"):
         model.stream(batch=2).step(wrong)
+
+
+@pytest.mark.parametrize("token", [-1, 9999])
+def test_tokens_outside_the_vocabulary_are_refused(lm_bundle, token):
+    """onnxruntime would take -1 for the last entry."""
+    with pytest.raises(InputError, match=f"token {token} is not in the vocabulary"):
+        lstm_deploy.open(lm_bundle).stream().step([token])
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, "1", True])
+def test_a_stream_without_rows_is_refused(model, batch):
+    with pytest.raises(InputError, match="1 or more"):
+        model.stream(batch=batch)
+
+
+def test_what_a_step_returned_stays_as_it_is(model, x):
+    stream = model.stream(batch=2)
+    first = stream.step(x[:, 0])
+    kept = first.copy()
+    stream.step(x[:, 1])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_state_is_taken_in_any_number_type_and_checked(model):
+    one, other = model.stream(), model.stream()
+    one.step([[100.0] * 4])
+    other.state = {name: value.astype(np.float64).tolist() for name, value in one.state.items()}
+    for name, value in one.state.items():
+        np.testing.assert_array_equal(other.state[name], value)
+    before = other.state
+    for wrong in ({}, {**before, "c_in": np.zeros((2, 3, 8))}, {**before, "h_in": np.zeros(3)}):
+        with pytest.raises(InputError):
+            other.state = wrong
+    assert all(np.array_equal(other.state[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("feeds", [{"x": [[1.0]]}, {"x": np.zeros((1, 3, 9))}, {"x": np.zeros((1, 2, 4)), "z": 1}])
+def test_a_wrong_call_is_refused_before_the_runtime_sees_it(model, feeds):
+    with pytest.raises(InputError, match="feed"):
+        model.run(feeds)
 
 
 def test_values_are_no_tokens(lm_bundle):
@@ -102,7 +151,7 @@ def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a bundle"):
         lstm_deploy.open(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
-        lstm_deploy.open(tmp_path / "none.onnx").run({})
+        lstm_deploy.open(tmp_path / "none.onnx")
 
 
 def test_a_precision_that_is_not_there_is_refused_with_those_that_are(model):

@@ -14,7 +14,7 @@ from lstm_deploy.errors import InputError, LstmDeployError
 def series(values: np.ndarray) -> Series:
     columns = tuple(f"c{index}" for index in range(values.shape[1]))
     labels = tuple(map(str, range(len(values))))
-    return Series(columns=columns, values=values, labels=labels, filled=0, dropped=0)
+    return Series(columns=columns, values=values, labels=labels, filled=0, dropped=0, left_out=())
 
 
 def sine(rows: int = 400) -> Series:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -23,11 +23,11 @@ from lstm_deploy.bundle import (
     write_manifest,
     writing,
 )
-from lstm_deploy.errors import InputError, ParityError
+from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.files import sha256
-from lstm_deploy.lifting import Lifted
+from lstm_deploy.lifting import Lifted, user_line
 from lstm_deploy.parity import record
 from lstm_deploy.signature import StateLayout, TensorSpec
 from lstm_deploy.validation import check_bundle
@@ -63,7 +63,7 @@ def export(
     stages = len(formats) + 2
     if isinstance(source, nn.Module):
         check_free(path, force=force)
-        if not inputs:
+        if not isinstance(inputs, Mapping) or not inputs or not all(isinstance(text, str) for text in inputs.values()):
             raise InputError('The inputs of a module must be given, as in inputs={"x": "float32[batch,seq,40]"}.')
         specs = [TensorSpec.parse(text, name) for name, text in inputs.items()]
         on_progress(0, stages, "lifting")
@@ -76,10 +76,10 @@ def export(
         loaded = sources.load_checkpoint(Path(source), state_layout)
     with writing(path, force=force) as partial:
         artifacts = []
-        for stage, format_ in enumerate(formats, 1):
+        for stage, format_ in enumerate(dict.fromkeys(formats), 1):
             on_progress(stage, stages, f"writing {format_}")
             name, write = FORMATS[format_]
-            write(loaded.lifted, partial / name)
+            _write(write, format_, loaded.lifted, partial / name)
             artifacts.append(
                 Artifact(
                     path=name,
@@ -106,7 +106,9 @@ def export(
         write_manifest(partial, manifest)
         on_progress(stages - 1, stages, "proving parity")
         bundle = Bundle(partial)
-        parity = check_bundle(bundle, bundle.manifest.artifacts, reference, loaded.source.summary)
+        parity = check_bundle(
+            bundle, bundle.manifest.artifacts, reference, f"PyTorch in float64 ({_name(loaded.source)})"
+        )
         if not parity.passed:
             worst = max(parity.failures, key=lambda check: check.severity)
             raise ParityError(
@@ -156,16 +158,37 @@ def up_to_date(
         file.is_file()
         and manifest.source.sha256 == sha256(file)
         and manifest.options == _options(formats, state_layout)
-        and manifest.versions["lstm-deploy"] == environment.versions()["lstm-deploy"]
+        and manifest.versions.get("lstm-deploy") == environment.versions()["lstm-deploy"]
         and not bundle.changed_files()
     )
     return bundle if same else None
 
 
+def _write(write: Callable[[Lifted, Path], None], format_: str, lifted: Lifted, path: Path) -> None:
+    """Write one artifact; what the exporter makes of the user's code becomes one sentence."""
+    try:
+        write(lifted, path)
+    except (LstmDeployError, OSError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LiftingError(
+            f"The module cannot be exported to {format_} ({type(error).__name__}: {reason}{user_line(error)}); forward "
+            "must not branch on the values of its inputs, nor fix sizes that are said to be dynamic."
+        ) from error
+
+
 def _options(formats: Sequence[str], state_layout: str) -> dict[str, Any]:
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise InputError(f"{unknown[0]!r} is not a format; choose from {', '.join(FORMATS)}.")
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise InputError(f"{unknown[0] if unknown else ''!r} is not a format; choose from {', '.join(FORMATS)}.")
+    if state_layout not in get_args(StateLayout):
+        raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
     return {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
+
+
+def _name(source: Source) -> str:
+    return Path(source.path).name if source.path else source.summary
 
 
 def _relative(source: Source, bundle: Path) -> Source:

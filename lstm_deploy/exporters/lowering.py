@@ -13,101 +13,117 @@ from onnxscript import opset18
 from torch import Tensor, nn
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting import Lifted, StatefulLSTM
+from lstm_deploy.lifting import Lifted
+from lstm_deploy.stateful import State, StatefulCell, StatefulLSTM
 
 # It is only ever traced, never run: it has a shape and a translation, and no kernel.
 torch.library.define(
     "lstm_deploy::lstm",
-    "(Tensor x, Tensor w, Tensor r, Tensor b, Tensor h, Tensor c, str direction) -> (Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor w, Tensor r, Tensor b, Tensor? lengths, Tensor h, Tensor c, str direction)"
+    " -> (Tensor, Tensor, Tensor)",
 )
 
 
 @torch.library.register_fake("lstm_deploy::lstm")  # type: ignore[untyped-decorator]
 def _shapes(
-    x: Tensor, _w: Tensor, _r: Tensor, _b: Tensor, h: Tensor, c: Tensor, _direction: str
+    x: Tensor, _w: Tensor, _r: Tensor, _b: Tensor, _lengths: Tensor | None, h: Tensor, c: Tensor, _direction: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`x [seq, batch, in]`, `h, c [directions, batch, hidden]` → `y [seq, directions, batch, hidden]`, h, c."""
-    return (
-        x.new_empty(x.shape[0], h.shape[0], x.shape[1], h.shape[2]),
-        torch.empty_like(h),
-        torch.empty_like(c),
-    )
+    return x.new_empty(x.shape[0], h.shape[0], x.shape[1], h.shape[2]), torch.empty_like(h), torch.empty_like(c)
 
 
-def _onnx_lstm(x: Any, w: Any, r: Any, b: Any, h: Any, c: Any, direction: str) -> Any:
-    return opset18.LSTM(x, w, r, b, None, h, c, hidden_size=r.shape[2], direction=direction)
+def _onnx_lstm(x: Any, w: Any, r: Any, b: Any, lengths: Any, h: Any, c: Any, direction: str) -> Any:
+    if lengths is not None:
+        lengths = opset18.Cast(lengths, to=INT32)
+    return opset18.LSTM(x, w, r, b, lengths, h, c, hidden_size=r.shape[2], direction=direction)
 
 
+INT32 = 6
+"""`onnx.TensorProto.INT32`: ONNX takes lengths in no other type."""
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.lstm_deploy.lstm.default: _onnx_lstm}
 """`custom_translation_table` for `torch.onnx.export`."""
 
 
 class LoweredLSTM(StatefulLSTM):
-    """A stateful LSTM that is traced as one operator per layer, its weights held in ONNX order.
+    """A stateful LSTM that is traced as one operator per layer, its weights held in ONNX order."""
+
+    def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
+        directions = 2 if self.bidirectional else 1
+        swapped = lengths is None and self.batch_first
+        if swapped:
+            x = x.transpose(0, 1)
+        finals = []
+        for layer in range(self.num_layers):
+            rows = slice(layer * directions, (layer + 1) * directions)
+            first = (h, c) if self.num_layers == 1 else (h[rows], c[rows])
+            y, final = _layer(self, layer, x, first, lengths)
+            # [seq, directions, batch, size] -> [seq, batch, directions * size]
+            x = y.transpose(1, 2).flatten(2) if self.bidirectional else y.squeeze(1)
+            finals.append(final)
+        if swapped:
+            x = x.transpose(0, 1)
+        if self.num_layers == 1:
+            return x, finals[0]
+        return x, (torch.cat([final[0] for final in finals]), torch.cat([final[1] for final in finals]))
+
+
+class LoweredCell(StatefulCell):
+    """A stateful cell that is traced as one operator on a sequence of one step."""
+
+    def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
+        return _layer(self, 0, x.unsqueeze(0), (h, c), None)[1]
+
+
+def _layer(module: nn.Module, layer: int, x: Tensor, first: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+    """One layer: `y [seq, directions, batch, size]` and the final state.
 
     The operator knows no projection `h = P m`, `m = o * tanh(c)`. But the gates see h only through
     `R h = (R P) m`, so the operator runs on m with `R P` as its recurrent weights, and h is `P m` outside it.
     The first m is `pinv(P) h_in`, exact because P has full row rank: then `P pinv(P) = I`.
     """
-
-    def compute(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        directions = 2 if self.bidirectional else 1
-        if self.batch_first:
-            x = x.transpose(0, 1)
-        finals_h, finals_c = [], []
-        for layer in range(self.num_layers):
-            rows = slice(layer * directions, (layer + 1) * directions)
-            first_h, first_c = (h, c) if self.num_layers == 1 else (h[rows], c[rows])
-            if self.proj_size:
-                first_h = first_h @ self.get_buffer(f"P_inverse_l{layer}")
-            y, final_h, final_c = torch.ops.lstm_deploy.lstm(
-                x,
-                *(self.get_buffer(f"{letter}_l{layer}") for letter in "WRB"),
-                first_h,
-                first_c,
-                "bidirectional" if self.bidirectional else "forward",
-            )
-            if self.proj_size:
-                projection = self.get_buffer(f"P_l{layer}")
-                y, final_h = y @ projection, final_h @ projection
-            # [seq, directions, batch, size] -> [seq, batch, directions * size]
-            x = y.transpose(1, 2).flatten(2) if self.bidirectional else y.squeeze(1)
-            finals_h.append(final_h)
-            finals_c.append(final_c)
-        if self.batch_first:
-            x = x.transpose(0, 1)
-        if self.num_layers == 1:
-            return x, (finals_h[0], finals_c[0])
-        return x, (torch.cat(finals_h), torch.cat(finals_c))
+    h, c = first
+    projected = f"P_l{layer}" in module._buffers
+    if projected:
+        h = h @ module.get_buffer(f"P_inverse_l{layer}")
+    direction = "bidirectional" if getattr(module, "bidirectional", False) else "forward"
+    weights = (module.get_buffer(f"{letter}_l{layer}") for letter in "WRB")
+    y, h, c = torch.ops.lstm_deploy.lstm(x, *weights, lengths, h, c, direction)
+    if projected:
+        projection = module.get_buffer(f"P_l{layer}")
+        y, h = y @ projection, h @ projection
+    return y, (h, c)
 
 
 def lower(lifted: Lifted) -> None:
     """Make `torch.export` of `lifted` see one operator per LSTM layer; afterwards it can only be traced."""
-    for spec, lstm in zip(lifted.signature.recurrent, lifted.lstms, strict=True):
-        packed = _pack(lstm, spec.module)
-        for name in list(lstm._parameters):
-            delattr(lstm, name)
+    for path in lifted.calls:
+        module = lifted.module.get_submodule(path)
+        packed = _pack(module, path)
+        for name in list(module._parameters):
+            delattr(module, name)
         for name, value in packed.items():
-            lstm.register_buffer(name, value.float())
-        lstm.__class__ = LoweredLSTM
+            module.register_buffer(name, value.float())
+        module.__class__ = LoweredLSTM if isinstance(module, nn.LSTM) else LoweredCell
 
 
-def _pack(lstm: nn.LSTM, path: str) -> dict[str, Tensor]:
-    """The weights of `lstm` as buffers `W_l0`, `R_l0`, `B_l0`, … in ONNX order, stacked by direction."""
-    suffixes = ("", "_reverse") if lstm.bidirectional else ("",)
+def _pack(module: nn.Module, path: str) -> dict[str, Tensor]:
+    """The weights of an LSTM or a cell as buffers `W_l0`, `R_l0`, `B_l0`, … in ONNX order, stacked by direction."""
+    lstm = module if isinstance(module, nn.LSTM) else None
+    suffixes = ("", "_reverse") if lstm and lstm.bidirectional else ("",)
     packed: dict[str, Tensor] = {}
-    for layer in range(lstm.num_layers):
+    for layer in range(lstm.num_layers if lstm else 1):
 
         def weight(name: str, suffix: str, layer: int = layer) -> Tensor:
-            return cast(Tensor, getattr(lstm, f"{name}_l{layer}{suffix}")).detach().double()
+            full_name = f"{name}_l{layer}{suffix}" if lstm else name
+            return cast(Tensor, getattr(module, full_name)).detach().double()
 
         def biases(suffix: str, weight: Callable[[str, str], Tensor] = weight) -> Tensor:
-            if not lstm.bias:
-                return torch.zeros(8 * lstm.hidden_size)
+            if not module.bias:
+                return torch.zeros(8 * cast(int, module.hidden_size))
             return torch.cat([_reordered(weight("bias_ih", suffix)), _reordered(weight("bias_hh", suffix))])
 
         recurrent = [weight("weight_hh", suffix) for suffix in suffixes]
-        if lstm.proj_size:
+        if lstm and lstm.proj_size:
             projections = [weight("weight_hr", suffix) for suffix in suffixes]
             if any(torch.linalg.matrix_rank(projection) < lstm.proj_size for projection in projections):
                 raise LiftingError(

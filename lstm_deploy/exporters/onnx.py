@@ -10,7 +10,7 @@ import onnx
 import torch
 
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
-from lstm_deploy.lifting import Lifted, example, example_sizes
+from lstm_deploy.lifting import Lifted, example
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
 
 OPSET = 18
@@ -23,8 +23,9 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     signature = lifted.signature
     lowered = deepcopy(lifted)
     lower(lowered)
-    dims = {name: torch.export.Dim(name, min=1, max=LARGEST_DIM) for name in example_sizes(signature)}
     specs = (*signature.inputs, *signature.state_inputs)
+    names = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
+    dims = {name: torch.export.Dim(name, min=1, max=LARGEST_DIM) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing that a user could act on
@@ -32,9 +33,7 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
         level = quiet.level
         quiet.setLevel(logging.ERROR)  # it warns of torchvision, which nobody asked for
         try:
-            program = torch.export.export(
-                lowered, example(signature, example_sizes(signature)), dynamic_shapes=(dynamic,), strict=False
-            )
+            program = torch.export.export(lowered, example(signature), dynamic_shapes=(dynamic,), strict=False)
             exported = torch.onnx.export(
                 program,
                 input_names=signature.input_names,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import Lifted, example, example_sizes
+from lstm_deploy.lifting import Lifted, example
 from lstm_deploy.signature import CONTRACT_FILE
 
 
@@ -22,6 +22,5 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
     signature = lifted.signature
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated; tracing warns of shapes
-        inputs = example(signature, example_sizes(signature))
-        traced = torch.jit.trace(deepcopy(lifted), inputs, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(deepcopy(lifted), example(signature), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(path), _extra_files={CONTRACT_FILE: signature.to_json()})

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
 
 ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -25,14 +26,20 @@ class OnnxRuntime:
     def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
         self.provider = provider
         self.session = open_session(path, provider, threads)
-        text = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+        try:
+            text = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+        except UnicodeDecodeError as error:
+            raise InputError(f"The metadata of {path} is not text; export the model again.") from error
         if text is None:
             raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
         self.signature = Signature.from_json(text)
 
     def run(self, feeds: Feeds) -> Outputs:
         names = self.signature.output_names
-        return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
+            raise InputError(f"onnxruntime cannot run this input ({' '.join(str(error).split())}).") from error
 
     def recur(self, batch: int, seq: int) -> "BoundRecurrence":
         return BoundRecurrence(self.session, self.signature, self.provider, batch, seq)
@@ -50,9 +57,9 @@ class BoundRecurrence:
 
     def __init__(self, session: Any, signature: Signature, provider: str, batch: int, seq: int) -> None:
         self._session, self._device = session, provider
-        sizes = {"batch": batch, "seq": seq}
+        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
         self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
-        initial = signature.initial_state(batch)
+        initial = signature.initial_state(sizes["batch"])
         # Only a run tells the size of a dimension that the contract cannot name.
         first = session.run([spec.name for spec in signature.outputs], {**self.inputs, **initial})
         self.outputs: Outputs = {
@@ -122,7 +129,9 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
         _preload_cuda()
         providers.insert(0, (wanted, CUDA_OPTIONS))
     try:
-        session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
+        session = ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=providers, enable_fallback=0
+        )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         reason = " ".join(str(error).split())
         raise InputError(f"onnxruntime cannot load {_name(model)} ({reason}); check or re-export it.") from error

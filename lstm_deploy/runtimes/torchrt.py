@@ -9,6 +9,7 @@ import torch
 
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.lifting import Lifted
+from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -70,7 +71,7 @@ class TorchScriptRuntime(TorchRuntime):
             warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
             try:
                 module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
+            except (RuntimeError, UnicodeDecodeError) as error:
                 raise InputError(
                     f"PyTorch cannot load {path} ({' '.join(str(error).split())}); check or re-export it."
                 ) from error
@@ -84,12 +85,12 @@ class TorchRecurrence:
 
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         self._runtime, signature = runtime, runtime.signature
-        sizes = {"batch": batch, "seq": seq}
+        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
         self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
         self._tensors = {name: torch.from_numpy(value) for name, value in self.inputs.items()}
         self._state: list[torch.Tensor]
         self._state_names = [spec.name for spec in signature.state_inputs]
-        self.set_state(signature.initial_state(batch))
+        self.set_state(signature.initial_state(sizes["batch"]))
         first = runtime.call([*map(runtime.tensor, self.inputs.values()), *self._state])
         self.outputs: Outputs = {
             spec.name: np.zeros(value.shape, spec.dtype) for spec, value in zip(signature.outputs, first, strict=False)
