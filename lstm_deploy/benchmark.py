@@ -245,7 +245,7 @@ def _variants(targets: Sequence[Path], plan: Plan) -> tuple[list[Variant], list[
                     Variant(
                         name=f"{prefix}eager{suffix}",
                         kind="eager",
-                        path=str(source),
+                        path=str(target),
                         artifact=source.name,
                         provider=provider,
                         precision="float32",

@@ -29,7 +29,7 @@ class Source(Struct, frozen=True, kw_only=True):
     """Where the network came from."""
 
     kind: str
-    """`checkpoint` for a file, `module` for a live `nn.Module`."""
+    """`checkpoint` of ours, `weights` that told their network by themselves, or `module` of the user's code."""
     path: str | None = None
     """The file, relative to the bundle, so that both can be moved together."""
     sha256: str | None = None
@@ -65,6 +65,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     parity: ParityReport | None = None
     measurements: dict[str, Any] | None = None
     """The document of the latest `bench --json`."""
+    findings: tuple[str, ...] = ()
+    """What was inferred about the source, one sentence each."""
     training: dict[str, Any] | None = None
     """What the training reported, metrics on held-out data included."""
     versions: dict[str, str]
@@ -92,9 +94,12 @@ class Bundle:
 
     @property
     def source_path(self) -> Path | None:
-        """The file it was exported from, if that is still there and unchanged."""
+        """The file it was exported from, if that is still there, unchanged, and can be read without running code.
+
+        What a manifest names is never imported or unpickled: a bundle may come from anyone.
+        """
         source = self.manifest.source
-        if source.path is None:
+        if source.path is None or source.kind == "module":
             return None
         path = Path(os.path.realpath(self.path / source.path.replace("\0", "")))
         return path if path.is_file() and sha256(path) == source.sha256 else None

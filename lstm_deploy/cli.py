@@ -12,6 +12,7 @@ from lstm_deploy import console
 from lstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from lstm_deploy.sources import Origin
     from lstm_deploy.training import Trained
 
 
@@ -57,6 +58,18 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Class that the weights belong to: FILE.py:Class or package.module:Class.")
+]
+InitOption = Annotated[str | None, typer.Option(help="Arguments of the class, as a JSON object.")]
+KeyOption = Annotated[str | None, typer.Option(help="Entry of the file that holds the weights.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="NAME:DTYPE[DIMS] of an argument of forward, as x:float32[batch,seq,40]; repeatable."),
+]
+TrustFlag = Annotated[
+    bool, typer.Option("--trust-pickle", help="Open a pickle of a whole module, which can run any code.")
+]
 
 
 def main() -> None:
@@ -157,31 +170,42 @@ def train(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Checkpoint to export.")],
+    source: Annotated[Path, typer.Argument(help="Checkpoint of ours, or any file of PyTorch weights.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Bundle to write [default: exported/SOURCE's name].")
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         list[str] | None, typer.Option(help="onnx or torchscript; repeat for several [default: all].")
     ] = None,
+    model: ModelOption = None,
+    init: InitOption = None,
+    weights_key: KeyOption = None,
+    inputs: InputOption = None,
+    trust_pickle: TrustFlag = False,
     state_layout: Annotated[Layout, typer.Option(help="Order of the axes of h and c.")] = Layout.layers_first,
     force: ForceFlag = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Export a checkpoint to a bundle of ONNX and TorchScript, proven equal to PyTorch."""
+    """Export a checkpoint, or weights of others, to a bundle of ONNX and TorchScript, proven equal to PyTorch."""
     from lstm_deploy import exporters
 
     output = output or Path("exported", source.stem)
     formats = tuple(format or exporters.FORMATS)
+    origin = _origin(source, model, init, weights_key, inputs, trust_pickle)
     if dry_run:
-        _show_plan(exporters.plan(source, output, formats, state_layout.value, force=force), json)
+        _show_plan(exporters.plan(origin, output, formats, state_layout.value, force=force), json)
         return
-    fresh = exporters.up_to_date(source, output, formats, state_layout.value) is None
+    fresh = not exporters.up_to_date(origin, output, formats, state_layout.value)
     with console.progress("export") as on_progress:
         bundle = exporters.export(
             source,
             output,
+            inputs={spec.name: f"{spec.dtype}[{','.join(map(str, spec.shape))}]" for spec in origin.inputs} or None,
+            model=model,
+            init=origin.init,
+            weights_key=weights_key,
+            trust_pickle=trust_pickle,
             formats=formats,
             state_layout=state_layout.value,
             force=force,
@@ -195,6 +219,8 @@ def export(
     if not fresh:
         console.say(f"{output} is up to date.")
         return
+    for finding in bundle.manifest.findings:
+        console.note(f"inferred: {finding}.")
     _show_contract(bundle.signature)
     rows = [[artifact.path, f"{artifact.bytes:,}"] for artifact in bundle.manifest.artifacts]
     console.say_table(["artifact", "bytes"], rows)
@@ -209,8 +235,14 @@ def export(
 def validate(
     target: Annotated[Path, typer.Argument(help="Bundle, or one artifact.")],
     reference: Annotated[
-        Path | None, typer.Option(help="Checkpoint to compare with [default: what the bundle was made from].")
+        Path | None,
+        typer.Option(help="Checkpoint or weights to compare with [default: what the bundle was made from]."),
     ] = None,
+    model: ModelOption = None,
+    init: InitOption = None,
+    weights_key: KeyOption = None,
+    inputs: InputOption = None,
+    trust_pickle: TrustFlag = False,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
     json: JsonFlag = False,
@@ -220,7 +252,8 @@ def validate(
 
     from lstm_deploy import report, validation
 
-    found = validation.validate(target, reference=reference, provider=provider)
+    origin = _origin(reference, model, init, weights_key, inputs, trust_pickle) if reference else None
+    found = validation.validate(target, reference=origin, provider=provider)
     if found.reference == validation.GOLDEN_TRACE:
         console.note("The source of the model is not there, so only its golden trace is replayed; see --reference.")
     elif record and target.is_dir() and provider == "cpu":
@@ -386,6 +419,31 @@ def env(json: JsonFlag = False) -> None:
         console.say(f"{key}: {_flat(value) or 'none'}")
 
 
+def _origin(
+    path: Path,
+    model: str | None,
+    init: str | None,
+    weights_key: str | None,
+    inputs: list[str] | None,
+    trust_pickle: bool,
+) -> "Origin":
+    import json
+
+    from lstm_deploy.signature import TensorSpec
+    from lstm_deploy.sources import Origin
+
+    try:
+        arguments = json.loads(init or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--init is not JSON ({error}); write it as '{{\"hidden\": 64}}'.") from error
+    if not isinstance(arguments, dict):
+        raise InputError("--init is not a JSON object; write it as '{\"hidden\": 64}'.")
+    specs = tuple(TensorSpec.parse(text) for text in inputs or ())
+    return Origin(
+        path=path, model=model, init=arguments, weights_key=weights_key, inputs=specs, trust_pickle=trust_pickle
+    )
+
+
 def _run_forecast(
     model: Any, task: Any, file: Path, steps: int, output: Path | None, plot: Path | None, json: bool
 ) -> None:
@@ -524,6 +582,8 @@ def _show_plan(plan: dict[str, Any], json: bool) -> None:
         return
     console.say(f"{plan['source']} would be exported to {plan['output']}:")
     console.say(f"  files {', '.join(plan['files'])}")
+    for finding in plan["findings"]:
+        console.say(f"  inferred: {finding}")
     _show_contract(contract)
 
 

@@ -67,6 +67,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def _onnx(path: Path) -> dict[str, Any]:
     model = lint.load(path)
     text = {prop.key: prop.value for prop in model.metadata_props}.get(CONTRACT_KEY)
+    contract = Signature.from_json(text) if text else None
     return {
         "kind": "onnx",
         "bytes": path.stat().st_size,
@@ -75,8 +76,8 @@ def _onnx(path: Path) -> dict[str, Any]:
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
         "operators": dict(lint.operators(model).most_common()),
-        "lint": lint.lint(model),
-        "contract": msgspec.to_builtins(Signature.from_json(text)) if text else None,
+        "lint": lint.lint(model, contract),
+        "contract": msgspec.to_builtins(contract) if contract else None,
     }
 
 

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from lstm_deploy.errors import InputError
+from lstm_deploy.signature import Signature
 
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
 CONTROL_FLOW = ("Loop", "If", "Scan")
@@ -32,8 +33,11 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in _nodes(model.graph))
 
 
-def lint(model: onnx.ModelProto) -> list[str]:
-    """One sentence for each defect; none for a graph as `export` makes it."""
+def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]:
+    """One sentence for each defect; none for a graph as `export` makes it.
+
+    Sizes are held against the contract, where there is one; without one, an input of fixed size is a defect.
+    """
     found = []
     count = operators(model)
     if not any(count[name] for name in LSTM_OPERATORS):
@@ -52,11 +56,15 @@ def lint(model: onnx.ModelProto) -> list[str]:
                 )
             if len(node.input) < 7 or not node.input[5] or not node.input[6]:
                 found.append(f"{node.name or 'An LSTM'} has no initial state: it starts from zeros on every call.")
+    promised = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)} if contract else {}
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
-        if len(dims) >= 2 and all(dim.HasField("dim_value") for dim in dims):
-            sizes = ", ".join(str(dim.dim_value) for dim in dims)
-            found.append(f"The input {value.name} has the fixed shape [{sizes}]: batch and time are frozen.")
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims)
+        described = f"The input {value.name} has the shape [{', '.join(map(str, shape))}]"
+        if value.name in promised and shape != promised[value.name]:
+            found.append(f"{described}, not [{', '.join(map(str, promised[value.name]))}] as the contract says.")
+        elif value.name not in promised and len(shape) >= 2 and all(isinstance(size, int) for size in shape):
+            found.append(f"{described}: batch and time are frozen.")
     return found
 
 

@@ -47,15 +47,11 @@ def kept_padded(module: nn.Module) -> Iterator[None]:
         if name in sys.modules and not name.startswith(("torch.", "lstm_deploy.")):
             namespaces.append(vars(sys.modules[name]))
     namespaces += [
-        child.forward.__func__.__globals__ for child in module.modules() if hasattr(child.forward, "__func__")
+        child.forward.__func__.__globals__
+        for child in module.modules()
+        if hasattr(child.forward, "__func__") and type(child).__module__.partition(".")[0] != "lstm_deploy"
     ]
-    replaced = [
-        (names, key, value)
-        for names in namespaces
-        if names.get("__name__") != __name__
-        for key, value in names.items()
-        if id(value) in stand_ins
-    ]
+    replaced = [(names, key, value) for names in namespaces for key, value in names.items() if id(value) in stand_ins]
     for names, key, value in replaced:
         names[key] = stand_ins[id(value)]
     try:

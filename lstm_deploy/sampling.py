@@ -19,8 +19,9 @@ def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np
     Values are uniform over the range known from training, else standard normal. Integers without a known range are
     0 or 1, which every vocabulary has. Lengths are from 1 to the whole time axis, the first one all of it.
     """
-    steps = next((sizes["seq"] if "seq" in spec.shape else spec.shape[1] for spec in specs if len(spec.shape) > 1), 1)
-    return {spec.name: _sample(spec, sizes, rng, int(steps)) for spec in specs}
+    long = [spec.sized(sizes) for spec in specs if len(spec.shape) > 1]
+    steps = sizes["seq"] if any("seq" in spec.shape for spec in specs) or not long else long[0][1]
+    return {spec.name: _sample(spec, sizes, rng, steps) for spec in specs}
 
 
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:

@@ -1,22 +1,41 @@
-"""From what a user points at to a lifted module: checkpoints by path, and live modules."""
+"""From what a user points at to a lifted module: checkpoints of ours and of others, weights alone, live modules."""
 
-from collections.abc import Sequence
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lstm_deploy.bundle import Source
-from lstm_deploy.checkpoint import Spec, read_spec, read_tensors
+from lstm_deploy.bundle import Bundle, Source
+from lstm_deploy.checkpoint import SPEC_KEY, Spec, read_spec, read_tensors
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import sha256
-from lstm_deploy.lifting import Lifted, lift
+from lstm_deploy.lifting import Lifted, lift, user_line
 from lstm_deploy.models import build
+from lstm_deploy.recognition import recognize
 from lstm_deploy.runtimes.torchrt import EagerRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
 from lstm_deploy.tasks import Forecast, LanguageModel
+from lstm_deploy.weights import read_module, read_weights
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """All that says which network a file of weights belongs to."""
+
+    path: Path
+    model: str | None = None
+    """`FILE.py:Class` or `package.module:Class`."""
+    init: Mapping[str, Any] = {}
+    """Arguments of the class."""
+    weights_key: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    trust_pickle: bool = False
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
@@ -25,10 +44,83 @@ class Loaded(Struct, frozen=True, kw_only=True):
     lifted: Lifted
     source: Source
     training: dict[str, Any] | None = None
+    findings: tuple[str, ...] = ()
+    """What was inferred, one sentence each."""
 
 
-def load_checkpoint(path: Path, state_layout: StateLayout = "layers-first") -> Loaded:
-    """Lift the network of a checkpoint of ours; raises `InputError` if the file is not one."""
+def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
+    """Lift the network that a file belongs to; raises `InputError` if it cannot be told which one that is."""
+    path = origin.path
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file; check the path.")
+    if origin.model is None and _is_ours(path):
+        return _load_checkpoint(path, state_layout)
+    findings: tuple[str, ...] = ()
+    inputs = origin.inputs
+    recognized = origin.model is None and not origin.trust_pickle
+    if origin.trust_pickle:
+        home = vars(_import(origin.model.rpartition(":")[0])) if origin.model else None
+        network = read_module(path, home)
+    elif origin.model is not None:
+        network = _instantiate(origin)
+    else:
+        found = recognize(read_weights(path, origin.weights_key), inputs)
+        network, inputs, findings = found.network, found.inputs, found.findings
+    if not inputs:
+        inputs = (guess_input(network),)
+        findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
+    loaded = load_module(network, inputs, state_layout)
+    source = Source(
+        kind="weights" if recognized else "module", path=str(path), sha256=sha256(path), summary=loaded.source.summary
+    )
+    return Loaded(lifted=loaded.lifted, source=source, findings=(*findings, *loaded.findings))
+
+
+def load_source_of(bundle: Bundle) -> Loaded | None:
+    """What a bundle was exported from, if `Bundle.source_path` is there."""
+    path = bundle.source_path
+    if path is None:
+        return None
+    key = bundle.manifest.options.get("weights_key")
+    origin = Origin(path=path, weights_key=key, inputs=bundle.signature.inputs)
+    return load(origin, bundle.signature.state_layout)
+
+
+def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: StateLayout = "layers-first") -> Loaded:
+    """Lift a live module; `inputs` are the arguments of its `forward`, in order."""
+    lifted = lift(module, [_with_vocabulary(spec, module) for spec in inputs], state_layout=state_layout)
+    findings = tuple(f"{dim.name} is {dim.size}: {dim.reason}" for dim in lifted.signature.fixed)
+    return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)), findings=findings)
+
+
+def reference(lifted: Lifted) -> EagerRuntime:
+    """The lifted module in float64, as that which artifacts are held against; it takes over `lifted`."""
+    return EagerRuntime(lifted, dtype="float64")
+
+
+def guess_input(network: nn.Module) -> TensorSpec:
+    """What the first argument of `forward` most likely is, from the first Embedding or LSTM inside."""
+    for child in network.modules():
+        if isinstance(child, nn.Embedding):
+            return TensorSpec(name="x", dtype="int64", shape=("batch", "seq"))
+        if isinstance(child, nn.LSTM) and not child.batch_first:
+            return TensorSpec(name="x", dtype="float32", shape=("seq", "batch", child.input_size))
+        if isinstance(child, nn.LSTM | nn.LSTMCell):
+            return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", child.input_size))
+    return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 1))
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return SPEC_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
     spec = read_spec(path)
     tensors = read_tensors(path)
     for name, value in tensors.items():
@@ -40,15 +132,76 @@ def load_checkpoint(path: Path, state_layout: StateLayout = "layers-first") -> L
     return Loaded(lifted=lifted, source=source, training=spec.training)
 
 
-def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: StateLayout = "layers-first") -> Loaded:
-    """Lift a live module; `inputs` are the arguments of its `forward`, in order."""
-    lifted = lift(module, inputs, state_layout=state_layout)
-    return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)))
+def _instantiate(origin: Origin) -> nn.Module:
+    """An instance of the user's class, with the weights of the file in it."""
+    assert origin.model is not None
+    home, _, name = origin.model.rpartition(":")
+    if not home or not name:
+        raise InputError(f"--model {origin.model!r} names no class; write FILE.py:Class or package.module:Class.")
+    namespace = _import(home)
+    made = getattr(namespace, name, None)
+    if not callable(made):
+        there = sorted(
+            key for key, value in vars(namespace).items() if isinstance(value, type) and issubclass(value, nn.Module)
+        )
+        raise InputError(f"{home} has no class {name!r}; it has {', '.join(there) or 'no modules'}.")
+    try:
+        network = made(**origin.init)
+    except Exception as error:  # whatever the user's constructor raises
+        raise InputError(
+            f"{name} cannot be made ({_one_line(error)}{user_line(error)}); give its arguments with --init JSON."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{origin.model} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
+    weights = read_weights(origin.path, origin.weights_key)
+    own = network.state_dict()
+    prefix = next(
+        (p for p in ("", *{f"{key.split('.')[0]}." for key in own}) if set(own) == {p + key for key in weights}), ""
+    )
+    try:
+        network.load_state_dict({prefix + key: value for key, value in weights.items()})
+    except RuntimeError as error:
+        raise InputError(
+            f"The weights of {origin.path} do not fit {name} ({_one_line(error)}); check --init and --weights-key."
+        ) from error
+    return network
 
 
-def reference(lifted: Lifted) -> EagerRuntime:
-    """The lifted module in float64, as that which artifacts are held against; it takes over `lifted`."""
-    return EagerRuntime(lifted, dtype="float64")
+def _import(home: str) -> Any:
+    """A module by file or by dotted name. This runs the user's own code, as importing does."""
+    try:
+        if not home.endswith(".py"):
+            sys.path.insert(0, str(Path.cwd()))
+            try:
+                return importlib.import_module(home)
+            finally:
+                sys.path.pop(0)
+        path = Path(home)
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; check --model.")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # so that pickles and dataclasses in it find themselves
+        sys.path.insert(0, str(path.parent.resolve()))  # its siblings, as when it is run
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.pop(0)
+        return module
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
+        raise InputError(f"{home} cannot be imported ({_one_line(error)}{user_line(error)}); check --model.") from error
+
+
+def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
+    """Tokens go up to the end of the smallest embedding."""
+    sizes = [child.num_embeddings for child in module.modules() if isinstance(child, nn.Embedding)]
+    if not spec.dtype.startswith("int") or spec.is_lengths or spec.high is not None or not sizes:
+        return spec
+    return TensorSpec(name=spec.name, dtype=spec.dtype, shape=spec.shape, low=(0,), high=(min(sizes) - 1,))
 
 
 def _input(spec: Spec) -> TensorSpec:
@@ -65,3 +218,7 @@ def _summary(lifted: Lifted) -> str:
         f"LSTM({spec.input_size}, {spec.hidden_size}, {spec.num_layers} layers)" for spec in lifted.signature.recurrent
     )
     return f"{type(lifted.module).__name__} with {recurrent}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

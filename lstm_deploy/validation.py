@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from lstm_deploy import lint
 from lstm_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle
 from lstm_deploy.checks import ParityReport
@@ -17,6 +19,8 @@ from lstm_deploy.signature import Signature
 if TYPE_CHECKING:
     from torch import nn
 
+    from lstm_deploy.sources import Origin
+
 GOLDEN_TRACE = "golden trace"
 """What stands as the reference in a report where PyTorch was not asked."""
 
@@ -24,14 +28,15 @@ GOLDEN_TRACE = "golden trace"
 def validate(
     target: "Bundle | str | Path",
     *,
-    reference: "nn.Module | str | Path | None" = None,
+    reference: "nn.Module | Origin | str | Path | None" = None,
     provider: str = "cpu",
 ) -> ParityReport:
     """Hold every artifact of a bundle, or one artifact by its path, against the model it was made from.
 
-    `reference` is the live module or its checkpoint. Without one it is the file that the bundle was exported
-    from, if it is still there and PyTorch is installed; else the golden trace in the bundle. Raises
-    `InputError` where nothing is there to compare with, and `ProviderError` for a provider that is not there.
+    `reference` is the live module, its checkpoint, or a `sources.Origin` that says whose weights a file has.
+    Without one it is the file that the bundle was exported from, if it is still there and PyTorch is installed;
+    else the golden trace in the bundle. Raises `InputError` where nothing is there to compare with, and
+    `ProviderError` for a provider that is not there.
     """
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
@@ -43,7 +48,9 @@ def validate(
         problems = contract_problems(judge.runtime.signature, against.signature)
         judge.whole("contract", problems, "as the reference's")
         if path.suffix == ".onnx":
-            judge.whole("lint", lint.lint(lint.load(path)), "native LSTM nodes with constant weights")
+            judge.whole(
+                "lint", lint.lint(lint.load(path), judge.runtime.signature), "native LSTM nodes with constant weights"
+            )
         prove(judge, against)
         return _report(_described(reference), judge)
     artifacts = [
@@ -77,7 +84,9 @@ def _judge(bundle: Bundle, artifact: Artifact, golden: Trace, against: Reference
     changed = [f"{artifact.path} is not the file that was exported."] if artifact.path in bundle.changed_files() else []
     judge.whole("sha256", changed, "as in the manifest")
     if artifact.format == "onnx":
-        judge.whole("lint", lint.lint(lint.load(path)), "native LSTM nodes with constant weights")
+        judge.whole(
+            "lint", lint.lint(lint.load(path), judge.runtime.signature), "native LSTM nodes with constant weights"
+        )
     replay(judge, golden)
     if against is not None:
         prove(judge, against)
@@ -116,22 +125,29 @@ def _bundle_of(path: Path) -> Bundle | None:
 
 
 def _reference(bundle: Bundle | None, given: Any) -> Reference | None:
-    source = given if given is not None else (bundle.source_path if bundle else None)
-    if source is None or find_spec("torch") is None:
+    if find_spec("torch") is None or (given is None and bundle is None):
         return None
     from lstm_deploy import sources
 
     layout = bundle.signature.state_layout if bundle else "layers-first"
-    if isinstance(source, str | Path):
-        return sources.reference(sources.load_checkpoint(Path(source), layout).lifted)
+    inputs = bundle.signature.inputs if bundle else ()
+    if given is None:
+        assert bundle is not None
+        loaded = sources.load_source_of(bundle)
+        return None if loaded is None else sources.reference(loaded.lifted)
+    if isinstance(given, str | Path):
+        given = sources.Origin(path=Path(given))
+    if isinstance(given, sources.Origin):
+        return sources.reference(sources.load(replace(given, inputs=given.inputs or inputs), layout).lifted)
     if bundle is None:
         raise InputError("A module can be the reference of a bundle only, whose contract tells its inputs.")
-    return sources.reference(sources.load_module(source, bundle.signature.inputs, layout).lifted)
+    return sources.reference(sources.load_module(given, inputs, layout).lifted)
 
 
 def _described(reference: Any) -> str:
-    if isinstance(reference, str | Path):
-        return f"PyTorch in float64 ({Path(reference).name})"
+    path = getattr(reference, "path", reference)
+    if isinstance(path, str | Path):
+        return f"PyTorch in float64 ({Path(path).name})"
     return f"PyTorch in float64 ({type(reference).__name__})"
 
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.bundle import Bundle
+from lstm_deploy.errors import InputError, LstmDeployError
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.streaming import Stream
@@ -104,7 +105,10 @@ def _open(kind: str, path: str, provider: str, threads: int) -> Runtime:
     from lstm_deploy import sources
     from lstm_deploy.runtimes.torchrt import EagerRuntime
 
-    return EagerRuntime(sources.load_checkpoint(Path(path)).lifted, provider, threads)
+    loaded = sources.load_source_of(Bundle(path))
+    if loaded is None:
+        raise InputError(f"The source of {path} is not there any more; leave out the baseline with --baseline none.")
+    return EagerRuntime(loaded.lifted, provider, threads)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 
 class HidesState(nn.Module):
@@ -121,3 +122,142 @@ class Gated(nn.Module):
 
     def forward(self, x):
         return self.rnn(x)[0]
+
+
+class TwoStates(nn.Module):
+    """The same LSTM reads two halves of the features, each from zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0] - self.lstm(-x)[0]
+
+
+class DemandsState(nn.Module):
+    """`forward(x, hidden)` cannot be called without a state; `forward(x, h, c)` of others is alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, 2, batch_first=True)
+
+    def forward(self, x, hidden):
+        h, c = hidden
+        out, (h, c) = self.lstm(x, (h, c))
+        return out, (h.detach(), c.detach())
+
+
+class DemandsBoth(DemandsState):
+    def forward(self, x, h, c):
+        out, (h, c) = self.lstm(x, (h, c))
+        return {"logits": out, "state": {"h": h, "c": c}}
+
+
+class RandomStart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        h0 = torch.randn(1, x.size(0), 4)
+        return self.lstm(x, (h0, torch.randn(1, x.size(0), 4)))[0]
+
+
+class NamesCuda(nn.Module):
+    """Its zeros are made on a device that is written into the code."""
+
+    def __init__(self, device="cuda"):
+        super().__init__()
+        self.device = torch.device(device)
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        h0 = torch.zeros(1, x.size(0), 4, device=self.device)
+        c0 = torch.zeros(1, x.size(0), 4).to(self.device)
+        return self.lstm(x.to("cuda"), (h0, c0))[0]
+
+
+class Cells(nn.Module):
+    """Two cells driven by a loop over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTMCell(3, 4), nn.LSTMCell(4, 5)
+
+    def forward(self, x):
+        h1 = c1 = torch.zeros(x.size(0), 4)
+        h2 = c2 = torch.zeros(x.size(0), 5)
+        outputs = []
+        for step in range(x.size(1)):
+            h1, c1 = self.first(x[:, step], (h1, c1))
+            h2, c2 = self.second(h1, (h2, c2))
+            outputs.append(h2)
+        return torch.stack(outputs, 1)
+
+
+class Seq2Seq(nn.Module):
+    """The decoder starts from what the encoder ended with."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.LSTM(3, 4, batch_first=True)
+        self.decoder = nn.LSTM(2, 4, batch_first=True)
+
+    def forward(self, x, target):
+        _, state = self.encoder(x)
+        return self.decoder(target, state)[0]
+
+
+class Packs(nn.Module):
+    """Padded rows of unequal length, packed; the outputs are padded again."""
+
+    def __init__(self, **form):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True, **form)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        out, (h, _) = self.lstm(packed)
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        return out, h[-1] * 2
+
+
+class WindowNorm(nn.Module):
+    """BatchNorm over a window of 10: the number of steps is fixed. Time-major inside."""
+
+    def __init__(self, bidirectional=False):
+        super().__init__()
+        self.BN = nn.BatchNorm1d(10)
+        self.layer1 = nn.LSTM(1, 6, 2, bidirectional=bidirectional)
+        self.Dropped = nn.Dropout(0.2)
+        self.layer2 = nn.Linear(12 if bidirectional else 6, 1)
+
+    def forward(self, x):
+        x = self.BN(x)
+        x = x.t().unsqueeze(-1)
+        out, _ = self.layer1(x)
+        return self.layer2(self.Dropped(out[-1]))
+
+
+class Unbatched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, 2, bidirectional=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+class Branches(nn.Module):
+    """Control flow that depends on data: no exporter can do that."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        if out.sum() > 0:
+            return out
+        return -out

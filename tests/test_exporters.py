@@ -19,6 +19,7 @@ from lstm_deploy.errors import InputError, LiftingError, ParityError
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.lifting import example, lift
 from lstm_deploy.signature import CONTRACT_KEY, Signature, TensorSpec
+from lstm_deploy.sources import Origin
 
 SHAPES = [(1, 1), (3, 7), (2, 100)]
 INPUTS = {"x": "float32[batch,seq,3]"}
@@ -144,19 +145,21 @@ def test_a_module_needs_its_inputs_named(tmp_path):
 
 
 def test_the_same_source_again_is_up_to_date(forecaster, tmp_path):
-    first = lstm_deploy.export(forecaster, tmp_path / "b", formats=["onnx"])
-    before = (tmp_path / "b" / "manifest.json").stat().st_mtime_ns
-    assert exporters.up_to_date(forecaster, tmp_path / "b", ["onnx"]) is not None
-    lstm_deploy.export(forecaster, tmp_path / "b", formats=["onnx"])
-    assert (tmp_path / "b" / "manifest.json").stat().st_mtime_ns == before
-    assert exporters.up_to_date(forecaster, tmp_path / "b") is None, "other formats"
-    assert exporters.up_to_date(forecaster, tmp_path / "b", ["onnx"], "batch-first") is None
+    origin, output = Origin(path=forecaster), tmp_path / "b"
+    first = lstm_deploy.export(forecaster, output, formats=["onnx"])
+    before = (output / "manifest.json").stat().st_mtime_ns
+    assert exporters.up_to_date(origin, output, ["onnx"])
+    lstm_deploy.export(forecaster, output, formats=["onnx"])
+    assert (output / "manifest.json").stat().st_mtime_ns == before
+    assert not exporters.up_to_date(origin, output), "other formats"
+    assert not exporters.up_to_date(origin, output, ["onnx"], "batch-first")
+    assert not exporters.up_to_date(Origin(path=forecaster, model="a:B"), output, ["onnx"])
     (first.path / "model.onnx").write_bytes(b"changed")
-    assert exporters.up_to_date(forecaster, tmp_path / "b", ["onnx"]) is None, "changed since"
+    assert not exporters.up_to_date(origin, output, ["onnx"]), "changed since"
 
 
 def test_a_plan_writes_nothing(forecaster, tmp_path):
-    plan = exporters.plan(forecaster, tmp_path / "b")
+    plan = exporters.plan(Origin(path=forecaster), tmp_path / "b")
     assert "model.onnx" in plan["files"]
     assert plan["contract"].input_names == ["x", "h_in", "c_in"]
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import modules
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+import lstm_deploy
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting import example, flatten, lift
 from lstm_deploy.signature import TensorSpec
@@ -135,3 +140,144 @@ def test_half_and_double_weights_are_lifted_as_float32():
     for module in (modules.HidesState().double(), modules.HidesState().half()):
         found = lifted(module)
         assert all(value.dtype == torch.float32 for value in found.parameters())
+
+
+ALL = {**{"x": "float32[batch,seq,3]"}}
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "states", "outputs"),
+    [
+        (modules.LearnedStart, ALL, ["h_in"], ["y: float32[batch, seq, 8]"]),
+        (modules.CalledTwice, ALL, ["lstm_1_h_in", "lstm_2_h_in"], ["y: float32[batch, seq, 3]"]),
+        (modules.TwoStates, ALL, ["lstm_1_h_in", "lstm_2_h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.NeverCalled, ALL, ["h_in"], ["y: float32[batch, seq, 3]"]),
+        (modules.DemandsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.DemandsBoth, ALL, ["h_in"], ["logits: float32[batch, seq, 4]"]),
+        (modules.RandomStart, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.NamesCuda, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.Cells, ALL, ["first_h_in", "second_h_in"], ["y: float32[batch, 1, 5]"]),
+        (modules.Seq2Seq, {**ALL, "target": "float32[batch,steps,2]"}, ["h_in"], ["y: float32[batch, steps, 4]"]),
+        (
+            modules.Packs,
+            {**ALL, "lengths": "int64[batch]"},
+            ["h_in"],
+            ["y0: float32[batch, seq, 4]", "y1: float32[batch, 4]"],
+        ),
+        (modules.WindowNorm, {"x": "float32[batch,seq]"}, ["h_in"], ["y: float32[batch, 1]"]),
+        (modules.Unbatched, {"x": "float32[seq,3]"}, ["h_in"], ["y: float32[seq, 8]"]),
+        (modules.HidesState, {"x": "float32[4,seq,3]"}, ["h_in"], ["y: float32[4, 2]"]),
+    ],
+)
+def test_a_module_is_exported_as_its_author_wrote_it(tmp_path, make, inputs, states, outputs):
+    """All in one process, one after another; each bundle has been proven against PyTorch when it is there."""
+    torch.manual_seed(0)
+    bundle = lstm_deploy.export(make(), tmp_path / "b", inputs=inputs)
+    found = bundle.signature
+    assert [spec.name for spec in found.state_inputs][::2] == states
+    assert [str(spec) for spec in found.outputs] == outputs
+    assert bundle.manifest.parity.passed
+
+
+def test_a_learned_start_is_part_of_the_contract():
+    module = modules.LearnedStart().eval()
+    found = lifted(module).signature
+    assert found.recurrent[0].initial_h == ((1.0,) * 8,)
+    assert (found.initial_state(3)["h_in"] == 1).all()
+    assert (found.initial_state(3)["c_in"] == 0).all()
+
+
+def test_lengths_leave_padded_steps_out_for_unsorted_rows_and_rows_of_one(tmp_path):
+    torch.manual_seed(0)
+    module = modules.Packs(bidirectional=True, num_layers=2).eval()
+    inputs = {"x": "float32[batch,seq,3]", "lengths": "int64[batch]"}
+    lstm_deploy.export(module, tmp_path / "b", inputs=inputs, formats=["onnx"])
+    x, lengths = torch.randn(4, 6, 3), torch.tensor([3, 6, 1, 5])
+    got = lstm_deploy.open(tmp_path / "b").run({"x": x, "lengths": lengths})
+    with torch.no_grad():
+        y, last = module(x, lengths)
+    assert abs(got["y0"] - y.numpy()).max() < 1e-5
+    assert abs(got["y1"] - last.numpy()).max() < 1e-5
+    assert (got["y0"][2, 1:] == 0).all()
+
+
+def test_fixed_sizes_are_told_with_the_reason():
+    def fixed(make, text):
+        return {dim.name: (dim.size, dim.reason) for dim in lifted(make(), TensorSpec.parse(text)).signature.fixed}
+
+    assert fixed(modules.WindowNorm, "x:float32[batch,seq]")["seq"][0] == 10
+    assert "one step a call" in fixed(modules.Cells, "x:float32[batch,seq,3]")["seq"][1]
+    assert fixed(modules.Unbatched, "x:float32[seq,3]")["batch"][0] == 1
+
+
+def test_cells_in_a_loop_stream_exactly():
+    assert lifted(modules.Cells()).signature.streaming == "exact"
+
+
+def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
+    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    line = next(number for number, text in enumerate(source, 1) if "if out.sum() > 0" in text)
+    with pytest.raises(LiftingError, match=rf"modules\.py:{line}"):
+        lstm_deploy.export(modules.Branches(), tmp_path / "b", inputs=ALL)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_axes_by_other_names_are_told_what_to_be_called():
+    with pytest.raises(LiftingError, match="call the axis of rows `batch`"):
+        lifted(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["lstm", "cell"]), min_size=1, max_size=3),
+    widths=st.lists(st.integers(1, 6), min_size=3, max_size=3),
+    start=st.sampled_from(["none", "zeros", "learned", "random"]),
+    result=st.sampled_from(["tensor", "tuple", "dict", "last"]),
+    norm=st.booleans(),
+)
+def test_random_modules_are_lifted(kinds, widths, start, result, norm):
+    """Whatever they are made of: the lifted module equals the module, or lifting says why not."""
+
+    class Random(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = [3, *widths]
+            self.parts = nn.ModuleList(
+                nn.LSTM(a, b, batch_first=True) if kind == "lstm" else nn.LSTMCell(a, b)
+                for kind, a, b in zip(kinds, sizes, sizes[1:], strict=False)
+            )
+            self.starts = nn.ParameterList(torch.randn(1, width) for width in widths)
+            self.norm = nn.LayerNorm(widths[len(kinds) - 1]) if norm else nn.Identity()
+
+        def begin(self, index, batch):
+            size = widths[index]
+            makers = {"zeros": torch.zeros, "random": torch.randn}
+            if start == "learned":
+                return self.starts[index].expand(batch, -1), torch.zeros(batch, size)
+            return makers.get(start, torch.zeros)(batch, size), torch.zeros(batch, size)
+
+        def forward(self, x):
+            for index, part in enumerate(self.parts):
+                state = self.begin(index, x.shape[0])
+                if isinstance(part, nn.LSTM):
+                    hx = None if start == "none" else tuple(s.unsqueeze(0).contiguous() for s in state)
+                    x, final = part(x, hx)
+                else:
+                    steps = []
+                    for step in range(x.shape[1]):
+                        state = part(x[:, step], state)
+                        steps.append(state[0])
+                    x, final = torch.stack(steps, 1), state
+            y = self.norm(x)
+            return {"tensor": y, "tuple": (y, final), "dict": {"out": y, "h": final[0]}, "last": y[:, -1]}[result]
+
+    module = Random().eval()
+    found = lifted(module)
+    assert len(found.signature.recurrent) == len(kinds)
+    assert ("seq" in {dim.name for dim in found.signature.fixed}) == ("cell" in kinds)
+    if start != "random":
+        tensors = example(found.signature, **SIZES)
+        with torch.no_grad():
+            wanted = [value for _, value in flatten(module(tensors[0]))]
+            torch.testing.assert_close(found(*tensors)[0], wanted[0], rtol=1e-4, atol=1e-5)

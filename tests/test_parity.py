@@ -16,7 +16,7 @@ from lstm_deploy.runtimes import open_runtime
 def correct(forecaster, tmp_path_factory):
     """A right graph and its reference."""
     path = tmp_path_factory.mktemp("parity") / "model.onnx"
-    lifted = sources.load_checkpoint(forecaster).lifted
+    lifted = sources.load(sources.Origin(path=forecaster)).lifted
     export_onnx(lifted, path)
     return path, sources.reference(lifted)
 

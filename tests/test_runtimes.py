@@ -13,7 +13,7 @@ from lstm_deploy.sampling import sample_inputs
 @pytest.fixture(params=["onnx", "torchscript", "eager"])
 def runtime(request, forecast_bundle, forecaster):
     if request.param == "eager":
-        return EagerRuntime(sources.load_checkpoint(forecaster).lifted)
+        return EagerRuntime(sources.load(sources.Origin(path=forecaster)).lifted)
     return open_runtime(forecast_bundle / f"model.{request.param}")
 
 

@@ -44,36 +44,51 @@ def export(
     output: str | os.PathLike[str],
     *,
     inputs: Mapping[str, str] | None = None,
+    model: str | None = None,
+    init: Mapping[str, Any] | None = None,
+    weights_key: str | None = None,
+    trust_pickle: bool = False,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
     force: bool = False,
     on_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Bundle:
-    """Export a checkpoint or a live module to a bundle at `output`, every artifact proven against PyTorch.
+    """Export a live module, a checkpoint or a file of weights to a bundle at `output`, proven against PyTorch.
 
     `inputs` gives each argument of a module's `forward`, in order, as `{"x": "float32[batch,seq,40]"}`; a
-    checkpoint of ours knows its own. `on_progress` is told what is being done. Where the same source stands
-    exported with the same options already, that bundle is returned as it is.
+    checkpoint of ours knows its own, and bare weights tell theirs. `model` names the class that a file of weights
+    belongs to (`FILE.py:Class` or `package.module:Class`) and `init` its arguments; `weights_key` names the entry of
+    the file; `trust_pickle` allows a pickle of a whole module to run its code. `on_progress` is told what is being
+    done. Where the same source stands exported with the same options already, that bundle is returned as it is.
 
     Raises `InputError` for a source that cannot be read or lifted and for an output that is taken,
     `ParityError` if an artifact differs from the model; then nothing is written.
     """
     path = Path(output)
-    options = _options(formats, state_layout)
     stages = len(formats) + 2
+    specs = _specs(inputs)
     if isinstance(source, nn.Module):
+        options = _options(formats, state_layout)
         check_free(path, force=force)
-        if not isinstance(inputs, Mapping) or not inputs or not all(isinstance(text, str) for text in inputs.values()):
+        if not specs:
             raise InputError('The inputs of a module must be given, as in inputs={"x": "float32[batch,seq,40]"}.')
-        specs = [TensorSpec.parse(text, name) for name, text in inputs.items()]
         on_progress(0, stages, "lifting")
         loaded = sources.load_module(source, specs, state_layout)
     else:
-        if (there := up_to_date(source, path, formats, state_layout)) is not None:
+        origin = sources.Origin(
+            path=Path(source),
+            model=model,
+            init=init or {},
+            weights_key=weights_key,
+            inputs=specs,
+            trust_pickle=trust_pickle,
+        )
+        options = _options(formats, state_layout, origin)
+        if (there := _up_to_date(origin.path, path, options)) is not None:
             return there
         check_free(path, force=force)
         on_progress(0, stages, "lifting")
-        loaded = sources.load_checkpoint(Path(source), state_layout)
+        loaded = sources.load(origin, state_layout)
     with writing(path, force=force) as partial:
         artifacts = []
         for stage, format_ in enumerate(dict.fromkeys(formats), 1):
@@ -101,6 +116,7 @@ def export(
             artifacts=tuple(artifacts),
             golden_sha256=sha256(partial / GOLDEN),
             training=loaded.training,
+            findings=loaded.findings,
             versions=environment.versions(),
         )
         write_manifest(partial, manifest)
@@ -121,47 +137,60 @@ def export(
 
 
 def plan(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    origin: sources.Origin,
+    output: Path,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
     *,
     force: bool = False,
 ) -> dict[str, Any]:
     """What `export` would do, with the same errors, but nothing written."""
-    options = _options(formats, state_layout)
-    if up_to_date(source, output, formats, state_layout) is None:
-        check_free(Path(output), force=force)
-    loaded = sources.load_checkpoint(Path(source), state_layout)
+    options = _options(formats, state_layout, origin)
+    if _up_to_date(origin.path, output, options) is None:
+        check_free(output, force=force)
+    loaded = sources.load(origin, state_layout)
     return {
-        "source": str(source),
+        "source": str(origin.path),
         "output": str(output),
         "files": [MANIFEST, *(FORMATS[name][0] for name in formats), GOLDEN, REPORT],
         "options": options,
         "contract": loaded.lifted.signature,
+        "findings": loaded.findings,
     }
 
 
 def up_to_date(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    origin: sources.Origin,
+    output: Path,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
-) -> Bundle | None:
-    """The bundle at `output`, if it is whole and from this very file, with these options and this release."""
+) -> bool:
+    """Whether a whole bundle stands at `output`, from this very file, with these options and this release."""
+    return _up_to_date(origin.path, output, _options(formats, state_layout, origin)) is not None
+
+
+def _up_to_date(source: Path, output: Path, options: dict[str, Any]) -> Bundle | None:
     try:
         bundle = Bundle(output)
     except InputError:
         return None
-    manifest, file = bundle.manifest, Path(source)
+    manifest = bundle.manifest
     same = (
-        file.is_file()
-        and manifest.source.sha256 == sha256(file)
-        and manifest.options == _options(formats, state_layout)
+        source.is_file()
+        and manifest.source.sha256 == sha256(source)
+        and manifest.options == options
         and manifest.versions.get("lstm-deploy") == environment.versions()["lstm-deploy"]
         and not bundle.changed_files()
     )
     return bundle if same else None
+
+
+def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
+    if inputs is None:
+        return ()
+    if not isinstance(inputs, Mapping) or not all(isinstance(text, str) for text in inputs.values()):
+        raise InputError('Inputs are given as a mapping, as in inputs={"x": "float32[batch,seq,40]"}.')
+    return tuple(TensorSpec.parse(text, name) for name, text in inputs.items())
 
 
 def _write(write: Callable[[Lifted, Path], None], format_: str, lifted: Lifted, path: Path) -> None:
@@ -178,13 +207,24 @@ def _write(write: Callable[[Lifted, Path], None], format_: str, lifted: Lifted, 
         ) from error
 
 
-def _options(formats: Sequence[str], state_layout: str) -> dict[str, Any]:
+def _options(formats: Sequence[str], state_layout: str, origin: sources.Origin | None = None) -> dict[str, Any]:
+    """What decides, with the source, what is written; raises `InputError` for what is not known."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"{unknown[0] if unknown else ''!r} is not a format; choose from {', '.join(FORMATS)}.")
     if state_layout not in get_args(StateLayout):
         raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
-    return {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
+    options: dict[str, Any] = {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
+    if origin is not None:
+        code = Path((origin.model or "").rpartition(":")[0])
+        options |= {
+            "model": origin.model,
+            "model_sha256": sha256(code) if code.suffix == ".py" and code.is_file() else None,
+            "init": dict(origin.init),
+            "weights_key": origin.weights_key,
+            "inputs": [str(spec) for spec in origin.inputs],
+        }
+    return options
 
 
 def _name(source: Source) -> str:

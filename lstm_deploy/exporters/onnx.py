@@ -1,8 +1,10 @@
 """Writing a lifted module as ONNX: names, dynamic axes and contract as promised, weights as initializers."""
 
+import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,25 +29,18 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     names = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
     dims = {name: torch.export.Dim(name, min=1, max=LARGEST_DIM) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations: nothing that a user could act on
-        quiet = logging.getLogger("torch.onnx")
-        level = quiet.level
-        quiet.setLevel(logging.ERROR)  # it warns of torchvision, which nobody asked for
-        try:
-            program = torch.export.export(lowered, example(signature), dynamic_shapes=(dynamic,), strict=False)
-            exported = torch.onnx.export(
-                program,
-                input_names=signature.input_names,
-                output_names=signature.output_names,
-                opset_version=OPSET,
-                custom_translation_table=TRANSLATIONS,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        finally:
-            quiet.setLevel(level)
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(lowered, example(signature), dynamic_shapes=(dynamic,), strict=False)
+        exported = torch.onnx.export(
+            program,
+            input_names=signature.input_names,
+            output_names=signature.output_names,
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     assert exported is not None  # it is None only for the deprecated exporter
     model = exported.model_proto
     _strip_traces(model)
@@ -57,6 +52,19 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own deprecations, graph dumps and hints at packages that nobody asked for."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

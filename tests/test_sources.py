@@ -1,0 +1,158 @@
+"""The five systems, written and saved as their authors would, through one command each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import authors
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+import lstm_deploy
+from lstm_deploy.errors import InputError
+from lstm_deploy.lifting import flatten
+from lstm_deploy.sources import Origin, load
+
+FILE = Path(__file__).with_name("authors.py")
+SHAPES = [(1, 1), (1, 7), (3, 1), (3, 50)]
+ATTENTION = {"input_dim": 7, "hidden": 32, "layers": 3, "bidirectional": True, "attention": True}
+SYSTEMS = {
+    "sine": ("SineLSTM", {}, {"x": "float32[batch,seq,1]"}),
+    "practitioner": ("Practitioner", {"input_dim": 7, "hidden": 32, "layers": 2}, None),
+    "attention": ("Practitioner", ATTENTION, None),
+    "text": ("TextClassifier", {}, {"tokens": "int64[batch,seq]"}),
+    "stock": ("Stock", {}, None),
+    "characters": ("CharLSTM", {"V": 20, "H": 16}, None),
+}
+
+
+def assert_equal_to_the_author(network, bundle, shapes=SHAPES):
+    """y, h and c from zeros, from the author's own forward, within 1e-5 of the largest."""
+    session = ort.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])
+    spec = bundle.signature.inputs[0]
+    for batch, seq in shapes:
+        shape = spec.sized({"batch": batch, "seq": seq})
+        x = torch.randint(0, 20, shape) if spec.dtype == "int64" else torch.randn(shape)
+        state = bundle.signature.initial_state(batch)
+        outputs = dict(
+            zip(bundle.signature.output_names, session.run(None, {spec.name: x.numpy(), **state}), strict=True)
+        )
+        lstm = next(child for child in network.modules() if isinstance(child, nn.LSTM))
+        finals = []
+        hook = lstm.register_forward_hook(lambda _, __, result, finals=finals: finals.extend(result[1]))
+        with torch.no_grad():
+            given = (x, network.init_hidden(batch)) if hasattr(network, "init_hidden") else (x,)
+            y = flatten(network(*given))[0][1]
+        hook.remove()
+        for name, wanted in (("y", y), ("h_out", finals[0]), ("c_out", finals[1])):
+            difference = np.abs(outputs[name] - wanted.numpy()).max()
+            assert difference <= 1e-5 * max(1, wanted.abs().max()), (name, batch, seq)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_exports_from_its_authors_file(tmp_path, name):
+    class_name, init, inputs = SYSTEMS[name]
+    torch.manual_seed(1)
+    network = getattr(authors, class_name)(**init).eval()
+    torch.save({"model_state": network.state_dict(), "optimizer": {"lr": 0.1}}, tmp_path / "m.pth")
+    bundle = lstm_deploy.export(
+        tmp_path / "m.pth", tmp_path / "b", model=f"{FILE}:{class_name}", init=init, inputs=inputs
+    )
+    assert_equal_to_the_author(network, bundle)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_pickled_module_over_a_fixed_window_exports_when_trusted(tmp_path, bidirectional):
+    """Saved by a script, so that its class is looked for in `__main__`."""
+    code = f"import torch; exec(open({str(FILE)!r}).read()); torch.manual_seed(1); m = Window({bidirectional}).eval(); "
+    code += "m.BN.running_mean += 3; torch.save(m, 'w.pth'); torch.save(m.state_dict(), 'w.pt')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    with pytest.raises(InputError, match="--trust-pickle"):
+        lstm_deploy.export(tmp_path / "w.pth", tmp_path / "b")
+    bundle = lstm_deploy.export(
+        tmp_path / "w.pth",
+        tmp_path / "b",
+        model=f"{FILE}:Window",
+        trust_pickle=True,
+        inputs={"x": "float32[batch,seq]"},
+    )
+    (fixed,) = bundle.signature.fixed
+    assert (fixed.name, fixed.size) == ("seq", 10)
+    assert "10" in fixed.reason
+    network = authors.Window(bidirectional).eval()
+    network.load_state_dict(torch.load(tmp_path / "w.pt"))
+    assert_equal_to_the_author(network, bundle, [(1, 10), (3, 10)])
+
+
+def test_bare_weights_are_their_own_reference_later(tmp_path):
+    torch.save(authors.Stock().state_dict(), tmp_path / "stock.pt")
+    bundle = lstm_deploy.export(tmp_path / "stock.pt", tmp_path / "b")
+    assert bundle.manifest.source.kind == "weights"
+    assert any("no activation" in finding for finding in bundle.manifest.findings)
+    report = lstm_deploy.validate(bundle)
+    assert report.passed
+    assert "stock.pt" in report.reference
+
+
+def test_a_users_code_is_never_run_because_a_manifest_names_it(tmp_path, monkeypatch):
+    """A bundle may come from anyone; only what the user says is imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(FILE.read_text() + "\nimport pathlib\npathlib.Path('imported').touch()\n")
+    torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
+    bundle = lstm_deploy.export(
+        tmp_path / "m.pt", tmp_path / "b", model=f"{tmp_path / 'net.py'}:Stock", formats=["onnx"]
+    )
+    Path("imported").unlink()
+    assert lstm_deploy.validate(bundle).reference == "golden trace"
+    assert not Path("imported").exists()
+    origin = Origin(path=tmp_path / "m.pt", model=f"{FILE}:Stock")
+    assert "m.pt" in lstm_deploy.validate(bundle, reference=origin).reference
+
+
+def test_a_class_in_a_package_is_found(tmp_path, monkeypatch):
+    torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
+    loaded = load(Origin(path=tmp_path / "m.pt", model="authors:Stock"))
+    assert loaded.source.summary.startswith("Stock with")
+
+
+@pytest.mark.parametrize(
+    ("origin", "message"),
+    [
+        ({"model": "nowhere.py:Net"}, "does not exist"),
+        ({"model": "no.such.package:Net"}, "cannot be imported"),
+        ({"model": "Net"}, "FILE.py:Class"),
+        ({"model": f"{FILE}:Nothing"}, "has no class 'Nothing'; it has CharLSTM"),
+        ({"model": f"{FILE}:Practitioner"}, "--init"),
+        ({"model": f"{FILE}:Stock", "init": {"hidden": 3}}, "--init"),
+        ({"model": f"{FILE}:CharLSTM"}, "do not fit"),
+        ({"model": "json:loads"}, "--init"),
+        ({"weights_key": "ema"}, "no entry 'ema'"),
+        ({"inputs": (lstm_deploy.TensorSpec.parse("x:float32[batch,seq,9]"),)}, "does not run"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_told(tmp_path, origin, message):
+    torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(InputError, match=message):
+        load(Origin(path=tmp_path / "m.pt", **origin))
+
+
+def test_a_users_error_is_told_with_its_line(tmp_path):
+    (tmp_path / "net.py").write_text("import torch\n\nraise RuntimeError('not today')\n")
+    torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"not today, at .*net\.py:3"):
+        load(Origin(path=tmp_path / "m.pt", model=f"{tmp_path / 'net.py'}:Net"))
+
+
+def test_tokens_are_tried_over_the_whole_embedding():
+    found = load_text().lifted.signature.inputs[0]
+    assert (found.low, found.high) == ((0,), (99,))
+
+
+def load_text():
+    from lstm_deploy.sources import load_module
+
+    return load_module(authors.TextClassifier().eval(), [lstm_deploy.TensorSpec.parse("tokens:int64[batch,seq]")])
