@@ -228,7 +228,8 @@ def export(
     assert parity is not None
     console.say(f"{len(parity.checks)} checks passed, against {parity.reference}.")
     name = _quoted(output)
-    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, lstm-deploy run {name}")
+    use = f"lstm-deploy run {name}" if bundle.signature.task else f"lstm_deploy.open({str(output)!r}) in Python"
+    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}")
 
 
 @app.command()

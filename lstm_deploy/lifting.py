@@ -341,7 +341,8 @@ def _measure_outputs(probe: _Probe, lifted: Lifted, contract: Signature) -> tupl
     """
     sizes = probe.sizes
     leaves = _run_beside(probe, lifted, contract, sizes)
-    finals = {(state.data_ptr(), state.shape) for state in lifted.final_states()}
+    returned = (state for port in lifted.ports for state in port.returned or ())
+    finals = {(state.data_ptr(), state.shape) for state in returned}
     lifted.kept = tuple(
         index for index, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals
     )

@@ -107,6 +107,9 @@ def _pytorch(weights: Weights) -> tuple[nn.LSTM, nn.Linear | None, nn.Embedding 
         else:
             raise _ambiguous(weights, f"{name} {list(matrix.shape)} fits no known place")
         del rest[name]
+    if single := [name for name, value in rest.items() if value.numel() == 1]:
+        findings.append(f"{', '.join(single)}: single numbers, of a loss probably, are left out")
+        rest = {name: value for name, value in rest.items() if name not in single}
     if rest:
         raise _ambiguous(weights, f"{next(iter(rest))} belongs to no LSTM, Linear or Embedding")
     return lstm, head, embedding, findings

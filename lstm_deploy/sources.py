@@ -19,7 +19,7 @@ from lstm_deploy.files import sha256
 from lstm_deploy.lifting import Lifted, lift, user_line
 from lstm_deploy.models import build
 from lstm_deploy.recognition import recognize
-from lstm_deploy.runtimes.torchrt import EagerRuntime
+from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
 from lstm_deploy.tasks import Forecast, LanguageModel
 from lstm_deploy.weights import read_module, read_weights
@@ -62,7 +62,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
         home = vars(_import(origin.model.rpartition(":")[0])) if origin.model else None
         network = read_module(path, home)
     elif origin.model is not None:
-        network = _instantiate(origin)
+        network, findings = _instantiate(origin)
     else:
         found = recognize(read_weights(path, origin.weights_key), inputs)
         network, inputs, findings = found.network, found.inputs, found.findings
@@ -93,9 +93,9 @@ def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: S
     return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)), findings=findings)
 
 
-def reference(lifted: Lifted) -> EagerRuntime:
-    """The lifted module in float64, as that which artifacts are held against; it takes over `lifted`."""
-    return EagerRuntime(lifted, dtype="float64")
+def reference(lifted: Lifted) -> ReferenceRuntime:
+    """That which artifacts are held against; it takes over `lifted`."""
+    return ReferenceRuntime(lifted)
 
 
 def guess_input(network: nn.Module) -> TensorSpec:
@@ -132,8 +132,8 @@ def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
     return Loaded(lifted=lifted, source=source, training=spec.training)
 
 
-def _instantiate(origin: Origin) -> nn.Module:
-    """An instance of the user's class, with the weights of the file in it."""
+def _instantiate(origin: Origin) -> tuple[nn.Module, tuple[str, ...]]:
+    """An instance of the user's class with the weights of the file in it, and what was left out."""
     assert origin.model is not None
     home, _, name = origin.model.rpartition(":")
     if not home or not name:
@@ -154,17 +154,23 @@ def _instantiate(origin: Origin) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"{origin.model} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
     weights = read_weights(origin.path, origin.weights_key)
-    own = network.state_dict()
-    prefix = next(
-        (p for p in ("", *{f"{key.split('.')[0]}." for key in own}) if set(own) == {p + key for key in weights}), ""
-    )
+    own = set(network.state_dict())
+    # A class that wraps the network that was saved has one more name before each of its weights.
+    wrappers = ("", *sorted({f"{key.split('.')[0]}." for key in own}))
+    prefix = next((prefix for prefix in wrappers if own <= {prefix + key for key in weights}), "")
     try:
-        network.load_state_dict({prefix + key: value for key, value in weights.items()})
+        fit = network.load_state_dict({prefix + key: value for key, value in weights.items()}, strict=False)
     except RuntimeError as error:
         raise InputError(
             f"The weights of {origin.path} do not fit {name} ({_one_line(error)}); check --init and --weights-key."
         ) from error
-    return network
+    if fit.missing_keys:
+        raise InputError(
+            f"The weights of {origin.path} do not fit {name}: {fit.missing_keys[0]} is missing; "
+            "check --init and --weights-key."
+        )
+    unused = ", ".join(fit.unexpected_keys[:5])
+    return network, (f"{unused} of the file belong to no part of {name} and are left out",) if unused else ()
 
 
 def _import(home: str) -> Any:

@@ -22,11 +22,13 @@ class Port:
     Neither a module nor a tensor, so that tracers see the tensors and not the attribute.
     """
 
-    __slots__ = ("final", "given")
+    __slots__ = ("final", "given", "returned")
 
     def __init__(self) -> None:
         self.given: State | None = None
         self.final: State | None = None
+        self.returned: State | None = None
+        """`final` in the shape that the caller got it in."""
 
 
 class Call(NamedTuple):
@@ -66,10 +68,11 @@ class Calls:
         self._port = own
         return own.given
 
-    def leave(self, final: State) -> None:
-        """Keep the state that this call ends with."""
+    def leave(self, final: State, returned: State) -> State:
+        """Keep the state that this call ends with; `returned` is what its caller gets of it."""
         if self._port is not None:
-            self._port.final = final
+            self._port.final, self._port.returned = final, returned
+        return returned
 
 
 class StatefulLSTM(nn.LSTM):
@@ -92,10 +95,10 @@ class StatefulLSTM(nn.LSTM):
         state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
         h, c = self.zeros(x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
-        self.calls.leave(final)
         if not batched:
-            return y.squeeze(1 if time_major else 0), (final[0].squeeze(1), final[1].squeeze(1))
-        return (y if lengths is None else Padded(y, lengths)), final
+            returned = self.calls.leave(final, (final[0].squeeze(1), final[1].squeeze(1)))
+            return y.squeeze(1 if time_major else 0), returned
+        return (y if lengths is None else Padded(y, lengths)), self.calls.leave(final, final)
 
     def zeros(self, x: Tensor, batch: int) -> State:
         """The state that `nn.LSTM` starts from by itself."""
@@ -131,9 +134,8 @@ class StatefulCell(nn.LSTMCell):
         if state is None:
             state = (x.new_zeros(1, x.shape[0], self.hidden_size),) * 2
         final = self.compute(x, *state)
-        self.calls.leave(final)
         h, c = final[0].squeeze(0), final[1].squeeze(0)
-        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+        return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """The state after one step; `exporters.lowering` replaces this with an operator that ONNX has."""

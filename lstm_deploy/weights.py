@@ -85,7 +85,7 @@ def _read(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError, OSError) as error:
             raise InputError(f"{path} is not a safetensors file ({_one_line(error)}); check the path.") from error
-    if zipfile.is_zipfile(path) and _is_torchscript(path):
+    if _is_torchscript(path):
         return _torchscript_weights(path)
     try:
         with warnings.catch_warnings():
@@ -105,6 +105,8 @@ def _read(path: Path) -> Any:
 def _is_torchscript(path: Path) -> bool:
     """Whether it has code; and refuses archives that are made to fill the memory."""
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:

@@ -54,10 +54,10 @@ class TextClassifier(nn.Module):
 
 
 class Stock(nn.Module):
-    def __init__(self):
+    def __init__(self, hidden=32):
         super().__init__()
-        self.lstm = nn.LSTM(4, 32, 2, batch_first=True)
-        self.fc = nn.Linear(32, 1)
+        self.lstm = nn.LSTM(4, hidden, 2, batch_first=True)
+        self.fc = nn.Linear(hidden, 1)
 
     def forward(self, x):
         return self.fc(self.lstm(x)[0])

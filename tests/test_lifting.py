@@ -210,6 +210,22 @@ def test_fixed_sizes_are_told_with_the_reason():
     assert fixed(modules.Unbatched, "x:float32[seq,3]")["batch"][0] == 1
 
 
+def test_the_state_of_a_cell_is_not_exported_twice_either():
+    class Step(nn.Module):
+        """As a published voice detector is written: one step a call, the state returned as it came."""
+
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.LSTMCell(3, 4)
+
+        def forward(self, x, state=None):
+            h, c = self.cell(x, state)
+            return h.relu(), (h, c)
+
+    found = lifted(Step(), TensorSpec.parse("x:float32[batch,3]")).signature
+    assert found.output_names == ["y", "h_out", "c_out"]
+
+
 def test_cells_in_a_loop_stream_exactly():
     assert lifted(modules.Cells()).signature.streaming == "exact"
 

@@ -3,13 +3,16 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from lstm_deploy import sources
 from lstm_deploy.errors import ProviderError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.parity import Judge, prove, record, replay
+from lstm_deploy.lifting import lift
+from lstm_deploy.parity import Compared, Judge, prove, record, replay
 from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.signature import TensorSpec
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,9 @@ def test_the_worst_index_is_told(correct):
     wanted = {"y": np.zeros((2, 3))}
     got = {"y": np.zeros((2, 3), np.float32)}
     got["y"][1, 2] = 0.5
-    judge.compare("here", [("first", {"y": np.zeros((2, 3), np.float32)}, wanted), ("second", got, wanted)])
+    judge.compare(
+        "here", [Compared("first", {"y": np.zeros((2, 3), np.float32)}, wanted), Compared("second", got, wanted)]
+    )
     (check,) = judge.checks
     assert (check.passed, check.max_abs, check.detail) == (False, 0.5, "worst at [1, 2], second")
 
@@ -148,7 +153,7 @@ def test_the_worst_index_is_told(correct):
 )
 def test_missing_misshapen_and_nan_outputs_fail(correct, got, detail):
     judge = Judge("m", "float32", open_runtime(correct[0]))
-    judge.compare("here", [("there", got, {"y": np.zeros((2, 3))})])
+    judge.compare("here", [Compared("there", got, {"y": np.zeros((2, 3))})])
     assert not judge.checks[0].passed
     assert detail in judge.checks[0].detail
 
@@ -169,9 +174,26 @@ def test_a_runtime_that_raises_is_a_failed_check(correct):
 
 def test_the_tolerance_follows_the_size_of_the_reference(correct):
     judge = Judge("m", "float32", open_runtime(correct[0]))
-    judge.compare("large", [("", {"y": np.array([1000.0], np.float32)}, {"y": np.array([1000.0])})])
-    judge.compare("small", [("", {"y": np.array([1e-3], np.float32)}, {"y": np.array([1e-3])})])
+    judge.compare("large", [Compared("", {"y": np.array([1000.0], np.float32)}, {"y": np.array([1000.0])})])
+    judge.compare("small", [Compared("", {"y": np.array([1e-3], np.float32)}, {"y": np.array([1e-3])})])
     assert [check.tolerance for check in judge.checks] == [pytest.approx(1e-2), pytest.approx(1e-5)]
+
+
+def test_a_right_graph_of_a_chaotic_network_passes(tmp_path):
+    """Weights so large that PyTorch's own float32 loses every digit within a hundred steps."""
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(4, 64)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(8)
+    lifted = lift(module, [TensorSpec.parse("x:float32[seq,batch,4]")])
+    export_onnx(lifted, tmp_path / "m.onnx")
+    reference = sources.reference(lifted)
+    assert all(check.passed for check in judged(tmp_path / "m.onnx", reference))
+    model = onnx.load(tmp_path / "m.onnx")
+    swap_h_and_c_in(model)
+    onnx.save(model, tmp_path / "wrong.onnx")
+    assert not all(check.passed for check in judged(tmp_path / "wrong.onnx", reference))
 
 
 def test_a_golden_trace_is_a_chain_of_calls(correct):

@@ -5,8 +5,10 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import authors
 import modules
 import pytest
+import torch
 
 from lstm_deploy import demonstration
 from lstm_deploy.cli import app
@@ -23,13 +25,18 @@ def blocks(language: str) -> list[str]:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     demonstration.write_prices(folder / "prices.csv")
+    code = ROOT / "tests" / "authors.py"
+    (folder / "net.py").write_text(
+        code.read_text(encoding="utf-8").replace("class Stock", "class Net"), encoding="utf-8"
+    )
+    torch.save(authors.Stock(hidden=16).state_dict(), folder / "weights.pt")
     return folder
 
 
 def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         assert not app(shlex.split(command)[1:], standalone_mode=False), command
     assert "step,close" in capsys.readouterr().out

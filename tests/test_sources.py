@@ -126,8 +126,9 @@ def test_a_class_in_a_package_is_found(tmp_path, monkeypatch):
         ({"model": "Net"}, "FILE.py:Class"),
         ({"model": f"{FILE}:Nothing"}, "has no class 'Nothing'; it has CharLSTM"),
         ({"model": f"{FILE}:Practitioner"}, "--init"),
-        ({"model": f"{FILE}:Stock", "init": {"hidden": 3}}, "--init"),
+        ({"model": f"{FILE}:Stock", "init": {"width": 3}}, "--init"),
         ({"model": f"{FILE}:CharLSTM"}, "do not fit"),
+        ({"model": f"{FILE}:SineLSTM", "init": {"input_size": 4, "hidden_size": 32, "num_layers": 2}}, "missing"),
         ({"model": "json:loads"}, "--init"),
         ({"weights_key": "ema"}, "no entry 'ema'"),
         ({"inputs": (lstm_deploy.TensorSpec.parse("x:float32[batch,seq,9]"),)}, "does not run"),
@@ -138,6 +139,13 @@ def test_what_does_not_fit_is_told(tmp_path, origin, message):
     torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
     with pytest.raises(InputError, match=message):
         load(Origin(path=tmp_path / "m.pt", **origin))
+
+
+def test_weights_that_belong_to_no_part_of_the_class_are_left_out_and_told(tmp_path):
+    """As in a published speaker encoder, whose file also has the scale of its loss."""
+    torch.save({**authors.Stock().state_dict(), "loss.scale": torch.ones(1)}, tmp_path / "m.pt")
+    for origin in (Origin(path=tmp_path / "m.pt", model=f"{FILE}:Stock"), Origin(path=tmp_path / "m.pt")):
+        assert any("loss.scale" in finding and "left out" in finding for finding in load(origin).findings)
 
 
 def test_a_users_error_is_told_with_its_line(tmp_path):

@@ -131,6 +131,12 @@ def test_mutated_files_are_read_or_refused_but_never_crash(tmp_path, state, kind
     fuzz(tmp_path, kind, 100, seed=1)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "seed"), [("zip", 7)])  # an archive that claims to span several disks
+def test_mutations_that_once_found_something(tmp_path, kind, seed):
+    fuzz(tmp_path, kind, 50, seed)
+
+
 def fuzz(folder, kind, count, seed):
     """Flip, cut and repeat bytes of a good file; anything but weights or InputError escapes as it is."""
     state = nn.LSTM(3, 4).state_dict()

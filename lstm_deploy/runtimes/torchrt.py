@@ -1,6 +1,7 @@
 """PyTorch: TorchScript files, and the lifted module itself, which is the reference and the baseline."""
 
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,25 @@ class TorchRuntime:
 
 
 class EagerRuntime(TorchRuntime):
-    """A lifted module as PyTorch runs it; in float64 it is the reference that artifacts are held against."""
+    """A lifted module as PyTorch runs it."""
 
     def __init__(
         self, lifted: Lifted, provider: str = "cpu", threads: int | None = None, dtype: str = "float32"
     ) -> None:
         module = lifted.double() if dtype == "float64" else lifted.float()
         super().__init__(module, lifted.signature, provider, threads, dtype)
+
+
+class ReferenceRuntime(EagerRuntime):
+    """A lifted module in float64, beside itself in float32: what is right, and what rounding alone does to it."""
+
+    def __init__(self, lifted: Lifted) -> None:
+        """Take over `lifted`."""
+        self._single = EagerRuntime(deepcopy(lifted))
+        super().__init__(lifted, dtype="float64")
+
+    def run_float32(self, feeds: Feeds) -> Outputs:
+        return self._single.run(feeds)
 
 
 class TorchScriptRuntime(TorchRuntime):
