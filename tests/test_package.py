@@ -19,6 +19,8 @@ NEEDS_TORCH = tuple(
         "packing",
         "stateful",
         "lifting",
+        "recognition",
+        "weights",
         "sources",
         "exporters",
         "runtimes.torchrt",
