@@ -95,8 +95,26 @@ def test_the_json_keeps_its_shape():
     found = json.loads(signature(task=LanguageModel(vocabulary=("a", "é"))).to_json())
     assert found == {
         "schema_version": 1,
-        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", "seq", 3], "low": None, "high": None}],
-        "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", "seq", 1], "low": None, "high": None}],
+        "inputs": [
+            {
+                "name": "x",
+                "dtype": "float32",
+                "shape": ["batch", "seq", 3],
+                "low": None,
+                "high": None,
+                "is_lengths": False,
+            }
+        ],
+        "outputs": [
+            {
+                "name": "y",
+                "dtype": "float32",
+                "shape": ["batch", "seq", 1],
+                "low": None,
+                "high": None,
+                "is_lengths": False,
+            }
+        ],
         "recurrent": [
             {
                 "module": "lstm",
