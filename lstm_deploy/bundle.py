@@ -47,6 +47,10 @@ class Artifact(Struct, frozen=True, kw_only=True):
     precision: str
     sha256: str
     bytes: int
+    """Of all its files."""
+    weights: str | None = None
+    """The file beside it that holds its weights, where they are too large for one file."""
+    weights_sha256: str | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -127,6 +131,7 @@ class Bundle:
     def changed_files(self) -> list[str]:
         """Artifacts (and the golden trace) that are not the bytes that the manifest vouches for."""
         listed = [(artifact.path, artifact.sha256) for artifact in self.manifest.artifacts]
+        listed += [(a.weights, a.weights_sha256 or "") for a in self.manifest.artifacts if a.weights]
         listed.append((GOLDEN, self.manifest.golden_sha256))
         return [
             name for name, digest in listed if not (self.path / name).is_file() or sha256(self.path / name) != digest
@@ -142,7 +147,8 @@ def _foreign_files(path: Path) -> list[str]:
     """What lies in a directory and was not put there by an export."""
     names = sorted(file.name for file in path.iterdir())
     try:
-        artifacts = {artifact.path for artifact in Bundle(path).manifest.artifacts}
+        found = Bundle(path).manifest.artifacts
+        artifacts = {name for artifact in found for name in (artifact.path, artifact.weights) if name}
     except InputError:
         return names
     return [name for name in names if name not in {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *artifacts}]

@@ -67,6 +67,15 @@ def save(path: Path, tensors: dict[str, Array], spec: Spec) -> None:
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a `.safetensors` file says that it is a checkpoint of ours."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return SPEC_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def read_spec(path: Path) -> Spec:
     """The spec of a checkpoint; raises `InputError` if the file is not one of ours."""
     with _opened(path) as file:

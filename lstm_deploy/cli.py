@@ -370,7 +370,7 @@ def run(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Checkpoint, bundle, .onnx or .torchscript.")],
+    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx or .torchscript.")],
     json: JsonFlag = False,
 ) -> None:
     """Say what a file is: contract, sizes, operators, and what is wrong with it."""
@@ -384,7 +384,17 @@ def inspect(
     contract = inspection.contract_of(document)
     if contract:
         _show_contract(contract)
-    hidden = {"kind", "bytes", "contract", "lint", "artifacts", *(("inputs", "outputs") if contract else ())}
+    hidden = {
+        "kind",
+        "bytes",
+        "contract",
+        "lint",
+        "artifacts",
+        "inferred",
+        *(("inputs", "outputs") if contract else ()),
+    }
+    for finding in document.get("inferred", ()):
+        console.say(f"inferred: {finding}")
     for key, value in document.items():
         if key not in hidden and value not in (None, [], {}):
             console.say(f"{key}: {_flat(value)}")

@@ -1,4 +1,4 @@
-"""What a file or directory is: checkpoint, bundle, ONNX or TorchScript. Nothing is run, PyTorch is not needed."""
+"""What a file or directory is. Nothing is run, and PyTorch is needed for nothing but PyTorch's own weights."""
 
 import zipfile
 from pathlib import Path
@@ -23,8 +23,10 @@ def inspect(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a checkpoint, a bundle, an .onnx or a .torchscript file.")
     match path.suffix:
-        case ".safetensors":
+        case ".safetensors" if checkpoint.is_ours(path):
             return _checkpoint(path)
+        case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin":
+            return _weights(path)
         case ".onnx":
             return _onnx(path)
         case ".torchscript":
@@ -61,6 +63,26 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "task": msgspec.to_builtins(spec.task),
         "training": spec.training,
         "tensors": {name: f"{value.dtype}{list(value.shape)}" for name, value in tensors.items()},
+    }
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """Weights of others, and the network that they tell, if they do; reading them needs PyTorch."""
+    from lstm_deploy.recognition import recognize
+    from lstm_deploy.weights import read_weights
+
+    weights = read_weights(path)
+    try:
+        findings = list(recognize(weights).findings)
+    except InputError as error:
+        findings = [str(error).partition("(tensors:")[0].strip()]
+    return {
+        "kind": "weights",
+        "bytes": path.stat().st_size,
+        "inferred": findings,
+        "tensors": {
+            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in weights.items()
+        },
     }
 
 

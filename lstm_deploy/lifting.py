@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from lstm_deploy.stateful import Call, Port, State, make_stateful, same
 from lstm_deploy.tasks import Task
 
 Path = tuple[str | int, ...]
+Module = TypeVar("Module", bound=nn.Module)
 Recorded = dict[str, list[Call]]
 """By the path of a recurrent module, what each of its calls was given."""
 BATCH, SEQ, MORE = 2, 6, 3
@@ -162,7 +163,7 @@ def lift(
         fixed, specs = probe.settle_sizes()
         starts = probe.starts()
         lifted = Lifted(
-            deepcopy(original),
+            shared_copy(original),
             [(start.path, start.number) for start in starts],
             probe.arguments,
             len(specs),
@@ -196,6 +197,12 @@ def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
     return []
 
 
+def shared_copy(module: Module) -> Module:
+    """A copy whose weights are the very tensors of `module`: what differs is the code that uses them."""
+    memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return deepcopy(module, memo)
+
+
 def example(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
     """Arguments for `Lifted.forward`: random inputs of these sizes and the initial state."""
     sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
@@ -218,7 +225,7 @@ class _Probe:
 
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec], arguments: Arguments) -> None:
         self.original, self.inputs, self.arguments = original, tuple(inputs), arguments
-        self.recorder = deepcopy(original)
+        self.recorder = shared_copy(original)
         self.calls = make_stateful(self.recorder)
         self.packs = self.names_device = False
         self.sizes = sizes_of(inputs, BATCH, SEQ)

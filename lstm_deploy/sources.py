@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from msgspec import Struct
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lstm_deploy.bundle import Bundle, Source
-from lstm_deploy.checkpoint import SPEC_KEY, Spec, read_spec, read_tensors
+from lstm_deploy.checkpoint import Spec, is_ours, read_spec, read_tensors
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import sha256
 from lstm_deploy.lifting import Lifted, lift, user_line
@@ -53,7 +52,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     path = origin.path
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
-    if origin.model is None and _is_ours(path):
+    if origin.model is None and path.suffix == ".safetensors" and is_ours(path):
         return _load_checkpoint(path, state_layout)
     findings: tuple[str, ...] = ()
     inputs = origin.inputs
@@ -108,16 +107,6 @@ def guess_input(network: nn.Module) -> TensorSpec:
         if isinstance(child, nn.LSTM | nn.LSTMCell):
             return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", child.input_size))
     return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 1))
-
-
-def _is_ours(path: Path) -> bool:
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return SPEC_KEY in (file.metadata() or {})
-    except SafetensorError:
-        return False
 
 
 def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:

@@ -81,7 +81,8 @@ def _judge(bundle: Bundle, artifact: Artifact, golden: Trace, against: Reference
     path = bundle.file(artifact)
     judge = Judge(artifact.path, artifact.precision, open_runtime(path, provider))
     judge.whole("contract", contract_problems(judge.runtime.signature, bundle.signature), "as in the manifest")
-    changed = [f"{artifact.path} is not the file that was exported."] if artifact.path in bundle.changed_files() else []
+    own = {artifact.path, artifact.weights}
+    changed = [f"{name} is not the file that was exported." for name in bundle.changed_files() if name in own]
     judge.whole("sha256", changed, "as in the manifest")
     if artifact.format == "onnx":
         judge.whole(

@@ -122,7 +122,7 @@ def test_the_version_is_told():
         (["validate", "none"], "does not exist"),
         (["bench", "none"], "does not exist"),
         (["run", "."], "not a bundle"),
-        (["inspect", "ok.csv"], "none of"),
+        (["inspect", "ok.csv"], "is no bundle"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

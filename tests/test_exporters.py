@@ -181,3 +181,30 @@ def test_batch_first_state_goes_through_export(tmp_path):
     bundle = lstm_deploy.export(modules.ReturnsState(), tmp_path / "b", inputs=INPUTS, state_layout="batch-first")
     session = ort.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[1].shape == ["batch", 2, 8]
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, monkeypatch):
+    """At 2 GiB a protobuf ends; here the limit is put at nothing."""
+    from lstm_deploy.exporters import onnx as writer
+
+    monkeypatch.setattr(writer, "EXTERNAL_ABOVE", 0)
+    torch.manual_seed(0)
+    module = modules.HidesState(num_layers=2)
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs=INPUTS, formats=["onnx"])
+    (artifact,) = bundle.manifest.artifacts
+    assert artifact.weights == "model.onnx.data"
+    assert (bundle.path / artifact.weights).stat().st_size > 1000
+    assert lstm_deploy.validate(bundle, reference=module).passed
+    (bundle.path / artifact.weights).write_bytes(b"other")
+    assert bundle.changed_files() == ["model.onnx.data"]
+    lstm_deploy.export(module, tmp_path / "b", inputs=INPUTS, formats=["onnx"], force=True)
+    assert Bundle(tmp_path / "b").changed_files() == []
+
+
+def test_the_users_weights_are_shared_with_nothing_that_changes_them(tmp_path):
+    module = modules.HidesState()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    lstm_deploy.export(module, tmp_path / "b", inputs=INPUTS)
+    assert all(
+        value.dtype == torch.float32 and before[name].equal(value) for name, value in module.state_dict().items()
+    )

@@ -3,7 +3,10 @@ import zipfile
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from safetensors.torch import save_file
+from torch import nn
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.inspection import contract_of, inspect
@@ -39,6 +42,16 @@ def test_an_onnx_file_of_others_is_described_and_linted(tmp_path):
     assert found["operators"] == {"Relu": 1}
     assert found["contract"] is None
     assert "no LSTM" in found["lint"][0]
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
+    state = {f"rnn.{key}": value for key, value in nn.LSTM(3, 4).state_dict().items()}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    found = inspect(tmp_path / name)
+    assert found["kind"] == "weights"
+    assert found["tensors"]["rnn.weight_ih_l0"] == "float32[16, 3]"
+    assert "rnn is an LSTM(3, 4, 1 layers)" in found["inferred"]
 
 
 def test_everything_is_json(forecast_bundle, forecaster):

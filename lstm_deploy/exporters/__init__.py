@@ -95,15 +95,7 @@ def export(
             on_progress(stage, stages, f"writing {format_}")
             name, write = FORMATS[format_]
             _write(write, format_, loaded.lifted, partial / name)
-            artifacts.append(
-                Artifact(
-                    path=name,
-                    format=format_,
-                    precision="float32",
-                    sha256=sha256(partial / name),
-                    bytes=(partial / name).stat().st_size,
-                )
-            )
+            artifacts.append(_artifact(partial / name, format_))
         signature = loaded.lifted.signature
         reference = sources.reference(loaded.lifted)
         np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
@@ -225,6 +217,21 @@ def _options(formats: Sequence[str], state_layout: str, origin: sources.Origin |
             "inputs": [str(spec) for spec in origin.inputs],
         }
     return options
+
+
+def _artifact(path: Path, format_: str) -> Artifact:
+    """What the manifest says of a file that was just written."""
+    weights = path.with_name(f"{path.name}.data")
+    files = [path, weights] if weights.exists() else [path]
+    return Artifact(
+        path=path.name,
+        format=format_,
+        precision="float32",
+        sha256=sha256(path),
+        bytes=sum(file.stat().st_size for file in files),
+        weights=weights.name if weights.exists() else None,
+        weights_sha256=sha256(weights) if weights.exists() else None,
+    )
 
 
 def _name(source: Source) -> str:

@@ -5,25 +5,26 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from copy import deepcopy
 from pathlib import Path
 
 import onnx
 import torch
 
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
-from lstm_deploy.lifting import Lifted, example
+from lstm_deploy.lifting import Lifted, example, shared_copy
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
 
 OPSET = 18
 """The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
 LARGEST_DIM = 2**20
+EXTERNAL_ABOVE = 1_900_000_000
+"""Bytes of weights above which they lie beside the model: a protobuf ends at 2 GiB."""
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
     """Write float32 ONNX to `path`; `lifted` itself is left as it was."""
     signature = lifted.signature
-    lowered = deepcopy(lifted)
+    lowered = shared_copy(lifted)
     lower(lowered)
     specs = (*signature.inputs, *signature.state_inputs)
     names = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
@@ -50,8 +51,9 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     model.producer_version = ""
     model.graph.name = "lstm"
     onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE
+    onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data" if large else None)
+    onnx.checker.check_model(path)
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 import sys
 import warnings
-from copy import deepcopy
 from pathlib import Path
 
 import torch
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import Lifted, example
+from lstm_deploy.lifting import Lifted, example, shared_copy
 from lstm_deploy.signature import CONTRACT_FILE
 
 
@@ -22,5 +21,5 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
     signature = lifted.signature
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated; tracing warns of shapes
-        traced = torch.jit.trace(deepcopy(lifted), example(signature), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(shared_copy(lifted), example(signature), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(path), _extra_files={CONTRACT_FILE: signature.to_json()})
