@@ -7,6 +7,7 @@ start from a state of their own is seen by running the module, and so is all els
 """
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,8 @@ from lstm_deploy.signature import (
 from lstm_deploy.stateful import Call, Port, State, make_stateful, same
 from lstm_deploy.tasks import Task
 
+_STATE = re.compile(r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|prev)|hidden|state|cell|memory|prev|carry")
+"""How people name an argument that is a state."""
 Path = tuple[str | int, ...]
 Module = TypeVar("Module", bound=nn.Module)
 Recorded = dict[str, list[Call]]
@@ -92,6 +95,8 @@ class Lifted(nn.Module):
         self.packs, self.names_device = packs, names_device
         self.kept: tuple[int, ...] = ()
         """Which of the tensors that `module` returns are outputs; the others are the state."""
+        self.notes: tuple[str, ...] = ()
+        """What its user must know beside the contract."""
         self.calls = make_stateful(module)
         self.ports: list[Port] = []
         for path, number in starts:
@@ -180,8 +185,12 @@ def lift(
             fixed=fixed,
             task=task,
         )
-        contract = replace(contract, outputs=_measure_outputs(probe, lifted, contract))
-        streaming, reason = _measure_streaming(lifted, contract, inputs)
+        # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
+        lifted.kept, outputs = _measure_outputs(probe, lifted, contract)
+        contract = replace(contract, outputs=outputs)
+        streaming, reason = _measure_streaming(shared_copy(lifted), contract, inputs)
+        if lifted.packs and not _ignores_padding(probe, lifted, contract):
+            lifted.notes = ("the outputs look at padded steps, so the longest row of a batch must fill the time axis",)
     lifted.signature = replace(contract, streaming=streaming, streaming_reason=reason)
     return lifted
 
@@ -225,8 +234,6 @@ class _Probe:
 
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec], arguments: Arguments) -> None:
         self.original, self.inputs, self.arguments = original, tuple(inputs), arguments
-        self.recorder = shared_copy(original)
-        self.calls = make_stateful(self.recorder)
         self.packs = self.names_device = False
         self.sizes = sizes_of(inputs, BATCH, SEQ)
 
@@ -250,7 +257,7 @@ class _Probe:
             again = self.record({**self.sizes, name: self.sizes[name] + MORE})
             if name != "batch" and _batches(again) != batches:
                 raise LiftingError(
-                    f"The batch varies with {name!r}; call the axis of rows `batch`, that of time `seq`."
+                    f"The LSTM takes {name!r} for the axis of rows; call that axis `batch` and the one of time `seq`."
                 )
             if name == "seq" and _counts(again) != _counts(recorded):
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
@@ -267,16 +274,17 @@ class _Probe:
         The others start from what was computed from the inputs, as in a loop over time or after an encoder; that is
         seen by running on other inputs.
         """
-        first, other = self.record(self.sizes, seed=0), self.record(self.sizes, seed=1)
+        first = self.record(self.sizes, seed=0)
+        others = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
         reseeded = self.record(self.sizes, seed=0, noise=1)
         demanded = self._demanded(self.sizes, seed=0)
         found = []
         for path, calls in first.items():
-            for number, (call, elsewhere, again) in enumerate(zip(calls, other[path], reseeded[path], strict=True)):
+            for number, call in enumerate(calls):
                 if same(call.state, demanded) and demanded is not None:
                     found.append(_Start(path, number, None))
-                elif same(call.state, elsewhere.state):
-                    random = not same(call.state, again.state)
+                elif all(same(call.state, other[path][number].state) for other in others):
+                    random = not same(call.state, reseeded[path][number].state)
                     found.append(_Start(path, number, None if random else _learned(call.state, path)))
         if not found:
             raise LiftingError(
@@ -285,13 +293,17 @@ class _Probe:
             )
         return found
 
-    def record(self, sizes: Mapping[str, int], seed: int = 0, noise: int = 0) -> Recorded:
-        """What every call of every recurrent module is given; raises `LiftingError` if forward does not run."""
-        for calls in self.calls.values():
-            calls.restart()
+    def record(self, sizes: Mapping[str, int], seed: int | None = 0, noise: int = 0) -> Recorded:
+        """What every call of every recurrent module is given; raises `LiftingError` if forward does not run.
+
+        Each run is of a fresh copy: some modules keep their state, or more, as an attribute.
+        """
+        recorder = shared_copy(self.original)
+        by_path = make_stateful(recorder)
+        for calls in by_path.values():
             calls.recorded = []
-        self.run(self.recorder, self.tensors(sizes, seed), self._demanded(sizes, seed), noise)
-        return {path: calls.recorded or [] for path, calls in self.calls.items()}
+        self.run(recorder, self.tensors(sizes, seed), self._demanded(sizes, seed or 0), noise)
+        return {path: calls.recorded or [] for path, calls in by_path.items()}
 
     def run(self, module: nn.Module, inputs: Sequence[Tensor], state: State | None, noise: int = 0) -> Any:
         """What `module` returns; `noise` seeds what it draws by itself."""
@@ -314,9 +326,13 @@ class _Probe:
                     "correct the input specification."
                 ) from error
 
-    def tensors(self, sizes: Mapping[str, int], seed: int) -> list[Tensor]:
-        """Inputs of these sizes."""
-        return [torch.from_numpy(x) for x in sample_inputs(self.inputs, sizes, np.random.default_rng(seed)).values()]
+    def tensors(self, sizes: Mapping[str, int], seed: int | None) -> list[Tensor]:
+        """Inputs of these sizes: random, or with no seed all zeros but for lengths."""
+        sampled = sample_inputs(self.inputs, sizes, np.random.default_rng(seed or 0))
+        tensors = {name: torch.from_numpy(value) for name, value in sampled.items()}
+        if seed is None:
+            tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.is_lengths}
+        return list(tensors.values())
 
     def _demanded(self, sizes: Mapping[str, int], seed: int) -> State | None:
         """A state for a `forward` that demands one."""
@@ -340,42 +356,43 @@ class _Probe:
         return None
 
 
-def _measure_outputs(probe: _Probe, lifted: Lifted, contract: Signature) -> tuple[TensorSpec, ...]:
-    """Names and shapes of the outputs; sets which of the returned tensors they are.
+def _measure_outputs(
+    probe: _Probe, template: Lifted, contract: Signature
+) -> tuple[tuple[int, ...], tuple[TensorSpec, ...]]:
+    """Which of the returned tensors are outputs, and their names and shapes.
 
     Each dynamic dimension of the inputs is varied in turn: what varies with it in an output bears its name. Each
     run is compared with the untouched module.
     """
     sizes = probe.sizes
+    lifted = shared_copy(template)
     leaves = _run_beside(probe, lifted, contract, sizes)
     returned = (state for port in lifted.ports for state in port.returned or ())
     finals = {(state.data_ptr(), state.shape) for state in returned}
-    lifted.kept = tuple(
-        index for index, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals
-    )
-    if not lifted.kept:  # nothing but the state is returned: then it is the output too
-        lifted.kept = tuple(range(len(leaves)))
-    shapes: list[list[Dim]] = [list(leaves[index][1].shape) for index in lifted.kept]
+    kept = tuple(index for index, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals)
+    if not kept:  # nothing but the state is returned: then it is the output too
+        kept = tuple(range(len(leaves)))
+    shapes: list[list[Dim]] = [list(leaves[index][1].shape) for index in kept]
     dynamic = {dim for spec in (*contract.inputs, *contract.state_inputs) for dim in spec.shape if isinstance(dim, str)}
     for name in sorted(dynamic):
         size = sizes[name]
-        larger = _run_beside(probe, lifted, contract, {**sizes, name: size + MORE})
-        for output, index in enumerate(lifted.kept):
+        larger = _run_beside(probe, shared_copy(template), contract, {**sizes, name: size + MORE})
+        for output, index in enumerate(kept):
             for axis, (old, new) in enumerate(zip(leaves[index][1].shape, larger[index][1].shape, strict=True)):
                 if old != new:
                     shapes[output][axis] = name if (old, new) == (size, size + MORE) else f"{name}_{axis}"
-    names = _output_names([leaves[index][0] for index in lifted.kept])
+    names = _output_names([leaves[index][0] for index in kept])
     _check_names([*contract.input_names, *names, *(spec.name for spec in contract.state_outputs)])
-    for name, index in zip(names, lifted.kept, strict=True):
+    for name, index in zip(names, kept, strict=True):
         if str(leaves[index][1].dtype).removeprefix("torch.") not in get_args(DType):
             raise LiftingError(f"The output {name} is {leaves[index][1].dtype}, which is not supported; return floats.")
-    return tuple(
+    return kept, tuple(
         TensorSpec(
             name=name,
             dtype=cast(DType, str(leaves[index][1].dtype).removeprefix("torch.")),
             shape=tuple(shape),
         )
-        for name, index, shape in zip(names, lifted.kept, shapes, strict=True)
+        for name, index, shape in zip(names, kept, shapes, strict=True)
     )
 
 
@@ -389,7 +406,7 @@ def _run_beside(
     for spec, (path, number) in zip(contract.recurrent, _starts_of(lifted), strict=True):
         h, c = recorded[path][number].state or _zeros(spec, sizes["batch"])
         states += [h.transpose(0, 1), c.transpose(0, 1)] if lifted.batch_first_state else [h, c]
-    wanted = flatten(probe.run(probe.original, inputs, demanded))
+    wanted = flatten(probe.run(shared_copy(probe.original), inputs, demanded))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # as `probe.run` does
         got = flatten(lifted.call(*inputs, *states))
@@ -405,6 +422,22 @@ def _run_beside(
             "forward must be a function of its inputs and the state alone."
         )
     return got
+
+
+def _ignores_padding(probe: _Probe, lifted: Lifted, contract: Signature) -> bool:
+    """Whether outputs without a time axis stay the same when no row fills it, as with `pad_packed_sequence`."""
+    inputs = [
+        x.clamp(max=probe.sizes["seq"] - 2) if spec.is_lengths else x
+        for spec, x in zip(probe.inputs, probe.tensors(probe.sizes, 0), strict=True)
+    ]
+    zeros = [torch.from_numpy(state) for state in contract.initial_state(probe.sizes["batch"]).values()]
+    wanted = flatten(probe.run(shared_copy(probe.original), inputs, probe._demanded(probe.sizes, 0)))
+    got = flatten(shared_copy(lifted).call(*inputs, *zeros))
+    return all(
+        a.shape != b.shape or torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for index in lifted.kept
+        for a, b in [(wanted[index][1], got[index][1])]
+    )
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -510,10 +543,11 @@ def _arguments(module: nn.Module, inputs: Sequence[TensorSpec]) -> Arguments:
         p.name for p in parameters if p.name not in passed and p.default is p.empty and p.kind is not p.VAR_KEYWORD
     ]
     recurrent = [child for child in module.modules() if isinstance(child, nn.LSTM | nn.LSTMCell)]
-    if len(missing) > 2 or (missing and len(recurrent) != 1):
+    no_state = [name for name in missing if not _STATE.search(name.lower())]
+    if no_state or len(missing) > 2 or (missing and len(recurrent) != 1):
         raise LiftingError(
-            f"forward also needs {', '.join(missing)}; describe each of its inputs, "
-            f"as in {missing[0]}:float32[batch,seq,40]."
+            f"forward also needs {', '.join(no_state or missing)}; describe each of its inputs, "
+            f"as in {(no_state or missing)[0]}:float32[batch,seq,40]."
         )
     return Arguments(tuple(passed), tuple(missing))
 

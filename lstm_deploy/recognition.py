@@ -95,20 +95,25 @@ def _pytorch(weights: Weights) -> tuple[nn.LSTM, nn.Linear | None, nn.Embedding 
     rest = {name: value for name, value in weights.items() if name not in used}
     for name in [name for name in rest if name.endswith("weight") and rest[name].dim() == 2]:
         matrix, bias = rest[name], rest.get(name.removesuffix("weight") + "bias")
-        if bias is None and matrix.shape[1] == lstm.input_size and embedding is None and head is None:
+        named_embedding = "emb" in name.lower()
+        before = matrix.shape[1] == lstm.input_size and bias is None
+        after = matrix.shape[1] == width and not named_embedding
+        if (before and after) or (after and matrix.shape == (lstm.input_size, width) and lstm.input_size == width):
+            raise _ambiguous(weights, f"{name} {list(matrix.shape)} could stand before the LSTM or after it")
+        if before and embedding is None:
             embedding = nn.Embedding.from_pretrained(matrix)  # type: ignore[no-untyped-call]
             findings.append(f"{name} is an Embedding of {matrix.shape[0]} tokens")
-        elif matrix.shape[1] == width and head is None and (bias is None or bias.shape == matrix.shape[:1]):
+        elif after and head is None and (bias is None or bias.shape == matrix.shape[:1]):
             head = nn.Linear(width, matrix.shape[0], bias=bias is not None)
             head.load_state_dict({"weight": matrix, **({} if bias is None else {"bias": bias})})
-            findings.append(f"{name} is a Linear({width}, {matrix.shape[0]})")
+            findings.append(f"{name} is a Linear({width}, {matrix.shape[0]}) after it")
             if bias is not None:
                 del rest[name.removesuffix("weight") + "bias"]
         else:
             raise _ambiguous(weights, f"{name} {list(matrix.shape)} fits no known place")
         del rest[name]
-    if single := [name for name, value in rest.items() if value.numel() == 1]:
-        findings.append(f"{', '.join(single)}: single numbers, of a loss probably, are left out")
+    if single := [name for name, value in rest.items() if value.dim() < 2 and value.numel() == 1 and "." not in name]:
+        findings.append(f"{', '.join(single)}: single numbers that belong to no layer are left out")
         rest = {name: value for name, value in rest.items() if name not in single}
     if rest:
         raise _ambiguous(weights, f"{next(iter(rest))} belongs to no LSTM, Linear or Embedding")
@@ -124,6 +129,9 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
     if cell:
         own = {f"{name}_l0": value for name, value in own.items()}
     first, recurrent = own.get("weight_ih_l0"), own.get("weight_hh_l0")
+    layers = 1 + max((int(name.split("_l")[1].split("_")[0]) for name in own), default=0)
+    if layers > len(own) or not all(value.is_floating_point() and value.numel() for value in own.values()):
+        raise _ambiguous(everything, "the LSTM has missing, empty or integer weights")
     if first is None or recurrent is None or first.dim() != 2 or recurrent.dim() != 2:
         raise _ambiguous(everything, "the LSTM lacks weight_ih_l0 or weight_hh_l0")
     projection = own.get("weight_hr_l0")
@@ -142,7 +150,7 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
     lstm = nn.LSTM(
         first.shape[1],
         hidden,
-        num_layers=1 + max(int(name.split("_l")[1].split("_")[0]) for name in own),
+        num_layers=layers,
         bias="bias_ih_l0" in own,
         bidirectional=any(name.endswith("_reverse") for name in own),
         proj_size=projection.shape[0] if projection is not None else 0,
@@ -157,7 +165,8 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
 def _fourteen(weights: Weights) -> tuple[nn.LSTM, nn.Linear, None, list[str]] | None:
     """The LSTM that is written from scratch, W_xi … b_q; none if these are not its weights."""
     names = [f"b_{gate}" if len(gate) == 1 else f"W_{gate}" for gate in FOURTEEN]
-    if set(weights) == {str(index) for index in range(len(names))}:
+    as_list = set(weights) == {str(index) for index in range(len(names))}
+    if as_list:
         weights = {name: weights[str(index)] for index, name in enumerate(names)}
     if set(weights) != set(names):
         return None
@@ -185,6 +194,8 @@ def _fourteen(weights: Weights) -> tuple[nn.LSTM, nn.Linear, None, list[str]] | 
     findings = [
         f"these are the 14 weights of an LSTM from scratch: LSTM({inputs}, {hidden}), Linear({hidden}, {outputs})"
     ]
+    if as_list:
+        findings.append(f"the list is taken to be in the order {' '.join(names)}")
     return lstm, head, None, findings
 
 

@@ -63,8 +63,11 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     elif origin.model is not None:
         network, findings = _instantiate(origin)
     else:
-        found = recognize(read_weights(path, origin.weights_key), inputs)
+        unused: list[str] = []
+        found = recognize(read_weights(path, origin.weights_key, unused), inputs)
         network, inputs, findings = found.network, found.inputs, found.findings
+        if unused:
+            findings = (*findings, f"{', '.join(unused[:8])} of the file are not used")
     if not inputs:
         inputs = (guess_input(network),)
         findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
@@ -88,7 +91,7 @@ def load_source_of(bundle: Bundle) -> Loaded | None:
 def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: StateLayout = "layers-first") -> Loaded:
     """Lift a live module; `inputs` are the arguments of its `forward`, in order."""
     lifted = lift(module, [_with_vocabulary(spec, module) for spec in inputs], state_layout=state_layout)
-    findings = tuple(f"{dim.name} is {dim.size}: {dim.reason}" for dim in lifted.signature.fixed)
+    findings = tuple(f"{dim.name} is {dim.size}: {dim.reason}" for dim in lifted.signature.fixed) + lifted.notes
     return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)), findings=findings)
 
 

@@ -1,5 +1,6 @@
 """Reading anybody's file of PyTorch weights. Nothing in a file is run unless it is trusted in so many words."""
 
+import io
 import pickle
 import sys
 import warnings
@@ -26,15 +27,16 @@ LARGEST_RATIO = 1000
 """A zip archive that unpacks to more than this many times its size is no file of weights."""
 
 
-def read_weights(path: Path, key: str | None = None) -> Weights:
+def read_weights(path: Path, key: str | None = None, unused: list[str] | None = None) -> Weights:
     """All floating-point weights of a file, by name, in float32, without the prefixes of wrappers.
 
     `.safetensors`, TorchScript archives, and whatever `torch.save` wrote of tensors in dicts and lists; `key` names
-    the entry to take where there are several. A list of tensors has the names `0`, `1`, …. Raises `InputError` for
-    a file that is none of these, would run code, or holds weights that are not numbers.
+    the entry to take where there are several. A list of tensors has the names `0`, `1`, …. Names of entries with
+    tensors that were passed over (not an optimizer's) are added to `unused`. Raises `InputError` for a file that is
+    none of these, would run code, or holds weights that are not numbers.
     """
     content = _read(path)
-    return clean(_select(content, key, path), path)
+    return clean(_select(content, key, path, [] if unused is None else unused), path)
 
 
 def read_module(path: Path, home: Mapping[str, Any] | None = None) -> nn.Module:
@@ -70,6 +72,8 @@ def clean(weights: Mapping[str, Tensor], where: Path | str) -> Weights:
     while prefix := next((p for p in WRAPPERS if found and all(name.startswith(p) for name in found)), None):
         found = {name.removeprefix(prefix): value for name, value in found.items()}
     for name, value in found.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise InputError(f"{name} in {where} is no plain tensor of numbers; save plain weights.")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"The weight {name} in {where} is not a number or infinite; train again.")
     return {name: value.detach().float() if value.is_floating_point() else value for name, value in found.items()}
@@ -95,7 +99,7 @@ def _read(path: Path) -> Any:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
             raise InputError(
                 f"{path} is a pickle that could run code when it is opened (of a whole module, probably); save its "
-                "state_dict instead, or give --trust-pickle if you trust where it came from."
+                "state_dict instead, or give --trust-pickle (with --model FILE.py:Class for its class) if you trust the file."
             ) from error
         raise InputError(f"{path} is not a file of PyTorch weights ({_one_line(error)}); check the path.") from error
     except Exception as error:  # torch.load on garbage raises anything
@@ -116,16 +120,77 @@ def _is_torchscript(path: Path) -> bool:
     return any(entry.filename.endswith("constants.pkl") for entry in entries)
 
 
+class _Object:
+    """An instance of a class of a TorchScript archive: its attributes, none of its code."""
+
+    attributes: Any = None
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+class _ArchiveReader(pickle.Unpickler):
+    """Reads the data of a TorchScript archive without its code, which `torch.jit.load` would run."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        super().__init__(io.BytesIO(archive.read(name)))
+        self.archive, self.folder = archive, name.rpartition("/")[0]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "__torch__":
+            return _Object
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset).clone()
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch.jit._pickle":
+            return lambda value, *_: value
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, numel = pid
+        data = bytearray(self.archive.read(f"{self.folder}/data/{key}"))
+        return torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+}
+
+
 def _torchscript_weights(path: Path) -> Weights:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
-        try:
-            return dict(torch.jit.load(str(path), map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
-        except Exception as error:  # its C++ raises anything, too
-            raise InputError(f"{path} is a damaged TorchScript archive ({_one_line(error)}); copy it again.") from error
+    """The tensors among the attributes of the archive's modules, by the path that leads to them."""
+
+    def tensors(value: Any, prefix: str) -> Weights:
+        if isinstance(value, Tensor):
+            return {prefix: value}
+        children = value.attributes if isinstance(value, _Object) else value
+        if not isinstance(children, dict):
+            return {}
+        start = f"{prefix}." if prefix else ""
+        return {name: leaf for key, child in children.items() for name, leaf in tensors(child, f"{start}{key}").items()}
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return tensors(_ArchiveReader(archive, name).load(), "")
+    except Exception as error:  # a damaged pickle raises anything
+        raise InputError(f"{path} is a damaged TorchScript archive ({_one_line(error)}); copy it again.") from error
 
 
-def _select(content: Any, key: str | None, path: Path) -> Weights:
+def _select(content: Any, key: str | None, path: Path, unused: list[str]) -> Weights:
     """The mapping of names to tensors within what a file holds."""
     if key is not None:
         for part in key.split("."):
@@ -142,14 +207,25 @@ def _select(content: Any, key: str | None, path: Path) -> Weights:
                 raise InputError(
                     f"{path} holds no weights under a known name; name the entry with --weights-key ({there[:300]})."
                 )
+            unused += [str(name) for name in content if name not in tensors and _has_tensors(content[name], name)]
             content = tensors
         else:
+            unused += [str(name) for name in content if name != nested and _has_tensors(content[name], name)]
             content = content[nested]
     if isinstance(content, list | tuple) and _are_tensors(content):
         content = {str(index): value for index, value in enumerate(content)}
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not weights; name their entry with --weights-key.")
     return dict(content)
+
+
+def _has_tensors(value: Any, name: object) -> bool:
+    """Whether an entry holds weights or statistics, and not the state of an optimizer or of a random generator."""
+    if any(part in str(name).lower() for part in ("optim", "sched", "scaler", "rng", "callback", "loop")):
+        return False
+    if isinstance(value, Mapping):
+        return any(_has_tensors(child, key) for key, child in value.items())
+    return isinstance(value, Tensor) and value.numel() > 0
 
 
 def _are_tensors(values: Any) -> bool:

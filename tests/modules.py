@@ -261,3 +261,50 @@ class Branches(nn.Module):
         if out.sum() > 0:
             return out
         return -out
+
+
+class StartsByFlag(nn.Module):
+    """The start depends on a flag that is almost always set: a computed state, not a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, batch_first=True)
+        self.start = nn.Parameter(torch.ones(1, 1, 5))
+        self.own = nn.LSTM(3, 5, batch_first=True)
+
+    def forward(self, x, is_new):
+        h = self.start.expand(1, x.size(0), 5) * is_new.any(1).float()[None, :, None]
+        return self.lstm(x, (h.contiguous(), torch.zeros_like(h)))[0] + self.own(x)[0]
+
+
+class KeepsState(nn.Module):
+    """`self.hidden` is carried from call to call."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.hidden = None
+
+    def forward(self, x):
+        out, hidden = self.lstm(x, self.hidden)
+        self.hidden = tuple(state.detach() for state in hidden)
+        return out
+
+
+class Casts(nn.Module):
+    """Makes float32 by name, as code for one-hot inputs does."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(5, 4, batch_first=True)
+        self.cell = nn.LSTMCell(2, 4)
+
+    def forward(self, x):
+        _, (h, c) = self.lstm(nn.functional.one_hot(x, 5).float())
+        h, c = self.cell(torch.zeros(x.shape[0], 2), (h[0], c[0]))
+        return h * torch.ones(4, dtype=torch.float32)
+
+
+class PoolsPadding(Packs):
+    def forward(self, x, lengths):
+        return super().forward(x, lengths)[0].mean(1)

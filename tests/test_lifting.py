@@ -167,6 +167,8 @@ ALL = {**{"x": "float32[batch,seq,3]"}}
         (modules.WindowNorm, {"x": "float32[batch,seq]"}, ["h_in"], ["y: float32[batch, 1]"]),
         (modules.Unbatched, {"x": "float32[seq,3]"}, ["h_in"], ["y: float32[seq, 8]"]),
         (modules.HidesState, {"x": "float32[4,seq,3]"}, ["h_in"], ["y: float32[4, 2]"]),
+        (modules.KeepsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.Casts, {"x": "int64[batch,seq]"}, ["h_in"], ["y: float32[batch, 4]"]),
     ],
 )
 def test_a_module_is_exported_as_its_author_wrote_it(tmp_path, make, inputs, states, outputs):
@@ -199,6 +201,30 @@ def test_lengths_leave_padded_steps_out_for_unsorted_rows_and_rows_of_one(tmp_pa
     assert abs(got["y0"] - y.numpy()).max() < 1e-5
     assert abs(got["y1"] - last.numpy()).max() < 1e-5
     assert (got["y0"][2, 1:] == 0).all()
+
+
+def test_a_start_that_is_computed_from_a_flag_is_no_constant(tmp_path):
+    torch.manual_seed(0)
+    module = modules.StartsByFlag().eval()
+    inputs = {**ALL, "is_new": "bool[batch,seq]"}
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs=inputs, formats=["onnx"])
+    assert [spec.module for spec in bundle.signature.recurrent] == ["own"]
+    x = torch.randn(2, 5, 3)
+    for flag in (torch.zeros(2, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool)):
+        got = lstm_deploy.open(tmp_path / "b").run({"x": x, "is_new": flag})["y"]
+        with torch.no_grad():
+            assert abs(got - module(x, flag).numpy()).max() < 1e-5
+
+
+def test_outputs_that_look_at_padding_are_told():
+    specs = [X, TensorSpec.parse("lengths:int64[batch]")]
+    assert "must fill the time axis" in lift(modules.PoolsPadding().eval(), specs).notes[0]
+    assert lift(modules.Packs().eval(), specs).notes == ()
+
+
+def test_an_argument_that_is_no_state_must_be_described():
+    with pytest.raises(LiftingError, match="forward also needs lengths"):
+        lifted(modules.Packs())
 
 
 def test_fixed_sizes_are_told_with_the_reason():
@@ -240,7 +266,7 @@ def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
 
 
 def test_axes_by_other_names_are_told_what_to_be_called():
-    with pytest.raises(LiftingError, match="call the axis of rows `batch`"):
+    with pytest.raises(LiftingError, match="call that axis `batch`"):
         lifted(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
 
 

@@ -48,7 +48,7 @@ def test_every_form_is_recognised_and_computes_the_same(embedding, head, prefix,
 def test_what_no_file_can_tell_is_said():
     findings = " ".join(recognize(Net(False, True).state_dict()).findings)
     assert "rnn is an LSTM(3, 8, 1 layers)" in findings
-    assert "out.weight is a Linear(8, 5)" in findings
+    assert "out.weight is a Linear(8, 5) after it" in findings
     assert "no activation" in findings
     assert "--input" in findings
 
@@ -125,6 +125,9 @@ def test_other_recurrent_weights_are_called_by_their_name(module, kind):
         (lambda w: w.pop("rnn.bias_hh_l0"), "bias_hh_l0"),
         (lambda w: w.update({"rnn.weight_ih_l0": torch.zeros(33, 3)}), "contradict"),
         (lambda w: w.clear(), "no LSTM"),
+        (lambda w: w.update({"rnn.weight_ih_l99999": torch.zeros(32, 8)}), "missing, empty or integer"),
+        (lambda w: w.update({"rnn.weight_hh_l0": torch.zeros(32, 8, dtype=torch.int32)}), "integer"),
+        (lambda w: w.update({"bn.weight": torch.ones(1), "bn.running_var": torch.ones(1)}), "belongs to no LSTM"),
     ],
 )
 def test_what_is_ambiguous_is_refused_with_the_tensors_and_a_way_on(change, why):
@@ -133,3 +136,13 @@ def test_what_is_ambiguous_is_refused_with_the_tensors_and_a_way_on(change, why)
     with pytest.raises(InputError, match=why) as error:
         recognize(weights)
     assert "--model" in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (10, 8)])
+def test_a_matrix_that_fits_before_and_after_is_not_guessed(shape):
+    """LSTM(8, 8) beside a Linear(8, 8), or a matrix without bias that is an Embedding or a Linear."""
+    weights = dict(nn.LSTM(8, 8).state_dict()) | {"proj.weight": torch.zeros(shape)}
+    if shape[0] == 8:
+        weights["proj.bias"] = torch.zeros(8)
+    with pytest.raises(InputError, match="before the LSTM or after it"):
+        recognize(weights)

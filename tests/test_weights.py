@@ -92,6 +92,59 @@ def test_a_pickled_module_is_opened_only_in_so_many_words(tmp_path):
         read_module(saved(tmp_path / "s.pt", nn.LSTM(3, 4).state_dict()))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # all of torch.jit
+def test_code_in_a_torchscript_archive_never_runs(tmp_path, capfd):
+    class Speaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(6.0).reshape(2, 3).t())
+
+        def forward(self, x: torch.Tensor):
+            return x
+
+        @torch.jit.export
+        def __getstate__(self):
+            return (self.weight, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[torch.Tensor, bool]):
+            print("code of the file runs")
+            self.weight = state[0]
+            self.training = state[1]
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.lstm = Speaks(), nn.LSTM(3, 4)
+
+        def forward(self, x: torch.Tensor):
+            return self.inner(x)
+
+    module = Outer()
+    torch.jit.save(torch.jit.script(module), tmp_path / "m.pt")
+    found = read_weights(tmp_path / "m.pt")
+    assert capfd.readouterr().out == ""
+    assert found["lstm.weight_hh_l0"].equal(module.lstm.weight_hh_l0)
+
+
+def test_entries_that_are_passed_over_are_told(tmp_path, state):
+    content = {
+        "state_dict": state,
+        "x_mean": torch.ones(3),
+        "head": {"w": torch.ones(2)},
+        "optimizer": {"a": torch.ones(1)},
+    }
+    unused = []
+    read_weights(saved(tmp_path / "m.pt", content), unused=unused)
+    assert unused == ["x_mean", "head"]
+
+
+@pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.zeros(3, device="meta"), torch.zeros(3).cfloat()])
+def test_tensors_of_no_plain_numbers_are_refused(tmp_path, state, value):
+    with pytest.raises(InputError):
+        read_weights(saved(tmp_path / "m.pt", {**state, "x": value}))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, state, value):
     state["weight_hh_l0"][1, 2] = value

@@ -121,7 +121,8 @@ def export(
             worst = max(parity.failures, key=lambda check: check.severity)
             raise ParityError(
                 f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing "
-                "was written; please report this with the module that shows it."
+                "was written; forward must be a function of its inputs and the state alone, without random draws or "
+                "branches on sizes. If it is, please report this with the module."
             )
         bundle.update(parity=parity)
         report.write(bundle)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.lifting import Lifted
@@ -63,6 +64,20 @@ class EagerRuntime(TorchRuntime):
         super().__init__(module, lifted.signature, provider, threads, dtype)
 
 
+class InFloat64(TorchFunctionMode):
+    """Within the block, what the user's code makes or casts to float32 is float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") is torch.float32:
+            kwargs["dtype"] = torch.float64
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        if func is torch.Tensor.to or func is torch.Tensor.type:
+            args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        return func(*args, **kwargs)
+
+
 class ReferenceRuntime(EagerRuntime):
     """A lifted module in float64, beside itself in float32: what is right, and what rounding alone does to it."""
 
@@ -70,6 +85,15 @@ class ReferenceRuntime(EagerRuntime):
         """Take over `lifted`."""
         self._single = EagerRuntime(deepcopy(lifted))
         super().__init__(lifted, dtype="float64")
+
+    def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with InFloat64():
+                return super().call(tensors)
+        finally:
+            torch.set_default_dtype(before)
 
     def run_float32(self, feeds: Feeds) -> Outputs:
         return self._single.run(feeds)
