@@ -73,7 +73,7 @@ def _markdown(documents: dict[str, Any]) -> str:
     first = next(iter(documents.values()))["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
     machine = ", ".join([first["cpu"]["model"], *first["gpu"]])
-    lines = [f"{machine}; {versions}.", "", "`× baseline` is time over eager PyTorch's in the same rounds."]
+    lines = [f"{machine}; {versions}.", "", report.RATIO_NOTE]
     for name, document in documents.items():
         headings, rows = report.bench_table(document["results"])
         lines += ["", f"## LSTM {name}", "", *report.markdown_table(headings, rows)]

@@ -256,7 +256,10 @@ def validate(
     origin = _origin(reference, model, init, weights_key, inputs, trust_pickle) if reference else None
     found = validation.validate(target, reference=origin, provider=provider)
     if found.reference == validation.GOLDEN_TRACE:
-        console.note("The source of the model is not there, so only its golden trace is replayed; see --reference.")
+        console.note(
+            "Only the golden trace is replayed: the source is gone, or would have to run code of yours. To compare "
+            "with it, give --reference FILE, with the --model, --init and --input that it was exported with."
+        )
     elif record and target.is_dir() and provider == "cpu":
         _record(target, parity=found)
     if json:
@@ -321,9 +324,9 @@ def bench(
     if json:
         _write_json(Path(json), document)
     console.say_table(*report.bench_table(document["results"]))
-    for row in document["results"]:
-        for warning in row["warnings"]:
-            console.note(f"{row['variant']}, {row['scenario']}, batch {row['batch']}: {warning}")
+    for warning in report.bench_warnings(document["results"]):
+        console.note(warning)
+    console.note(report.RATIO_NOTE.replace("`", ""))
 
 
 @app.command()

@@ -31,7 +31,10 @@ def inspect(path: Path) -> dict[str, Any]:
             return _onnx(path)
         case ".torchscript":
             return _torchscript(path)
-    raise InputError(f"{path} is none of .safetensors, .onnx, .torchscript or a bundle; give one of these.")
+    raise InputError(
+        f"{path} is no bundle, .onnx, .torchscript or file of weights (.safetensors, .pt, .pth, .ckpt, .bin); "
+        "give one of these."
+    )
 
 
 def contract_of(document: dict[str, Any]) -> Signature | None:
@@ -49,7 +52,10 @@ def _bundle(path: Path) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "changed_files": bundle.changed_files(),
         "validated": bool(parity and parity.passed),
-        **{key: manifest[key] for key in ("contract", "source", "artifacts", "training", "versions", "created")},
+        **{
+            key: manifest[key]
+            for key in ("contract", "source", "findings", "artifacts", "training", "versions", "created")
+        },
     }
 
 

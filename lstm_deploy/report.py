@@ -14,6 +14,7 @@ from lstm_deploy.checks import Check
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
 from lstm_deploy.signature import Array
+from lstm_deploy.tasks import Forecast
 
 BENCH_COLUMNS = {
     "variant": "variant",
@@ -27,9 +28,13 @@ BENCH_COLUMNS = {
     "p90_us": "p90 µs",
     "p99_us": "p99 µs",
     "steps_per_s": "steps/s",
-    "ratio_to_baseline": "× baseline",
+    "ratio_to_baseline": "÷ baseline",
 }
 """Keys of a benchmark's rows and their headings."""
+RATIO_NOTE = (
+    "`÷ baseline` is the median over rounds of the time over eager PyTorch's; below 1 is faster. "
+    "`–`: too few calls for a 99th percentile, or no baseline."
+)
 ALWAYS = ("variant", "p50_us", "p90_us", "p99_us", "steps_per_s", "ratio_to_baseline")
 """Columns shown even where all rows agree."""
 BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8a8a"
@@ -84,8 +89,8 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
 
 
 def verdict(metrics: Mapping[str, float]) -> str:
-    """Whether the model beats its baseline, by the first metric that has one."""
-    name = next(name for name in metrics if f"naive_{name}" in metrics)
+    """Whether the model beats its baseline, by the metric that it was trained for."""
+    name = next(name for name in ("rmse", "nats_per_character") if name in metrics)
     ours, naive = metrics[name], metrics[f"naive_{name}"]
     label = name.replace("_", " ")
     if naive == 0:
@@ -93,6 +98,15 @@ def verdict(metrics: Mapping[str, float]) -> str:
     if ours < naive:
         return f"Better than the naive baseline by {1 - ours / naive:.1%} ({label})."
     return f"It does NOT beat the naive baseline: {label} is {ours / naive - 1:.1%} worse."
+
+
+def bench_warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each row that should not be trusted."""
+    return [
+        f"{row['variant']}, {row['scenario']}, batch {row['batch']}: {warning}"
+        for row in results
+        for warning in row["warnings"]
+    ]
 
 
 def parity_plot(manifest: Manifest) -> Figure:
@@ -236,6 +250,14 @@ def _markdown(manifest: Manifest) -> str:
     lines += [f"| output | `{spec}` |" for spec in (*contract.outputs, *contract.state_outputs)]
     reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
     lines += ["", f"Streaming: {contract.streaming}{reason}. State policy: {contract.state_policy}.", ""]
+    if isinstance(contract.task, Forecast):
+        task = contract.task
+        lines += [
+            f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}. Window: {task.window}.",
+            "",
+        ]
+    if manifest.findings:
+        lines += ["Inferred, and not proven by any check:", "", *(f"- {finding}" for finding in manifest.findings), ""]
     lines += ["## Artifacts", ""]
     lines += markdown_table(
         ["file", "format", "precision", "bytes"],
@@ -258,10 +280,11 @@ def _markdown(manifest: Manifest) -> str:
             "",
             "## Latency",
             "",
-            f"On {environment['cpu']['model']}; `× baseline` is time over eager PyTorch's.",
+            f"On {environment['cpu']['model']}; {RATIO_NOTE}",
             "",
         ]
         lines += markdown_table(headings, rows)
+        lines += [f"- {warning}" for warning in bench_warnings(manifest.measurements["results"])]
         lines += ["", "![latency](report/latency.png)"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     return "\n".join([*lines, "", f"Made with {versions}.", ""])

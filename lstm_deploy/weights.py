@@ -99,11 +99,11 @@ def _read(path: Path) -> Any:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
             raise InputError(
                 f"{path} is a pickle that could run code when it is opened (of a whole module, probably); save its "
-                "state_dict instead, or give --trust-pickle (with --model FILE.py:Class for its class) if you trust the file."
+                "state_dict instead, or give --trust-pickle (and --model FILE.py:Class for its class) if you trust it."
             ) from error
-        raise InputError(f"{path} is not a file of PyTorch weights ({_one_line(error)}); check the path.") from error
-    except Exception as error:  # torch.load on garbage raises anything
-        raise InputError(f"{path} is not a file of PyTorch weights ({_one_line(error)}); check the path.") from error
+        raise InputError(f"{path} is not a file of PyTorch weights; check the path.") from error
+    except Exception as error:  # torch.load on garbage raises anything, in words that say nothing
+        raise InputError(f"{path} is not a file of PyTorch weights; check the path.") from error
 
 
 def _is_torchscript(path: Path) -> bool:

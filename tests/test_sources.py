@@ -143,9 +143,9 @@ def test_what_does_not_fit_is_told(tmp_path, origin, message):
 
 def test_weights_that_belong_to_no_part_of_the_class_are_left_out_and_told(tmp_path):
     """As in a published speaker encoder, whose file also has the scale of its loss."""
-    torch.save({**authors.Stock().state_dict(), "loss.scale": torch.ones(1)}, tmp_path / "m.pt")
+    torch.save({**authors.Stock().state_dict(), "loss_scale": torch.ones(1)}, tmp_path / "m.pt")
     for origin in (Origin(path=tmp_path / "m.pt", model=f"{FILE}:Stock"), Origin(path=tmp_path / "m.pt")):
-        assert any("loss.scale" in finding and "left out" in finding for finding in load(origin).findings)
+        assert any("loss_scale" in finding and "left out" in finding for finding in load(origin).findings)
 
 
 def test_a_users_error_is_told_with_its_line(tmp_path):

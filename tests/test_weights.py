@@ -108,7 +108,7 @@ def test_code_in_a_torchscript_archive_never_runs(tmp_path, capfd):
 
         @torch.jit.export
         def __setstate__(self, state: tuple[torch.Tensor, bool]):
-            print("code of the file runs")
+            print("code of the file runs")  # noqa: T201
             self.weight = state[0]
             self.training = state[1]
 

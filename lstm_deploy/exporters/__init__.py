@@ -236,7 +236,8 @@ def _artifact(path: Path, format_: str) -> Artifact:
 
 
 def _name(source: Source) -> str:
-    return Path(source.path).name if source.path else source.summary
+    name = Path(source.path).name if source.path else source.summary
+    return f"{name}, as inferred" if source.kind == "weights" else name
 
 
 def _relative(source: Source, bundle: Path) -> Source:
