@@ -99,7 +99,7 @@ def bench(targets: Sequence[Path], plan: Plan, on_progress: OnProgress = lambda 
     return {
         "schema_version": SCHEMA_VERSION,
         "environment": environment.describe(),
-        "plan": {**asdict(plan), "targets": [str(target) for target in targets]},
+        "plan": {**asdict(plan), "targets": [target.name for target in targets]},
         "left_out": sorted(set(left_out)),
         "results": results,
     }

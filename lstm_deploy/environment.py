@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ def describe() -> dict[str, Any]:
     return {
         "versions": versions(),
         "platform": platform.platform(),
-        "python": sys.executable,
         "cpu": _cpu(),
         "memory_gib": _memory_gib(),
         "gpu": _gpus(),

@@ -278,6 +278,8 @@ class _Probe:
         others = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
         reseeded = self.record(self.sizes, seed=0, noise=1)
         demanded = self._demanded(self.sizes, seed=0)
+        if any(_counts(other) != _counts(first) for other in (*others, reseeded)):
+            raise LiftingError("How often an LSTM is called depends on the values of the inputs; it must not.")
         found = []
         for path, calls in first.items():
             for number, call in enumerate(calls):
