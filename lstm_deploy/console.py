@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.errors import LstmDeployError, one_line
 
 DEBUG = "LSTM_DEPLOY_DEBUG"
 INTERRUPTED = 130
@@ -101,7 +101,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{name}; free the space, fix the permission or choose another path."
-    described = " ".join(str(error).split()) or "no message"
+    described = one_line(error)
     return (
         f"This is a defect of lstm-deploy ({type(error).__name__}: {described}); "
         f"set {DEBUG}=1 for the traceback and report it with the output of lstm-deploy env."

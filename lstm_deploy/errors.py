@@ -38,3 +38,9 @@ class ProviderError(LstmDeployError):
     """The execution provider that was asked for cannot be loaded here."""
 
     exit_code = 4
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What another library's error says, fit for a sentence: on one line and not endless."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.errors import LiftingError
+from lstm_deploy.errors import LiftingError, one_line
 from lstm_deploy.packing import kept_padded
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import (
@@ -160,8 +160,9 @@ def lift(
     try:
         original = deepcopy(module).cpu().float().eval().requires_grad_(False)
     except Exception as error:  # tensors that hang on a graph, modules that forbid it
-        reason = " ".join(str(error).split())
-        raise LiftingError(f"The module cannot be copied ({reason}); make plain parameters of its weights.") from error
+        raise LiftingError(
+            f"The module cannot be copied ({one_line(error)}); make plain parameters of its weights."
+        ) from error
     _check_recurrent(original)
     probe = _Probe(original, inputs, _arguments(original, inputs))
     with torch.no_grad(), _quiet():
@@ -247,7 +248,7 @@ class _Probe:
             size = self._size_it_takes() if "seq" in names else None
             if size is None:
                 raise
-            why = " ".join(str(error.__cause__).split())
+            why = one_line(error.__cause__ or error)
             fixed.append(FixedDim(name="seq", size=size, reason=f"the module runs on {size} steps only ({why})"))
             self.sizes["seq"] = size
             recorded = self.record(self.sizes)
@@ -322,7 +323,7 @@ class _Probe:
                     self.names_device = True
                     return self.run(module, inputs, state, noise)
                 shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, inputs, strict=True))
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = one_line(error)
                 raise LiftingError(
                     f"The module does not run on inputs of shape {shapes} ({reason}{user_line(error)}); "
                     "correct the input specification."
@@ -480,7 +481,7 @@ def _measure_streaming(lifted: Lifted, contract: Signature, given: Sequence[Tens
         try:
             parts.append(lifted(*part, *state))
         except RuntimeError as error:
-            return "none", f"it does not run on {length} steps ({' '.join(str(error).split())})"
+            return "none", f"it does not run on {length} steps ({one_line(error)})"
         state = list(parts[-1][len(contract.outputs) :])
     whole = [lengths[-1] if spec.is_lengths else x for spec, x in zip(specs, inputs, strict=True)]
     wanted = lifted(*whole, *first)

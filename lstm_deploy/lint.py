@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.signature import Signature
 
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
@@ -23,8 +23,7 @@ def load(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(path)  # by path, so that weights beside the file are found
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a valid ONNX model ({reason}); check the path.") from error
+        raise InputError(f"{path} is not a valid ONNX model ({one_line(error)}); check the path.") from error
     return model
 
 

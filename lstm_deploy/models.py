@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.checkpoint import ForecasterConfig, LanguageModelConfig, NetworkConfig
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.signature import Array
 
 State = tuple[Tensor, Tensor]
@@ -86,7 +86,7 @@ def build(config: NetworkConfig, tensors: dict[str, Array] | None = None) -> nn.
         try:
             network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"The weights contradict the checkpoint's spec ({reason}); train again.") from error
     return network
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lstm_deploy.checks import Check
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.sampling import sample_inputs, sample_state, sizes_of
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
@@ -94,7 +94,7 @@ def record(reference: Reference) -> dict[str, Array]:
         outputs = reference.run({**inputs, **state})
         recorded = {**inputs, **(state if call == 0 else {}), **outputs}
         trace |= {f"{call}.{name}": value for name, value in recorded.items()}
-        state = _fed_back(signature, outputs)
+        state = signature.next_state(outputs)
     return trace
 
 
@@ -122,7 +122,7 @@ class Judge:
                     if output not in worst or check.severity > worst[output].severity:
                         worst[output] = check
         except Exception as error:  # whatever a runtime raises: a call that fails is a check that fails
-            reason = f"the call failed: {' '.join(str(error).split()) or type(error).__name__}"
+            reason = f"the call failed: {one_line(error)}"
             worst[""] = self._new(name, "", False, None, None, reason)
         self.checks += worst.values()
 
@@ -201,7 +201,7 @@ def _in_chunks(runtime: Runtime, reference: Reference, *, batch: int, chunks: Se
             inputs = sample_inputs(signature.inputs, whole_sizes, rng)
             parts.append(runtime.run({**inputs, **state}))
             wanted_parts.append(reference.run({**inputs, **wanted_state}))
-            state, wanted_state = _fed_back(signature, parts[-1]), _fed_back(signature, wanted_parts[-1])
+            state, wanted_state = signature.next_state(parts[-1]), signature.next_state(wanted_parts[-1])
         yield Compared(f"batch {whole_sizes['batch']}, call {len(chunks)}", parts[-1], wanted_parts[-1])
         return
     whole = sample_inputs(signature.inputs, whole_sizes, rng)
@@ -213,7 +213,7 @@ def _in_chunks(runtime: Runtime, reference: Reference, *, batch: int, chunks: Se
     for length in chunks:
         cut = {spec.name: _cut(whole[spec.name], spec, start, length) for spec in signature.inputs}
         parts.append(runtime.run({**cut, **state}))
-        state = _fed_back(signature, parts[-1])
+        state = signature.next_state(parts[-1])
         start += length
     got = dict(parts[-1])
     for spec in signature.outputs:
@@ -263,12 +263,7 @@ def _replayed(runtime: Runtime, golden: Trace) -> Iterator[Compared]:
             return
         outputs = runtime.run({**{name: golden[f"{call}.{name}"] for name in names}, **state})
         yield Compared(f"call {call}", outputs, {name: golden[f"{call}.{name}"] for name in signature.output_names})
-        state = _fed_back(signature, outputs)
-
-
-def _fed_back(signature: Signature, outputs: Feeds) -> dict[str, Array]:
-    pairs = zip(signature.state_inputs, signature.state_outputs, strict=True)
-    return {before.name: outputs[after.name] for before, after in pairs}
+        state = signature.next_state(outputs)
 
 
 def _cut(value: Array, spec: TensorSpec, start: int, length: int) -> Array:

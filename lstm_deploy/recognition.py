@@ -7,7 +7,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.signature import TensorSpec
 from lstm_deploy.weights import Weights
 
@@ -158,7 +158,7 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
     try:
         lstm.load_state_dict(own)
     except RuntimeError as error:
-        raise _ambiguous(everything, " ".join(str(error).split())[:200]) from error
+        raise _ambiguous(everything, one_line(error)) from error
     return lstm
 
 

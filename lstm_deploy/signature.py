@@ -178,6 +178,11 @@ class Signature(Struct, frozen=True, kw_only=True):
             state[spec.name] = value
         return state
 
+    def next_state(self, outputs: Feeds) -> Outputs:
+        """The state outputs of a call under the names of the state inputs, for the call after it."""
+        pairs = zip(self.state_inputs, self.state_outputs, strict=True)
+        return {before.name: outputs[after.name] for before, after in pairs}
+
     def to_json(self) -> str:
         """The contract as JSON with sorted keys: equal contracts give equal texts."""
         return msgspec.json.encode(self, order="sorted").decode()

@@ -13,7 +13,7 @@ from torch import nn
 
 from lstm_deploy.bundle import Bundle, Source
 from lstm_deploy.checkpoint import Spec, is_ours, read_spec, read_tensors
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.files import sha256
 from lstm_deploy.lifting import Lifted, lift, user_line
 from lstm_deploy.models import build
@@ -141,7 +141,7 @@ def _instantiate(origin: Origin) -> tuple[nn.Module, tuple[str, ...]]:
         network = made(**origin.init)
     except Exception as error:  # whatever the user's constructor raises
         raise InputError(
-            f"{name} cannot be made ({_one_line(error)}{user_line(error)}); give its arguments with --init JSON."
+            f"{name} cannot be made ({one_line(error)}{user_line(error)}); give its arguments with --init JSON."
         ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{origin.model} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
@@ -154,7 +154,7 @@ def _instantiate(origin: Origin) -> tuple[nn.Module, tuple[str, ...]]:
         fit = network.load_state_dict({prefix + key: value for key, value in weights.items()}, strict=False)
     except RuntimeError as error:
         raise InputError(
-            f"The weights of {origin.path} do not fit {name} ({_one_line(error)}); check --init and --weights-key."
+            f"The weights of {origin.path} do not fit {name} ({one_line(error)}); check --init and --weights-key."
         ) from error
     if fit.missing_keys:
         raise InputError(
@@ -191,7 +191,7 @@ def _import(home: str) -> Any:
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
-        raise InputError(f"{home} cannot be imported ({_one_line(error)}{user_line(error)}); check --model.") from error
+        raise InputError(f"{home} cannot be imported ({one_line(error)}{user_line(error)}); check --model.") from error
 
 
 def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
@@ -216,7 +216,3 @@ def _summary(lifted: Lifted) -> str:
         f"LSTM({spec.input_size}, {spec.hidden_size}, {spec.num_layers} layers)" for spec in lifted.signature.recurrent
     )
     return f"{type(lifted.module).__name__} with {recurrent}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -108,8 +108,7 @@ class Stream:
             self._one_step.step()
             return self._one_step.outputs[self.signature.outputs[0].name].copy()
         outputs = self._runtime.run({self._spec.name: x, **self.state})
-        pairs = zip(self.signature.state_inputs, self.signature.state_outputs, strict=True)
-        self.state = {before.name: outputs[after.name] for before, after in pairs}
+        self.state = self.signature.next_state(outputs)
         return outputs[self.signature.outputs[0].name]
 
     @property

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 
 Weights = dict[str, Tensor]
 
@@ -54,7 +54,7 @@ def read_module(path: Path, home: Mapping[str, Any] | None = None) -> nn.Module:
             content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling can raise anything
         raise InputError(
-            f"{path} cannot be unpickled ({_one_line(error)}); give the file of its class with --model FILE.py:Class."
+            f"{path} cannot be unpickled ({one_line(error)}); give the file of its class with --model FILE.py:Class."
         ) from error
     finally:
         for name in added:
@@ -88,7 +88,7 @@ def _read(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError, OSError) as error:
-            raise InputError(f"{path} is not a safetensors file ({_one_line(error)}); check the path.") from error
+            raise InputError(f"{path} is not a safetensors file ({one_line(error)}); check the path.") from error
     if _is_torchscript(path):
         return _torchscript_weights(path)
     try:
@@ -114,7 +114,7 @@ def _is_torchscript(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is a damaged zip archive ({_one_line(error)}); copy it again.") from error
+        raise InputError(f"{path} is a damaged zip archive ({one_line(error)}); copy it again.") from error
     if sum(entry.file_size for entry in entries) > LARGEST_RATIO * path.stat().st_size:
         raise InputError(f"{path} unpacks to over {LARGEST_RATIO} times its size; do not open it.")
     return any(entry.filename.endswith("constants.pkl") for entry in entries)
@@ -187,7 +187,7 @@ def _torchscript_weights(path: Path) -> Weights:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             return tensors(_ArchiveReader(archive, name).load(), "")
     except Exception as error:  # a damaged pickle raises anything
-        raise InputError(f"{path} is a damaged TorchScript archive ({_one_line(error)}); copy it again.") from error
+        raise InputError(f"{path} is a damaged TorchScript archive ({one_line(error)}); copy it again.") from error
 
 
 def _select(content: Any, key: str | None, path: Path, unused: list[str]) -> Weights:
@@ -231,7 +231,3 @@ def _has_tensors(value: Any, name: object) -> bool:
 def _are_tensors(values: Any) -> bool:
     values = list(values)
     return bool(values) and all(isinstance(value, Tensor) for value in values)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

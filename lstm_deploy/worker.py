@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lstm_deploy.bundle import Bundle
-from lstm_deploy.errors import InputError, LstmDeployError
+from lstm_deploy.errors import InputError, LstmDeployError, one_line
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.streaming import Stream
@@ -51,7 +51,7 @@ def main() -> None:
                 answer = {"samples_us": timed.measure(request["calls"]).tolist()}
         except Exception as error:  # the parent decides what to do with it
             known = isinstance(error, LstmDeployError)
-            text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+            text = str(error) if known else f"{type(error).__name__}: {one_line(error)}"
             answer = {
                 "error": text,
                 "exit_code": error.exit_code if isinstance(error, LstmDeployError) else 1,

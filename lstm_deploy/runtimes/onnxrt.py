@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
 
@@ -39,7 +39,7 @@ class OnnxRuntime:
         try:
             return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
         except Exception as error:  # onnxruntime raises a dozen unrelated types
-            raise InputError(f"onnxruntime cannot run this input ({' '.join(str(error).split())}).") from error
+            raise InputError(f"onnxruntime cannot run this input ({one_line(error)}).") from error
 
     def recur(self, batch: int, seq: int) -> "BoundRecurrence":
         return BoundRecurrence(self.session, self.signature, self.provider, batch, seq)
@@ -133,8 +133,9 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
             model if isinstance(model, bytes) else str(model), options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
-        reason = " ".join(str(error).split())
-        raise InputError(f"onnxruntime cannot load {_name(model)} ({reason}); check or re-export it.") from error
+        raise InputError(
+            f"onnxruntime cannot load {_name(model)} ({one_line(error)}); check or re-export it."
+        ) from error
     if wanted not in session.get_providers():
         raise ProviderError(
             f"{wanted} does not load on this machine; install onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver, "

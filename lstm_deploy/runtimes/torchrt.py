@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.lifting import Lifted
 from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
@@ -43,7 +43,7 @@ class TorchRuntime:
         try:
             outputs = self.call([self.tensor(feeds[name]) for name in self.signature.input_names])
         except RuntimeError as error:
-            raise InputError(f"PyTorch cannot run this input ({' '.join(str(error).split())}).") from error
+            raise InputError(f"PyTorch cannot run this input ({one_line(error)}).") from error
         arrays = [output.cpu().numpy() for output in outputs]
         return dict(zip(self.signature.output_names, arrays, strict=True))
 
@@ -109,9 +109,7 @@ class TorchScriptRuntime(TorchRuntime):
             try:
                 module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
             except (RuntimeError, UnicodeDecodeError) as error:
-                raise InputError(
-                    f"PyTorch cannot load {path} ({' '.join(str(error).split())}); check or re-export it."
-                ) from error
+                raise InputError(f"PyTorch cannot load {path} ({one_line(error)}); check or re-export it.") from error
         if not extra[CONTRACT_FILE]:
             raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
         super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads)
