@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lstm_deploy.benchmark import Plan, bench
     from lstm_deploy.bundle import Bundle
-    from lstm_deploy.checks import Check, ParityReport
+    from lstm_deploy.checks import Check, Diagnosis, ParityReport
     from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, ProviderError
     from lstm_deploy.exporters import export
     from lstm_deploy.signature import RecurrentSpec, Signature, TensorSpec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bundle": "bundle",
     "Check": "checks",
+    "Diagnosis": "checks",
     "InputError": "errors",
     "LiftingError": "errors",
     "LstmDeployError": "errors",
@@ -45,6 +46,7 @@ _HOMES = {
 __all__ = [
     "Bundle",
     "Check",
+    "Diagnosis",
     "InputError",
     "LiftingError",
     "LstmDeployError",

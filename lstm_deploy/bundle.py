@@ -128,14 +128,22 @@ class Bundle:
         there = ", ".join(f"{a.format} {a.precision}" for a in self.manifest.artifacts)
         raise InputError(f"{self.path} has no {format} artifact in {precision}; it has {there}.")
 
+    def changed(self, artifact: Artifact) -> list[str]:
+        """Which files of an artifact are not the bytes that the manifest vouches for."""
+        files = [(artifact.path, artifact.sha256)]
+        if artifact.weights:
+            files.append((artifact.weights, artifact.weights_sha256 or ""))
+        return [name for name, digest in files if not self.is_unchanged(name, digest)]
+
+    def is_unchanged(self, name: str, digest: str) -> bool:
+        """Whether a file is there with this SHA-256."""
+        path = self.path / name
+        return path.is_file() and sha256(path) == digest
+
     def changed_files(self) -> list[str]:
-        """Artifacts (and the golden trace) that are not the bytes that the manifest vouches for."""
-        listed = [(artifact.path, artifact.sha256) for artifact in self.manifest.artifacts]
-        listed += [(a.weights, a.weights_sha256 or "") for a in self.manifest.artifacts if a.weights]
-        listed.append((GOLDEN, self.manifest.golden_sha256))
-        return [
-            name for name, digest in listed if not (self.path / name).is_file() or sha256(self.path / name) != digest
-        ]
+        """Files of artifacts, and the golden trace, that are not the bytes that the manifest vouches for."""
+        changed = [name for artifact in self.manifest.artifacts for name in self.changed(artifact)]
+        return changed + ([] if self.is_unchanged(GOLDEN, self.manifest.golden_sha256) else [GOLDEN])
 
     def update(self, **fields: Any) -> None:
         """Replace fields of the manifest, on disk too."""

@@ -196,21 +196,13 @@ def export(
     if dry_run:
         _show_plan(exporters.plan(origin, output, formats, state_layout.value, force=force), json)
         return
-    fresh = not exporters.up_to_date(origin, output, formats, state_layout.value)
-    with console.progress("export") as on_progress:
-        bundle = exporters.export(
-            source,
-            output,
-            inputs={spec.name: f"{spec.dtype}[{','.join(map(str, spec.shape))}]" for spec in origin.inputs} or None,
-            model=model,
-            init=origin.init,
-            weights_key=weights_key,
-            trust_pickle=trust_pickle,
-            formats=formats,
-            state_layout=state_layout.value,
-            force=force,
-            on_progress=on_progress,
-        )
+    bundle = exporters.up_to_date(origin, output, formats, state_layout.value)
+    fresh = bundle is None
+    if bundle is None:
+        with console.progress("export") as on_progress:
+            bundle = exporters.export(
+                origin, output, formats=formats, state_layout=state_layout.value, force=force, on_progress=on_progress
+            )
     if json:
         import msgspec
 
@@ -244,7 +236,21 @@ def validate(
     weights_key: KeyOption = None,
     inputs: InputOption = None,
     trust_pickle: TrustFlag = False,
+    map: Annotated[  # noqa: A002 - the option's name
+        list[str] | None,
+        typer.Option("--map", help="OURS=THEIRS: a name of the contract and the file's for it; repeatable."),
+    ] = None,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    atol: Annotated[
+        list[str] | None,
+        typer.Option(help="Difference to allow in place of the table's: a number, or OUTPUT=NUMBER; repeatable."),
+    ] = None,
+    rtol: Annotated[
+        list[str] | None, typer.Option(help="The same, as a part of the output's size; repeatable.")
+    ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Try more shapes, splits and steps, for minutes.")
+    ] = False,
     record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
     json: JsonFlag = False,
 ) -> None:
@@ -252,9 +258,22 @@ def validate(
     import msgspec
 
     from lstm_deploy import report, validation
+    from lstm_deploy.runtimes import SUFFIXES
 
-    origin = _origin(reference, model, init, weights_key, inputs, trust_pickle) if reference else None
-    found = validation.validate(target, reference=origin, provider=provider)
+    against: Any = reference
+    if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
+        against = _origin(reference, model, init, weights_key, inputs, trust_pickle)
+    with console.progress("validate") as on_progress:
+        found = validation.validate(
+            target,
+            reference=against,
+            provider=provider,
+            thorough=thorough,
+            names=_pairs("map", map),
+            atol=_numbers("atol", atol),
+            rtol=_numbers("rtol", rtol),
+            on_progress=on_progress,
+        )
     if found.reference == validation.GOLDEN_TRACE:
         console.note(
             "Only the golden trace is replayed: the source is gone, or would have to run code of yours. To compare "
@@ -266,7 +285,7 @@ def validate(
         console.say_json(msgspec.to_builtins(found))
     else:
         console.say_table(*report.parity_table(found.checks))
-        for line in report.parity_failures(found.checks):
+        for line in report.parity_failures(found):
             console.say(line)
         failed = len(found.failures)
         verdict = f"{failed} of {len(found.checks)} checks FAILED" if failed else f"{len(found.checks)} checks passed"
@@ -518,6 +537,31 @@ def _check_output(output: Path, force: bool) -> None:
     for file in (output, output.with_suffix(".png")):
         if file.exists() and not force:
             raise InputError(f"{file} already exists; replace it with --force or choose another name with -o.")
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` options by name."""
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"--{option} {text!r} is not NAME=VALUE; write it as --{option} h_in=state_h.")
+        pairs[name] = value
+    return pairs
+
+
+def _numbers(option: str, texts: list[str] | None) -> dict[str, float]:
+    """`NUMBER` for all outputs, or `OUTPUT=NUMBER` for one."""
+    numbers = {}
+    for text in texts or ():
+        name, _, value = text.rpartition("=")
+        try:
+            numbers[name] = float(value)
+        except ValueError as error:
+            raise InputError(f"--{option} {text!r} is not a number; write 1e-4, or y=1e-4 for one output.") from error
+        if not 0 <= numbers[name] < float("inf"):
+            raise InputError(f"--{option} must be 0 or more and finite, not {value}.")
+    return numbers
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

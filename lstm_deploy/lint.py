@@ -4,7 +4,7 @@ A pure reading of the graph: nothing is run.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import onnx
@@ -14,6 +14,10 @@ from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.signature import Signature
 
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
+ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
+"""Attributes of the LSTM operator that PyTorch's LSTM has no counterpart of."""
+PLAIN = (0, [b"Sigmoid", b"Tanh", b"Tanh"], [b"Sigmoid", b"Tanh", b"Tanh"] * 2)
+"""Values of these with which it is PyTorch's LSTM after all."""
 CONTROL_FLOW = ("Loop", "If", "Scan")
 
 
@@ -32,6 +36,14 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in _nodes(model.graph))
 
 
+def precision(model: onnx.ModelProto) -> str:
+    """`int8`, `float16` or `float32`, by what the graph computes in."""
+    if any(name.startswith("DynamicQuantize") or name.endswith("Integer") for name in operators(model)):
+        return "int8"
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    return "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
+
+
 def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]:
     """One sentence for each defect; none for a graph as `export` makes it.
 
@@ -47,24 +59,45 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in _nodes(model.graph):
         if node.op_type == "LSTM":
-            computed = [letter for letter, name in zip("WRB", node.input[1:4], strict=False) if name not in constants]
-            if computed:
-                found.append(
-                    f"The weights {', '.join(computed)} of {node.name or 'an LSTM'} are computed in the graph: "
-                    "every call pays for it, and quantize_dynamic leaves this LSTM in float without a word."
-                )
-            if len(node.input) < 7 or not node.input[5] or not node.input[6]:
-                found.append(f"{node.name or 'An LSTM'} has no initial state: it starts from zeros on every call.")
+            found += _lstm_defects(node, constants)
     promised = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)} if contract else {}
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims)
         described = f"The input {value.name} has the shape [{', '.join(map(str, shape))}]"
         if value.name in promised and shape != promised[value.name]:
-            found.append(f"{described}, not [{', '.join(map(str, promised[value.name]))}] as the contract says.")
+            wanted = promised[value.name]
+            pairs = zip(wanted, shape, strict=False)
+            frozen = [
+                f"{ours} is frozen at {theirs}"
+                for ours, theirs in pairs
+                if isinstance(ours, str) and theirs != ours and isinstance(theirs, int)
+            ]
+            why = f" ({', '.join(frozen)})" if frozen else ""
+            found.append(f"{described}, not [{', '.join(map(str, wanted))}] as the contract says{why}.")
         elif value.name not in promised and len(shape) >= 2 and all(isinstance(size, int) for size in shape):
             found.append(f"{described}: batch and time are frozen.")
     return found
+
+
+def _lstm_defects(node: onnx.NodeProto, constants: Collection[str]) -> Iterator[str]:
+    """What is wrong with one LSTM node; `constants` are the names of the graph's initializers."""
+    name = node.name or "An LSTM"
+    computed = [letter for letter, weight in zip("WRB", node.input[1:4], strict=False) if weight not in constants]
+    if computed:
+        yield (
+            f"The weights {', '.join(computed)} of {name} are computed in the graph: every call pays for it, and "
+            "quantize_dynamic leaves this LSTM in float without a word."
+        )
+    for attribute in node.attribute:
+        if attribute.name in ALTERING and onnx.helper.get_attribute_value(attribute) not in PLAIN:
+            yield f"{name} has the attribute {attribute.name}: it computes something else than PyTorch's LSTM."
+        if attribute.name == "direction" and attribute.s == b"reverse":
+            yield f"{name} reads time backwards, which no PyTorch LSTM does by itself."
+    if len(node.input) > 7 and node.input[7]:
+        yield f"{name} has peephole weights, which PyTorch's LSTM does not know."
+    if len(node.input) < 7 or not node.input[5] or not node.input[6]:
+        yield f"{name} has no initial state: it starts from zeros on every call."
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

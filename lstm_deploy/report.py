@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lstm_deploy.bundle import REPORT, REPORT_PLOTS, Bundle, Manifest
-from lstm_deploy.checks import Check
+from lstm_deploy.checks import Check, ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
 from lstm_deploy.signature import Array
@@ -47,6 +47,8 @@ def write(bundle: Bundle) -> None:
     plots.mkdir(exist_ok=True)
     if manifest.parity and manifest.parity.checks:
         save_plot(parity_plot(manifest), plots / "parity.png")
+    if manifest.parity and manifest.parity.profiles:
+        save_plot(error_plot(manifest.parity), plots / "errors.png")
     if manifest.measurements:
         save_plot(latency_plot(manifest.measurements), plots / "latency.png")
     with replacing(bundle.path / REPORT) as file:
@@ -65,12 +67,16 @@ def parity_table(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
     return ["check", "output", "tolerance", *artifacts], rows
 
 
-def parity_failures(checks: Sequence[Check]) -> list[str]:
-    """One line for each check that failed: where, and what."""
-    return [
+def parity_failures(report: ParityReport) -> list[str]:
+    """For each artifact that failed its likely cause and first difference, then a line for each check that failed."""
+    lines = []
+    for found in report.diagnoses:
+        lines.append(f"{found.artifact}: likely cause: {found.cause}")
+        if found.place:
+            lines.append(f"{found.artifact}: first difference: {found.place}")
+    return lines + [
         " ".join(filter(None, (check.artifact, check.name, check.output))) + f": {check.detail}"
-        for check in checks
-        if not check.passed
+        for check in report.failures
     ]
 
 
@@ -133,6 +139,41 @@ def parity_plot(manifest: Manifest) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{name}: {output}" for name, output in rows])
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=len(artifacts), fontsize=8)
+    return figure
+
+
+def error_plot(report: ParityReport) -> Figure:
+    """For each output a panel of its largest difference over carried steps, and one of how differences spread."""
+    outputs = list(dict.fromkeys(profile.output for profile in report.profiles))
+    artifacts = list(dict.fromkeys(profile.artifact for profile in report.profiles))
+    styles = dict(
+        zip(artifacts, zip((BLUE, ORANGE, GREY) * len(artifacts), "os^" * len(artifacts), strict=False), strict=False)
+    )
+    figure = Figure(figsize=(8, 0.9 + 1.7 * len(outputs)), layout="constrained")
+    panels = figure.subplots(len(outputs), 2, squeeze=False)
+    for (curve, spread), output in zip(panels, outputs, strict=True):
+        for profile in report.profiles:
+            if profile.output != output:
+                continue
+            color, marker = styles[profile.artifact]
+            if profile.steps:
+                errors = np.maximum(profile.errors, 1e-9)
+                curve.plot(profile.steps, errors, color=color, marker=marker, markersize=3, label=profile.artifact)
+            powers = range(-len(profile.histogram) + 1, 1)
+            share = np.divide(profile.histogram, max(sum(profile.histogram), 1))
+            spread.step(powers, share, color=color, where="post", label=profile.artifact)
+        curve.set(xscale="log", yscale="log", ylabel=output)
+        if not curve.lines:
+            curve.annotate("no carried steps", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+        spread.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        curve.grid(alpha=0.3)
+        spread.grid(alpha=0.3)
+    panels[0, 0].set_title("largest difference ÷ size, so far", fontsize=9, loc="left")
+    panels[0, 1].set_title("share of entries that differ by 10ⁿ of their size", fontsize=9, loc="left")
+    panels[-1, 0].set_xlabel("carried steps")
+    panels[-1, 1].set_xlabel("n")
+    handles, labels = panels[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(artifacts), fontsize=8)
     return figure
 
 
@@ -271,8 +312,10 @@ def _markdown(manifest: Manifest) -> str:
         outcome = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
         lines += ["", "## Parity", "", f"{outcome}, against {manifest.parity.reference}.", ""]
         lines += markdown_table(*parity_table(manifest.parity.checks))
-        lines += [f"- {line}" for line in parity_failures(manifest.parity.checks)]
+        lines += [f"- {line}" for line in parity_failures(manifest.parity)]
         lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
+        if any(profile.steps for profile in manifest.parity.profiles):
+            lines += ["", "![differences over carried steps, and how they are distributed](report/errors.png)"]
     if manifest.measurements:
         environment = manifest.measurements["environment"]
         headings, rows = bench_table(manifest.measurements["results"])

@@ -18,7 +18,6 @@ from lstm_deploy.files import sha256
 from lstm_deploy.lifting import Lifted, lift, user_line
 from lstm_deploy.models import build
 from lstm_deploy.recognition import recognize
-from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
 from lstm_deploy.tasks import Forecast, LanguageModel
 from lstm_deploy.weights import read_module, read_weights
@@ -93,11 +92,6 @@ def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: S
     lifted = lift(module, [_with_vocabulary(spec, module) for spec in inputs], state_layout=state_layout)
     findings = tuple(f"{dim.name} is {dim.size}: {dim.reason}" for dim in lifted.signature.fixed) + lifted.notes
     return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)), findings=findings)
-
-
-def reference(lifted: Lifted) -> ReferenceRuntime:
-    """That which artifacts are held against; it takes over `lifted`."""
-    return ReferenceRuntime(lifted)
 
 
 def guess_input(network: nn.Module) -> TensorSpec:

@@ -1,28 +1,49 @@
 """Validating bundles and single artifacts: which reference there is, and which checks apply."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from lstm_deploy import lint
+from lstm_deploy.adapting import adapt
 from lstm_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle
-from lstm_deploy.checks import ParityReport
+from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, Trace, make_cases, replayed
+from lstm_deploy.checks import Check, Diagnosis, ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz
-from lstm_deploy.parity import Judge, Reference, Trace, prove, replay
-from lstm_deploy.runtimes import SUFFIXES, open_runtime
-from lstm_deploy.signature import Signature
+from lstm_deploy.isolation import CrashError, isolated
+from lstm_deploy.parity import Verdict, prove
+from lstm_deploy.runtimes import SUFFIXES, Runtime, open_runtime
+from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
+from lstm_deploy.tolerances import Override, overrides, relative_tolerance
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from lstm_deploy.runtimes.torchrt import ReferenceRuntime
     from lstm_deploy.sources import Origin
 
 GOLDEN_TRACE = "golden trace"
 """What stands as the reference in a report where PyTorch was not asked."""
+Progress = Callable[[int, int, str], None]
+
+
+class Subject(Struct, frozen=True, kw_only=True):
+    """One artifact to be judged."""
+
+    path: Path
+    name: str
+    precision: str
+    bundle: Bundle | None = None
+    artifact: Artifact | None = None
+    problems: tuple[str, ...] = ()
+    """What is wrong with its contract, as seen before it runs."""
 
 
 def validate(
@@ -30,68 +51,91 @@ def validate(
     *,
     reference: "nn.Module | Origin | str | Path | None" = None,
     provider: str = "cpu",
+    thorough: bool = False,
+    names: Mapping[str, str] | None = None,
+    atol: float | Mapping[str, float] | None = None,
+    rtol: float | Mapping[str, float] | None = None,
+    on_progress: Progress = lambda *_: None,
 ) -> ParityReport:
-    """Hold every artifact of a bundle, or one artifact by its path, against the model it was made from.
+    """Hold every artifact of a bundle, or any ONNX or TorchScript file, against the model it should compute.
 
-    `reference` is the live module, its checkpoint, or a `sources.Origin` that says whose weights a file has.
-    Without one it is the file that the bundle was exported from, if it is still there and PyTorch is installed;
-    else the golden trace in the bundle. Raises `InputError` where nothing is there to compare with, and
-    `ProviderError` for a provider that is not there.
+    `reference` is the live module, its checkpoint, another artifact or bundle, or a `sources.Origin` that says whose
+    weights a file has. Without one it is the file that the bundle was exported from, if it is still there and PyTorch
+    is installed; else the golden trace in the bundle. `thorough` tries more, for minutes. `names` are the file's
+    names of inputs and outputs by the contract's, for an ONNX file made elsewhere. `atol` and `rtol` allow differences
+    up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name.
+
+    A runtime that crashes is a failed check. Raises `InputError` where nothing is there to compare with or a file
+    cannot be read, and `ProviderError` for a provider that is not there.
     """
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
-    against = _reference(bundle, reference)
-    if bundle is None:
-        if against is None:
-            raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
-        judge = Judge(path.name, "float32", open_runtime(path, provider))
-        problems = contract_problems(judge.runtime.signature, against.signature)
-        judge.whole("contract", problems, "as the reference's")
-        if path.suffix == ".onnx":
-            judge.whole(
-                "lint", lint.lint(lint.load(path), judge.runtime.signature), "native LSTM nodes with constant weights"
-            )
-        prove(judge, against)
-        return _report(_described(reference), judge)
-    artifacts = [
-        artifact for artifact in bundle.manifest.artifacts if path.is_dir() or bundle.file(artifact) == path.resolve()
-    ]
-    if find_spec("torch") is None:
-        artifacts = [artifact for artifact in artifacts if artifact.format != "torchscript"]
-    if not artifacts:
-        raise InputError(f"No artifact of {bundle.path} can be checked without PyTorch; install it.")
-    described = GOLDEN_TRACE if against is None else _described(reference or bundle.source_path)
-    return check_bundle(bundle, artifacts, against, described, provider)
+    tolerances = overrides(atol, rtol)
+    on_progress(0, 1, "reading the reference")
+    against, described = _reference(bundle, reference)
+    with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
+        if bundle is None:
+            if against is None:
+                raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
+            subjects = [_foreign(path, against.signature, names, Path(folder))]
+        else:
+            if names:
+                raise InputError("The names in a bundle are its contract's; leave out --map.")
+            subjects = [_of_bundle(bundle, artifact) for artifact in _chosen(bundle, path)]
+        known = (bundle or against).signature  # type: ignore[union-attr]
+        if unknown := set(tolerances) - {"", *known.output_names}:
+            raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(known.output_names)}.")
+        effort = THOROUGH if thorough else NORMAL
+        on_progress(0, len(subjects) + 1, "running the reference")
+        cases = make_cases(against, effort) if against else []
+        checks: list[Check] = []
+        verdicts: list[Verdict] = []
+        for number, subject in enumerate(subjects, 1):
+            on_progress(number, len(subjects) + 1, f"judging {subject.name}")
+            verdicts.append(judge(subject, against, cases, provider, tolerances))
+            checks += verdicts[-1].checks
+        diagnoses = [
+            explain(subject, verdict, against, provider)
+            for subject, verdict in zip(subjects, verdicts, strict=True)
+            if not all(check.passed for check in verdict.checks)
+        ]
+    return ParityReport(
+        passed=all(check.passed for check in checks),
+        reference=described,
+        checks=tuple(checks),
+        profiles=tuple(profile for verdict in verdicts for profile in verdict.profiles),
+        diagnoses=tuple(diagnoses),
+    )
 
 
-def check_bundle(
-    bundle: Bundle,
-    artifacts: Sequence[Artifact],
-    against: Reference | None,
-    described: str,
-    provider: str = "cpu",
-) -> ParityReport:
-    """Hold some artifacts of a bundle against its golden trace and, where there is one, a reference."""
-    golden = read_golden(bundle)
-    return _report(described, *(_judge(bundle, artifact, golden, against, provider) for artifact in artifacts))
+def check_bundle(bundle: Bundle, cases: Sequence[Case], described: str) -> ParityReport:
+    """Hold the artifacts of a bundle that was just written against its golden trace and the reference's cases."""
+    verdicts = []
+    for artifact in bundle.manifest.artifacts:
+        verdicts.append(judge(_of_bundle(bundle, artifact), None, cases, isolate=False))
+    checks = tuple(check for verdict in verdicts for check in verdict.checks)
+    return ParityReport(
+        passed=all(check.passed for check in checks),
+        reference=described,
+        checks=checks,
+        profiles=tuple(profile for verdict in verdicts for profile in verdict.profiles),
+    )
 
 
-def _judge(bundle: Bundle, artifact: Artifact, golden: Trace, against: Reference | None, provider: str) -> Judge:
-    """All checks of one artifact of a bundle."""
-    path = bundle.file(artifact)
-    judge = Judge(artifact.path, artifact.precision, open_runtime(path, provider))
-    judge.whole("contract", contract_problems(judge.runtime.signature, bundle.signature), "as in the manifest")
-    own = {artifact.path, artifact.weights}
-    changed = [f"{name} is not the file that was exported." for name in bundle.changed_files() if name in own]
-    judge.whole("sha256", changed, "as in the manifest")
-    if artifact.format == "onnx":
-        judge.whole(
-            "lint", lint.lint(lint.load(path), judge.runtime.signature), "native LSTM nodes with constant weights"
-        )
-    replay(judge, golden)
-    if against is not None:
-        prove(judge, against)
-    return judge
+def prove_file(
+    path: Path,
+    name: str,
+    precision: str,
+    provider: str,
+    cases: Sequence[Case],
+    tolerances: Mapping[str, Override] | None = None,
+) -> Verdict:
+    """Open an artifact and hold it against some cases."""
+    runtime = open_runtime(path, provider)
+    try:
+        return prove(runtime, name, precision, cases, tolerances)
+    finally:
+        runtime.close()
 
 
 def contract_problems(found: Signature, wanted: Signature) -> list[str]:
@@ -106,9 +150,135 @@ def contract_problems(found: Signature, wanted: Signature) -> list[str]:
 def read_golden(bundle: Bundle) -> Trace:
     """The arrays of `golden.npz`; raises `InputError` if the file is not what was exported."""
     path = bundle.path / GOLDEN
-    if GOLDEN in bundle.changed_files():
+    if not bundle.is_unchanged(GOLDEN, bundle.manifest.golden_sha256):
         raise InputError(f"{path} is missing or changed since the export; export the model again.")
     return read_npz(path)
+
+
+class _ArtifactReference:
+    """Another artifact in the place of PyTorch."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.signature, self._runtime = runtime.signature, runtime
+
+    def run(self, feeds: Feeds) -> Outputs:
+        return self._runtime.run(feeds)
+
+    run_float32 = run
+
+
+def judge(
+    subject: Subject,
+    against: Reference | None,
+    cases: Sequence[Case],
+    provider: str = "cpu",
+    tolerances: Mapping[str, Override] | None = None,
+    *,
+    isolate: bool = True,
+) -> Verdict:
+    """All checks of one artifact; unless told otherwise it runs in a process of its own, which may crash."""
+    relative_tolerance(subject.precision, provider)
+    golden = _golden(subject.bundle) if subject.bundle else []
+    arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
+    try:
+        verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
+    except CrashError as error:
+        verdict = Verdict([_check(subject, provider, "runs", [f"The runtime did not survive: {error}."], "")], [], None)
+    return verdict._replace(checks=[*_whole(subject, verdict.signature, against, provider), *verdict.checks])
+
+
+def explain(subject: Subject, verdict: Verdict, against: Reference | None, provider: str = "cpu") -> Diagnosis:
+    """Why an artifact failed."""
+    from lstm_deploy.diagnosis import diagnose
+
+    failures = [check for check in verdict.checks if not check.passed]
+    crashed = any(check.name == "runs" for check in failures)
+    runtime = None if crashed else open_runtime(subject.path, provider)
+    cause, place = diagnose(failures, runtime, against, *_knowledge(against))
+    return Diagnosis(artifact=subject.name, cause=cause, place=place)
+
+
+def _whole(subject: Subject, found: Signature | None, against: Reference | None, provider: str) -> list[Check]:
+    """The checks that read an artifact and do not run it."""
+    checks = []
+    wanted = subject.bundle.signature if subject.bundle else against.signature if against else None
+    if found is not None and wanted is not None:
+        problems = [*subject.problems, *contract_problems(found, wanted)]
+        fine = "as in the manifest" if subject.bundle else "as the reference's"
+        checks.append(_check(subject, provider, "contract", problems, fine))
+    if subject.bundle and subject.artifact:
+        changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
+        checks.append(_check(subject, provider, "sha256", changed, "as in the manifest"))
+    if subject.path.suffix == ".onnx":
+        defects = lint.lint(lint.load(subject.path), found)
+        checks.append(_check(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
+    if lifted := getattr(against, "lifted", None):
+        from lstm_deploy import fidelity
+
+        changed_weights = fidelity.problems(subject.path, lifted)
+        if changed_weights is not None:
+            checks.append(_check(subject, provider, "weights", changed_weights, "as PyTorch's, number by number"))
+    return checks
+
+
+def _check(subject: Subject, provider: str, name: str, problems: Sequence[str], fine: str) -> Check:
+    return Check(
+        name=name,
+        artifact=subject.name,
+        provider=provider,
+        output="",
+        passed=not problems,
+        max_abs=None,
+        tolerance=None,
+        detail=" ".join(problems) or fine,
+    )
+
+
+def _knowledge(against: Reference | None) -> tuple[Any, ...]:
+    """What PyTorch models know of themselves beside their outputs."""
+    if (lifted := getattr(against, "lifted", None)) is None:
+        return ()
+    from lstm_deploy import fidelity
+
+    return fidelity.buffers(lifted), partial(fidelity.alterations, against.module)  # type: ignore[union-attr]
+
+
+def _golden(bundle: Bundle) -> list[Case]:
+    return replayed(bundle.signature, read_golden(bundle))
+
+
+def _of_bundle(bundle: Bundle, artifact: Artifact) -> Subject:
+    return Subject(
+        path=bundle.file(artifact),
+        name=artifact.path,
+        precision=artifact.precision,
+        bundle=bundle,
+        artifact=artifact,
+    )
+
+
+def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
+    """A file that no bundle vouches for; one without a contract is given the reference's."""
+    if path.suffix != ".onnx":
+        return Subject(path=path, name=path.name, precision="float32")
+    model = lint.load(path)
+    precision = lint.precision(model)
+    if not names and any(prop.key == CONTRACT_KEY for prop in model.metadata_props):
+        return Subject(path=path, name=path.name, precision=precision)
+    adapted, problems = adapt(path, contract, names)
+    copy = folder / path.name
+    copy.write_bytes(adapted)
+    return Subject(path=copy, name=path.name, precision=precision, problems=tuple(problems))
+
+
+def _chosen(bundle: Bundle, path: Path) -> list[Artifact]:
+    """The artifacts of a bundle that were meant and can be run here."""
+    artifacts = [a for a in bundle.manifest.artifacts if path.is_dir() or bundle.file(a) == path.resolve()]
+    if find_spec("torch") is None:
+        artifacts = [artifact for artifact in artifacts if artifact.format != "torchscript"]
+    if not artifacts:
+        raise InputError(f"No artifact of {bundle.path} can be checked without PyTorch; install it.")
+    return artifacts
 
 
 def _bundle_of(path: Path) -> Bundle | None:
@@ -125,33 +295,39 @@ def _bundle_of(path: Path) -> Bundle | None:
     return None
 
 
-def _reference(bundle: Bundle | None, given: Any) -> Reference | None:
+def _reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str]:
+    """What to hold against, and what to call it; none where only the golden trace is there."""
+    if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
+        path = Path(given)
+        other = Bundle(path) if path.is_dir() else None
+        return _ArtifactReference(open_runtime(other.file(other.find("onnx")) if other else path)), path.name
     if find_spec("torch") is None or (given is None and bundle is None):
-        return None
+        return None, GOLDEN_TRACE
     from lstm_deploy import sources
 
     layout = bundle.signature.state_layout if bundle else "layers-first"
     inputs = bundle.signature.inputs if bundle else ()
     if given is None:
         assert bundle is not None
-        loaded = sources.load_source_of(bundle)
-        return None if loaded is None else sources.reference(loaded.lifted)
+        loaded, name = sources.load_source_of(bundle), bundle.source_path
+        if loaded is None or name is None:
+            return None, GOLDEN_TRACE
+        return _pytorch(loaded.lifted), _described(name.name)
     if isinstance(given, str | Path):
         given = sources.Origin(path=Path(given))
     if isinstance(given, sources.Origin):
-        return sources.reference(sources.load(replace(given, inputs=given.inputs or inputs), layout).lifted)
+        loaded = sources.load(replace(given, inputs=given.inputs or inputs), layout)
+        return _pytorch(loaded.lifted), _described(given.path.name)
     if bundle is None:
         raise InputError("A module can be the reference of a bundle only, whose contract tells its inputs.")
-    return sources.reference(sources.load_module(given, inputs, layout).lifted)
+    return _pytorch(sources.load_module(given, inputs, layout).lifted), _described(type(given).__name__)
 
 
-def _described(reference: Any) -> str:
-    path = getattr(reference, "path", reference)
-    if isinstance(path, str | Path):
-        return f"PyTorch in float64 ({Path(path).name})"
-    return f"PyTorch in float64 ({type(reference).__name__})"
+def _pytorch(lifted: Any) -> "ReferenceRuntime":
+    from lstm_deploy.runtimes.torchrt import ReferenceRuntime
+
+    return ReferenceRuntime(lifted)
 
 
-def _report(reference: str, *judges: Judge) -> ParityReport:
-    checks: Sequence[Any] = [check for judge in judges for check in judge.checks]
-    return ParityReport(passed=all(check.passed for check in checks), reference=reference, checks=tuple(checks))
+def _described(name: str) -> str:
+    return f"PyTorch in float64 ({name})"

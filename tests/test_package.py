@@ -23,6 +23,7 @@ NEEDS_TORCH = tuple(
         "weights",
         "sources",
         "exporters",
+        "fidelity",
         "runtimes.torchrt",
     )
 )
@@ -39,6 +40,7 @@ def test_the_public_names_are_these():
     assert lstm_deploy.__all__ == [
         "Bundle",
         "Check",
+        "Diagnosis",
         "InputError",
         "LiftingError",
         "LstmDeployError",

@@ -3,7 +3,7 @@ import pytest
 
 from lstm_deploy import report
 from lstm_deploy.bundle import Bundle
-from lstm_deploy.checks import Check
+from lstm_deploy.checks import Check, Diagnosis, ParityReport
 
 
 def check(**changes):
@@ -44,6 +44,7 @@ def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
     assert "`h_in: float32[2, batch, 8]`" in text
     assert "All checks passed" in text
     assert (forecast_bundle / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert (forecast_bundle / "report" / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert "## Latency" not in text
 
 
@@ -74,7 +75,17 @@ def test_artifacts_stand_side_by_side():
 
 
 def test_failures_say_where():
-    assert report.parity_failures([check(), check(passed=False, detail="at [0]")]) == ["model.onnx shapes y: at [0]"]
+    found = ParityReport(
+        passed=False,
+        reference="PyTorch",
+        checks=(check(), check(passed=False, detail="at [0]")),
+        diagnoses=(Diagnosis(artifact="model.onnx", cause="rows are mixed", place="after step 1"),),
+    )
+    assert report.parity_failures(found) == [
+        "model.onnx: likely cause: rows are mixed",
+        "model.onnx: first difference: after step 1",
+        "model.onnx shapes y: at [0]",
+    ]
 
 
 @pytest.mark.parametrize("steps", [1, 5])

@@ -8,7 +8,9 @@ import onnx
 import pytest
 
 import lstm_deploy
+from lstm_deploy import validation
 from lstm_deploy.errors import InputError
+from lstm_deploy.isolation import CrashError
 from lstm_deploy.validation import validate
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; import importlib.util as u; f = u.find_spec; "
@@ -23,7 +25,7 @@ def test_a_bundle_is_held_against_its_source(forecast_bundle):
     report = validate(forecast_bundle)
     assert report.passed
     assert "forecaster.safetensors" in report.reference
-    assert {("model.onnx", "lint"), ("model.onnx", "steps"), ("model.torchscript", "chunked")} <= named(report)
+    assert {("model.onnx", "lint"), ("model.onnx", "weights"), ("model.torchscript", "drift")} <= named(report)
 
 
 def test_without_its_source_the_golden_trace_remains(bundle_copy, tmp_path):
@@ -80,6 +82,53 @@ def test_metadata_that_lies_fails(bundle_copy):
     onnx.save(model, bundle_copy / "model.onnx")
     failure = next(check for check in validate(bundle_copy).failures if check.name == "contract")
     assert "state_policy" in failure.detail
+
+
+def test_a_failure_is_diagnosed(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            node.input[5], node.input[6] = node.input[6], node.input[5]
+    onnx.save(model, bundle_copy / "model.onnx")
+    (diagnosis,) = validate(bundle_copy).diagnoses
+    assert diagnosis.artifact == "model.onnx"
+    assert "h_in and c_in are swapped on the way in" in diagnosis.cause
+    assert diagnosis.place.startswith("after step 1: h_out at layer 0, row 0, unit")
+
+
+def test_without_a_reference_what_can_be_seen_is_diagnosed(bundle_copy, tmp_path):
+    (tmp_path / "forecaster.safetensors").unlink()
+    model = onnx.load(bundle_copy / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            node.input[5] = node.input[6] = ""
+    onnx.save(model, bundle_copy / "model.onnx")
+    report = validate(bundle_copy)
+    assert {"lint", "golden"} <= {check.name for check in report.failures}
+    assert "no initial state" in report.diagnoses[0].cause
+
+
+def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
+    def crash(*_):
+        raise CrashError("the process crashed (signal 11)")
+
+    monkeypatch.setattr(validation, "isolated", crash)
+    report = validate(forecast_bundle / "model.onnx")
+    assert [(check.name, "signal 11" in check.detail) for check in report.failures] == [("runs", True)]
+    assert "signal 11" in report.diagnoses[0].cause
+
+
+def test_an_artifact_can_be_the_reference_of_another(forecast_bundle, lm_bundle):
+    assert validate(forecast_bundle / "model.onnx", reference=forecast_bundle / "model.torchscript").passed
+    report = validate(forecast_bundle / "model.onnx", reference=forecast_bundle)
+    assert (report.passed, report.reference) == (True, "forecast")
+
+
+def test_a_users_tolerance_is_taken(forecast_bundle):
+    report = validate(forecast_bundle / "model.onnx", rtol={"y": 1e-12}, atol={"y": 1e-12})
+    assert {check.output for check in report.failures} == {"y"}
+    with pytest.raises(InputError, match="no output 'z'"):
+        validate(forecast_bundle, atol={"z": 1})
 
 
 def test_a_golden_trace_that_changed_is_refused(bundle_copy):

@@ -23,12 +23,13 @@ from lstm_deploy.bundle import (
     write_manifest,
     writing,
 )
-from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError
+from lstm_deploy.cases import QUICK, Case, make_cases, record
+from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, one_line
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.files import sha256
 from lstm_deploy.lifting import Lifted, user_line
-from lstm_deploy.parity import record
+from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
 from lstm_deploy.validation import check_bundle
 
@@ -40,7 +41,7 @@ FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
 
 
 def export(
-    source: nn.Module | str | os.PathLike[str],
+    source: nn.Module | sources.Origin | str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     inputs: Mapping[str, str] | None = None,
@@ -56,7 +57,8 @@ def export(
     """Export a live module, a checkpoint or a file of weights to a bundle at `output`, proven against PyTorch.
 
     `inputs` gives each argument of a module's `forward`, in order, as `{"x": "float32[batch,seq,40]"}`; a
-    checkpoint of ours knows its own, and bare weights tell theirs. `model` names the class that a file of weights
+    checkpoint of ours knows its own, and bare weights tell theirs. What else a file needs may come as an Origin, or
+    apart: `model` names the class that a file of weights
     belongs to (`FILE.py:Class` or `package.module:Class`) and `init` its arguments; `weights_key` names the entry of
     the file; `trust_pickle` allows a pickle of a whole module to run its code. `on_progress` is told what is being
     done. Where the same source stands exported with the same options already, that bundle is returned as it is.
@@ -65,7 +67,7 @@ def export(
     `ParityError` if an artifact differs from the model; then nothing is written.
     """
     path = Path(output)
-    stages = len(formats) + 2
+    stages = len(formats) + 3
     specs = _specs(inputs)
     if isinstance(source, nn.Module):
         options = _options(formats, state_layout)
@@ -75,17 +77,21 @@ def export(
         on_progress(0, stages, "lifting")
         loaded = sources.load_module(source, specs, state_layout)
     else:
-        origin = sources.Origin(
-            path=Path(source),
-            model=model,
-            init=init or {},
-            weights_key=weights_key,
-            inputs=specs,
-            trust_pickle=trust_pickle,
+        origin = (
+            source
+            if isinstance(source, sources.Origin)
+            else sources.Origin(
+                path=Path(source),
+                model=model,
+                init=init or {},
+                weights_key=weights_key,
+                inputs=specs,
+                trust_pickle=trust_pickle,
+            )
         )
-        options = _options(formats, state_layout, origin)
-        if (there := _up_to_date(origin.path, path, options)) is not None:
+        if (there := up_to_date(origin, path, formats, state_layout)) is not None:
             return there
+        options = _options(formats, state_layout, origin)
         check_free(path, force=force)
         on_progress(0, stages, "lifting")
         loaded = sources.load(origin, state_layout)
@@ -96,13 +102,14 @@ def export(
             name, write = FORMATS[format_]
             _write(write, format_, loaded.lifted, partial / name)
             artifacts.append(_artifact(partial / name, format_))
-        signature = loaded.lifted.signature
-        reference = sources.reference(loaded.lifted)
+        on_progress(stages - 2, stages, "running PyTorch")
+        reference = ReferenceRuntime(loaded.lifted)
         np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
+        cases = _cases(reference)
         manifest = Manifest(
             name=path.resolve().name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            contract=signature,
+            contract=loaded.lifted.signature,
             source=_relative(loaded.source, path),
             options=options,
             artifacts=tuple(artifacts),
@@ -111,12 +118,12 @@ def export(
             findings=loaded.findings,
             versions=environment.versions(),
         )
+        described = f"PyTorch in float64 ({_name(loaded.source)})"
+        del loaded, reference  # so that large weights are not in memory beside the artifacts'
         write_manifest(partial, manifest)
         on_progress(stages - 1, stages, "proving parity")
         bundle = Bundle(partial)
-        parity = check_bundle(
-            bundle, bundle.manifest.artifacts, reference, f"PyTorch in float64 ({_name(loaded.source)})"
-        )
+        parity = check_bundle(bundle, cases, described)
         if not parity.passed:
             worst = max(parity.failures, key=lambda check: check.severity)
             raise ParityError(
@@ -139,7 +146,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `export` would do, with the same errors, but nothing written."""
     options = _options(formats, state_layout, origin)
-    if _up_to_date(origin.path, output, options) is None:
+    if up_to_date(origin, output, formats, state_layout) is None:
         check_free(output, force=force)
     loaded = sources.load(origin, state_layout)
     return {
@@ -157,25 +164,31 @@ def up_to_date(
     output: Path,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
-) -> bool:
-    """Whether a whole bundle stands at `output`, from this very file, with these options and this release."""
-    return _up_to_date(origin.path, output, _options(formats, state_layout, origin)) is not None
-
-
-def _up_to_date(source: Path, output: Path, options: dict[str, Any]) -> Bundle | None:
+) -> Bundle | None:
+    """The whole bundle at `output`, if it is from this very file, with these options and this release."""
+    options = _options(formats, state_layout, origin)
     try:
         bundle = Bundle(output)
     except InputError:
         return None
     manifest = bundle.manifest
     same = (
-        source.is_file()
-        and manifest.source.sha256 == sha256(source)
+        origin.path.is_file()
+        and manifest.source.sha256 == sha256(origin.path)
         and manifest.options == options
         and manifest.versions.get("lstm-deploy") == environment.versions()["lstm-deploy"]
         and not bundle.changed_files()
     )
     return bundle if same else None
+
+
+def _cases(reference: ReferenceRuntime) -> list[Case]:
+    try:
+        return make_cases(reference, QUICK)
+    except LstmDeployError:
+        raise
+    except Exception as error:
+        raise LiftingError(f"The module does not run on new inputs ({one_line(error)}{user_line(error)}).") from error
 
 
 def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:

@@ -13,6 +13,7 @@ from onnxscript import opset18
 from torch import Tensor, nn
 
 from lstm_deploy.errors import LiftingError
+from lstm_deploy.graph_weights import Layer
 from lstm_deploy.lifting import Lifted
 from lstm_deploy.stateful import State, StatefulCell, StatefulLSTM
 
@@ -143,3 +144,15 @@ def _reordered(gates: Tensor) -> Tensor:
     """A weight or bias with its gates in ONNX's order i, o, f, c instead of PyTorch's i, f, g, o."""
     i, f, g, o = gates.chunk(4)
     return torch.cat([i, o, f, g])
+
+
+def layers(lifted: Lifted) -> list[Layer]:
+    """The weights of every LSTM layer as they should stand in a graph."""
+    found = []
+    for path in lifted.calls:
+        packed = {name: value.numpy() for name, value in _pack(lifted.module.get_submodule(path), path).items()}
+        count = sum(name.startswith("W_") for name in packed)
+        for layer in range(count):
+            label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or "the LSTM"
+            found.append(Layer(label, *(packed[f"{letter}_l{layer}"] for letter in "WRB")))
+    return found

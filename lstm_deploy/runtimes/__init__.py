@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.signature import Feeds, Outputs, Signature
+from lstm_deploy.signature import Feeds, Outputs, Signature, TensorSpec
 
 SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript"}
 """Artifact format by file name."""
@@ -36,9 +36,17 @@ class Runtime(Protocol):
 
     signature: Signature
     provider: str
+    swallows_nan: bool
+    """Whether its LSTM gives numbers where NaN is right."""
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, state included, for all inputs, state included."""
+
+    def declared(self) -> list[TensorSpec] | None:
+        """Inputs and outputs as the file itself declares them, apart from its contract; none where it does not."""
+
+    def misplaced(self) -> list[str]:
+        """A sentence for each kind of work that is not done on `provider`."""
 
     def recur(self, batch: int, seq: int) -> Recurrence:
         """Buffers for calls of `[batch, seq]`, started from the initial state."""

@@ -11,10 +11,35 @@ from onnx import TensorProto, helper
 
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.sampling import sizes_of
-from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
+from lstm_deploy.signature import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec
 
 ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """What onnxruntime calls the providers of `runtimes.PROVIDERS`."""
+DTYPES: dict[str, Any] = {
+    f"tensor({theirs})": ours
+    for theirs, ours in {
+        "float": "float32",
+        "double": "float64",
+        "float16": "float16",
+        "int64": "int64",
+        "int32": "int32",
+        "bool": "bool",
+    }.items()
+}
+"""Types of tensors, from onnxruntime's names to the contract's."""
+SHAPE_OPERATORS = (
+    "Shape",
+    "Size",
+    "Gather",
+    "Slice",
+    "Concat",
+    "Squeeze",
+    "Unsqueeze",
+    "Cast",
+    "Range",
+    "ConstantOfShape",
+)
+"""What a provider may leave to the CPU: it works on sizes. On values, a copy between devices would show, as Memcpy."""
 CUDA_OPTIONS = {"use_tf32": "0"}  # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
 ERRORS_ONLY, FATAL_ONLY = 3, 4
 """Log severities: what can be acted on arrives as an exception."""
@@ -23,15 +48,17 @@ ERRORS_ONLY, FATAL_ONLY = 3, 4
 class OnnxRuntime:
     """An ONNX file in an onnxruntime session; it keeps no state of its own, so threads may share it."""
 
-    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+    swallows_nan = True  # its vectorised sigmoid and tanh clamp their argument, and NaN with it
+
+    def __init__(self, path: Path | bytes, provider: str = "cpu", threads: int | None = None) -> None:
         self.provider = provider
         self.session = open_session(path, provider, threads)
         try:
             text = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
         except UnicodeDecodeError as error:
-            raise InputError(f"The metadata of {path} is not text; export the model again.") from error
+            raise InputError(f"The metadata of {_name(path)} is not text; export the model again.") from error
         if text is None:
-            raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
+            raise InputError(f"{_name(path)} carries no contract, so its state is unknown; export it with lstm-deploy.")
         self.signature = Signature.from_json(text)
 
     def run(self, feeds: Feeds) -> Outputs:
@@ -40,6 +67,22 @@ class OnnxRuntime:
             return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             raise InputError(f"onnxruntime cannot run this input ({one_line(error)}).") from error
+
+    def declared(self) -> list[TensorSpec]:
+        values = (*self.session.get_inputs(), *self.session.get_outputs())
+        return [
+            TensorSpec(name=v.name, dtype=DTYPES.get(v.type, v.type), shape=tuple(_dim(dim) for dim in v.shape or ()))
+            for v in values
+        ]
+
+    def misplaced(self) -> list[str]:
+        """What computes elsewhere than on the provider; arithmetic on shapes may."""
+        found: dict[tuple[str, str], int] = {}
+        for part in self.session.get_provider_graph_assignment_info():
+            for node in part.get_nodes():
+                if part.ep_name != ORT_NAMES[self.provider] and node.op_type not in SHAPE_OPERATORS:
+                    found[node.op_type, part.ep_name] = found.get((node.op_type, part.ep_name), 0) + 1
+        return [f"{number} {kind} node(s) run on {name}." for (kind, name), number in found.items()]
 
     def recur(self, batch: int, seq: int) -> "BoundRecurrence":
         return BoundRecurrence(self.session, self.signature, self.provider, batch, seq)
@@ -122,6 +165,7 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
         )
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     providers: list[Any] = [ORT_NAMES["cpu"]]
@@ -170,6 +214,10 @@ def probe_providers() -> dict[str, str]:
         except ProviderError as error:
             found[provider] = str(error)
     return found
+
+
+def _dim(dim: Any) -> Dim:
+    return dim if isinstance(dim, int) else str(dim)
 
 
 def _name(model: Path | bytes) -> str:

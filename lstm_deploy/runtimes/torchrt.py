@@ -20,6 +20,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TorchRuntime:
     """A callable of tensors in the order of the contract, on one device, in one floating-point type."""
 
+    swallows_nan = False
+
     def __init__(
         self, module: Any, signature: Signature, provider: str, threads: int | None, dtype: str = "float32"
     ) -> None:
@@ -46,6 +48,14 @@ class TorchRuntime:
             raise InputError(f"PyTorch cannot run this input ({one_line(error)}).") from error
         arrays = [output.cpu().numpy() for output in outputs]
         return dict(zip(self.signature.output_names, arrays, strict=True))
+
+    def declared(self) -> None:
+        """TorchScript declares no names and shapes but its contract's."""
+
+    def misplaced(self) -> list[str]:
+        states = (*self.module.parameters(), *self.module.buffers())
+        elsewhere = {state.device.type for state in states} - {self.provider}
+        return [f"Some weights are on {device}." for device in sorted(elsewhere)]
 
     def recur(self, batch: int, seq: int) -> "TorchRecurrence":
         return TorchRecurrence(self, batch, seq)
@@ -82,9 +92,14 @@ class ReferenceRuntime(EagerRuntime):
     """A lifted module in float64, beside itself in float32: what is right, and what rounding alone does to it."""
 
     def __init__(self, lifted: Lifted) -> None:
-        """Take over `lifted`."""
-        self._single = EagerRuntime(deepcopy(lifted))
-        super().__init__(lifted, dtype="float64")
+        """`lifted` is used from here on; in float64 are its weights' only copy."""
+        self.lifted = lifted
+        self._single = EagerRuntime(lifted)
+        doubled: dict[int, Any] = {
+            id(weight): torch.nn.Parameter(weight.detach().double(), requires_grad=False)
+            for weight in lifted.parameters()
+        }
+        super().__init__(deepcopy(lifted, doubled), dtype="float64")
 
     def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         before = torch.get_default_dtype()

@@ -1,0 +1,180 @@
+"""The weights inside an artifact against those of PyTorch, number by number, in PyTorch's names.
+
+What no input shows (a weight of a gate that is shut, an entry that is small) is seen here; and what an input shows is
+named here. Weights that were quantized are held against the steps that they were rounded to.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from lstm_deploy.signature import Array
+
+GATES = {"i": "input", "o": "output", "f": "forget", "c": "cell"}
+"""The gates in ONNX's order."""
+EQUAL = 1e-6
+"""Relative difference that repacking may make: projections are multiplied in float64 and rounded once."""
+
+
+class Layer(NamedTuple):
+    """The weights of one LSTM layer in ONNX's layout: stacked by direction, gates i, o, f, c."""
+
+    label: str
+    """The layer in PyTorch's words: `lstm, layer 0`."""
+    w: Array
+    r: Array
+    b: Array
+    """Input and recurrent biases one after the other."""
+
+
+def lstm_layers(model: onnx.ModelProto) -> list[tuple[Layer, Mapping[str, Array]]]:
+    """Each LSTM node whose weights are constants, and for quantized ones the size of a step by tensor."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found: list[tuple[Layer, Mapping[str, Array]]] = []
+    for node in model.graph.node:
+        names = list(node.input)
+        if node.op_type == "LSTM" and all(name in constants for name in names[1:4]):
+            w, r, b = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in names[1:4])
+            found.append((Layer(node.name, w, r, b), {}))
+        elif node.op_type == "DynamicQuantizeLSTM" and all(name in constants for name in (*names[1:4], *names[8:12])):
+            w, r, b, *scales = (numpy_helper.to_array(constants[name]) for name in (*names[1:4], *names[8:12]))
+            w_step, w_zero, r_step, r_zero = (_by_direction(value) for value in scales)
+            # Quantized weights are stored transposed: [directions, inputs, 4 * hidden].
+            w = ((w.astype(np.float64) - w_zero) * w_step).swapaxes(1, 2)
+            r = ((r.astype(np.float64) - r_zero) * r_step).swapaxes(1, 2)
+            steps = {"w": w_step.swapaxes(1, 2), "r": r_step.swapaxes(1, 2)}
+            found.append((Layer(node.name, w, r, b.astype(np.float64)), steps))
+    return found
+
+
+def weight_problems(model: onnx.ModelProto, wanted: Sequence[Layer]) -> list[str]:
+    """One sentence for each LSTM node whose weights are not those of a layer of the model.
+
+    `wanted` are the layers of the model as `export` would write them.
+    """
+    problems = []
+    for layer, steps in lstm_layers(model):
+        alike = [other for other in wanted if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
+        if not alike:
+            shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
+            problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
+            continue
+        closest = min(alike, key=lambda other: _distance(layer, other))
+        problems += _differences(layer, closest, steps)
+    return problems
+
+
+def tensor_problems(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> list[str]:
+    """One sentence for each weight that is not the model's, both by PyTorch's names."""
+    problems = [f"The weight {name} is missing." for name in wanted if name not in found]
+    for name, value in found.items():
+        if name not in wanted or value.shape != wanted[name].shape:
+            problems.append(f"The weight {name} {list(value.shape)} is not one of the model.")
+        elif not np.array_equal(value, wanted[name]):
+            problems.append(f"{name}: {_entries(value.astype(np.float64), wanted[name].astype(np.float64))}.")
+    return problems
+
+
+def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list[str]:
+    """One sentence for each weight outside the LSTMs that stands in the graph nearly, but not quite.
+
+    `wanted` are weights by PyTorch's names. A weight that the exporter folded into another is not found, and not told.
+    """
+    problems = []
+    constants = [
+        numpy_helper.to_array(tensor).astype(np.float64).squeeze()
+        for tensor in model.graph.initializer
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    ]
+    for name, value in wanted.items():
+        forms = [value.astype(np.float64), value.astype(np.float64).T]
+        shuffled = [other for other in constants if other.size == value.size and other.size > 1]
+        pairs = [(form, other) for form in forms for other in constants if form.shape == other.shape]
+        if any(np.allclose(form, other, rtol=EQUAL, atol=0) for form, other in pairs):
+            continue
+        if any(np.array_equal(np.sort(other, axis=None), np.sort(forms[0], axis=None)) for other in shuffled):
+            problems.append(f"{name}: its entries stand in another order (transposed, perhaps).")
+        elif pairs:
+            form, other = min(pairs, key=lambda pair: int(np.count_nonzero(pair[0] != pair[1])))
+            if np.isclose(form, other, rtol=EQUAL, atol=0).mean() >= 0.5:
+                problems.append(f"{name}: {_entries(other, form)}.")
+    return problems
+
+
+def _differences(layer: Layer, wanted: Layer, steps: Mapping[str, Array]) -> Iterator[str]:
+    for letter, matrix, right in zip("wrb", layer[1:], wanted[1:], strict=True):
+        allowed = 0.5 * steps[letter] * (1 + 1e-3) if letter in steps else 0.0
+        size = np.abs(right).max(initial=0.0)
+        if (np.abs(matrix - right) <= allowed + EQUAL * size).all():
+            continue
+        yield f"{wanted.label}: {_explained(letter, matrix, right, steps.get(letter))}."
+
+
+def _explained(letter: str, found: Array, right: Array, step: Array | None) -> str:
+    """What was done to a weight, in all likelihood."""
+    name = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}[letter]
+    slack = (0.51 * step if step is not None else 0.0) + 1e-5 * float(np.abs(right).max(initial=0.0))
+    for what, value in _suspects(letter, right):
+        if value.shape == found.shape and (np.abs(found - value) <= slack).all():
+            return f"{name}: {what}"
+    ratio = float(np.sum(found * right) / max(float(np.sum(right * right)), 1e-300))
+    if abs(ratio - 1) > 1e-3 and (np.abs(found - ratio * right) <= slack * max(1.0, abs(ratio))).all():
+        return f"{name}: scaled by {ratio:.4g} (a wrong scale)"
+    if step is not None:
+        zero = np.round(((found - right) / step).mean())
+        if zero and (np.abs(found - right - zero * step) <= 0.6 * step).all():
+            return f"{name}: the zero point is off by {-zero:.0f}"
+    index = np.unravel_index(int(np.abs(found - right).argmax()), right.shape)
+    rows = right.shape[1] // _blocks(letter)
+    gate = list(GATES.values())[int(index[1]) // rows % 4]
+    return f"{name}, {gate} gate: {_entries(found, right, slack)}"
+
+
+def _suspects(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
+    """What is known to go wrong with a weight, and what it looks like then."""
+    if letter == "b":
+        ih, hh = np.split(right, 2, axis=1)
+        yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
+        yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
+        yield "both biases are left out", 0 * right
+    for order in permutations(range(4)):
+        if order != (0, 1, 2, 3):
+            letters = " ".join("iofc"[index] for index in order)
+            yield f"the gates stand in the order {letters}, not i o f c", _gates(right, order, _blocks(letter))
+    if right.shape[0] == 2:
+        yield "the two directions are exchanged", right[::-1]
+    if letter == "r":
+        yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in np.split(right, 4, axis=1)], 1)
+
+
+def _blocks(letter: str) -> int:
+    """How many gates stand one after the other."""
+    return 8 if letter == "b" else 4
+
+
+def _entries(found: Array, right: Array, slack: Array | float = 0.0) -> str:
+    difference = np.abs(found - right)
+    index = np.unravel_index(int(difference.argmax()), right.shape)
+    wrong = int(np.count_nonzero(difference > slack + EQUAL * np.abs(right).max(initial=0.0)))
+    off = float(found[index] - right[index])
+    part = f", {off / right[index]:+.2%}" if right[index] else ""
+    return f"{wrong} of {right.size} entries differ, the most by {off:+.3g}{part} at {[int(i) for i in index]}"
+
+
+def _gates(value: Array, order: Sequence[int], blocks: int) -> Array:
+    parts = np.split(value, blocks, axis=1)
+    return np.concatenate([parts[start + index] for start in range(0, blocks, 4) for index in order], 1)
+
+
+def _distance(layer: Layer, other: Layer) -> float:
+    return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:], other[1:], strict=True) if a.shape == b.shape)
+
+
+def _by_direction(value: Array) -> Array:
+    """A scale or zero point, for each direction or each direction and column, as `[directions, 1, columns]`."""
+    value = value.astype(np.float64)
+    return value.reshape(value.shape[0], 1, -1) if value.ndim else value.reshape(1, 1, 1)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_deploy import sources
+from lstm_deploy.cases import Effort, make_cases, record, replayed
+from lstm_deploy.parity import run_case
+from lstm_deploy.runtimes.torchrt import EagerRuntime, ReferenceRuntime
+from lstm_deploy.signature import TensorSpec
+
+SMALL = Effort(30, ((1, 1), (3, 5)), 2, 1e9)
+
+
+def reference_of(module, *inputs):
+    return ReferenceRuntime(sources.load_module(module, [TensorSpec.parse(text) for text in inputs]).lifted)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    return reference_of(torch.nn.LSTM(3, 5, 2, batch_first=True), "x:float32[batch,seq,3]")
+
+
+def by_check(cases):
+    return {name: [case for case in cases if case.check == name] for name in dict.fromkeys(c.check for c in cases)}
+
+
+def test_every_kind_of_case_is_made(reference):
+    cases = by_check(make_cases(reference, SMALL))
+    assert list(cases) == ["shapes", "values", "nonfinite", "liveness", "rows", "chunked", "drift"]
+    assert len(cases["liveness"]) == 4, "h and c of two layers"
+    assert len(cases["drift"][0].calls) == 30
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    hidden=st.integers(1, 9),
+    layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    batch_first=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_model_itself_passes_its_own_cases(hidden, layers, bidirectional, batch_first, seed):
+    torch.manual_seed(seed)
+    module = torch.nn.LSTM(2, hidden, layers, bidirectional=bidirectional, batch_first=batch_first)
+    reference = reference_of(module, "x:float32[batch,seq,2]" if batch_first else "x:float32[seq,batch,2]")
+    single = EagerRuntime(reference.lifted)
+    for case in make_cases(reference, SMALL):
+        for got, wanted in zip(run_case(single, case), case.wanted, strict=True):
+            for name, value in wanted.items():
+                np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_and_steps_are_those_of_the_whole(reference):
+    case = by_check(make_cases(reference, SMALL))["chunked"][0]
+    whole = np.concatenate([call["x"] for call in case.calls], 1)
+    outputs = reference.run({"x": whole, **case.state})
+    np.testing.assert_allclose(np.concatenate([known["y"] for known in case.wanted], 1), outputs["y"])
+    np.testing.assert_allclose(case.wanted[-1]["h_out"], outputs["h_out"])
+    assert "h_out" not in case.wanted[0], "between the chunks only y is known"
+
+
+def test_states_are_known_at_round_numbers_of_steps(reference):
+    case = by_check(make_cases(reference, SMALL))["drift"][0]
+    assert [n for n, known in enumerate(case.wanted, 1) if "c_out" in known] == [1, 2, 5, 10, 20, 30]
+    assert all("y" in known for known in case.wanted)
+
+
+def test_shapes_that_the_model_refuses_are_left_out():
+    class Short(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(2, 2, 5)
+            self.lstm = torch.nn.LSTM(2, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+    torch.manual_seed(0)
+    reference = reference_of(Short(), "x:float32[batch,seq,2]")
+    cases = by_check(make_cases(reference, Effort(30, ((1, 1), (2, 9)), 1, 1e9)))
+    assert [case.where for case in cases["shapes"]] == ["batch 2, seq 9"]
+
+
+def test_drift_ends_where_float32_has_lost_what_would_be_judged():
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(4, 64)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(30)  # chaotic
+    reference = reference_of(module, "x:float32[seq,batch,4]")
+    case = by_check(make_cases(reference, Effort(1000, ((1, 1),), 1, 1e9)))["drift"][0]
+    assert 1 <= len(case.calls) < 1000
+    assert case.where == f"{len(case.calls)} carried steps"
+
+
+def test_sizes_are_taken_for_each_column_and_each_unit(reference):
+    case = make_cases(reference, SMALL)[1]
+    assert case.sizes["y"].shape == (1, 1, 5)
+    assert case.sizes["h_out"].shape == (2, 1, 5)
+    assert (case.sizes["h_out"] >= 1).all()
+    assert (case.sizes["y"] >= 0.05).all()
+
+
+def test_a_golden_trace_is_a_chain_and_calls_from_states_of_their_own(reference):
+    trace = record(reference)
+    chains = replayed(reference.signature, trace)
+    assert [len(case.calls) for case in chains] == [4, 1, 1]
+    assert (chains[0].state["h_in"] == 0).all()
+    assert (chains[1].state["h_in"] != 0).all()
+    assert trace["2.c_out"].dtype == np.float64
+    for case in chains:
+        for got, wanted in zip(run_case(reference, case), case.wanted, strict=True):
+            for name in wanted:
+                np.testing.assert_allclose(got[name], wanted[name], rtol=1e-9, atol=1e-12)

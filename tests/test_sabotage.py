@@ -1,0 +1,77 @@
+"""Every wrong artifact is caught, and told what is wrong with it; every right one passes."""
+
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnxruntime.quantization import quantize_dynamic
+from sabotage import MODELS, SABOTAGE
+
+from lstm_deploy import sources, validation
+from lstm_deploy.cases import Effort, make_cases
+from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.runtimes.torchrt import ReferenceRuntime
+from lstm_deploy.signature import TensorSpec
+from lstm_deploy.validation import Subject
+
+SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
+
+
+@pytest.fixture(scope="module")
+def right(forecaster, tmp_path_factory):
+    """For each base: its ONNX file, its PyTorch model, and the cases."""
+    folder = tmp_path_factory.mktemp("right")
+    made = {}
+
+    def make(name):
+        if name == "int8":
+            path, reference, cases = right_one("two layers")
+            quantized = folder / "int8.onnx"
+            quantize_dynamic(path, quantized, per_channel=True)
+            return quantized, reference, cases
+        torch.manual_seed(0)
+        if name == "forecaster":
+            lifted = sources.load(sources.Origin(path=forecaster)).lifted
+        else:
+            build, inputs = MODELS[name]
+            specs = [TensorSpec.parse(text, key) for key, text in inputs.items()]
+            lifted = sources.load_module(build().eval(), specs).lifted
+        path = folder / f"{name}.onnx"
+        export_onnx(lifted, path)
+        reference = ReferenceRuntime(lifted)
+        return path, reference, make_cases(reference, SMALL)
+
+    def right_one(name):
+        if name not in made:
+            made[name] = make(name)
+        return made[name]
+
+    return right_one
+
+
+def judged(path, reference, cases, precision="float32"):
+    subject = Subject(path=Path(path), name="model", precision=precision)
+    verdict = validation.judge(subject, reference, cases, isolate=False)
+    failures = [check for check in verdict.checks if not check.passed]
+    return failures, validation.explain(subject, verdict, reference) if failures else None
+
+
+@pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
+def test_a_right_graph_passes(right, name):
+    path, reference, cases = right(name)
+    failures, _ = judged(path, reference, cases, "int8" if name == "int8" else "float32")
+    assert failures == []
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_a_wrong_graph_is_caught_and_named(right, tmp_path, name):
+    base, change, cause = SABOTAGE[name]
+    path, reference, cases = right(base)
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, tmp_path / "wrong.onnx")
+    failures, diagnosis = judged(tmp_path / "wrong.onnx", reference, cases, "int8" if base == "int8" else "float32")
+    assert failures
+    assert re.search(cause, diagnosis.cause), diagnosis.cause
