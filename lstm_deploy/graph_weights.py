@@ -91,9 +91,10 @@ def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> li
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     ]
     for name, value in wanted.items():
-        forms = [value.astype(np.float64), value.astype(np.float64).T]
-        shuffled = [other for other in constants if other.size == value.size and other.size > 1]
-        pairs = [(form, other) for form in forms for other in constants if form.shape == other.shape]
+        right = value.astype(np.float64)
+        forms = [right.squeeze(), right.T.squeeze()]
+        shuffled = [other for other in constants if other.size == right.size > 1]
+        pairs = [(form, other) for form in forms for other in shuffled if form.shape == other.shape]
         if any(np.allclose(form, other, rtol=EQUAL, atol=0) for form, other in pairs):
             continue
         if any(np.array_equal(np.sort(other, axis=None), np.sort(forms[0], axis=None)) for other in shuffled):

@@ -130,7 +130,9 @@ class Judge:
             return self._new(name, output, f"is {value.dtype}, not {self._specs[output].dtype}, {where}")
         size = case.sizes[output]
         override = self.overrides.get(output, self.overrides.get(""))
-        tolerance = np.broadcast_to(allowed(size, self.relative, case.rounding.get(output, 0.0), override), value.shape)
+        tolerance = np.broadcast_to(
+            allowed(size, self.relative * case.slack, case.rounding.get(output, 0.0), override), value.shape
+        )
         comparable = np.isfinite(right)
         pattern = _same_pattern(value, right) | comparable
         if case.check == "nonfinite" and self.runtime.swallows_nan:
