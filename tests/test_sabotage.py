@@ -1,19 +1,22 @@
 """Every wrong artifact is caught, and told what is wrong with it; every right one passes."""
 
+import copy
 import re
+import warnings
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
 from onnxruntime.quantization import quantize_dynamic
-from sabotage import MODELS, SABOTAGE
+from sabotage import MODELS, SABOTAGE, WRONG_TORCHSCRIPT
 
 from lstm_deploy import sources, validation
 from lstm_deploy.cases import Effort, make_cases
 from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.lifting import example
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
-from lstm_deploy.signature import TensorSpec
+from lstm_deploy.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.validation import Subject
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
@@ -75,3 +78,26 @@ def test_a_wrong_graph_is_caught_and_named(right, tmp_path, name):
     failures, diagnosis = judged(tmp_path / "wrong.onnx", reference, cases, "int8" if base == "int8" else "float32")
     assert failures
     assert re.search(cause, diagnosis.cause), diagnosis.cause
+
+
+@pytest.mark.parametrize("name", WRONG_TORCHSCRIPT)
+def test_a_wrong_torchscript_is_caught_and_named(right, tmp_path, name):
+    wrap, cause = WRONG_TORCHSCRIPT[name]
+    _, reference, cases = right("two layers")
+    signature = reference.signature
+    wrong = wrap(copy.deepcopy(reference.lifted)).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(wrong, example(signature), check_trace=False)
+        torch.jit.save(traced, tmp_path / "wrong.torchscript", _extra_files={CONTRACT_FILE: signature.to_json()})
+    failures, diagnosis = judged(tmp_path / "wrong.torchscript", reference, cases)
+    assert failures
+    assert re.search(cause, diagnosis.cause), diagnosis.cause
+
+
+def test_the_documented_score_is_that_of_this_suite():
+    page = (Path(__file__).parents[1] / "docs" / "validation.md").read_text(encoding="utf-8")
+    names = [*SABOTAGE, *WRONG_TORCHSCRIPT]
+    assert [name for name in names if f"- {name}\n" not in page] == []
+    assert page.count("\n- ") == len(names)
+    assert f"{len(names)} of {len(names)}" in page
