@@ -13,13 +13,14 @@ from torch import nn
 
 from lstm_deploy.bundle import Bundle, Source
 from lstm_deploy.checkpoint import Spec, is_ours, read_spec, read_tensors
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.errors import InputError, one_line, user_line
 from lstm_deploy.files import sha256
-from lstm_deploy.lifting import Lifted, lift, user_line
+from lstm_deploy.lifting import lift
 from lstm_deploy.models import build
 from lstm_deploy.recognition import recognize
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
+from lstm_deploy.stateful import Lifted
 from lstm_deploy.tasks import Forecast, LanguageModel
 from lstm_deploy.weights import read_module, read_weights
 

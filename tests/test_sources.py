@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import lstm_deploy
+from lstm_deploy.calling import flatten
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import flatten
 from lstm_deploy.sources import Origin, load
 
 FILE = Path(__file__).with_name("authors.py")

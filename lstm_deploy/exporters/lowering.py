@@ -12,9 +12,9 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
+from lstm_deploy.calling import State
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting import Lifted
-from lstm_deploy.stateful import State, StatefulCell, StatefulLSTM
+from lstm_deploy.stateful import Lifted, StatefulCell, StatefulLSTM
 
 # It is only ever traced, never run: it has a shape and a translation, and no kernel.
 torch.library.define(

@@ -10,9 +10,11 @@ from pathlib import Path
 import onnx
 import torch
 
+from lstm_deploy.calling import shared_copy
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
-from lstm_deploy.lifting import Lifted, example, shared_copy
+from lstm_deploy.lifting import example
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
+from lstm_deploy.stateful import Lifted
 
 OPSET = 18
 """The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from lstm_deploy.calling import shared_copy
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import Lifted, example, shared_copy
+from lstm_deploy.lifting import example
 from lstm_deploy.signature import CONTRACT_FILE
+from lstm_deploy.stateful import Lifted
 
 
 def export_torchscript(lifted: Lifted, path: Path) -> None:
