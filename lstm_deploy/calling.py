@@ -12,7 +12,7 @@ from msgspec import Struct
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.errors import LiftingError
+from lstm_deploy.errors import LiftingError, one_line
 from lstm_deploy.signature import TensorSpec
 
 State = tuple[Tensor, Tensor]
@@ -98,6 +98,28 @@ def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
 
 
 def shared_copy(module: Module) -> Module:
-    """A copy whose weights are the very tensors of `module`: what differs is the code that uses them."""
-    memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return deepcopy(module, memo)
+    """A copy whose parameters are those of `module`; its code, its attributes and its buffers are its own.
+
+    Forwards may change a buffer, as batch normalisation does, but not a parameter.
+    """
+    return deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+
+
+def frozen_copy(module: Module) -> Module:
+    """A copy in evaluation mode and float32 on the CPU, whose weights are the memory of `module` where they are both.
+
+    Raises `LiftingError` for a module that cannot be copied.
+    """
+    try:
+        memo = {id(parameter): _frozen(parameter) for parameter in module.parameters()}
+        return deepcopy(module, memo).cpu().float().eval().requires_grad_(False)
+    except Exception as error:  # tensors that hang on a graph, modules that forbid it
+        raise LiftingError(
+            f"The module cannot be copied ({one_line(error)}); make plain parameters of its weights."
+        ) from error
+
+
+def _frozen(parameter: nn.Parameter) -> nn.Parameter:
+    """The same numbers, and the same memory where nothing changes, but an object of its own: `.float()` acts on it."""
+    value = parameter.detach().cpu()
+    return nn.Parameter(value.float() if value.is_floating_point() else value, requires_grad=False)

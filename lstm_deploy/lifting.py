@@ -9,7 +9,6 @@ start from a state of their own is seen by running the module, and so is all els
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import cast
 
 import numpy as np
@@ -17,8 +16,8 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.calling import shared_copy
-from lstm_deploy.errors import LiftingError, one_line, user_line
+from lstm_deploy.calling import frozen_copy, shared_copy
+from lstm_deploy.errors import LiftingError, user_line
 from lstm_deploy.measuring import ignores_padding, measure_outputs, measure_streaming
 from lstm_deploy.probing import BATCH, SEQ, Probe, Start
 from lstm_deploy.sampling import sample_inputs, sizes_of
@@ -43,12 +42,7 @@ def lift(
     `inputs` are the arguments of `forward` but for a state that it demands. Raises `LiftingError` where the module
     has no LSTM, does not run on such inputs, or cannot be lifted rightly, with the reason.
     """
-    try:
-        original = deepcopy(module).cpu().float().eval().requires_grad_(False)
-    except Exception as error:  # tensors that hang on a graph, modules that forbid it
-        raise LiftingError(
-            f"The module cannot be copied ({one_line(error)}); make plain parameters of its weights."
-        ) from error
+    original = frozen_copy(module)
     _check_recurrent(original)
     probe = Probe(original, inputs)
     with torch.no_grad(), _quiet():

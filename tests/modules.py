@@ -308,3 +308,16 @@ class Casts(nn.Module):
 class PoolsPadding(Packs):
     def forward(self, x, lengths):
         return super().forward(x, lengths)[0].mean(1)
+
+
+class CountsCalls(nn.Module):
+    """A buffer that forward changes in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.lstm(x)[0]

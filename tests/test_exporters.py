@@ -99,6 +99,16 @@ def test_the_graph_says_nothing_of_the_code_it_was_traced_from(tmp_path):
     assert b".py" not in content
 
 
+def test_the_file_is_what_protobuf_itself_would_write(tmp_path):
+    """Its weights are written around protobuf, which would copy them."""
+    lifted, model = onnx_of(modules.HidesState(num_layers=2, bidirectional=True), tmp_path / "m.onnx")
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+    assert onnx.ModelProto.FromString(model.SerializeToString()) == model
+    assert len(model.SerializeToString()) == (tmp_path / "m.onnx").stat().st_size
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("fc.weight")]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), lifted.module.fc.weight.numpy())
+
+
 def test_a_projection_without_full_rank_is_refused(tmp_path):
     module = nn.LSTM(3, 8, proj_size=2)
     with torch.no_grad():

@@ -45,6 +45,20 @@ def test_given_states_enter_and_final_states_leave():
         torch.testing.assert_close(got, value)
 
 
+def test_float32_weights_are_shared_and_nothing_else_is():
+    """A copy of 500 MB of weights is a copy too many; a buffer may be changed by the forward."""
+    module = modules.CountsCalls().train()
+    found = lifted(module)
+    assert found.module.lstm.weight_ih_l0.data_ptr() == module.lstm.weight_ih_l0.data_ptr()
+    assert found.module.lstm.weight_ih_l0.requires_grad is False
+    assert module.lstm.weight_ih_l0.requires_grad
+    assert found.module.calls.data_ptr() != module.calls.data_ptr()
+    found(*example(found.signature))
+    assert module.calls == 0
+    found.double()
+    assert module.lstm.weight_ih_l0.dtype == torch.float32
+
+
 def test_the_users_module_is_left_as_it_was():
     module = modules.HidesState().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}

@@ -1,11 +1,13 @@
 """Writing a lifted module as ONNX: names, dynamic axes and contract as promised, weights as initializers."""
 
+import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import onnx
 import torch
@@ -26,6 +28,29 @@ EXTERNAL_ABOVE = 1_900_000_000
 def export_onnx(lifted: Lifted, path: Path) -> None:
     """Write float32 ONNX to `path`; `lifted` itself is left as it was."""
     signature = lifted.signature
+    model, weights = _translate(lifted)
+    _strip_traces(model)
+    _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
+    _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
+    model.producer_name = "lstm-deploy"
+    model.producer_version = ""
+    model.graph.name = "lstm"
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
+    _check(model, weights)
+    if sum(weight.nbytes for weight in weights.values()) > EXTERNAL_ABOVE:
+        for name, weight in weights.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        with path.open("wb") as file:
+            _write(model, weights, file)
+    del weights
+    gc.collect()  # what the exporter made refers to itself, and to the weights
+
+
+def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph without its initializers, and those by name."""
+    signature = lifted.signature
     lowered = shared_copy(lifted)
     lower(lowered)
     specs = (*signature.inputs, *signature.state_inputs)
@@ -45,17 +70,49 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
             verbose=False,
         )
     assert exported is not None  # it is None only for the deprecated exporter
-    model = exported.model_proto
-    _strip_traces(model)
-    _declare(model.graph.input, specs)
-    _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
-    model.producer_name = "lstm-deploy"
-    model.producer_version = ""
-    model.graph.name = "lstm"
-    onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE
-    onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data" if large else None)
-    onnx.checker.check_model(path)
+    initializers = exported.model.graph.initializers
+    weights = {}
+    for name, value in initializers.items():
+        weights[name], value.const_value = value.const_value, None  # the optimizer's rules keep the value for good
+    initializers.clear()
+    return exported.model_proto, weights
+
+
+def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:
+    """Hold the graph against ONNX's rules, its weights as inputs: the checker would copy them twice."""
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    for name, weight in weights.items():
+        checked.graph.input.append(onnx.helper.make_tensor_value_info(name, weight.dtype.value, weight.shape.numpy()))
+    onnx.checker.check_model(checked)
+
+
+def _write(model: onnx.ModelProto, weights: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write `model` with `weights` as the initializers of its graph, each straight from its memory.
+
+    Protobuf itself needs three copies of all weights for this. The numbers are those of the fields in `onnx.proto`.
+    """
+    headers = {}
+    for name, weight in weights.items():
+        tensor = onnx.TensorProto(name=name, data_type=weight.dtype.value, dims=weight.shape.numpy())
+        headers[name] = tensor.SerializeToString() + _field(9, weight.nbytes)  # TensorProto.raw_data
+    initializers = {name: _field(5, len(header) + weights[name].nbytes) + header for name, header in headers.items()}
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    size = len(graph) + sum(len(start) + weights[name].nbytes for name, start in initializers.items())
+    file.write(model.SerializeToString() + _field(7, size) + graph)  # ModelProto.graph
+    for name, start in initializers.items():
+        file.write(start)
+        weights[name].tofile(file)
+
+
+def _field(number: int, size: int) -> bytes:
+    """What protobuf writes before a field of so many bytes: its number with the kind 2, and the size as varints."""
+    encoded = [number << 3 | 2]
+    while size > 127:
+        encoded.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*encoded, size])
 
 
 @contextmanager
