@@ -24,6 +24,7 @@ class Forecaster(nn.Module):
 
     def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()
+        self.config = config
         self.residual = config.residual
         self.register_buffer("columns", torch.tensor(config.output_columns))
         self.register_buffer("x_offset", torch.zeros(config.input_size))
@@ -60,6 +61,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
+        self.config = config
         size = config.vocabulary_size
         # A one-hot vector is a row of the identity: one lookup, in the graph too.
         self.one_hot = nn.Embedding.from_pretrained(torch.eye(size), freeze=True)  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
+from lstm_deploy.checkpoint import InferredConfig
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.signature import TensorSpec
 from lstm_deploy.weights import Weights
@@ -30,6 +31,7 @@ class Inferred(nn.Module):
 
     def __init__(self, embedding: nn.Embedding | None, lstm: nn.LSTM, head: nn.Linear | None) -> None:
         super().__init__()
+        self.config = InferredConfig()
         self.embedding, self.lstm, self.head = embedding, lstm, head
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
-"""Writing a lifted module as TorchScript, the contract inside as an extra file."""
+"""Writing a lifted module as TorchScript, with the contract and, if the network is ours, how to build it again."""
 
 import sys
 import warnings
 from pathlib import Path
 
+import msgspec
 import torch
 
 from lstm_deploy.calling import shared_copy
+from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, NetworkConfig
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting import example
 from lstm_deploy.signature import CONTRACT_FILE
@@ -24,4 +26,10 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated; tracing warns of shapes
         traced = torch.jit.trace(shared_copy(lifted), example(signature), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path), _extra_files={CONTRACT_FILE: signature.to_json()})
+    extra = {CONTRACT_FILE: signature.to_json()}
+    config = getattr(lifted.module, "config", None)
+    if isinstance(config, NetworkConfig | InferredConfig):
+        extra[NETWORK_FILE] = msgspec.json.encode(Network(network=config), order="sorted").decode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(traced, str(path), _extra_files=extra)
