@@ -30,20 +30,35 @@ class Convention(Struct, frozen=True, kw_only=True):
     """Parameters that the inputs are passed as; none to pass them by position."""
     states: tuple[str, ...] = ()
     """Parameters that demand a state: one for the pair `(h, c)`, or one for each."""
+    by_key: bool = False
+    """Whether the one state that is demanded is a mapping with `h` and `c`."""
     names_device: bool = False
     """Whether it names a device which is not there."""
+    writes_inputs: bool = False
+    """Whether it changes its inputs in place."""
 
     def call(self, module: nn.Module, inputs: Sequence[Tensor], state: State | None) -> Any:
         """What `module` returns."""
         demanded: dict[str, Any] = {}
         if state is not None and len(self.states) == 1:
-            demanded = {self.states[0]: state}
+            demanded = {self.states[0]: StateByKey(h=state[0], c=state[1]) if self.by_key else state}
         elif state is not None and len(self.states) == 2:
             demanded = dict(zip(self.states, state, strict=True))
+        if self.writes_inputs:
+            inputs = [x.clone() for x in inputs]
         with StayOnCPU() if self.names_device else nullcontext():
             if self.names is None:
                 return module(*inputs, **demanded)
             return module(**dict(zip(self.names, inputs, strict=True)), **demanded)
+
+
+class StateByKey(dict[str, Tensor]):
+    """`h` and `c` for code that calls them by names of its own, as `hidden` and `cell`: the first letter counts."""
+
+    def __missing__(self, key: str) -> Tensor:
+        if key[:1].lower() not in self or len(key) == 1:
+            raise KeyError(key)
+        return self[key[:1].lower()]
 
 
 class StayOnCPU(TorchFunctionMode):

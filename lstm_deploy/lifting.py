@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lstm_deploy.calling import frozen_copy, shared_copy
 from lstm_deploy.errors import LiftingError, user_line
-from lstm_deploy.measuring import ignores_padding, measure_outputs, measure_streaming
+from lstm_deploy.measuring import check_rows, check_sizes, ignores_padding, measure_outputs, measure_streaming
 from lstm_deploy.probing import BATCH, SEQ, Probe, Start
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import RecurrentSpec, Signature, StateLayout, StatePolicy, TensorSpec
@@ -68,6 +68,8 @@ def lift(
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
         lifted.kept, outputs = measure_outputs(probe, lifted, contract)
         contract = replace(contract, outputs=outputs)
+        check_sizes(probe, lifted, contract)
+        check_rows(probe, lifted, contract)
         streaming, reason = measure_streaming(shared_copy(lifted), contract, inputs)
         if lifted.packs and not ignores_padding(probe, lifted, contract):
             lifted.notes = ("the outputs look at padded steps, so the longest row of a batch must fill the time axis",)

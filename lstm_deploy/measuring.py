@@ -8,14 +8,18 @@ from typing import cast, get_args
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from lstm_deploy.calling import Path, flatten, shared_copy
-from lstm_deploy.errors import LiftingError, one_line
+from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.probing import BATCH, MORE, Probe, seeded
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Dim, DType, Signature, Streaming, TensorSpec
 from lstm_deploy.stateful import Lifted
+
+WORK = 2_000_000_000
+"""Steps × weights that one run on many steps may take."""
 
 
 def measure_outputs(
@@ -56,6 +60,78 @@ def measure_outputs(
         )
         for name, index, shape in zip(names, kept, shapes, strict=True)
     )
+
+
+def check_sizes(probe: Probe, template: Lifted, contract: Signature) -> None:
+    """Raise `LiftingError` where the module does not run, or breaks the promised shapes, on one row or step or on many.
+
+    These are the sizes at which code does what it does at no other: `squeeze()` takes axes away, pooling has nothing
+    to pool, positions end.
+    """
+    names = {dim for spec in contract.inputs for dim in spec.shape if isinstance(dim, str)}
+    ones = dict.fromkeys(names, 1)
+    tried = [{name: 1} for name in sorted(names)] + [ones]
+    if "seq" in names:
+        tried.append({**ones, "seq": _many(template)})
+    for some in tried:
+        sizes = {**probe.sizes, **some}
+        said = " and ".join(f"{name} {size}" for name, size in sorted(some.items()))
+        try:
+            leaves = _run_beside(probe, shared_copy(template), contract, sizes)
+        except LiftingError as error:
+            if (cause := error.__cause__) is None:
+                raise
+            taken = next(spec for spec in contract.inputs if set(some) & set(spec.shape))
+            numbers = tuple(probe.sizes[str(dim)] if dim in some else dim for dim in taken.shape)
+            raise LiftingError(
+                f"The module does not run at {said} ({one_line(cause)}{user_line(cause)}); give a number for what "
+                f"cannot be any, as in {replace(taken, shape=numbers)}."
+            ) from cause
+        for spec, index in zip(contract.outputs, template.kept, strict=True):
+            shape = list(leaves[index][1].shape)
+            promised = [sizes.get(dim) if isinstance(dim, str) else dim for dim in spec.shape]
+            if len(shape) != len(promised) or any(b not in (a, None) for a, b in zip(shape, promised, strict=True)):
+                raise LiftingError(
+                    f"At {said} the output {spec.name} has the shape {shape}, at others {list(spec.shape)}; "
+                    "a squeeze() in forward must name its axis, as in squeeze(-1)."
+                )
+
+
+def check_rows(probe: Probe, template: Lifted, contract: Signature) -> None:
+    """Raise `LiftingError` if an LSTM gets the rows in another order than the inputs: then its state is another row's.
+
+    That is what sorting by length before packing does.
+    """
+    if not any(spec.is_lengths for spec in contract.inputs) or any(dim.name == "batch" for dim in contract.fixed):
+        return
+    steps = probe.sizes["seq"]
+    states = _initial_state(contract, 2)
+    finals = []
+    for seed in (0, 1):
+        inputs = [
+            torch.tensor([steps - 2, steps]).to(x.dtype)
+            if spec.is_lengths
+            else torch.cat([other[:1], x[1:]])
+            if spec.shape[:1] == ("batch",)
+            else x
+            for spec, x, other in zip(
+                contract.inputs,
+                probe.tensors({**probe.sizes, "batch": 2}),
+                probe.tensors({**probe.sizes, "batch": 2}, seed),
+                strict=True,
+            )
+        ]
+        lifted = shared_copy(template)
+        lifted.call(*inputs, *states)
+        finals.append(lifted.final_states())
+    for spec, before, after in zip(contract.recurrent, finals[0][::2], finals[1][::2], strict=True):
+        changed = (before != after).any(-1).any(0).tolist()
+        if changed == [False, True]:  # though it is the first row of the inputs that changed
+            raise LiftingError(
+                f"{spec.module or 'The LSTM'} gets the rows of a batch in another order than the inputs have, so its "
+                "state would be another row's; do not sort by length, but pass enforce_sorted=False to "
+                "pack_padded_sequence."
+            )
 
 
 def _run_beside(
@@ -116,36 +192,45 @@ def measure_streaming(lifted: Lifted, contract: Signature, given: Sequence[Tenso
     if not any("seq" in spec.shape for spec in specs):
         fixed = next((f": {dim.reason}" for dim in contract.fixed if dim.name == "seq"), "")
         return "none", f"the number of steps is fixed{fixed}"
-    chunks = (1,) * 7 if one_step else (3, 1, 3)
+    # The last chunk is short: over many steps an LSTM forgets what was wrong at the cut before them.
+    chunks = (1,) * 40 if one_step else (3, 1, _many(lifted), 3)
     sizes = contract.clamp(sizes_of(specs, BATCH, sum(chunks))) | {"seq": sum(chunks)}
     sampled = sample_inputs(specs, sizes, np.random.default_rng(0))
     inputs = [torch.from_numpy(sampled[spec.name]) for spec in specs]
-    lengths = [torch.full((sizes["batch"],), length) for length in (*chunks, sum(chunks))]
-    state = first = _initial_state(contract, sizes["batch"])
-    parts: list[tuple[Tensor, ...]] = []
-    for number, length in enumerate(chunks):
-        start = sum(chunks[:number])
+    first = _initial_state(contract, sizes["batch"])
+
+    def run(start: int, steps: int, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         part = [
-            lengths[number]
+            torch.full_like(x, steps)
             if spec.is_lengths
-            else x.narrow(spec.shape.index("seq"), start, length)
+            else x.narrow(spec.shape.index("seq"), start, steps)
             if "seq" in spec.shape
             else x
             for spec, x in zip(specs, inputs, strict=True)
         ]
-        try:
-            parts.append(lifted(*part, *state))
-        except RuntimeError as error:
-            return "none", f"it does not run on {length} steps ({one_line(error)})"
-        state = list(parts[-1][len(contract.outputs) :])
-    whole = [lengths[-1] if spec.is_lengths else x for spec, x in zip(specs, inputs, strict=True)]
-    wanted = lifted(*whole, *first)
-    if not _close(state, wanted[len(contract.outputs) :]):
+        result: tuple[Tensor, ...] = lifted(*part, *state)
+        return result
+
+    count = len(contract.outputs)
+    parts: list[tuple[Tensor, ...]] = []
+    try:
+        for number, steps in enumerate(chunks):
+            parts.append(run(sum(chunks[:number]), steps, parts[-1][count:] if parts else first))
+        wanted = run(0, sum(chunks), first)
+    except RuntimeError as error:
+        return "none", f"it does not run on every number of steps ({one_line(error)})"
+    if not _close(parts[-1][count:], wanted[count:]):
         return "none", "the state after chunks differs from that after the whole: something looks across time"
-    outputs = [_joined([part[index] for part in parts], wanted[index]) for index in range(len(contract.outputs))]
-    if not _close(outputs, wanted[: len(contract.outputs)]):
+    outputs = [_joined([part[index] for part in parts], wanted[index]) for index in range(count)]
+    if not _close(outputs, wanted[:count]):
         return "state-only", "the output looks across time, so it depends on how the sequence is cut"
     return "exact", ""
+
+
+def _many(lifted: Lifted) -> int:
+    """Steps enough to see what looks far across time, and not too many for large weights."""
+    weights = sum(parameter.numel() for parameter in lifted.parameters())
+    return max(24, min(200, WORK // max(1, weights)))
 
 
 def _initial_state(contract: Signature, batch: int) -> list[Tensor]:

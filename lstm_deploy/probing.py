@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.calling import State, convention_of, shared_copy
+from lstm_deploy.calling import Convention, State, convention_of, shared_copy
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Dim, FixedDim, TensorSpec
@@ -144,12 +144,12 @@ class Probe:
         inputs = self.tensors(sizes, seed) if inputs is None else inputs
         with seeded(noise):
             try:
-                return self.convention.call(module, inputs, self.demanded(sizes, seed or 0))
+                returned = self.convention.call(module, inputs, self.demanded(sizes, seed or 0))
             except LiftingError:
                 raise
             except Exception as error:  # whatever the user's forward raises
-                if not self.convention.names_device and ("CUDA" in str(error) or "device" in str(error)):
-                    self.convention = replace(self.convention, names_device=True)
+                if (other := self._other_convention(error)) is not None:
+                    self.convention = other
                     return self._run(module, sizes, seed, noise, inputs)
                 shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, inputs, strict=True))
                 reason = one_line(error)
@@ -157,6 +157,18 @@ class Probe:
                     f"The module does not run on inputs of shape {shapes} ({reason}{user_line(error)}); "
                     "correct the input specification."
                 ) from error
+        if any(x._version for x in inputs):
+            self.convention = replace(self.convention, writes_inputs=True)
+        return returned
+
+    def _other_convention(self, error: Exception) -> Convention | None:
+        """How to call the module instead, if that is what an error says."""
+        found, text = self.convention, str(error)
+        if not found.names_device and ("CUDA" in text or "device" in text):
+            return replace(found, names_device=True)
+        if len(found.states) == 1 and not found.by_key and "tuple" in text:  # it was given the pair (h, c)
+            return replace(found, by_key=True)
+        return None
 
     def _size_it_takes(self) -> int | None:
         """A number of steps that the module runs on, among the sizes of its own weights."""

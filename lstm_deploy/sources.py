@@ -131,7 +131,7 @@ def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
 
 
 def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLayout) -> Loaded:
-    """The network of a TorchScript archive of ours, from its weights, contract and `Network`; none of its code is run."""
+    """The network of a TorchScript archive of ours, from weights, contract and `Network`; its code is not run."""
     if NETWORK_FILE not in extra:
         raise InputError(
             f"{path} was exported from a class of its author, whose code is not in it; name that class with --model "

@@ -118,6 +118,8 @@ ALL = {**{"x": "float32[batch,seq,3]"}}
         (modules.NeverCalled, ALL, ["h_in"], ["y: float32[batch, seq, 3]"]),
         (modules.DemandsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.DemandsBoth, ALL, ["h_in"], ["logits: float32[batch, seq, 4]"]),
+        (modules.DemandsMapping, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.ChangesItsInput, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.RandomStart, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.NamesCuda, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.Cells, ALL, ["first_h_in", "second_h_in"], ["y: float32[batch, 1, 5]"]),

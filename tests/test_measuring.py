@@ -3,7 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting import lift
+from lstm_deploy.measuring import _many
 from lstm_deploy.signature import TensorSpec
 
 X = TensorSpec.parse("x:float32[batch,seq,3]")
@@ -46,6 +48,8 @@ def test_positions_name_several_outputs():
         (modules.ReturnsState, "exact", ""),
         (modules.Attention, "state-only", "looks across time"),
         (modules.Convolved, "none", "looks across time"),
+        (modules.LooksFarBack, "state-only", "looks across time"),
+        (modules.AddsAnEcho, "state-only", "looks across time"),
         (lambda: modules.HidesState(bidirectional=True), "none", "bidirectional"),
     ],
 )
@@ -84,3 +88,30 @@ def test_the_state_of_a_cell_is_not_exported_twice_either():
 
 def test_cells_in_a_loop_stream_exactly():
     assert lifted(modules.Cells()).signature.streaming == "exact"
+
+
+def test_a_size_at_which_it_does_not_run_is_refused_with_a_specification_that_works():
+    with pytest.raises(LiftingError, match=r"seq 1 \(.*output size.*modules\.py:\d+\).*x: float32\[batch, 6, 3\]"):
+        lifted(modules.PoolsTime())
+    found = lifted(modules.PoolsTime(), TensorSpec.parse("x:float32[batch,6,3]")).signature
+    assert found.outputs[0].shape == ("batch", 3, 4)
+
+
+def test_an_axis_that_vanishes_where_its_size_is_one_is_refused():
+    with pytest.raises(LiftingError, match=r"batch 1 the output y has the shape \[4\].*squeeze\(-1\)"):
+        lifted(modules.Squeezes())
+    assert lifted(modules.Squeezes(), TensorSpec.parse("x:float32[1,seq,3]")).signature.outputs[0].shape == (4,)
+
+
+def test_rows_that_are_sorted_before_the_lstm_are_refused():
+    """Its state would be another row's, whatever the ties."""
+    lengths = TensorSpec.parse("lengths:int64[batch]")
+    with pytest.raises(LiftingError, match="enforce_sorted=False"):
+        lift(modules.SortsByLength().eval(), [X, lengths])
+
+
+def test_many_steps_are_fewer_where_weights_are_many():
+    small = lifted(modules.HidesState())
+    assert _many(small) == 200
+    small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))
+    assert _many(small) == 24

@@ -14,6 +14,7 @@ import torch
 
 from lstm_deploy.calling import shared_copy
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
+from lstm_deploy.exporters.tracing import refusal, trace, wrong_sizes
 from lstm_deploy.lifting import example
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.stateful import Lifted
@@ -26,9 +27,18 @@ EXTERNAL_ABOVE = 1_900_000_000
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
-    """Write float32 ONNX to `path`; `lifted` itself is left as it was."""
+    """Write float32 ONNX to `path`; `lifted` itself is left as it was.
+
+    Raises `LiftingError` if the user's code keeps the sizes from being dynamic.
+    """
     signature = lifted.signature
-    model, weights = _translate(lifted)
+    frozen = _check_ones(lifted)
+    try:
+        model, weights = _translate(lifted)
+    except torch._dynamo.exc.UserError as error:
+        if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        raise refusal(frozen) from error
     _strip_traces(model)
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
@@ -46,6 +56,22 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
             _write(model, weights, file)
     del weights
     gc.collect()  # what the exporter made refers to itself, and to the weights
+
+
+def _check_ones(lifted: Lifted) -> tuple[str, ...]:
+    """Refuse a module that does something else where a size is 1: `torch.export` takes every size to be more.
+
+    A trace that is right at larger sizes, and wrong at these, has met such a branch. Returns the lines of the user's
+    code that may freeze a size.
+    """
+    try:
+        traced = trace(lifted)
+    except Exception:  # whatever torch.jit makes, on Python 3.14 too, of code that torch.export may well export
+        return ()
+    wrong = wrong_sizes(traced, lifted) if traced.frozen else []
+    if wrong and all(1 in sizes.values() for sizes in wrong):
+        raise refusal(traced.frozen, wrong[0])
+    return traced.frozen
 
 
 def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
