@@ -18,6 +18,8 @@ from lstm_deploy.signature import Array, StatePolicy, decode
 from lstm_deploy.tasks import Task
 
 SPEC_KEY = "lstm_deploy.spec"
+NETWORK_FILE = "network.json"
+"""Name of a `Network` among the extra files of a TorchScript archive of ours."""
 SCHEMA_VERSION = 1
 
 
@@ -43,6 +45,10 @@ class LanguageModelConfig(Struct, frozen=True, kw_only=True, tag="language_model
     dropout: float = 0.0
 
 
+class InferredConfig(Struct, frozen=True, kw_only=True, tag="inferred", tag_field="kind"):
+    """An LSTM, and before and after it what its weights tell: see `recognition`."""
+
+
 NetworkConfig = ForecasterConfig | LanguageModelConfig
 
 
@@ -58,6 +64,13 @@ class Spec(Struct, frozen=True, kw_only=True):
     low: tuple[float, ...]
     """Smallest input seen in training, per feature; 0 for tokens."""
     high: tuple[float, ...]
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """What an artifact with weights and a contract says besides, so that its network can be built again."""
+
+    schema_version: int = SCHEMA_VERSION
+    network: NetworkConfig | InferredConfig
 
 
 def save(path: Path, tensors: dict[str, Array], spec: Spec) -> None:

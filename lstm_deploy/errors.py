@@ -44,3 +44,15 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """What another library's error says, fit for a sentence: on one line and not endless."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def user_line(error: BaseException) -> str:
+    """`, at FILE:LINE` of the user's code where an error came from, if it came from any."""
+    place = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in ("torch", "lstm_deploy", "onnxscript", "contextlib"):
+            place = f", at {traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place

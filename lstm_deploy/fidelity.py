@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lstm_deploy.exporters import lowering
 from lstm_deploy.graph_weights import constant_problems, lstm_layers, tensor_problems, weight_problems
-from lstm_deploy.lifting import Lifted
 from lstm_deploy.lint import LSTM_OPERATORS, operators
 from lstm_deploy.signature import Array
+from lstm_deploy.stateful import Lifted
 
 
 def buffers(lifted: Lifted) -> dict[str, Array]:
@@ -49,7 +49,11 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
             traced = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-        return tensor_problems({name: value.numpy() for name, value in traced.state_dict().items()}, own)
+        found = {name: value.numpy() for name, value in traced.state_dict().items()}
+        # A file made around the lifted module has one more name before each of its weights.
+        wrappers = {name.removesuffix(next(iter(own))) for name in found if name.endswith(next(iter(own)))}
+        wrapper = next((prefix for prefix in wrappers if all(prefix + name in found for name in own)), None)
+        return None if wrapper is None else tensor_problems({name: found[wrapper + name] for name in own}, own)
     model = onnx.load(path)
     count = operators(model)
     if len(lstm_layers(model)) != sum(count[name] for name in LSTM_OPERATORS):

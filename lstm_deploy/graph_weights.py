@@ -70,10 +70,10 @@ def weight_problems(model: onnx.ModelProto, wanted: Sequence[Layer]) -> list[str
 
 def tensor_problems(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> list[str]:
     """One sentence for each weight that is not the model's, both by PyTorch's names."""
-    problems = [f"The weight {name} is missing." for name in wanted if name not in found]
+    problems = []
     for name, value in found.items():
-        if name not in wanted or value.shape != wanted[name].shape:
-            problems.append(f"The weight {name} {list(value.shape)} is not one of the model.")
+        if value.shape != wanted[name].shape:
+            problems.append(f"{name} is {list(value.shape)}, not {list(wanted[name].shape)} as in the model.")
         elif not np.array_equal(value, wanted[name]):
             problems.append(f"{name}: {_entries(value.astype(np.float64), wanted[name].astype(np.float64))}.")
     return problems

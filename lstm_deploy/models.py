@@ -24,6 +24,7 @@ class Forecaster(nn.Module):
 
     def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()
+        self.config = config
         self.residual = config.residual
         self.register_buffer("columns", torch.tensor(config.output_columns))
         self.register_buffer("x_offset", torch.zeros(config.input_size))
@@ -60,6 +61,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
+        self.config = config
         size = config.vocabulary_size
         # A one-hot vector is a row of the identity: one lookup, in the graph too.
         self.one_hot = nn.Embedding.from_pretrained(torch.eye(size), freeze=True)  # type: ignore[no-untyped-call]
@@ -76,19 +78,24 @@ def build(config: NetworkConfig, tensors: dict[str, Array] | None = None) -> nn.
 
     Raises `InputError` if the weights do not fit.
     """
-    network: nn.Module
+    if tensors is None:
+        return _network(config)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are there already
+        network = _network(config)
+    try:
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        reason = one_line(error)
+        raise InputError(f"The weights contradict the checkpoint's spec ({reason}); train again.") from error
+    return network
+
+
+def _network(config: NetworkConfig) -> nn.Module:
     match config:
         case ForecasterConfig():
-            network = Forecaster(config)
+            return Forecaster(config)
         case LanguageModelConfig():
-            network = LanguageModel(config)
-    if tensors is not None:
-        try:
-            network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
-        except RuntimeError as error:
-            reason = one_line(error)
-            raise InputError(f"The weights contradict the checkpoint's spec ({reason}); train again.") from error
-    return network
+            return LanguageModel(config)
 
 
 def _lstm(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> nn.LSTM:

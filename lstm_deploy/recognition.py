@@ -7,6 +7,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
+from lstm_deploy.checkpoint import InferredConfig
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.signature import TensorSpec
 from lstm_deploy.weights import Weights
@@ -30,6 +31,7 @@ class Inferred(nn.Module):
 
     def __init__(self, embedding: nn.Embedding | None, lstm: nn.LSTM, head: nn.Linear | None) -> None:
         super().__init__()
+        self.config = InferredConfig()
         self.embedding, self.lstm, self.head = embedding, lstm, head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,8 +106,8 @@ def _pytorch(weights: Weights) -> tuple[nn.LSTM, nn.Linear | None, nn.Embedding 
             embedding = nn.Embedding.from_pretrained(matrix)  # type: ignore[no-untyped-call]
             findings.append(f"{name} is an Embedding of {matrix.shape[0]} tokens")
         elif after and head is None and (bias is None or bias.shape == matrix.shape[:1]):
-            head = nn.Linear(width, matrix.shape[0], bias=bias is not None)
-            head.load_state_dict({"weight": matrix, **({} if bias is None else {"bias": bias})})
+            head = nn.Linear(width, matrix.shape[0], bias=bias is not None, device="meta")
+            head.load_state_dict({"weight": matrix, **({} if bias is None else {"bias": bias})}, assign=True)
             findings.append(f"{name} is a Linear({width}, {matrix.shape[0]}) after it")
             if bias is not None:
                 del rest[name.removesuffix("weight") + "bias"]
@@ -154,9 +156,10 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
         bias="bias_ih_l0" in own,
         bidirectional=any(name.endswith("_reverse") for name in own),
         proj_size=projection.shape[0] if projection is not None else 0,
+        device="meta",
     )
     try:
-        lstm.load_state_dict(own)
+        lstm.load_state_dict(own, assign=True)
     except RuntimeError as error:
         raise _ambiguous(everything, one_line(error)) from error
     return lstm
@@ -180,17 +183,18 @@ def _fourteen(weights: Weights) -> tuple[nn.LSTM, nn.Linear, None, list[str]] | 
         if tuple(weights[name].shape) != wanted:
             raise InputError(f"{name} has shape {list(weights[name].shape)}, not {list(wanted)} as the others say.")
     order = "ifco"  # PyTorch's i, f, g, o
-    lstm = nn.LSTM(inputs, hidden)
+    lstm = nn.LSTM(inputs, hidden, device="meta")
     lstm.load_state_dict(
         {
             "weight_ih_l0": torch.cat([weights[f"W_x{gate}"].T for gate in order]),
             "weight_hh_l0": torch.cat([weights[f"W_h{gate}"].T for gate in order]),
             "bias_ih_l0": torch.cat([weights[f"b_{gate}"] for gate in order]),
             "bias_hh_l0": torch.zeros(4 * hidden),
-        }
+        },
+        assign=True,
     )
-    head = nn.Linear(hidden, outputs)
-    head.load_state_dict({"weight": weights["W_hq"].T, "bias": weights["b_q"]})
+    head = nn.Linear(hidden, outputs, device="meta")
+    head.load_state_dict({"weight": weights["W_hq"].T.contiguous(), "bias": weights["b_q"]}, assign=True)
     findings = [
         f"these are the 14 weights of an LSTM from scratch: LSTM({inputs}, {hidden}), Linear({hidden}, {outputs})"
     ]

@@ -12,15 +12,16 @@ from msgspec import Struct
 from torch import nn
 
 from lstm_deploy.bundle import Bundle, Source
-from lstm_deploy.checkpoint import Spec, is_ours, read_spec, read_tensors
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, Spec, is_ours, read_spec, read_tensors
+from lstm_deploy.errors import InputError, one_line, user_line
 from lstm_deploy.files import sha256
-from lstm_deploy.lifting import Lifted, lift, user_line
+from lstm_deploy.lifting import lift
 from lstm_deploy.models import build
 from lstm_deploy.recognition import recognize
-from lstm_deploy.signature import StateLayout, TensorSpec
+from lstm_deploy.signature import CONTRACT_FILE, Signature, StateLayout, TensorSpec, decode
+from lstm_deploy.stateful import Lifted
 from lstm_deploy.tasks import Forecast, LanguageModel
-from lstm_deploy.weights import read_module, read_weights
+from lstm_deploy.weights import extra_files, read_module, read_weights
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -53,8 +54,13 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
         raise InputError(f"{path} does not exist or is not a file; check the path.")
     if origin.model is None and path.suffix == ".safetensors" and is_ours(path):
         return _load_checkpoint(path, state_layout)
+    extra = {} if origin.trust_pickle else extra_files(path)
+    if CONTRACT_FILE in extra and origin.model is None:
+        return _load_archive(path, extra, state_layout)
     findings: tuple[str, ...] = ()
     inputs = origin.inputs
+    if CONTRACT_FILE in extra and not inputs:
+        inputs = Signature.from_json(extra[CONTRACT_FILE]).inputs
     recognized = origin.model is None and not origin.trust_pickle
     if origin.trust_pickle:
         home = vars(_import(origin.model.rpartition(":")[0])) if origin.model else None
@@ -116,6 +122,30 @@ def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
     lifted = lift(network, [_input(spec)], task=spec.task, state_policy=spec.state_policy, state_layout=state_layout)
     source = Source(kind="checkpoint", path=str(path), sha256=sha256(path), summary=_summary(lifted))
     return Loaded(lifted=lifted, source=source, training=spec.training)
+
+
+def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLayout) -> Loaded:
+    """The network of a TorchScript archive of ours, from weights, contract and `Network`; its code is not run."""
+    if NETWORK_FILE not in extra:
+        raise InputError(
+            f"{path} was exported from a class of its author, whose code is not in it; name that class with --model "
+            "FILE.py:Class (and its arguments with --init)."
+        )
+    contract = Signature.from_json(extra[CONTRACT_FILE])
+    config = decode(extra[NETWORK_FILE], Network, f"The network in {path}").network
+    weights = read_weights(path)
+    if isinstance(config, InferredConfig):
+        network = recognize(weights, contract.inputs).network
+    else:
+        network = build(config, {name: value.numpy() for name, value in weights.items()})
+    lifted = lift(
+        network, contract.inputs, task=contract.task, state_policy=contract.state_policy, state_layout=state_layout
+    )
+    found = lifted.signature
+    if (found.inputs, found.outputs, found.recurrent) != (contract.inputs, contract.outputs, contract.recurrent):
+        raise InputError(f"The contract of {path} is not that of the network in it; export its source again.")
+    source = Source(kind="checkpoint", path=str(path), sha256=sha256(path), summary=_summary(lifted))
+    return Loaded(lifted=lifted, source=source)
 
 
 def _instantiate(origin: Origin) -> tuple[nn.Module, tuple[str, ...]]:

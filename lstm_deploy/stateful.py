@@ -1,19 +1,21 @@
-"""Recurrent modules whose state comes from a port instead of from their caller.
+"""Modules whose state comes from outside: LSTMs and cells with ports, and `Lifted`, a whole module around them.
 
 A lifted module gives its `nn.LSTM` and `nn.LSTMCell` these classes. One forward may call such a module several
 times: a call that would start from a constant has a port, and starts from what lies there; a call whose state was
 computed (in a loop over time, or by an encoder) keeps it. What a port's chain of calls ends with lies there after.
 """
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_deploy.packing import Padded, pack_padded_sequence, pad_packed_sequence
-
-State = tuple[Tensor, Tensor]
+from lstm_deploy.calling import Convention, State, flatten
+from lstm_deploy.packing import Padded, kept_padded, pack_padded_sequence, pad_packed_sequence
+from lstm_deploy.signature import Signature, StateLayout
 
 
 class Port:
@@ -93,20 +95,12 @@ class StatefulLSTM(nn.LSTM):
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         batch = x.shape[1 if time_major else 0]
         state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
-        h, c = self.zeros(x, batch) if state is None else state
+        h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
             returned = self.calls.leave(final, (final[0].squeeze(1), final[1].squeeze(1)))
             return y.squeeze(1 if time_major else 0), returned
         return (y if lengths is None else Padded(y, lengths)), self.calls.leave(final, final)
-
-    def zeros(self, x: Tensor, batch: int) -> State:
-        """The state that `nn.LSTM` starts from by itself."""
-        depth = self.num_layers * (2 if self.bidirectional else 1)
-        return (
-            x.new_zeros(depth, batch, self.proj_size or self.hidden_size),
-            x.new_zeros(depth, batch, self.hidden_size),
-        )
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Output and final state of batched `x`, time-major if there are `lengths`.
@@ -131,9 +125,7 @@ class StatefulCell(nn.LSTMCell):
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
         state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
-        if state is None:
-            state = (x.new_zeros(1, x.shape[0], self.hidden_size),) * 2
-        final = self.compute(x, *state)
+        final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))
 
@@ -141,6 +133,63 @@ class StatefulCell(nn.LSTMCell):
         """The state after one step; `exporters.lowering` replaces this with an operator that ONNX has."""
         new_h, new_c = super().forward(x, (h.squeeze(0), c.squeeze(0)))
         return new_h.unsqueeze(0), new_c.unsqueeze(0)
+
+
+class Lifted(nn.Module):
+    """A module with explicit state; `signature` names its inputs and outputs, in order."""
+
+    signature: Signature
+
+    def __init__(
+        self,
+        module: nn.Module,
+        starts: Sequence[tuple[str, int]],
+        convention: Convention,
+        inputs: int,
+        state_layout: StateLayout,
+        *,
+        packs: bool,
+    ) -> None:
+        """Take over `module`, which must not be used otherwise from here on.
+
+        `starts` are the calls (path and number) that begin a chain of states; `inputs` is the number of inputs;
+        `packs` says that the module packs padded sequences.
+        """
+        super().__init__()
+        self.module = module
+        self.starts, self.convention, self.inputs = tuple(starts), convention, inputs
+        self.batch_first_state = state_layout == "batch-first"
+        self.packs = packs
+        self.kept: tuple[int, ...] = ()
+        """Which of the tensors that `module` returns are outputs; the others are the state."""
+        self.notes: tuple[str, ...] = ()
+        """What its user must know beside the contract."""
+        self.calls = make_stateful(module)
+        self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in starts]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """All inputs, then `h` and `c` of each port; returns all outputs, then the new `h` and `c`."""
+        returned = flatten(self.call(*tensors))
+        outputs = [returned[index][1] for index in self.kept]
+        return (*outputs, *(self.in_layout(state) for state in self.final_states()))
+
+    def call(self, *tensors: Tensor) -> Any:
+        """What `module` itself returns on the inputs when it starts from the given states."""
+        states = [self.in_layout(state) for state in tensors[self.inputs :]]
+        for calls in self.calls.values():
+            calls.restart()
+        for port, h, c in zip(self.ports, states[::2], states[1::2], strict=True):
+            port.given = (h, c)
+        with kept_padded(self.module) if self.packs else nullcontext():
+            return self.convention.call(self.module, tensors[: self.inputs], self.ports[0].given)
+
+    def final_states(self) -> list[Tensor]:
+        """`h` and `c` of each port after the latest call, layers first."""
+        return [state for port in self.ports if port.final is not None for state in port.final]
+
+    def in_layout(self, state: Tensor) -> Tensor:
+        """From layers first to the layout of the contract, or back."""
+        return state.transpose(0, 1) if self.batch_first_state else state
 
 
 def make_stateful(module: nn.Module) -> dict[str, Calls]:
@@ -162,3 +211,12 @@ def same(a: State | None, b: State | None) -> bool:
     if a is None or b is None:
         return a is b
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def zeros_of(module: nn.LSTM | nn.LSTMCell, like: Tensor, batch: int) -> State:
+    """The state `[layers, batch, size]` that a recurrent module starts from by itself."""
+    hidden = module.hidden_size
+    if isinstance(module, nn.LSTMCell):
+        return like.new_zeros(1, batch, hidden), like.new_zeros(1, batch, hidden)
+    depth = module.num_layers * (2 if module.bidirectional else 1)
+    return like.new_zeros(depth, batch, module.proj_size or hidden), like.new_zeros(depth, batch, hidden)

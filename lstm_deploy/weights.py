@@ -66,6 +66,18 @@ def read_module(path: Path, home: Mapping[str, Any] | None = None) -> nn.Module:
     return content
 
 
+def extra_files(path: Path) -> dict[str, bytes]:
+    """The extra files of a TorchScript archive, by name; none of any other file. Raises `InputError` if damaged."""
+    if not path.is_file() or not _is_torchscript(path):
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if "/extra/" in name]
+            return {name.partition("/extra/")[2]: archive.read(name) for name in names}
+    except Exception as error:  # a damaged archive raises anything
+        raise InputError(f"{path} is a damaged TorchScript archive ({one_line(error)}); copy it again.") from error
+
+
 def clean(weights: Mapping[str, Tensor], where: Path | str) -> Weights:
     """Without wrappers' prefixes and without what is no number, in float32; raises `InputError` for NaN."""
     found = {str(name): value for name, value in weights.items()}
@@ -142,7 +154,7 @@ class _ArchiveReader(pickle.Unpickler):
         if module.partition(".")[0] == "__torch__":
             return _Object
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset).clone()
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset).contiguous()
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         if module == "torch.jit._pickle":

@@ -308,3 +308,114 @@ class Casts(nn.Module):
 class PoolsPadding(Packs):
     def forward(self, x, lengths):
         return super().forward(x, lengths)[0].mean(1)
+
+
+class CountsCalls(nn.Module):
+    """A buffer that forward changes in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.lstm(x)[0]
+
+
+class BranchesOnRows(nn.Module):
+    """A batch of one is treated in a way of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        if x.size(0) == 1:
+            out = out * 2
+        return out
+
+
+class BranchesOnSteps(BranchesOnRows):
+    """Long sequences are treated in a way of their own."""
+
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        if x.shape[1] > 10:
+            out = out.flip(1)
+        return out
+
+
+class Squeezes(BranchesOnRows):
+    """`squeeze()` takes the axis of rows away too where there is one row."""
+
+    def forward(self, x):
+        return self.lstm(x)[0][:, -1].squeeze()
+
+
+class SortsByLength(BranchesOnRows):
+    """As before PyTorch could pack unsorted rows: sort, pack, unpack, sort back."""
+
+    def forward(self, x, lengths):
+        lengths, order = lengths.sort(descending=True)
+        out, _ = self.lstm(pack_padded_sequence(x[order], lengths.cpu(), batch_first=True))
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        return out[order.argsort()]
+
+
+class ChangesItsInput(BranchesOnRows):
+    def forward(self, x):
+        x -= 0.5
+        x[:, :, 0] = 0
+        return self.lstm(x)[0] + x.mean()
+
+
+class TakesLen(BranchesOnRows):
+    def forward(self, x):
+        h0 = torch.zeros(1, len(x), 4)
+        return self.lstm(x, (h0, h0))[0].reshape(len(x), -1, 2, 2)
+
+
+class PoolsTime(nn.Module):
+    """Every other step is left: at least two are needed."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.pool = nn.MaxPool1d(2)
+
+    def forward(self, x):
+        return self.pool(self.lstm(x)[0].transpose(1, 2)).transpose(1, 2)
+
+
+class LooksFarBack(nn.Module):
+    """A causal convolution over 12 steps after the LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.conv = nn.Conv1d(4, 4, 12)
+
+    def forward(self, x):
+        y = self.lstm(x)[0].transpose(1, 2)
+        return self.conv(nn.functional.pad(y, (11, 0))).transpose(1, 2)
+
+
+class AddsAnEcho(nn.Module):
+    """y[t] has x[t - 20] in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0] + nn.functional.pad(x, (0, 0, 20, 0))[:, : x.shape[1]]
+
+
+class DemandsMapping(DemandsState):
+    """The state is a dict."""
+
+    def forward(self, x, state):
+        out, (h, c) = self.lstm(x, (state["h"], state["c"]))
+        return out, {"h": h, "c": c}

@@ -1,6 +1,7 @@
 import json
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import modules
 import numpy as np
@@ -97,6 +98,40 @@ def test_the_graph_says_nothing_of_the_code_it_was_traced_from(tmp_path):
     content = (tmp_path / "m.onnx").read_bytes()
     assert b"site-packages" not in content
     assert b".py" not in content
+
+
+def test_the_file_is_what_protobuf_itself_would_write(tmp_path):
+    """Its weights are written around protobuf, which would copy them."""
+    lifted, model = onnx_of(modules.HidesState(num_layers=2, bidirectional=True), tmp_path / "m.onnx")
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+    assert onnx.ModelProto.FromString(model.SerializeToString()) == model
+    assert len(model.SerializeToString()) == (tmp_path / "m.onnx").stat().st_size
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("fc.weight")]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), lifted.module.fc.weight.numpy())
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torchscript"])
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (modules.BranchesOnRows, "if x.size(0) == 1"),
+        (modules.BranchesOnSteps, "if x.shape[1] > 10"),
+        (modules.TakesLen, "torch.zeros(1, len(x), 4)"),
+    ],
+)
+def test_a_size_that_forward_makes_a_decision_of_is_refused_with_the_line(tmp_path, make, text, format_):
+    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    line = next(number for number, content in enumerate(source, 1) if text in content)
+    with pytest.raises(LiftingError, match=rf"modules\.py:{line}.*x\.shape\[0\]"):
+        lstm_deploy.export(make(), tmp_path / "b", inputs=INPUTS, formats=[format_])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_branch_on_a_size_that_is_fixed_is_exported(tmp_path):
+    for rows in (1, 2):
+        inputs = {"x": f"float32[{rows},seq,3]"}
+        bundle = lstm_deploy.export(modules.BranchesOnRows(), tmp_path / str(rows), inputs=inputs)
+        assert bundle.manifest.parity.passed
 
 
 def test_a_projection_without_full_rank_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import authors
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 import lstm_deploy
+from lstm_deploy.calling import flatten
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import flatten
 from lstm_deploy.sources import Origin, load
 
 FILE = Path(__file__).with_name("authors.py")
@@ -164,3 +165,49 @@ def load_text():
     from lstm_deploy.sources import load_module
 
     return load_module(authors.TextClassifier().eval(), [lstm_deploy.TensorSpec.parse("tokens:int64[batch,seq]")])
+
+
+@pytest.mark.parametrize("kind", ["forecast", "language model", "tokens", "embedding"])
+def test_a_torchscript_file_of_ours_is_a_source_again(tmp_path, kind, request):
+    """From weights and contract, not from its code: the result is the original's, bit for bit."""
+    if kind == "forecast":
+        first = lstm_deploy.Bundle(request.getfixturevalue("forecast_bundle"))
+    elif kind == "language model":
+        first = lstm_deploy.Bundle(request.getfixturevalue("lm_bundle"))
+    else:
+        embedding = {"emb.weight": torch.randn(7, 4)} if kind == "embedding" else {}
+        weights = {**nn.LSTM(4, 5, 2, bidirectional=True).state_dict(prefix="rnn."), **embedding}
+        torch.save({**weights, **nn.Linear(10, 3).state_dict(prefix="out.")}, tmp_path / "m.pt")
+        inputs = {"x": "int64[seq,batch]"} if kind == "tokens" else None
+        first = lstm_deploy.export(tmp_path / "m.pt", tmp_path / "first", inputs=inputs)
+    again = lstm_deploy.export(first.path / "model.torchscript", tmp_path / "again")
+    assert again.signature == first.signature
+    assert again.manifest.parity.passed
+    assert lstm_deploy.validate(again).reference != "golden trace"
+    spec = first.signature.inputs[0]
+    shape = spec.sized({"batch": 2, "seq": 9})
+    x = np.random.default_rng(0).uniform(0, 4, shape).astype(spec.dtype)
+    outputs = [lstm_deploy.open(bundle.path).run({spec.name: x}) for bundle in (first, again)]
+    for name, value in outputs[0].items():
+        np.testing.assert_array_equal(outputs[1][name], value)
+
+
+def test_a_torchscript_file_from_a_class_needs_the_class(tmp_path):
+    torch.manual_seed(0)
+    network = authors.TextClassifier().eval()
+    first = lstm_deploy.export(network, tmp_path / "first", inputs={"tokens": "int64[batch,seq]"})
+    archive = first.path / "model.torchscript"
+    with pytest.raises(InputError, match="--model"):
+        load(Origin(path=archive))
+    loaded = load(Origin(path=archive, model=f"{FILE}:TextClassifier"))
+    assert loaded.lifted.signature == first.signature
+    assert all(value.equal(network.state_dict()[name]) for name, value in loaded.lifted.module.state_dict().items())
+
+
+def test_a_contract_that_is_not_the_networks_is_refused(tmp_path, forecast_bundle):
+    with zipfile.ZipFile(forecast_bundle / "model.torchscript") as old, zipfile.ZipFile(tmp_path / "m.pt", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(b'"num_layers":2', b'"num_layers":1') if "contract" in name else content)
+    with pytest.raises(InputError, match="contract"):
+        load(Origin(path=tmp_path / "m.pt"))

@@ -24,13 +24,13 @@ from lstm_deploy.bundle import (
     writing,
 )
 from lstm_deploy.cases import QUICK, Case, make_cases, record
-from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, one_line
+from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, one_line, user_line
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.files import sha256
-from lstm_deploy.lifting import Lifted, user_line
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
+from lstm_deploy.stateful import Lifted
 from lstm_deploy.validation import check_bundle
 
 FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {

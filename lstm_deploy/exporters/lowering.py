@@ -12,10 +12,10 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
+from lstm_deploy.calling import State
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.graph_weights import Layer
-from lstm_deploy.lifting import Lifted
-from lstm_deploy.stateful import State, StatefulCell, StatefulLSTM
+from lstm_deploy.stateful import Lifted, StatefulCell, StatefulLSTM
 
 # It is only ever traced, never run: it has a shape and a translation, and no kernel.
 torch.library.define(
@@ -103,7 +103,7 @@ def lower(lifted: Lifted) -> None:
         for name in list(module._parameters):
             delattr(module, name)
         for name, value in packed.items():
-            module.register_buffer(name, value.float())
+            module.register_buffer(name, value)
         module.__class__ = LoweredLSTM if isinstance(module, nn.LSTM) else LoweredCell
 
 
@@ -114,36 +114,36 @@ def _pack(module: nn.Module, path: str) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for layer in range(lstm.num_layers if lstm else 1):
 
-        def weight(name: str, suffix: str, layer: int = layer) -> Tensor:
-            full_name = f"{name}_l{layer}{suffix}" if lstm else name
-            return cast(Tensor, getattr(module, full_name)).detach().double()
+        def weights(name: str, layer: int = layer) -> list[Tensor]:
+            names = [f"{name}_l{layer}{suffix}" for suffix in suffixes] if lstm else [name]
+            return [cast(Tensor, getattr(module, each)).detach() for each in names]
 
-        def biases(suffix: str, weight: Callable[[str, str], Tensor] = weight) -> Tensor:
-            if not module.bias:
-                return torch.zeros(8 * cast(int, module.hidden_size))
-            return torch.cat([_reordered(weight("bias_ih", suffix)), _reordered(weight("bias_hh", suffix))])
-
-        recurrent = [weight("weight_hh", suffix) for suffix in suffixes]
+        recurrent = weights("weight_hh")
         if lstm and lstm.proj_size:
-            projections = [weight("weight_hr", suffix) for suffix in suffixes]
+            projections = [projection.double() for projection in weights("weight_hr")]
             if any(torch.linalg.matrix_rank(projection) < lstm.proj_size for projection in projections):
                 raise LiftingError(
                     f"The projection of layer {layer} of {path or 'the LSTM'} has linearly dependent rows, so ONNX "
                     "cannot express it exactly; export it with --format torchscript only."
                 )
-            recurrent = [r @ p for r, p in zip(recurrent, projections, strict=True)]
-            packed[f"P_l{layer}"] = torch.stack([projection.T for projection in projections])
-            packed[f"P_inverse_l{layer}"] = torch.stack([torch.linalg.pinv(p).T for p in projections])
-        packed[f"W_l{layer}"] = torch.stack([_reordered(weight("weight_ih", suffix)) for suffix in suffixes])
-        packed[f"R_l{layer}"] = torch.stack([_reordered(r) for r in recurrent])
-        packed[f"B_l{layer}"] = torch.stack([biases(suffix) for suffix in suffixes])
+            recurrent = [(r.double() @ p).float() for r, p in zip(recurrent, projections, strict=True)]
+            packed[f"P_l{layer}"] = torch.stack([p.T for p in projections]).float()
+            packed[f"P_inverse_l{layer}"] = torch.stack([torch.linalg.pinv(p).T for p in projections]).float()
+        packed[f"W_l{layer}"] = _reordered(weights("weight_ih"))
+        packed[f"R_l{layer}"] = _reordered(recurrent)
+        if module.bias:
+            biases = [_reordered(weights(name)) for name in ("bias_ih", "bias_hh")]
+            packed[f"B_l{layer}"] = torch.cat(biases, 1)
+        else:
+            packed[f"B_l{layer}"] = torch.zeros(len(suffixes), 8 * cast(int, module.hidden_size))
     return packed
 
 
-def _reordered(gates: Tensor) -> Tensor:
-    """A weight or bias with its gates in ONNX's order i, o, f, c instead of PyTorch's i, f, g, o."""
-    i, f, g, o = gates.chunk(4)
-    return torch.cat([i, o, f, g])
+def _reordered(directions: list[Tensor]) -> Tensor:
+    """The weight or bias of each direction, stacked, with gates as ONNX has them (i, o, f, c), not i, f, g, o."""
+    stacked = directions[0][None] if len(directions) == 1 else torch.stack(directions)
+    i, f, g, o = stacked.chunk(4, 1)
+    return torch.cat([i, o, f, g], 1)
 
 
 def layers(lifted: Lifted) -> list[Layer]:

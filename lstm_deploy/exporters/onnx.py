@@ -1,18 +1,23 @@
 """Writing a lifted module as ONNX: names, dynamic axes and contract as promised, weights as initializers."""
 
+import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import onnx
 import torch
 
+from lstm_deploy.calling import shared_copy
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
-from lstm_deploy.lifting import Lifted, example, shared_copy
+from lstm_deploy.exporters.tracing import refusal, trace, wrong_sizes
+from lstm_deploy.lifting import example
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
+from lstm_deploy.stateful import Lifted
 
 OPSET = 18
 """The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
@@ -22,7 +27,55 @@ EXTERNAL_ABOVE = 1_900_000_000
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
-    """Write float32 ONNX to `path`; `lifted` itself is left as it was."""
+    """Write float32 ONNX to `path`; `lifted` itself is left as it was.
+
+    Raises `LiftingError` if the user's code keeps the sizes from being dynamic.
+    """
+    signature = lifted.signature
+    frozen = _check_ones(lifted)
+    try:
+        model, weights = _translate(lifted)
+    except torch._dynamo.exc.UserError as error:
+        if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        raise refusal(frozen) from error
+    _strip_traces(model)
+    _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
+    _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
+    model.producer_name = "lstm-deploy"
+    model.producer_version = ""
+    model.graph.name = "lstm"
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
+    _check(model, weights)
+    if sum(weight.nbytes for weight in weights.values()) > EXTERNAL_ABOVE:
+        for name, weight in weights.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        with path.open("wb") as file:
+            _write(model, weights, file)
+    del weights
+    gc.collect()  # what the exporter made refers to itself, and to the weights
+
+
+def _check_ones(lifted: Lifted) -> tuple[str, ...]:
+    """Refuse a module that does something else where a size is 1: `torch.export` takes every size to be more.
+
+    A trace that is right at larger sizes, and wrong at these, has met such a branch. Returns the lines of the user's
+    code that may freeze a size.
+    """
+    try:
+        traced = trace(lifted)
+    except Exception:  # whatever torch.jit makes, on Python 3.14 too, of code that torch.export may well export
+        return ()
+    wrong = wrong_sizes(traced, lifted) if traced.frozen else []
+    if wrong and all(1 in sizes.values() for sizes in wrong):
+        raise refusal(traced.frozen, wrong[0])
+    return traced.frozen
+
+
+def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph without its initializers, and those by name."""
     signature = lifted.signature
     lowered = shared_copy(lifted)
     lower(lowered)
@@ -43,17 +96,49 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
             verbose=False,
         )
     assert exported is not None  # it is None only for the deprecated exporter
-    model = exported.model_proto
-    _strip_traces(model)
-    _declare(model.graph.input, specs)
-    _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
-    model.producer_name = "lstm-deploy"
-    model.producer_version = ""
-    model.graph.name = "lstm"
-    onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE
-    onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data" if large else None)
-    onnx.checker.check_model(path)
+    initializers = exported.model.graph.initializers
+    weights = {}
+    for name, value in initializers.items():
+        weights[name], value.const_value = value.const_value, None  # the optimizer's rules keep the value for good
+    initializers.clear()
+    return exported.model_proto, weights
+
+
+def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:
+    """Hold the graph against ONNX's rules, its weights as inputs: the checker would copy them twice."""
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    for name, weight in weights.items():
+        checked.graph.input.append(onnx.helper.make_tensor_value_info(name, weight.dtype.value, weight.shape.numpy()))
+    onnx.checker.check_model(checked)
+
+
+def _write(model: onnx.ModelProto, weights: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write `model` with `weights` as the initializers of its graph, each straight from its memory.
+
+    Protobuf itself needs three copies of all weights for this. The numbers are those of the fields in `onnx.proto`.
+    """
+    headers = {}
+    for name, weight in weights.items():
+        tensor = onnx.TensorProto(name=name, data_type=weight.dtype.value, dims=weight.shape.numpy())
+        headers[name] = tensor.SerializeToString() + _field(9, weight.nbytes)  # TensorProto.raw_data
+    initializers = {name: _field(5, len(header) + weights[name].nbytes) + header for name, header in headers.items()}
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    size = len(graph) + sum(len(start) + weights[name].nbytes for name, start in initializers.items())
+    file.write(model.SerializeToString() + _field(7, size) + graph)  # ModelProto.graph
+    for name, start in initializers.items():
+        file.write(start)
+        weights[name].tofile(file)
+
+
+def _field(number: int, size: int) -> bytes:
+    """What protobuf writes before a field of so many bytes: its number with the kind 2, and the size as varints."""
+    encoded = [number << 3 | 2]
+    while size > 127:
+        encoded.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*encoded, size])
 
 
 @contextmanager

@@ -1,25 +1,36 @@
-"""Writing a lifted module as TorchScript, the contract inside as an extra file."""
+"""Writing a lifted module as TorchScript, with the contract and, if the network is ours, how to build it again."""
 
 import sys
 import warnings
 from pathlib import Path
 
+import msgspec
 import torch
 
+from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, NetworkConfig
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import Lifted, example, shared_copy
+from lstm_deploy.exporters.tracing import refusal, trace, wrong_sizes
 from lstm_deploy.signature import CONTRACT_FILE
+from lstm_deploy.stateful import Lifted
 
 
 def export_torchscript(lifted: Lifted, path: Path) -> None:
-    """Trace to `path`; `lifted` itself is left as it was. Raises `InputError` on Python 3.14 or later."""
+    """Trace to `path`; `lifted` itself is left as it was.
+
+    Raises `InputError` on Python 3.14 or later, and `LiftingError` if the trace is right at some sizes only.
+    """
     if sys.version_info >= (3, 14):
         raise InputError(
             "PyTorch does not support TorchScript on Python 3.14 or later; "
             "export with Python 3.13, or with --format onnx only."
         )
-    signature = lifted.signature
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated; tracing warns of shapes
-        traced = torch.jit.trace(shared_copy(lifted), example(signature), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path), _extra_files={CONTRACT_FILE: signature.to_json()})
+    traced = trace(lifted)
+    if wrong := wrong_sizes(traced, lifted):
+        raise refusal(traced.frozen, wrong[0])
+    extra = {CONTRACT_FILE: lifted.signature.to_json()}
+    config = getattr(lifted.module, "config", None)
+    if isinstance(config, NetworkConfig | InferredConfig):
+        extra[NETWORK_FILE] = msgspec.json.encode(Network(network=config), order="sorted").decode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
+        torch.jit.save(traced.script, str(path), _extra_files=extra)

@@ -10,9 +10,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.errors import InputError, ProviderError, one_line
-from lstm_deploy.lifting import Lifted
 from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
+from lstm_deploy.stateful import Lifted
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -1,0 +1,41 @@
+import modules
+import pytest
+import torch
+
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting import lift
+from lstm_deploy.signature import TensorSpec
+
+X = TensorSpec.parse("x:float32[batch,seq,3]")
+
+
+def lifted(module, spec=X, **options):
+    torch.manual_seed(0)
+    return lift(module.eval(), [spec], **options)
+
+
+def test_a_wrong_input_is_refused_with_the_models_own_words():
+    with pytest.raises(LiftingError, match=r"x \[2, 6, 4\].*Expected 3, got 4"):
+        lifted(modules.HidesState(), TensorSpec.parse("x:float32[batch,seq,4]"))
+
+
+def test_a_learned_start_is_part_of_the_contract():
+    module = modules.LearnedStart().eval()
+    found = lifted(module).signature
+    assert found.recurrent[0].initial_h == ((1.0,) * 8,)
+    assert (found.initial_state(3)["h_in"] == 1).all()
+    assert (found.initial_state(3)["c_in"] == 0).all()
+
+
+def test_fixed_sizes_are_told_with_the_reason():
+    def fixed(make, text):
+        return {dim.name: (dim.size, dim.reason) for dim in lifted(make(), TensorSpec.parse(text)).signature.fixed}
+
+    assert fixed(modules.WindowNorm, "x:float32[batch,seq]")["seq"][0] == 10
+    assert "one step a call" in fixed(modules.Cells, "x:float32[batch,seq,3]")["seq"][1]
+    assert fixed(modules.Unbatched, "x:float32[seq,3]")["batch"][0] == 1
+
+
+def test_axes_by_other_names_are_told_what_to_be_called():
+    with pytest.raises(LiftingError, match="call that axis `batch`"):
+        lifted(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
