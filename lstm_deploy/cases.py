@@ -26,7 +26,7 @@ class Reference(Protocol):
         """In float64."""
 
     def run_float32(self, feeds: Feeds) -> Outputs:
-        """In float32, to see what rounding alone does."""
+        """In float32, to see what rounding alone does; only before the first `run`, which may need the memory."""
 
 
 class Case(NamedTuple):
@@ -104,12 +104,18 @@ def make_cases(reference: Reference, effort: Effort = NORMAL) -> list[Case]:
     not agree. Raises the reference's error if it runs on none.
     """
     signature = reference.signature
-    cases: list[Case] = []
     failure: Exception | None = None
+    rounded: list[tuple[_Try, list[Outputs]]] = []
+    cases: list[Case] = []
     for attempt in _tries(signature, effort):
         try:
-            cases.append(_expected(reference, attempt))
+            rounded.append((attempt, _outcome(signature, reference.run_float32, attempt)))
         except Exception as error:  # whatever the user's module raises on this shape or these values
+            failure = error
+    for attempt, single in rounded:
+        try:
+            cases.append(_expected(reference, attempt, single))
+        except Exception as error:  # as above
             failure = error
     if not any(case.check == "shapes" for case in cases):
         raise failure or RuntimeError("There is nothing to try.")
@@ -300,11 +306,10 @@ def _between_marks(steps: int) -> list[tuple[int, ...]]:
     return [(1,) * (after - before) for before, after in pairwise((0, *marks))]
 
 
-def _expected(reference: Reference, attempt: _Try) -> Case:
+def _expected(reference: Reference, attempt: _Try, single: Sequence[Outputs]) -> Case:
     """A case with what the reference makes of it, and how much of that float32 keeps."""
     signature = reference.signature
     wanted = _outcome(signature, reference.run, attempt)
-    single = _outcome(signature, reference.run_float32, attempt)
     calls = [part for segment in attempt.segments for part in _cut(signature, segment.inputs, segment.parts)]
     sizes = _sizes(signature, wanted)
     rounding: dict[str, float] = dict.fromkeys(sizes, 0.0)

@@ -44,7 +44,7 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
     A TorchScript file holds PyTorch's tensors by their names. An ONNX file holds those of the LSTMs in its LSTM nodes,
     if these have constant weights, and most others as they are.
     """
-    own = {name: value.numpy() for name, value in lifted.state_dict().items()}
+    own = {name: _plain(value) for name, value in lifted.state_dict().items()}
     if path.suffix == ".torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
@@ -60,8 +60,13 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
         return None
     inside = tuple(f"module.{path}." if path else "module." for path in lifted.calls)
     others = {name: value for name, value in own.items() if not name.startswith(inside) and value.size > 1}
-    others |= {name: value.numpy() for name, value in lifted.named_parameters() if "weight_hr" in name}
+    others |= {name: _plain(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
     return weight_problems(model, lowering.layers(lifted)) + constant_problems(model, others)
+
+
+def _plain(value: Tensor) -> Array:
+    """As it stands in a file: the reference holds float32 weights in float64, which loses nothing."""
+    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def _changes(module: Lifted) -> Iterator[tuple[str, Callable[[], object]]]:

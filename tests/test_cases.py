@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def reference_of(module, *inputs):
     return ReferenceRuntime(sources.load_module(module, [TensorSpec.parse(text) for text in inputs]).lifted)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def reference():
     torch.manual_seed(0)
     return reference_of(torch.nn.LSTM(3, 5, 2, batch_first=True), "x:float32[batch,seq,3]")
@@ -46,7 +48,7 @@ def test_the_model_itself_passes_its_own_cases(hidden, layers, bidirectional, ba
     torch.manual_seed(seed)
     module = torch.nn.LSTM(2, hidden, layers, bidirectional=bidirectional, batch_first=batch_first)
     reference = reference_of(module, "x:float32[batch,seq,2]" if batch_first else "x:float32[seq,batch,2]")
-    single = EagerRuntime(reference.lifted)
+    single = EagerRuntime(copy.deepcopy(reference.lifted))
     for case in make_cases(reference, SMALL):
         for got, wanted in zip(run_case(single, case), case.wanted, strict=True):
             for name, value in wanted.items():

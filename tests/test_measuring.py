@@ -59,6 +59,18 @@ def test_streaming_is_measured(make, streaming, reason):
     assert reason in found.streaming_reason
 
 
+def test_pooling_is_seen_also_where_the_inputs_are_all_alike():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(torch.zeros_like(x))[0].mean(1) + 1000
+
+    assert lifted(Mean()).signature.streaming == "state-only"
+
+
 def test_a_model_of_one_fixed_length_does_not_stream():
     found = lifted(modules.HidesState(), TensorSpec.parse("x:float32[batch,10,3]")).signature
     assert (found.streaming, found.inputs[0].shape) == ("none", ("batch", 10, 3))

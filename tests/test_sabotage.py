@@ -85,7 +85,7 @@ def test_a_wrong_torchscript_is_caught_and_named(right, tmp_path, name):
     wrap, cause = WRONG_TORCHSCRIPT[name]
     _, reference, cases = right("two layers")
     signature = reference.signature
-    wrong = wrap(copy.deepcopy(reference.lifted)).eval()
+    wrong = wrap(copy.deepcopy(reference.lifted).float()).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(wrong, example(signature), check_trace=False)

@@ -104,8 +104,8 @@ def export(
             artifacts.append(_artifact(partial / name, format_))
         on_progress(stages - 2, stages, "running PyTorch")
         reference = ReferenceRuntime(loaded.lifted)
-        np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
         cases = _cases(reference)
+        np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
         manifest = Manifest(
             name=path.resolve().name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

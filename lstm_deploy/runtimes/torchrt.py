@@ -1,7 +1,6 @@
 """PyTorch: TorchScript files, and the lifted module itself, which is the reference and the baseline."""
 
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -106,30 +105,31 @@ class CoarseActivations(TorchFunctionMode):
 
 
 class ReferenceRuntime(EagerRuntime):
-    """A lifted module in float64, beside itself in float32: what is right, and what rounding alone does to it."""
+    """A lifted module as the measure of all artifacts: first in float32, to see what rounding does, then in float64."""
 
     def __init__(self, lifted: Lifted) -> None:
-        """`lifted` is used from here on; in float64 are its weights' only copy."""
+        """Take over `lifted`: the first `run` makes float64 of it."""
+        super().__init__(lifted)
         self.lifted = lifted
-        self._single = EagerRuntime(lifted)
-        doubled: dict[int, Any] = {
-            id(weight): torch.nn.Parameter(weight.detach().double(), requires_grad=False)
-            for weight in lifted.parameters()
-        }
-        super().__init__(deepcopy(lifted, doubled), dtype="float64")
 
-    def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def run_float32(self, feeds: Feeds) -> Outputs:
+        """Raises `RuntimeError` after the first `run`: large weights are not kept twice."""
+        if self.dtype is torch.float64:
+            raise RuntimeError("The reference is in float64 already.")
+        with CoarseActivations():
+            return super().run(feeds)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        if self.dtype is not torch.float64:
+            self.lifted.double()
+            self.dtype = torch.float64
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
             with InFloat64():
-                return super().call(tensors)
+                return super().run(feeds)
         finally:
             torch.set_default_dtype(before)
-
-    def run_float32(self, feeds: Feeds) -> Outputs:
-        with CoarseActivations():
-            return self._single.run(feeds)
 
 
 class TorchScriptRuntime(TorchRuntime):
