@@ -11,9 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from test_weights import fuzz
-
-KINDS = ("zip", "legacy", "safetensors", "torchscript")
+from test_weights import KINDS, fuzz
 
 
 def main() -> None:

@@ -80,11 +80,18 @@ def build(config: NetworkConfig, tensors: dict[str, Array] | None = None) -> nn.
     """
     if tensors is None:
         return _network(config)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are there already
-        network = _network(config)
     try:
+        if config.num_layers > len(tensors):
+            raise ValueError(f"{config.num_layers} layers have more weights than there are")
+        with torch.device("meta"):  # no memory and no random numbers for weights that are there already
+            network = _network(config)
         network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, assign=True)
-    except RuntimeError as error:
+    except (
+        ArithmeticError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # sizes that no network has, or that the weights have not
         reason = one_line(error)
         raise InputError(f"The weights contradict the checkpoint's spec ({reason}); train again.") from error
     return network

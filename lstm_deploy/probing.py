@@ -116,8 +116,17 @@ class Probe:
         return self._run(shared_copy(self.original), sizes, inputs=inputs)
 
     def tensors(self, sizes: Mapping[str, int], seed: int | None = 0) -> list[Tensor]:
-        """Inputs of these sizes: random, or with no seed all zeros but for lengths."""
-        sampled = sample_inputs(self.inputs, sizes, np.random.default_rng(seed or 0))
+        """Inputs of these sizes: random, or with no seed all zeros but for lengths.
+
+        Raises `LiftingError` for inputs that cannot be: larger than memory, or of a range that ends before it begins.
+        """
+        try:
+            sampled = sample_inputs(self.inputs, sizes, np.random.default_rng(seed or 0))
+        except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
+            given = ", ".join(map(str, self.inputs))
+            raise LiftingError(
+                f"There is no input like {given} ({one_line(error)}); correct the specification."
+            ) from error
         tensors = {name: torch.from_numpy(value) for name, value in sampled.items()}
         if seed is None:
             tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.is_lengths}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from lstm_deploy.checkpoint import InferredConfig
@@ -14,7 +15,7 @@ from lstm_deploy.weights import Weights
 
 FOURTEEN = ("xi", "hi", "i", "xf", "hf", "f", "xo", "ho", "o", "xc", "hc", "c", "hq", "q")
 """Weights of an LSTM written from scratch, in the order in which they are kept in a list: inputs × outputs."""
-_LSTM = re.compile(r"^(?P<path>(?:.*\.)?)weight_ih(?:_l(?P<layer>\d+)(?P<reverse>_reverse)?)?$")
+_LSTM = re.compile(r"^(?P<path>(?:.*\.)?)weight_ih(?:_l\d+(?:_reverse)?)?$")
 
 
 class Recognized(Struct, frozen=True, kw_only=True):
@@ -65,9 +66,7 @@ def recognize(weights: Weights, inputs: Sequence[TensorSpec] = ()) -> Recognized
         findings.append("tokens enter as one-hot vectors")
     lstm.batch_first = tuple(spec.shape[:2]) != ("seq", "batch")
     if embedding is not None:
-        spec = TensorSpec(
-            name=spec.name, dtype=spec.dtype, shape=spec.shape, low=(0,), high=(embedding.num_embeddings - 1,)
-        )
+        spec = replace(spec, low=(0,), high=(embedding.num_embeddings - 1,))
     if head is not None:
         findings.append("the linear layer is applied to every step, with no activation before or after it")
     return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
@@ -140,14 +139,11 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
     rows = first.shape[0]
     hidden = projection.shape[1] if projection is not None and projection.dim() == 2 else recurrent.shape[1]
     if rows != 4 * hidden:
-        kinds = {3: "GRU", 1: "plain RNN"}
-        what = kinds.get(rows // hidden if hidden and rows % hidden == 0 else 0)
+        what = {3: "GRU", 1: "plain RNN"}.get(rows // hidden if hidden and rows % hidden == 0 else 0)
+        if what is None:
+            raise _ambiguous(everything, f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
         raise InputError(
             f"These are the weights of a {what}, which has no cell state and is not supported; use an nn.LSTM."
-            if what
-            else _ambiguous(
-                everything, f"weight_ih of {rows} rows and hidden size {hidden} contradict each other"
-            ).args[0]
         )
     lstm = nn.LSTM(
         first.shape[1],

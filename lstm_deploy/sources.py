@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from torch import nn
 
 from lstm_deploy.bundle import Bundle, Source
-from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, Spec, is_ours, read_spec, read_tensors
+from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, Spec, is_ours, read_spec
 from lstm_deploy.errors import InputError, one_line, user_line
 from lstm_deploy.files import sha256
 from lstm_deploy.lifting import lift
@@ -114,11 +114,7 @@ def guess_input(network: nn.Module) -> TensorSpec:
 
 def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
     spec = read_spec(path)
-    tensors = read_tensors(path)
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            raise InputError(f"The weight {name} in {path} is not a number or infinite; train again.")
-    network = build(spec.network, tensors)
+    network = build(spec.network, {name: value.numpy() for name, value in read_weights(path).items()})
     lifted = lift(network, [_input(spec)], task=spec.task, state_policy=spec.state_policy, state_layout=state_layout)
     source = Source(kind="checkpoint", path=str(path), sha256=sha256(path), summary=_summary(lifted))
     return Loaded(lifted=lifted, source=source, training=spec.training)
@@ -223,7 +219,7 @@ def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
     sizes = [child.num_embeddings for child in module.modules() if isinstance(child, nn.Embedding)]
     if not spec.dtype.startswith("int") or spec.is_lengths or spec.high is not None or not sizes:
         return spec
-    return TensorSpec(name=spec.name, dtype=spec.dtype, shape=spec.shape, low=(0,), high=(min(sizes) - 1,))
+    return replace(spec, low=(0,), high=(min(sizes) - 1,))
 
 
 def _input(spec: Spec) -> TensorSpec:

@@ -18,7 +18,6 @@ from lstm_deploy.errors import InputError, one_line
 
 Weights = dict[str, Tensor]
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".torchscript")
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
 """Keys under which checkpoints keep their weights, beside optimizer state and the like."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "lstm_module.")

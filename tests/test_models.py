@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lstm_deploy.checkpoint import ForecasterConfig, LanguageModelConfig
-from lstm_deploy.models import Forecaster, LanguageModel
+from lstm_deploy.errors import InputError
+from lstm_deploy.models import Forecaster, LanguageModel, build
 
 CONFIG = ForecasterConfig(input_size=3, output_columns=(2, 0), hidden_size=4, num_layers=1)
 
@@ -38,3 +39,12 @@ def test_tokens_enter_as_one_hot_vectors_that_are_not_trained():
     network = LanguageModel(LanguageModelConfig(vocabulary_size=5, hidden_size=2, num_layers=1))
     assert network.one_hot(torch.arange(5)).equal(torch.eye(5))
     assert not network.one_hot.weight.requires_grad
+
+
+@pytest.mark.parametrize(("name", "size"), [("num_layers", 0), ("num_layers", 10**9), ("hidden_size", 10**30)])
+def test_sizes_that_no_network_has_are_refused_at_once(name, size):
+    """As in a checkpoint whose spec was changed."""
+    sizes = {"input_size": 2, "output_columns": (1,), "hidden_size": 3, "num_layers": 1}
+    tensors = {key: value.numpy() for key, value in build(ForecasterConfig(**sizes)).state_dict().items()}
+    with pytest.raises(InputError, match="contradict"):
+        build(ForecasterConfig(**{**sizes, name: size}), tensors)

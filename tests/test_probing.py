@@ -39,3 +39,19 @@ def test_fixed_sizes_are_told_with_the_reason():
 def test_axes_by_other_names_are_told_what_to_be_called():
     with pytest.raises(LiftingError, match="call that axis `batch`"):
         lifted(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 10**15)),
+        TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3), low=(1.0,), high=(0.0,)),
+        TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3), low=(0.0, 0.0), high=(1.0, 1.0)),
+        TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=(0,), high=(-1,)),
+    ],
+    ids=["too large", "range upside down", "range of other features", "no tokens"],
+)
+def test_inputs_that_cannot_be_are_refused(spec):
+    """As in a contract that was changed."""
+    with pytest.raises(LiftingError, match="correct the specification"):
+        lifted(modules.HidesState(), spec)
