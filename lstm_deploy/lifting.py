@@ -17,16 +17,13 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from lstm_deploy.calling import frozen_copy, shared_copy
-from lstm_deploy.errors import LiftingError, user_line
+from lstm_deploy.errors import LiftingError
 from lstm_deploy.measuring import check_rows, check_sizes, ignores_padding, measure_outputs, measure_streaming
 from lstm_deploy.probing import BATCH, SEQ, Probe, Start
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import RecurrentSpec, Signature, StateLayout, StatePolicy, TensorSpec
 from lstm_deploy.stateful import Lifted
 from lstm_deploy.tasks import Task
-
-# What comes out of `lift`, and how an error names the user's line, for those who call it.
-__all__ = ["Lifted", "example", "lift", "user_line"]
 
 
 def lift(
@@ -63,6 +60,7 @@ def lift(
             state_layout=state_layout,
             state_policy=state_policy,
             fixed=fixed,
+            least_seq=probe.least_seq,
             task=task,
         )
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
@@ -78,7 +76,11 @@ def lift(
 
 
 def example(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
-    """Arguments for `Lifted.forward`: random inputs of these sizes and the initial state."""
+    """Arguments for `Lifted.forward`: random inputs of these sizes and the initial state.
+
+    Where few steps are not enough there are several times the fewest, so that nothing inside is left with one.
+    """
+    seq += 4 * (signature.least_seq - 1)
     sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
     inputs = sample_inputs(signature.inputs, sizes, np.random.default_rng(seed))
     state = signature.initial_state(sizes["batch"])

@@ -69,8 +69,8 @@ def check_sizes(probe: Probe, template: Lifted, contract: Signature) -> None:
     to pool, positions end.
     """
     names = {dim for spec in contract.inputs for dim in spec.shape if isinstance(dim, str)}
-    ones = dict.fromkeys(names, 1)
-    tried = [{name: 1} for name in sorted(names)] + [ones]
+    ones = {name: contract.least_seq if name == "seq" else 1 for name in sorted(names)}
+    tried = [{name: size} for name, size in ones.items()] + [ones]
     if "seq" in names:
         tried.append({**ones, "seq": _many(template)})
     for some in tried:

@@ -19,6 +19,8 @@ Recorded = dict[str, list[Call]]
 """By the path of a recurrent module, what each of its calls was given."""
 BATCH, SEQ, MORE = 2, 6, 3
 """Sizes that the module is tried at, and by how much each is varied: none is 1, which tracers take for a constant."""
+LONGER = (12, 24, 48, 96, 192)
+"""Steps to try where so few are not enough for what convolves or pools over time."""
 
 
 class Start(NamedTuple):
@@ -33,7 +35,7 @@ class Start(NamedTuple):
 class Probe:
     """A module beside the inputs that it is tried on; each run is of a fresh copy.
 
-    `inputs`, `sizes` and `convention` become what `settle_sizes` finds; `packs` says whether padded sequences are
+    `inputs`, `sizes`, `least_seq` and `convention` become what `settle_sizes` finds; `packs` says whether padded sequences are
     packed.
     """
 
@@ -42,6 +44,7 @@ class Probe:
         self.original, self.inputs = original, tuple(inputs)
         self.convention = convention_of(original, inputs)
         self.packs = False
+        self.least_seq = 1
         self.sizes = sizes_of(inputs, BATCH, SEQ)
 
     def settle_sizes(self) -> tuple[FixedDim, ...]:
@@ -51,12 +54,16 @@ class Probe:
         try:
             recorded = self.record(self.sizes)
         except LiftingError as error:
-            size = self._size_it_takes() if "seq" in names else None
-            if size is None:
+            if "seq" not in names:
                 raise
-            why = one_line(error.__cause__ or error)
-            fixed.append(FixedDim(name="seq", size=size, reason=f"the module runs on {size} steps only ({why})"))
-            self.sizes["seq"] = size
+            if (
+                longer := next((size for size in LONGER if self._runs(size) and self._runs(size + MORE)), None)
+            ) is None:
+                if (size := self._size_it_takes()) is None:
+                    raise
+                why = one_line(error.__cause__ or error)
+                fixed.append(FixedDim(name="seq", size=size, reason=f"the module runs on {size} steps only ({why})"))
+            self.sizes["seq"] = longer or size
             recorded = self.record(self.sizes)
         self.packs = any(call.packed for calls in recorded.values() for call in calls)
         batches = _batches(recorded)
@@ -73,6 +80,8 @@ class Probe:
             fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
         self.sizes |= {dim.name: dim.size for dim in fixed}
         self.inputs = tuple(_with_fixed(spec, fixed) for spec in self.inputs)
+        if "seq" in names - {dim.name for dim in fixed} and not self._runs(1):
+            self.least_seq = next(size for size in range(2, self.sizes["seq"] + 1) if self._runs(size))
         return tuple(fixed)
 
     def starts(self) -> list[Start]:
@@ -178,6 +187,14 @@ class Probe:
         if len(found.states) == 1 and not found.by_key and "tuple" in text:  # it was given the pair (h, c)
             return replace(found, by_key=True)
         return None
+
+    def _runs(self, seq: int) -> bool:
+        """Whether forward runs on so many steps."""
+        try:
+            self.record({**self.sizes, "seq": seq})
+        except LiftingError:
+            return False
+        return True
 
     def _size_it_takes(self) -> int | None:
         """A number of steps that the module runs on, among the sizes of its own weights."""

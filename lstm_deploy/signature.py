@@ -126,6 +126,8 @@ class Signature(Struct, frozen=True, kw_only=True):
     """Why `streaming` is not `exact`; empty where it is."""
     state_policy: StatePolicy = "reset"
     fixed: tuple[FixedDim, ...] = ()
+    least_seq: int = 1
+    """Fewest steps of one call: what convolves or pools over time needs some."""
     task: Task | None = None
 
     @property
@@ -147,8 +149,9 @@ class Signature(Struct, frozen=True, kw_only=True):
         return [spec.name for spec in (*self.outputs, *self.state_outputs)]
 
     def clamp(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Sizes of the dynamic dimensions, with those that the network fixes at their only size."""
-        return {**sizes, **{dim.name: dim.size for dim in self.fixed}}
+        """Sizes of the dynamic dimensions such as the network takes them: the fixed ones at their only size."""
+        seq = {"seq": max(sizes["seq"], self.least_seq)} if "seq" in sizes else {}
+        return {**sizes, **seq, **{dim.name: dim.size for dim in self.fixed}}
 
     @property
     def batch_axis_of_state(self) -> int:

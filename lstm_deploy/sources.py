@@ -97,6 +97,8 @@ def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: S
     """Lift a live module; `inputs` are the arguments of its `forward`, in order."""
     lifted = lift(module, [_with_vocabulary(spec, module) for spec in inputs], state_layout=state_layout)
     findings = tuple(f"{dim.name} is {dim.size}: {dim.reason}" for dim in lifted.signature.fixed) + lifted.notes
+    if lifted.signature.least_seq > 1:
+        findings = (*findings, f"a call takes {lifted.signature.least_seq} steps or more: the module runs on no fewer")
     return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)), findings=findings)
 
 

@@ -389,6 +389,18 @@ class PoolsTime(nn.Module):
         return self.pool(self.lstm(x)[0].transpose(1, 2)).transpose(1, 2)
 
 
+class Subsamples(nn.Module):
+    """As speech models begin: two strided convolutions, which need seven steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv1d(3, 5, 3, stride=2), nn.ReLU(), nn.Conv1d(5, 6, 3, stride=2))
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+
 class LooksFarBack(nn.Module):
     """A causal convolution over 12 steps after the LSTM."""
 

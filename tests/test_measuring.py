@@ -102,11 +102,13 @@ def test_cells_in_a_loop_stream_exactly():
     assert lifted(modules.Cells()).signature.streaming == "exact"
 
 
-def test_a_size_at_which_it_does_not_run_is_refused_with_a_specification_that_works():
-    with pytest.raises(LiftingError, match=r"seq 1 \(.*output size.*modules\.py:\d+\).*x: float32\[batch, 6, 3\]"):
-        lifted(modules.PoolsTime())
-    found = lifted(modules.PoolsTime(), TensorSpec.parse("x:float32[batch,6,3]")).signature
-    assert found.outputs[0].shape == ("batch", 3, 4)
+@pytest.mark.parametrize(("make", "least", "shape"), [(modules.PoolsTime, 2, 4), (modules.Subsamples, 7, 4)])
+def test_the_fewest_steps_that_it_runs_on_are_found(make, least, shape):
+    found = lifted(make()).signature
+    assert (found.least_seq, found.fixed) == (least, ())
+    assert found.outputs[0].shape == ("batch", "seq_1", shape)
+    assert found.streaming == "none"
+    assert found.clamp({"batch": 1, "seq": 1}) == {"batch": 1, "seq": least}
 
 
 def test_an_axis_that_vanishes_where_its_size_is_one_is_refused():

@@ -133,6 +133,7 @@ def test_the_json_keeps_its_shape():
         "streaming_reason": "",
         "state_policy": "reset",
         "fixed": [],
+        "least_seq": 1,
         "task": {"kind": "lm", "vocabulary": ["a", "é"]},
     }
 

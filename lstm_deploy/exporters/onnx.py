@@ -81,7 +81,10 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
     lower(lowered)
     specs = (*signature.inputs, *signature.state_inputs)
     names = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
-    dims = {name: torch.export.Dim(name, min=1, max=LARGEST_DIM) for name in sorted(names)}
+    # Where few steps are not enough, the exporter must not think of sizes that leave one step inside: it takes a size
+    # of 1 for a constant, and refuses what might be one. The graph runs on them, as the proof sees.
+    least = {"seq": 1 if signature.least_seq == 1 else 4 * signature.least_seq}
+    dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=LARGEST_DIM) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with _quiet(), torch.no_grad():
         program = torch.export.export(lowered, example(signature), dynamic_shapes=(dynamic,), strict=False)

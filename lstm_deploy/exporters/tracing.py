@@ -69,10 +69,14 @@ def wrong_sizes(traced: Traced, lifted: Lifted) -> list[Mapping[str, int]]:
 
 def refusal(frozen: tuple[str, ...], sizes: Mapping[str, int] | None = None) -> LiftingError:
     """Says which lines of the user's code keep the sizes from being dynamic."""
-    where = f"at {', '.join(frozen[:3])}" if frozen else "somewhere"
+    if not frozen:
+        return LiftingError(
+            "Some operator in forward makes a number of a size when PyTorch exports it (MaxPool1d does, of seq), so "
+            "that size cannot be dynamic; give it as a number, as in x:float32[batch,6,3], or use --format torchscript."
+        )
     said = " and ".join(f"{name} {size}" for name, size in (sizes or {}).items())
     return LiftingError(
-        f"forward branches on a size or a value, or makes a number of it, {where}"
+        f"forward branches on a size or a value, or makes a number of it, at {', '.join(frozen[:3])}"
         + (f", so an export would differ at {said}" if said else ", so its sizes cannot be dynamic")
         + "; use sizes only as x.shape[0], not as len(x), int(…) or in an if, or give them as numbers, as in "
         "x:float32[1,seq,3]."
