@@ -56,14 +56,14 @@ class Probe:
         except LiftingError as error:
             if "seq" not in names:
                 raise
-            if (
-                longer := next((size for size in LONGER if self._runs(size) and self._runs(size + MORE)), None)
-            ) is None:
-                if (size := self._size_it_takes()) is None:
-                    raise
+            longer = next((size for size in LONGER if self._runs(size) and self._runs(size + MORE)), None)
+            size = longer or self._size_it_takes()
+            if size is None:
+                raise
+            if longer is None:
                 why = one_line(error.__cause__ or error)
                 fixed.append(FixedDim(name="seq", size=size, reason=f"the module runs on {size} steps only ({why})"))
-            self.sizes["seq"] = longer or size
+            self.sizes["seq"] = size
             recorded = self.record(self.sizes)
         self.packs = any(call.packed for calls in recorded.values() for call in calls)
         batches = _batches(recorded)

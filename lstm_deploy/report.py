@@ -136,6 +136,7 @@ def parity_plot(manifest: Manifest) -> Figure:
     axes.axvline(1, color="crimson", linewidth=1)
     axes.annotate("tolerance ", (1, len(rows) - 0.6), color="crimson", ha="right", fontsize=8)
     axes.set(xscale="log", xlabel="largest difference from PyTorch ÷ tolerance", ylim=(len(rows) - 0.4, -0.6))
+    axes.minorticks_off()
     axes.set_yticks(range(len(rows)), [f"{name}: {output}" for name, output in rows])
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=len(artifacts), fontsize=8)
@@ -166,6 +167,7 @@ def error_plot(report: ParityReport) -> Figure:
         if not curve.lines:
             curve.annotate("no carried steps", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
         spread.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        curve.minorticks_off()  # on log scales they take most of the time that a plot takes
         curve.grid(alpha=0.3)
         spread.grid(alpha=0.3)
     panels[0, 0].set_title("largest difference ÷ size, so far", fontsize=9, loc="left")

@@ -70,20 +70,30 @@ def test_states_are_known_at_round_numbers_of_steps(reference):
     assert all("y" in known for known in case.wanted)
 
 
-def test_shapes_that_the_model_refuses_are_left_out():
-    class Short(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = torch.nn.Conv1d(2, 2, 5)
-            self.lstm = torch.nn.LSTM(2, 3, batch_first=True)
+class Picky:
+    """A reference that does not run on one row."""
 
-        def forward(self, x):
-            return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+    def __init__(self, reference):
+        self.reference, self.signature = reference, reference.signature
 
-    torch.manual_seed(0)
-    reference = reference_of(Short(), "x:float32[batch,seq,2]")
-    cases = by_check(make_cases(reference, Effort(30, ((1, 1), (2, 9)), 1, 1e9)))
-    assert [case.where for case in cases["shapes"]] == ["batch 2, seq 9"]
+    def run(self, feeds):
+        if feeds["x"].shape[0] == 1:
+            raise ValueError("one row")
+        return self.reference.run(feeds)
+
+    def run_float32(self, feeds):
+        return self.reference.run_float32(feeds)
+
+
+def test_shapes_that_the_model_refuses_are_left_out(reference):
+    cases = by_check(make_cases(Picky(reference), SMALL))
+    assert [case.where for case in cases["shapes"]] == ["batch 3, seq 5"]
+    assert "drift" not in cases
+
+
+def test_a_model_that_refuses_all_shapes_is_an_error(reference):
+    with pytest.raises(ValueError, match="one row"):
+        make_cases(Picky(reference), SMALL._replace(shapes=((1, 1),)))
 
 
 def test_drift_ends_where_float32_has_lost_what_would_be_judged():
