@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
 
-test: .venv/.installed  ## the whole suite
-	$(BIN)/pytest
+test: .venv/.installed  ## the whole suite, one process for each core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
 
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .

@@ -35,8 +35,8 @@ class Start(NamedTuple):
 class Probe:
     """A module beside the inputs that it is tried on; each run is of a fresh copy.
 
-    `inputs`, `sizes`, `least_seq` and `convention` become what `settle_sizes` finds; `packs` says whether padded sequences are
-    packed.
+    `inputs`, `sizes`, `least_seq` and `convention` become what `settle_sizes` finds; `packs` says whether padded
+    sequences are packed.
     """
 
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec]) -> None:

@@ -163,7 +163,8 @@ def error_plot(report: ParityReport) -> Figure:
             powers = range(-len(profile.histogram) + 1, 1)
             share = np.divide(profile.histogram, max(sum(profile.histogram), 1))
             spread.step(powers, share, color=color, where="post", label=profile.artifact)
-        curve.set(xscale="log", yscale="log", ylabel=output)
+        top = 3 * max((error for p in report.profiles for error in p.errors), default=1e-4)
+        curve.set(xscale="log", yscale="log", ylabel=output, ylim=(1e-9, max(top, 1e-4)))
         if not curve.lines:
             curve.annotate("no carried steps", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
         spread.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

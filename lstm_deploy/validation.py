@@ -7,21 +7,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from lstm_deploy import lint
 from lstm_deploy.adapting import adapt
-from lstm_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle
-from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, Trace, make_cases, replayed
+from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
+from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
 from lstm_deploy.errors import InputError
-from lstm_deploy.files import read_npz
-from lstm_deploy.isolation import CrashError, isolated
-from lstm_deploy.parity import Verdict, prove
+from lstm_deploy.judging import Subject, check_of, judge, of_bundle
+from lstm_deploy.parity import Verdict
 from lstm_deploy.runtimes import SUFFIXES, Runtime, open_runtime
 from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
-from lstm_deploy.tolerances import Override, overrides, relative_tolerance
+from lstm_deploy.tolerances import Override, overrides
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,18 +30,6 @@ if TYPE_CHECKING:
 GOLDEN_TRACE = "golden trace"
 """What stands as the reference in a report where PyTorch was not asked."""
 Progress = Callable[[int, int, str], None]
-
-
-class Subject(Struct, frozen=True, kw_only=True):
-    """One artifact to be judged."""
-
-    path: Path
-    name: str
-    precision: str
-    bundle: Bundle | None = None
-    artifact: Artifact | None = None
-    problems: tuple[str, ...] = ()
-    """What is wrong with its contract, as seen before it runs."""
 
 
 def validate(
@@ -81,7 +67,7 @@ def validate(
         else:
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
-            subjects = [_of_bundle(bundle, artifact) for artifact in _chosen(bundle, path)]
+            subjects = [of_bundle(bundle, artifact) for artifact in _chosen(bundle, path)]
         known = (bundle or against).signature  # type: ignore[union-attr]
         if unknown := set(tolerances) - {"", *known.output_names}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(known.output_names)}.")
@@ -92,7 +78,7 @@ def validate(
         verdicts: list[Verdict] = []
         for number, subject in enumerate(subjects, 1):
             on_progress(number, len(subjects) + 1, f"judging {subject.name}")
-            verdicts.append(judge(subject, against, cases, provider, tolerances))
+            verdicts.append(hold(subject, against, cases, provider, tolerances))
             checks += verdicts[-1].checks
         diagnoses = [
             explain(subject, verdict, against, provider)
@@ -108,53 +94,6 @@ def validate(
     )
 
 
-def check_bundle(bundle: Bundle, cases: Sequence[Case], described: str) -> ParityReport:
-    """Hold the artifacts of a bundle that was just written against its golden trace and the reference's cases."""
-    verdicts = []
-    for artifact in bundle.manifest.artifacts:
-        verdicts.append(judge(_of_bundle(bundle, artifact), None, cases, isolate=False))
-    checks = tuple(check for verdict in verdicts for check in verdict.checks)
-    return ParityReport(
-        passed=all(check.passed for check in checks),
-        reference=described,
-        checks=checks,
-        profiles=tuple(profile for verdict in verdicts for profile in verdict.profiles),
-    )
-
-
-def prove_file(
-    path: Path,
-    name: str,
-    precision: str,
-    provider: str,
-    cases: Sequence[Case],
-    tolerances: Mapping[str, Override] | None = None,
-) -> Verdict:
-    """Open an artifact and hold it against some cases."""
-    runtime = open_runtime(path, provider)
-    try:
-        return prove(runtime, name, precision, cases, tolerances)
-    finally:
-        runtime.close()
-
-
-def contract_problems(found: Signature, wanted: Signature) -> list[str]:
-    """Which parts of an artifact's contract are not those of the manifest."""
-    return [
-        f"{field} is {getattr(found, field)!r}, not {getattr(wanted, field)!r}."
-        for field in Signature.__struct_fields__
-        if getattr(found, field) != getattr(wanted, field)
-    ]
-
-
-def read_golden(bundle: Bundle) -> Trace:
-    """The arrays of `golden.npz`; raises `InputError` if the file is not what was exported."""
-    path = bundle.path / GOLDEN
-    if not bundle.is_unchanged(GOLDEN, bundle.manifest.golden_sha256):
-        raise InputError(f"{path} is missing or changed since the export; export the model again.")
-    return read_npz(path)
-
-
 class _ArtifactReference:
     """Another artifact in the place of PyTorch."""
 
@@ -167,7 +106,7 @@ class _ArtifactReference:
     run_float32 = run
 
 
-def judge(
+def hold(
     subject: Subject,
     against: Reference | None,
     cases: Sequence[Case],
@@ -176,15 +115,17 @@ def judge(
     *,
     isolate: bool = True,
 ) -> Verdict:
-    """All checks of one artifact; unless told otherwise it runs in a process of its own, which may crash."""
-    relative_tolerance(subject.precision, provider)
-    golden = _golden(subject.bundle) if subject.bundle else []
-    arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
-    try:
-        verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
-    except CrashError as error:
-        verdict = Verdict([_check(subject, provider, "runs", [f"The runtime did not survive: {error}."], "")], [], None)
-    return verdict._replace(checks=[*_whole(subject, verdict.signature, against, provider), *verdict.checks])
+    """All checks of one artifact, its weights beside those of a PyTorch model included."""
+    verdict = judge(subject, cases, provider, tolerances, isolate=isolate)
+    if (lifted := getattr(against, "lifted", None)) is None:
+        return verdict
+    from lstm_deploy import fidelity
+
+    problems = fidelity.problems(subject.path, lifted)
+    if problems is None:
+        return verdict
+    weights = check_of(subject, provider, "weights", problems, "as PyTorch's, number by number")
+    return verdict._replace(checks=[*verdict.checks, weights])
 
 
 def explain(subject: Subject, verdict: Verdict, against: Reference | None, provider: str = "cpu") -> Diagnosis:
@@ -198,42 +139,6 @@ def explain(subject: Subject, verdict: Verdict, against: Reference | None, provi
     return Diagnosis(artifact=subject.name, cause=cause, place=place)
 
 
-def _whole(subject: Subject, found: Signature | None, against: Reference | None, provider: str) -> list[Check]:
-    """The checks that read an artifact and do not run it."""
-    checks = []
-    wanted = subject.bundle.signature if subject.bundle else against.signature if against else None
-    if found is not None and wanted is not None:
-        problems = [*subject.problems, *contract_problems(found, wanted)]
-        fine = "as in the manifest" if subject.bundle else "as the reference's"
-        checks.append(_check(subject, provider, "contract", problems, fine))
-    if subject.bundle and subject.artifact:
-        changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
-        checks.append(_check(subject, provider, "sha256", changed, "as in the manifest"))
-    if subject.path.suffix == ".onnx":
-        defects = lint.lint(lint.load(subject.path), found)
-        checks.append(_check(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
-    if lifted := getattr(against, "lifted", None):
-        from lstm_deploy import fidelity
-
-        changed_weights = fidelity.problems(subject.path, lifted)
-        if changed_weights is not None:
-            checks.append(_check(subject, provider, "weights", changed_weights, "as PyTorch's, number by number"))
-    return checks
-
-
-def _check(subject: Subject, provider: str, name: str, problems: Sequence[str], fine: str) -> Check:
-    return Check(
-        name=name,
-        artifact=subject.name,
-        provider=provider,
-        output="",
-        passed=not problems,
-        max_abs=None,
-        tolerance=None,
-        detail=" ".join(problems) or fine,
-    )
-
-
 def _knowledge(against: Reference | None) -> tuple[Any, ...]:
     """What PyTorch models know of themselves beside their outputs."""
     if (lifted := getattr(against, "lifted", None)) is None:
@@ -243,32 +148,18 @@ def _knowledge(against: Reference | None) -> tuple[Any, ...]:
     return fidelity.buffers(lifted), partial(fidelity.alterations, against.module)  # type: ignore[union-attr]
 
 
-def _golden(bundle: Bundle) -> list[Case]:
-    return replayed(bundle.signature, read_golden(bundle))
-
-
-def _of_bundle(bundle: Bundle, artifact: Artifact) -> Subject:
-    return Subject(
-        path=bundle.file(artifact),
-        name=artifact.path,
-        precision=artifact.precision,
-        bundle=bundle,
-        artifact=artifact,
-    )
-
-
 def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
     """A file that no bundle vouches for; one without a contract is given the reference's."""
     if path.suffix != ".onnx":
-        return Subject(path=path, name=path.name, precision="float32")
+        return Subject(path=path, name=path.name, precision="float32", contract=contract)
     model = lint.load(path)
     precision = lint.precision(model)
     if not names and any(prop.key == CONTRACT_KEY for prop in model.metadata_props):
-        return Subject(path=path, name=path.name, precision=precision)
+        return Subject(path=path, name=path.name, precision=precision, contract=contract)
     adapted, problems = adapt(path, contract, names)
     copy = folder / path.name
     copy.write_bytes(adapted)
-    return Subject(path=copy, name=path.name, precision=precision, problems=tuple(problems))
+    return Subject(path=copy, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 
 def _chosen(bundle: Bundle, path: Path) -> list[Artifact]:

@@ -14,10 +14,10 @@ from sabotage import MODELS, SABOTAGE, WRONG_TORCHSCRIPT
 from lstm_deploy import sources, validation
 from lstm_deploy.cases import Effort, make_cases
 from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.judging import Subject
 from lstm_deploy.lifting import example
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import CONTRACT_FILE, TensorSpec
-from lstm_deploy.validation import Subject
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 
@@ -55,8 +55,8 @@ def right(forecaster, tmp_path_factory):
 
 
 def judged(path, reference, cases, precision="float32"):
-    subject = Subject(path=Path(path), name="model", precision=precision)
-    verdict = validation.judge(subject, reference, cases, isolate=False)
+    subject = Subject(path=Path(path), name="model", precision=precision, contract=reference.signature)
+    verdict = validation.hold(subject, reference, cases, isolate=False)
     failures = [check for check in verdict.checks if not check.passed]
     return failures, validation.explain(subject, verdict, reference) if failures else None
 

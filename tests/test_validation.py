@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import lstm_deploy
-from lstm_deploy import validation
+from lstm_deploy import judging
 from lstm_deploy.errors import InputError
 from lstm_deploy.isolation import CrashError
 from lstm_deploy.validation import validate
@@ -112,7 +112,7 @@ def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
     def crash(*_):
         raise CrashError("the process crashed (signal 11)")
 
-    monkeypatch.setattr(validation, "isolated", crash)
+    monkeypatch.setattr(judging, "isolated", crash)
     report = validate(forecast_bundle / "model.onnx")
     assert [(check.name, "signal 11" in check.detail) for check in report.failures] == [("runs", True)]
     assert "signal 11" in report.diagnoses[0].cause

@@ -28,10 +28,10 @@ from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, Parity
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.files import sha256
+from lstm_deploy.judging import check_bundle
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateLayout, TensorSpec
 from lstm_deploy.stateful import Lifted
-from lstm_deploy.validation import check_bundle
 
 FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
     "onnx": ("model.onnx", export_onnx),

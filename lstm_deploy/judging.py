@@ -1,0 +1,146 @@
+"""All checks of one artifact, those that run it in a process of its own; it knows no reference, only cases."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from lstm_deploy import lint
+from lstm_deploy.bundle import GOLDEN, Artifact, Bundle
+from lstm_deploy.cases import Case, Trace, replayed
+from lstm_deploy.checks import Check, ParityReport
+from lstm_deploy.errors import InputError
+from lstm_deploy.files import read_npz
+from lstm_deploy.isolation import CrashError, isolated
+from lstm_deploy.parity import Verdict, prove
+from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.signature import Signature
+from lstm_deploy.tolerances import Override, relative_tolerance
+
+
+class Subject(Struct, frozen=True, kw_only=True):
+    """One artifact to be judged."""
+
+    path: Path
+    name: str
+    precision: str
+    contract: Signature
+    """What it should say of itself."""
+    bundle: Bundle | None = None
+    artifact: Artifact | None = None
+    problems: tuple[str, ...] = ()
+    """What is wrong with its contract, as seen before it runs."""
+
+
+def check_bundle(bundle: Bundle, cases: Sequence[Case], described: str) -> ParityReport:
+    """Hold the artifacts of a bundle that was just written against its golden trace and the reference's cases."""
+    verdicts = []
+    for artifact in bundle.manifest.artifacts:
+        verdicts.append(judge(of_bundle(bundle, artifact), cases, isolate=False))
+    checks = tuple(check for verdict in verdicts for check in verdict.checks)
+    return ParityReport(
+        passed=all(check.passed for check in checks),
+        reference=described,
+        checks=checks,
+        profiles=tuple(profile for verdict in verdicts for profile in verdict.profiles),
+    )
+
+
+def judge(
+    subject: Subject,
+    cases: Sequence[Case],
+    provider: str = "cpu",
+    tolerances: Mapping[str, Override] | None = None,
+    *,
+    isolate: bool = True,
+) -> Verdict:
+    """All checks of one artifact; unless told otherwise it runs in a process of its own, which may crash."""
+    relative_tolerance(subject.precision, provider)
+    golden = golden_cases(subject.bundle) if subject.bundle else []
+    arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
+    try:
+        verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
+    except CrashError as error:
+        verdict = Verdict(
+            [check_of(subject, provider, "runs", [f"The runtime did not survive: {error}."], "")], [], None
+        )
+    return verdict._replace(checks=[*_whole(subject, verdict.signature, provider), *verdict.checks])
+
+
+def prove_file(
+    path: Path,
+    name: str,
+    precision: str,
+    provider: str,
+    cases: Sequence[Case],
+    tolerances: Mapping[str, Override] | None = None,
+) -> Verdict:
+    """Open an artifact and hold it against some cases."""
+    runtime = open_runtime(path, provider)
+    try:
+        return prove(runtime, name, precision, cases, tolerances)
+    finally:
+        runtime.close()
+
+
+def contract_problems(found: Signature, wanted: Signature) -> list[str]:
+    """Which parts of an artifact's contract are not those of the manifest."""
+    return [
+        f"{field} is {getattr(found, field)!r}, not {getattr(wanted, field)!r}."
+        for field in Signature.__struct_fields__
+        if getattr(found, field) != getattr(wanted, field)
+    ]
+
+
+def read_golden(bundle: Bundle) -> Trace:
+    """The arrays of `golden.npz`; raises `InputError` if the file is not what was exported."""
+    path = bundle.path / GOLDEN
+    if not bundle.is_unchanged(GOLDEN, bundle.manifest.golden_sha256):
+        raise InputError(f"{path} is missing or changed since the export; export the model again.")
+    return read_npz(path)
+
+
+def golden_cases(bundle: Bundle) -> list[Case]:
+    """The golden trace of a bundle as cases."""
+    return replayed(bundle.signature, read_golden(bundle))
+
+
+def of_bundle(bundle: Bundle, artifact: Artifact) -> Subject:
+    """An artifact of a bundle, to be judged by its contract."""
+    return Subject(
+        path=bundle.file(artifact),
+        name=artifact.path,
+        precision=artifact.precision,
+        contract=bundle.signature,
+        bundle=bundle,
+        artifact=artifact,
+    )
+
+
+def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Check]:
+    """The checks that read an artifact and do not run it; `found` is its contract, none if it could not be opened."""
+    checks = []
+    if found is not None:
+        problems = [*subject.problems, *contract_problems(found, subject.contract)]
+        checks.append(check_of(subject, provider, "contract", problems, "as it should be"))
+    if subject.bundle and subject.artifact:
+        changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
+        checks.append(check_of(subject, provider, "sha256", changed, "as in the manifest"))
+    if subject.path.suffix == ".onnx":
+        defects = lint.lint(lint.load(subject.path), found)
+        checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
+    return checks
+
+
+def check_of(subject: Subject, provider: str, name: str, problems: Sequence[str], fine: str) -> Check:
+    """A check of an artifact as a whole, which passes where there are no problems."""
+    return Check(
+        name=name,
+        artifact=subject.name,
+        provider=provider,
+        output="",
+        passed=not problems,
+        max_abs=None,
+        tolerance=None,
+        detail=" ".join(problems) or fine,
+    )
