@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from lstm_deploy.errors import InputError
 from lstm_deploy.sampling import sample_inputs, sample_state, sizes_of
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.tolerances import OUTPUT_SIZE, ROUNDING, STATE_SIZE, TOLERANCES, sizes
@@ -118,7 +119,7 @@ def make_cases(reference: Reference, effort: Effort = NORMAL) -> list[Case]:
         except Exception as error:  # as above
             failure = error
     if not any(case.check == "shapes" for case in cases):
-        raise failure or RuntimeError("There is nothing to try.")
+        raise failure or InputError("No shape is small enough to be tried; give more memory or a smaller model.")
     typical = _typical_sizes(cases)
     return [
         case._replace(sizes={name: np.maximum(size, typical.get(name, 0.0)) for name, size in case.sizes.items()})

@@ -14,7 +14,7 @@ from lstm_deploy.adapting import adapt
 from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.judging import Subject, check_of, judge, of_bundle
 from lstm_deploy.parity import Verdict
 from lstm_deploy.runtimes import SUFFIXES, Runtime, open_runtime
@@ -134,8 +134,11 @@ def explain(subject: Subject, verdict: Verdict, against: Reference | None, provi
 
     failures = [check for check in verdict.checks if not check.passed]
     crashed = any(check.name == "runs" for check in failures)
-    runtime = None if crashed else open_runtime(subject.path, provider)
-    cause, place = diagnose(failures, runtime, against, *_knowledge(against))
+    try:
+        runtime = None if crashed else open_runtime(subject.path, provider)
+        cause, place = diagnose(failures, runtime, against, *_knowledge(against))
+    except Exception as error:  # a wrong artifact may fail in any way; that it is wrong is known already
+        cause, place = f"it could not be told, since a call of the artifact fails ({one_line(error)})", ""
     return Diagnosis(artifact=subject.name, cause=cause, place=place)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
 from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
 from lstm_deploy.stateful import Lifted
@@ -43,8 +43,8 @@ class TorchRuntime:
     def run(self, feeds: Feeds) -> Outputs:
         try:
             outputs = self.call([self.tensor(feeds[name]) for name in self.signature.input_names])
-        except RuntimeError as error:
-            raise InputError(f"PyTorch cannot run this input ({one_line(error)}).") from error
+        except Exception as error:  # whatever the user's forward raises
+            raise InputError(f"PyTorch cannot run this input ({one_line(error)}{user_line(error)}).") from error
         arrays = [output.cpu().numpy() for output in outputs]
         return dict(zip(self.signature.output_names, arrays, strict=True))
 
