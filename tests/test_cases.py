@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lstm_deploy import sources
 from lstm_deploy.cases import Effort, make_cases, record, replayed
+from lstm_deploy.errors import InputError
 from lstm_deploy.parity import run_case
 from lstm_deploy.runtimes.torchrt import EagerRuntime, ReferenceRuntime
 from lstm_deploy.signature import TensorSpec
@@ -78,7 +79,7 @@ class Picky:
 
     def run(self, feeds):
         if feeds["x"].shape[0] == 1:
-            raise ValueError("one row")
+            raise InputError("one row")
         return self.reference.run(feeds)
 
     def run_float32(self, feeds):
@@ -92,7 +93,7 @@ def test_shapes_that_the_model_refuses_are_left_out(reference):
 
 
 def test_a_model_that_refuses_all_shapes_is_an_error(reference):
-    with pytest.raises(ValueError, match="one row"):
+    with pytest.raises(InputError, match="one row"):
         make_cases(Picky(reference), SMALL._replace(shapes=((1, 1),)))
 
 
@@ -127,3 +128,18 @@ def test_a_golden_trace_is_a_chain_and_calls_from_states_of_their_own(reference)
         for got, wanted in zip(run_case(reference, case), case.wanted, strict=True):
             for name in wanted:
                 np.testing.assert_allclose(got[name], wanted[name], rtol=1e-9, atol=1e-12)
+
+
+def test_every_token_is_tried():
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(123, 4)
+            self.lstm = torch.nn.LSTM(4, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(self.embedding(x))[0]
+
+    cases = by_check(make_cases(reference_of(Tokens(), "x:int64[batch,seq]"), SMALL))
+    tokens = next(case for case in cases["values"] if case.where == "every token")
+    assert set(tokens.calls[0]["x"].ravel()) == set(range(123))
