@@ -72,6 +72,8 @@ def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = Non
 def _match(specs: Sequence[TensorSpec], values: Sequence[Any], given: Mapping[str, str], kind: str) -> dict[str, str]:
     """The file's name for each name of the contract that has one."""
     there = [value.name for value in values]
+    if len(set(given.values())) < len(given):
+        raise InputError(f"One {kind} of the file stands for two names of the contract; map each once.")
     for name in given.values():
         if name not in there:
             raise InputError(f"There is no {kind} {name!r}; there is {', '.join(there)}.")

@@ -237,7 +237,7 @@ def _variants(targets: Sequence[Path], plan: Plan) -> tuple[list[Variant], list[
                     why = (
                         "PyTorch is not installed"
                         if not torch
-                        else "the file that the model was exported from is not there"
+                        else "the model is gone, or would have to run code of yours"
                     )
                     left_out.append(f"{prefix}eager: {why}")
                     continue

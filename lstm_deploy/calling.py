@@ -95,8 +95,8 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> Convention
     no_state = [name for name in missing if not _STATE.search(name.lower())]
     if no_state or len(missing) > 2 or (missing and len(recurrent) != 1):
         raise LiftingError(
-            f"forward also needs {', '.join(no_state or missing)}; describe each of its inputs, "
-            f"as in {(no_state or missing)[0]}:float32[batch,seq,40]."
+            f"forward also needs {', '.join(no_state or missing)}; describe each of its inputs with an --input of its "
+            f"own, {names[0]} included, as in {(no_state or missing)[0]}:int64[batch] or …:float32[batch,seq,40]."
         )
     return Convention(names=tuple(passed), states=tuple(missing))
 

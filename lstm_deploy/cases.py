@@ -67,7 +67,7 @@ class Effort(NamedTuple):
 
 QUICK = Effort(1_000, ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3), (64, 2), (1, 400)), 1, 5e9)
 """At export."""
-NORMAL = Effort(10_000, ((*QUICK.shapes, (256, 2), (1, 1500))), 2, 1e10)
+NORMAL = Effort(10_000, ((*QUICK.shapes, (32, 10), (256, 2), (1, 1500))), 2, 1e10)
 """By `validate`."""
 THOROUGH = Effort(100_000, ((*NORMAL.shapes, (1000, 3), (5, 400), (1, 10_000))), 10, 1e12)
 
@@ -201,6 +201,8 @@ def _tries(signature: Signature, effort: Effort) -> Iterator[_Try]:
     for batch, seq in effort.shapes:
         if batch * seq <= 21 or batch * seq * weights <= effort.work:
             yield _single(signature, "shapes", "", batch, seq, rng)
+    usual = _single(signature, "shapes", "from the initial state", 2, 5, rng)
+    yield usual._replace(state=signature.initial_state(signature.clamp({"batch": 2})["batch"]))
     yield from _values(signature, rng)
     yield from _liveness(signature, rng)
     yield from _vocabulary(signature, rng)

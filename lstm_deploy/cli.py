@@ -554,9 +554,9 @@ def _numbers(option: str, texts: list[str] | None) -> dict[str, float]:
     """`NUMBER` for all outputs, or `OUTPUT=NUMBER` for one."""
     numbers = {}
     for text in texts or ():
-        name, _, value = text.rpartition("=")
+        name, equals, value = text.rpartition("=")
         try:
-            numbers[name] = float(value)
+            numbers[name] = float(value if name or not equals else text)
         except ValueError as error:
             raise InputError(f"--{option} {text!r} is not a number; write 1e-4, or y=1e-4 for one output.") from error
         if not 0 <= numbers[name] < float("inf"):

@@ -38,9 +38,9 @@ def diagnose(
     `runtime` runs the artifact, none if it crashes; `against` is the right model, none where only a trace is known.
     `buffers` are the model's constants and `alterations` make it wrong on purpose; only PyTorch models have them.
     """
-    names = {check.name for check in failures}
-    readings = ("runs", "weights", "lint", "contract") if names != {"sha256"} else ("sha256",)
-    read = " ".join(check.detail for name in readings for check in failures if check.name == name)
+    read = _read(failures, ("runs", "weights", "lint", "contract"))
+    if all(check.max_abs is None for check in failures):  # no number is wrong
+        read = read or _read(failures, ("declared", "provider", "sha256"))
     if runtime is None:
         return read, ""
     if any(check.name == "repeatable" and SECOND_CALL in check.detail for check in failures):
@@ -76,11 +76,12 @@ class _Probe:
         except Exception as error:  # whatever a runtime raises
             yield self._frozen() or f"a call of batch {BATCH} and {SEQ} steps fails: {one_line(error)}"
             return
-        yield from self._dead(feeds, got)
         if self.against is None:
+            yield from self._dead(feeds, got)
             return
         right = self.against.run(feeds)
         if self._alike(got, right, right):
+            yield from self._sometimes()
             return
         partly = []
         for what, outputs in suspects(self.signature, self._run_if_it_can(right), feeds, buffers):
@@ -90,10 +91,12 @@ class _Probe:
                 *map(self._states, (outputs, right, right))
             ):
                 partly.append(f"{what} (this explains the states, and not all of the output)")
+        yield from self._dead(feeds, got)
         yield from self._mixed_rows(feeds, got, right)
         for what in alterations() if alterations else ():
             if self._alike(got, self._run_if_it_can(right)(feeds), right):
                 yield what
+        yield from self._sometimes()
         yield from self._affine(got, right)
         yield from partly
 
@@ -171,7 +174,7 @@ class _Probe:
         initial = {**feeds, **self.signature.initial_state(BATCH)}
         starts = {**feeds, **{name: initial[name] for name in dead if name in initial}}
         known = self.against is not None and self._alike(got, right := self.against.run(starts), right)
-        start = "its initial value" if known else "a constant of its own"
+        start = "its initial value" if known else "something else"
         is_ = "is" if len(dead) == 1 else "are"
         yield f"{' and '.join(dead)} {is_} ignored: every call starts from {start}"
 
@@ -180,6 +183,28 @@ class _Probe:
             return True
         right, moved = self.against.run(feeds), self.against.run(other)
         return not self._alike(moved, right, right)
+
+    def _sometimes(self) -> Iterator[str]:
+        """Sizes, or a start, at which it is wrong, while it is right at others."""
+        verdicts = {}
+        for batch, seq in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 5), (3, 5), (5, 9), (17, 3)):
+            verdicts[f"batch {batch}, seq {seq}"] = self._right(self.feeds(batch, seq))
+        wrong = [size for size, right in verdicts.items() if right is False]
+        if wrong and any(verdicts.values()):
+            right = [size for size, right in verdicts.items() if right]
+            yield f"it is wrong at some sizes only: at {'; '.join(wrong)}, and not at {'; '.join(right)}"
+        feeds = self.feeds()
+        if not wrong and self._right({**feeds, **self.signature.initial_state(BATCH)}) is False:
+            yield "it is wrong from the initial state, and right from others"
+
+    def _right(self, feeds: Feeds) -> bool | None:
+        """Whether one call is right; none where the model refuses it or the artifact fails."""
+        assert self.against is not None
+        try:
+            wanted = self.against.run(feeds)
+            return self._alike(self.runtime.run(feeds), wanted, wanted)
+        except Exception:  # whatever the two raise
+            return None
 
     def _mixed_rows(self, feeds: Feeds, got: Outputs, right: Outputs) -> Iterator[str]:
         """Rows in another order, or that depend on each other."""
@@ -252,6 +277,11 @@ class _Probe:
             except Exception:
                 continue
         return f"the graph is frozen: of several sizes it runs on {', '.join(works) or 'none'} only"
+
+
+def _read(failures: Sequence[Check], names: Sequence[str]) -> str:
+    """What the checks of these names say."""
+    return " ".join(check.detail for name in names for check in failures if check.name == name)
 
 
 def _by_failures(failures: Sequence[Check]) -> str:

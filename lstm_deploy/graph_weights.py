@@ -160,7 +160,7 @@ def _blocks(letter: str) -> int:
 def _entries(found: Array, right: Array, slack: Array | float = 0.0) -> str:
     difference = np.abs(found - right)
     index = np.unravel_index(int(difference.argmax()), right.shape)
-    wrong = int(np.count_nonzero(difference > slack + EQUAL * np.abs(right).max(initial=0.0)))
+    wrong = int(np.count_nonzero(difference > slack + EQUAL * np.abs(right)))
     off = float(found[index] - right[index])
     part = f", {off / right[index]:+.2%}" if right[index] else ""
     return f"{wrong} of {right.size} entries differ, the most by {off:+.3g}{part} at {[int(i) for i in index]}"

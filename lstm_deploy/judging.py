@@ -60,6 +60,10 @@ def judge(
     arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
     try:
         verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
+    except InputError as error:
+        if subject.bundle is None:
+            raise  # no artifact, but a file that was named by mistake
+        verdict = Verdict([check_of(subject, provider, "runs", [str(error)], "")], [], None)
     except CrashError as error:
         verdict = Verdict(
             [check_of(subject, provider, "runs", [f"The runtime did not survive: {error}."], "")], [], None
@@ -127,7 +131,10 @@ def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Che
         changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
         checks.append(check_of(subject, provider, "sha256", changed, "as in the manifest"))
     if subject.path.suffix == ".onnx":
-        defects = lint.lint(lint.load(subject.path), found)
+        try:
+            defects = lint.lint(lint.load(subject.path), found)
+        except InputError as error:
+            defects = [str(error)]
         checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
     return checks
 

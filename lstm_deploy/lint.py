@@ -16,6 +16,8 @@ from lstm_deploy.signature import Signature
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
 ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
 """Attributes of the LSTM operator that PyTorch's LSTM has no counterpart of."""
+CHANGING = ("Clip", "Min", "Max", "Round", "Floor", "Ceil", "IsNaN", "IsInf")
+"""Operators that cut or round values."""
 PLAIN = (0, [b"Sigmoid", b"Tanh", b"Tanh"], [b"Sigmoid", b"Tanh", b"Tanh"] * 2)
 """Values of these with which it is PyTorch's LSTM after all."""
 CONTROL_FLOW = ("Loop", "If", "Scan")
@@ -78,6 +80,17 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
         elif value.name not in promised and len(shape) >= 2 and all(isinstance(size, int) for size in shape):
             found.append(f"{described}: batch and time are frozen.")
     return found
+
+
+def suspicious(model: onnx.ModelProto) -> str:
+    """Nodes that change values on purpose, which are no defect by themselves; empty where there are none."""
+    found = Counter(node.op_type for node in _nodes(model.graph) if node.op_type in CHANGING)
+    for node in _nodes(model.graph):
+        if node.op_type == "Cast":
+            to = onnx.TensorProto.DataType.Name(onnx.helper.get_attribute_value(node.attribute[0])).lower()
+            if to in ("float16", "bfloat16"):
+                found[f"Cast to {to}"] += 1
+    return ", ".join(f"{number} {name}" for name, number in found.items())
 
 
 def _lstm_defects(node: onnx.NodeProto, constants: Collection[str]) -> Iterator[str]:

@@ -254,7 +254,9 @@ def _close(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
     """Whether differences are small beside how much the values vary: an offset of 1000 must not hide them."""
     return all(
         a.shape == b.shape
-        and torch.allclose(a.double(), b.double(), rtol=1e-6, atol=1e-4 * float(b.max() - b.min()) + 1e-7)
+        and torch.allclose(
+            a.double(), b.double(), rtol=1e-6, atol=1e-4 * float(b.double().max() - b.double().min()) + 1e-7
+        )
         for a, b in zip(got, wanted, strict=True)
     )
 

@@ -137,8 +137,8 @@ class Judge:
         comparable = np.isfinite(right)
         pattern = _same_pattern(value, right) | comparable
         if case.check == "nonfinite" and self.runtime.swallows_nan:
-            notes.add("row 0 itself is not judged: this runtime's LSTM gives numbers where NaN is right")
-            poisoned = np.zeros(right.shape, bool)
+            notes.add("what NaN reaches is not judged: this runtime's LSTM gives numbers there")
+            poisoned = ~comparable
             if "batch" in self._specs[output].shape:
                 np.moveaxis(poisoned, self._specs[output].shape.index("batch"), 0)[0] = True
             comparable, pattern = comparable & ~poisoned, pattern | poisoned
@@ -244,7 +244,11 @@ def _misdeclared(signature: Signature, declared: Sequence[TensorSpec]) -> list[s
             isinstance(b, str) if isinstance(a, str) else a == b for a, b in zip(spec.shape, found.shape, strict=True)
         )
         if (found.name, found.dtype) != (spec.name, spec.dtype) or not same_dims:
-            problems.append(f"The graph declares {found}, not {spec} as the contract does.")
+            frozen = [
+                a for a, b in zip(spec.shape, found.shape, strict=False) if isinstance(a, str) and isinstance(b, int)
+            ]
+            why = f" ({', '.join(map(str, frozen))} frozen)" if frozen else ""
+            problems.append(f"The graph declares {found}, not {spec} as the contract does{why}.")
     if len(declared) != len(wanted):
         problems.append(f"The graph has {len(declared)} inputs and outputs, not {len(wanted)} as the contract.")
     return problems

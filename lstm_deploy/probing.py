@@ -173,7 +173,7 @@ class Probe:
                 reason = one_line(error)
                 raise LiftingError(
                     f"The module does not run on inputs of shape {shapes} ({reason}{user_line(error)}); "
-                    "correct the input specification."
+                    "say what the inputs are with --input, as in x:float32[batch,seq,40]."
                 ) from error
         if any(x._version for x in inputs):
             self.convention = replace(self.convention, writes_inputs=True)

@@ -68,7 +68,10 @@ def recognize(weights: Weights, inputs: Sequence[TensorSpec] = ()) -> Recognized
     if embedding is not None:
         spec = replace(spec, low=(0,), high=(embedding.num_embeddings - 1,))
     if head is not None:
-        findings.append("the linear layer is applied to every step, with no activation before or after it")
+        findings.append(
+            "the linear layer is applied to every step, with no activation before or after it "
+            "(if yours pools over time or takes the last state, give its class with --model)"
+        )
     return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
 
 

@@ -77,14 +77,15 @@ class Stream:
             raise InputError(
                 f"This model cannot be streamed ({signature.streaming_reason}); call run with whole sequences."
             )
-        if len(signature.inputs) != 1 or "seq" not in signature.inputs[0].shape:
+        time_axis = _time_axis(signature)
+        if len(signature.inputs) != 1 or time_axis is None:
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise InputError(f"A stream cannot have {batch!r} rows; give a batch of 1 or more.")
         self.signature, self.batch = signature, batch
         self._runtime = runtime
         self._spec = signature.inputs[0]
-        self.time_axis = self._spec.shape.index("seq")
+        self.time_axis = time_axis
         self._one_step = runtime.recur(batch, 1)  # always holds the present state
 
     def step(self, x: ArrayLike) -> Array:
@@ -97,8 +98,11 @@ class Stream:
         except ValueError as error:  # ragged, or with too few axes
             raise InputError(f"A step is one row for each stream ({error}); feed {self._spec} without seq.") from error
         y = self.feed(x)
-        output = self.signature.outputs[0]
-        return y.squeeze(output.shape.index("seq")) if "seq" in output.shape else y
+        shape = self.signature.outputs[0].shape
+        if "seq" in shape:
+            return y.squeeze(shape.index("seq"))
+        one_step = len(shape) == len(self._spec.shape) and shape[self.time_axis] == 1
+        return y.squeeze(self.time_axis) if one_step else y
 
     def feed(self, x: ArrayLike) -> Array:
         """Several steps in one call: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`."""
@@ -128,6 +132,15 @@ class Stream:
     def reset(self) -> None:
         """Go back to the initial state."""
         self.state = self.signature.initial_state(self.batch)
+
+
+def _time_axis(signature: Signature) -> int | None:
+    """The axis of time of the first input, also where a call takes one step only; none if it has none."""
+    shape = signature.inputs[0].shape
+    if "seq" in shape:
+        return shape.index("seq")
+    one_step = any((dim.name, dim.size) == ("seq", 1) for dim in signature.fixed)
+    return shape.index(1) if one_step and 1 in shape else None
 
 
 def _checked(value: Array, spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Array:

@@ -5,7 +5,7 @@ from exports that have shipped, and from the sabotage that the tests do.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -38,6 +38,13 @@ def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]
                 f"{h.name} and {c.name} are swapped on the way in",
                 {**feeds, h.name: feeds[c.name], c.name: feeds[h.name]},
             )
+    singles: list[tuple[TensorSpec, ...]] = [(spec,) for spec in signature.state_inputs]
+    for kind in ([*pairs], singles):
+        for ours, others in permutations(kind, 2):
+            if [spec.shape for spec in ours] == [spec.shape for spec in others]:
+                taken = {a.name: feeds[b.name] for a, b in zip(ours, others, strict=True)}
+                read = " and ".join(spec.name for spec in ours)
+                yield f"{read} {_be(ours)} read from {' and '.join(b.name for b in others)}", {**feeds, **taken}
     names = [spec.name for spec in signature.state_inputs]
     groups = [(name,) for name in names] + [(h.name, c.name) for h, c in pairs] + [tuple(names)]
     for group in dict.fromkeys(groups):
@@ -57,10 +64,10 @@ def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]
 def _states_out(signature: Signature, feeds: Feeds, outputs: Outputs) -> Iterator[Suspect]:
     """Ways to hand the state out wrongly."""
     ins, outs = signature.state_inputs, signature.state_outputs
-    for h, c in zip(outs[::2], outs[1::2], strict=True):
-        if h.shape == c.shape:
-            swapped = {h.name: outputs[c.name], c.name: outputs[h.name]}
-            yield f"{h.name} and {c.name} are swapped on the way out", {**outputs, **swapped}
+    for one, other in combinations(outs, 2):
+        if one.shape == other.shape:
+            swapped = {one.name: outputs[other.name], other.name: outputs[one.name]}
+            yield f"{one.name} and {other.name} are swapped on the way out", {**outputs, **swapped}
     stale = {after.name: feeds[before.name].astype(np.float64) for before, after in zip(ins, outs, strict=True)}
     groups = [(spec.name,) for spec in outs] + [tuple(spec.name for spec in outs)]
     for group in groups:
@@ -162,6 +169,7 @@ def _scalings(spec: TensorSpec, x: Array, buffers: Mapping[str, Array]) -> Itera
 
 
 def _layer_mixes(signature: Signature, spec: TensorSpec) -> Iterator[tuple[str, list[int]]]:
+    """Entries of the state's first axis in each other's place: layers, and their directions one after the other."""
     layers = int(spec.shape[_layers_axis(signature)])
     order = list(range(layers))
     for i, j in combinations(order, 2):
@@ -183,5 +191,5 @@ def _batches(signature: Signature, feeds: Feeds) -> Iterator[int]:
         yield feeds[spec.name].shape[signature.batch_axis_of_state]
 
 
-def _be(names: Sequence[str]) -> str:
+def _be(names: Sequence[object]) -> str:
     return "is" if len(names) == 1 else "are"

@@ -17,7 +17,7 @@ from lstm_deploy.checks import Check, Diagnosis, ParityReport
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.judging import Subject, check_of, judge, of_bundle
 from lstm_deploy.parity import Verdict
-from lstm_deploy.runtimes import SUFFIXES, Runtime, open_runtime
+from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, Runtime, open_runtime
 from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
 from lstm_deploy.tolerances import Override, overrides
 
@@ -57,6 +57,8 @@ def validate(
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
     tolerances = overrides(atol, rtol)
+    if provider not in PROVIDERS:
+        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
     on_progress(0, 1, "reading the reference")
     against, described = _reference(bundle, reference)
     with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
@@ -117,7 +119,7 @@ def hold(
 ) -> Verdict:
     """All checks of one artifact, its weights beside those of a PyTorch model included."""
     verdict = judge(subject, cases, provider, tolerances, isolate=isolate)
-    if (lifted := getattr(against, "lifted", None)) is None:
+    if (lifted := getattr(against, "lifted", None)) is None or verdict.signature is None:
         return verdict
     from lstm_deploy import fidelity
 
@@ -133,10 +135,11 @@ def explain(subject: Subject, verdict: Verdict, against: Reference | None, provi
     from lstm_deploy.diagnosis import diagnose
 
     failures = [check for check in verdict.checks if not check.passed]
-    crashed = any(check.name == "runs" for check in failures)
     try:
-        runtime = None if crashed else open_runtime(subject.path, provider)
+        runtime = None if verdict.signature is None else open_runtime(subject.path, provider)
         cause, place = diagnose(failures, runtime, against, *_knowledge(against))
+        if subject.path.suffix == ".onnx" and (nodes := lint.suspicious(lint.load(subject.path))):
+            cause = f"{cause} (look at these nodes first: {nodes})"
     except Exception as error:  # a wrong artifact may fail in any way; that it is wrong is known already
         cause, place = f"it could not be told, since a call of the artifact fails ({one_line(error)})", ""
     return Diagnosis(artifact=subject.name, cause=cause, place=place)

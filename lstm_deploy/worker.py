@@ -69,7 +69,11 @@ class Timed:
     def prepare(self, scenario: str, batch: int, seq_len: int) -> dict[str, float]:
         """Make the buffers of a case, and run it until it is warm."""
         signature, rng = self.runtime.signature, np.random.default_rng(0)
-        inputs = sample_inputs(signature.inputs, signature.clamp(sizes_of(signature.inputs, batch, seq_len)), rng)
+        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq_len))
+        for name, asked in (("batch", batch), ("seq", seq_len)):
+            if sizes[name] != asked:
+                raise InputError(f"A call of this model has {name} {sizes[name]}, not {asked}; ask for that.")
+        inputs = sample_inputs(signature.inputs, sizes, rng)
         if scenario == "stream":
             stream = Stream(self.runtime, batch)
             spec = signature.inputs[0]

@@ -431,3 +431,16 @@ class DemandsMapping(DemandsState):
     def forward(self, x, state):
         out, (h, c) = self.lstm(x, (state["h"], state["c"]))
         return out, {"h": h, "c": c}
+
+
+class FlattensOutput(nn.Module):
+    """As character models often end: batch and time become one axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, 2, batch_first=True)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x, hidden=None):
+        out, hidden = self.lstm(x, hidden)
+        return self.fc(out.contiguous().view(-1, 4)), hidden

@@ -134,6 +134,7 @@ ALL = {**{"x": "float32[batch,seq,3]"}}
         (modules.Unbatched, {"x": "float32[seq,3]"}, ["h_in"], ["y: float32[seq, 8]"]),
         (modules.HidesState, {"x": "float32[4,seq,3]"}, ["h_in"], ["y: float32[4, 2]"]),
         (modules.KeepsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.FlattensOutput, ALL, ["h_in"], ["y: float32[seq_0, 5]"]),
         (modules.Subsamples, ALL, ["h_in"], ["y: float32[batch, seq_1, 4]"]),
         (modules.Casts, {"x": "int64[batch,seq]"}, ["h_in"], ["y: float32[batch, 4]"]),
     ],

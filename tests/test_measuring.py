@@ -59,6 +59,14 @@ def test_streaming_is_measured(make, streaming, reason):
     assert reason in found.streaming_reason
 
 
+def test_outputs_may_be_true_or_false():
+    class Above(modules.HidesState):
+        def forward(self, x):
+            return super().forward(x) > 0
+
+    assert lifted(Above()).signature.outputs[0].dtype == "bool"
+
+
 def test_pooling_is_seen_also_where_the_inputs_are_all_alike():
     class Mean(nn.Module):
         def __init__(self):

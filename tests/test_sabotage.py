@@ -76,7 +76,7 @@ def test_a_wrong_graph_is_caught_and_named(right, tmp_path, name):
     change(model)
     onnx.save(model, tmp_path / "wrong.onnx")
     failures, diagnosis = judged(tmp_path / "wrong.onnx", reference, cases, "int8" if base == "int8" else "float32")
-    assert failures
+    assert failures, [c.detail for c in failures]
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 
 
@@ -91,7 +91,7 @@ def test_a_wrong_torchscript_is_caught_and_named(right, tmp_path, name):
         traced = torch.jit.trace(wrong, example(signature), check_trace=False)
         torch.jit.save(traced, tmp_path / "wrong.torchscript", _extra_files={CONTRACT_FILE: signature.to_json()})
     failures, diagnosis = judged(tmp_path / "wrong.torchscript", reference, cases)
-    assert failures
+    assert failures, [c.detail for c in failures]
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 
 

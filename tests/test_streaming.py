@@ -1,6 +1,7 @@
 import modules
 import numpy as np
 import pytest
+import torch
 
 import lstm_deploy
 from lstm_deploy.errors import InputError
@@ -157,3 +158,15 @@ def test_what_is_no_model_is_refused(tmp_path):
 def test_a_precision_that_is_not_there_is_refused_with_those_that_are(model):
     with pytest.raises(InputError, match="no onnx artifact in int8; it has onnx float32"):
         model.stream(precision="int8")
+
+
+def test_a_loop_of_cells_streams_one_step_a_call(tmp_path):
+    torch.manual_seed(0)
+    module = modules.Cells().eval()
+    lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"])
+    stream = lstm_deploy.open(tmp_path / "b").stream(batch=2)
+    x = torch.randn(2, 4, 3)
+    steps = [stream.step(x[:, step]) for step in range(4)]
+    assert steps[0].shape == (2, 5)
+    with torch.no_grad():
+        np.testing.assert_allclose(np.stack(steps, 1), module(x), atol=1e-6)

@@ -118,6 +118,37 @@ def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
     assert "signal 11" in report.diagnoses[0].cause
 
 
+def test_a_damaged_artifact_of_a_bundle_fails_and_the_others_are_judged(bundle_copy):
+    (bundle_copy / "model.onnx").write_bytes(b"garbage")
+    report = validate(bundle_copy)
+    assert {"runs", "sha256", "lint"} == {check.name for check in report.failures}
+    assert {check.artifact for check in report.failures} == {"model.onnx"}
+    assert any(check.artifact == "model.torchscript" for check in report.checks)
+
+
+def test_sizes_at_which_alone_it_is_wrong_are_told(forecast_bundle, tmp_path):
+    model = onnx.load(forecast_bundle / "model.onnx")
+    for node in model.graph.node:
+        for position, name in enumerate(node.output):
+            if name == "y":
+                node.output[position] = "right"
+    one = onnx.numpy_helper.from_array(np.float32(1.01), "factor")
+    model.graph.initializer.extend([one, onnx.numpy_helper.from_array(np.float32(1), "unit")])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "step"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "axis"))
+    for node in (
+        ("Shape", ["x"], ["shape"]),
+        ("Gather", ["shape", "axis"], ["steps"]),
+        ("Equal", ["steps", "step"], ["single"]),
+        ("Where", ["single", "factor", "unit"], ["by"]),
+        ("Mul", ["right", "by"], ["y"]),
+    ):
+        model.graph.node.append(onnx.helper.make_node(*node))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    (diagnosis,) = validate(tmp_path / "wrong.onnx", reference=forecast_bundle).diagnoses
+    assert "wrong at some sizes only: at batch 1, seq 1; batch 2, seq 1, and not at" in diagnosis.cause
+
+
 def test_an_artifact_can_be_the_reference_of_another(forecast_bundle, lm_bundle):
     assert validate(forecast_bundle / "model.onnx", reference=forecast_bundle / "model.torchscript").passed
     report = validate(forecast_bundle / "model.onnx", reference=forecast_bundle)
