@@ -79,6 +79,8 @@ LARGEST = 4_000_000
 """Numbers that the outputs of one case may hold."""
 EXTREME = 50.0
 """Saturating inputs and states are this many times as large as usual ones."""
+FAR = 1_000.0
+"""Cells grow without bound where a forget gate stays open; whoever clips them does it at less than this."""
 EXAGGERATED = 10.0
 """Slack of cases with cells many times as large as usual: an activation off by 1e-7 times a cell of 50 is 5e-6."""
 DENORMAL = 1e-40
@@ -249,6 +251,8 @@ def _values(signature: Signature, rng: np.random.Generator) -> Iterator[_Try]:
     yield changed("a little beyond the usual range", 1.3, center=True)
     yield changed("all zero", 0.0)
     yield changed("denormal numbers", DENORMAL)
+    far = {name: (value * np.float32(FAR)).astype(value.dtype) for name, value in usual.state.items()}
+    yield usual._replace(where=f"states {FAR:,.0f} times as large as usual", state=far)
     for value in (np.nan, np.inf, -np.inf):
         where = f"{value} in row 0"
         for spec in signature.inputs:

@@ -513,6 +513,15 @@ SABOTAGE: dict[str, Sabotage] = {
         ),
         "right on usual values and wrong on large ones",
     ),
+    "cells clipped at 60": Sabotage(
+        "two layers",
+        on_output(
+            "c_out",
+            ("Clip", ["IN", "low", "high"], ["c_out"]),
+            constants=[("low", np.float32(-60)), ("high", np.float32(60))],
+        ),
+        "right on usual values and wrong on large ones",
+    ),
     "time reversed": Sabotage("two layers", reversed_time, "backwards in time"),
     "outputs one step late": Sabotage("two layers", delayed, "y is one step late"),
     "a state that decays": Sabotage(

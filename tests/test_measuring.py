@@ -137,3 +137,19 @@ def test_many_steps_are_fewer_where_weights_are_many():
     assert _many(small) == 200
     small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))
     assert _many(small) == 24
+
+
+def test_a_pool_whose_columns_differ_more_than_its_rows_is_seen_to_look_across_time():
+    torch.manual_seed(533)
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(5, 2, 2, proj_size=1, batch_first=True)
+            self.fc = nn.Linear(1, 5)
+
+        def forward(self, x):
+            return 2400 * torch.sigmoid(3 * self.fc(self.lstm(x)[0].mean(1)) - 4)
+
+    contract = lift(Pooled().eval(), [TensorSpec.parse("x:float32[batch,seq,5]")]).signature
+    assert contract.streaming == "state-only"
