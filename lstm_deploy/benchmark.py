@@ -21,7 +21,7 @@ from msgspec.structs import asdict
 from lstm_deploy import environment
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError, LstmDeployError, ProviderError
-from lstm_deploy.runtimes import PROVIDERS
+from lstm_deploy.runtimes import NO_KERNEL, PROVIDERS
 from lstm_deploy.statistics import Samples, median_of_medians, percentile, ratio, spread
 
 SCHEMA_VERSION = 1
@@ -218,12 +218,15 @@ def _variants(targets: Sequence[Path], plan: Plan) -> tuple[list[Variant], list[
         for provider in plan.providers:
             suffix = f" {provider}" if len(plan.providers) > 1 else ""
             for path, format_, precision in files:
+                if why := NO_KERNEL.get((precision, provider)):
+                    left_out.append(f"{path.name}: {why}")
+                    continue
                 if format_ == "torchscript" and not torch:
                     left_out.append(f"{path.name}: PyTorch is not installed")
                     continue
                 variants.append(
                     Variant(
-                        name=f"{prefix}{format_}{suffix}",
+                        name=f"{prefix}{format_}{'' if precision == 'float32' else f' {precision}'}{suffix}",
                         kind=format_,
                         path=str(path),
                         artifact=path.name,

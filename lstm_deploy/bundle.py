@@ -17,7 +17,7 @@ from msgspec import Struct
 from lstm_deploy.checks import ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import mode_of_new_files, replacing, sha256
-from lstm_deploy.signature import SCHEMA_VERSION, Signature, decode
+from lstm_deploy.signature import SCHEMA_VERSION, Signature, StateDtype, decode
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -37,6 +37,43 @@ class Source(Struct, frozen=True, kw_only=True):
     """The network in a few words."""
 
 
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What an artifact of lower precision saves beside the float32 one of its format, and what it costs."""
+
+    lstm_layers: int
+    lowered_layers: int
+    """LSTM layers that compute in the lower precision."""
+    kept_float: tuple[str, ...] = ()
+    """Layers that had to stay in float32."""
+    settings: dict[str, Any] = {}
+    """How numbers are rounded, and the CPU features that this was chosen for."""
+    bytes_ratio: float
+    """Of float32's bytes."""
+    data: str
+    """What the loss was measured on."""
+    metric: str = ""
+    """`rmse`, `bits_per_character` or `accuracy`; empty where nothing tells the truth."""
+    metric_float32: float | None = None
+    metric_value: float | None = None
+    loss: float
+    """How much worse the metric is, as a part of float32's; without a metric the `difference`."""
+    max_loss: float
+    """What was allowed."""
+    difference: float
+    """RMS of the difference of the outputs from float32's, as a part of how much these vary."""
+    cosine: float
+    """Between the outputs and float32's."""
+    scenario: str = ""
+    """What was timed, at batch 1 on one thread, beside float32 in the same run; empty where nothing could be."""
+    p50_us: float | None = None
+    p50_us_float32: float | None = None
+    time_ratio: float | None = None
+    """Of float32's time, with its 95 % interval."""
+    time_ratio_interval: tuple[float, float] | None = None
+    tried: tuple[dict[str, Any], ...] = ()
+    """All settings and layers that were tried: what each loses, and why it was not taken."""
+
+
 class Artifact(Struct, frozen=True, kw_only=True):
     """One exported file."""
 
@@ -51,6 +88,26 @@ class Artifact(Struct, frozen=True, kw_only=True):
     weights: str | None = None
     """The file beside it that holds its weights, where they are too large for one file."""
     weights_sha256: str | None = None
+    state_dtype: StateDtype = "float32"
+    """Of the state's inputs and outputs; the other numbers of the contract hold for every artifact."""
+    evidence: Evidence | None = None
+    """For every precision but float32."""
+
+    @classmethod
+    def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
+        """What the manifest says of a file that was just written; weights beside it belong to it."""
+        weights = path.with_name(f"{path.name}.data")
+        files = [path, weights] if weights.exists() else [path]
+        return cls(
+            path=path.name,
+            format=format,
+            precision=precision,
+            sha256=sha256(path),
+            bytes=sum(file.stat().st_size for file in files),
+            weights=weights.name if weights.exists() else None,
+            weights_sha256=sha256(weights) if weights.exists() else None,
+            **more,
+        )
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -71,6 +128,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """The document of the latest `bench --json`."""
     findings: tuple[str, ...] = ()
     """What was inferred about the source, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What was decided on the way to artifacts of lower precision, one sentence each."""
     training: dict[str, Any] | None = None
     """What the training reported, metrics on held-out data included."""
     versions: dict[str, str]

@@ -11,6 +11,7 @@ class Check(Struct, frozen=True, kw_only=True):
     name: str
     """What was tried: `shapes`, `values`, `chunked`, `drift`, `liveness`, `contract`, `lint`, …"""
     artifact: str
+    precision: str = "float32"
     provider: str
     output: str
     """The output that was judged; empty for a check of the artifact as a whole."""
@@ -66,6 +67,8 @@ class ParityReport(Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     profiles: tuple[Profile, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Artifacts that cannot run on this provider, and why."""
 
     @property
     def failures(self) -> tuple[Check, ...]:

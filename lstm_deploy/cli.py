@@ -1,5 +1,6 @@
 """The command line: one short function for each command, its imports inside, so that help comes at once."""
 
+import os
 import signal
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,20 @@ class Layout(StrEnum):
     batch_first = "batch-first"
 
 
+class Quantize(StrEnum):
+    """How to quantize."""
+
+    int8 = "int8"
+    auto = "auto"
+
+
+class StateType(StrEnum):
+    """Numbers of h and c."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
     TaskName.forecast: {"hidden_size": 32, "epochs": 30, "learning_rate": 2e-3, "window": 20, "batch_size": 64},
     TaskName.lm: {"hidden_size": 128, "epochs": 10, "learning_rate": 5e-3, "window": 100, "batch_size": 32},
@@ -75,6 +90,7 @@ TrustFlag = Annotated[
 def main() -> None:
     """Entry point of `lstm-deploy`."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each int8 file's loading would print a deprecation
     app(prog_name="lstm-deploy")
 
 
@@ -149,6 +165,8 @@ def train(
             raise InputError("A language model has no columns; leave out --target and --features.")
         text = read_text(data)
 
+    from msgspec.structs import replace
+
     from lstm_deploy import checkpoint, report, training
 
     options = training.Options(num_layers=layers, dropout=dropout, seed=seed, residual=residual, **chosen)
@@ -157,7 +175,8 @@ def train(
             trained = training.train_forecaster(series, targets, options, on_progress)
         else:
             trained = training.train_language_model(text, options, on_progress)
-    checkpoint.save(output, trained.tensors, trained.spec)
+    spec = replace(trained.spec, training={**trained.spec.training, "data": _pointer(data, output)})
+    checkpoint.save(output, trained.tensors, spec)
     plot = _plot_training(trained, output.with_suffix(".png"))
     if json:
         console.say_json({"checkpoint": str(output), "plot": str(plot), **trained.spec.training})
@@ -183,29 +202,58 @@ def export(
     inputs: InputOption = None,
     trust_pickle: TrustFlag = False,
     state_layout: Annotated[Layout, typer.Option(help="Order of the axes of h and c.")] = Layout.layers_first,
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="Add int8 artifacts; auto: only where they are faster here.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Add a float16 artifact, for CUDA.")] = False,
+    state_dtype: Annotated[StateType, typer.Option(help="Of the state of the float16 artifact.")] = StateType.float16,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Measure what is lost on this file [default: what train held out, else drawn inputs]."),
+    ] = None,
+    max_metric_loss: Annotated[
+        str | None,
+        typer.Option(
+            help="What int8 may lose of the metric, as 1% [default: 1%; without data, 10% of how much outputs vary]."
+        ),
+    ] = None,
     force: ForceFlag = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Export a checkpoint, or weights of others, to a bundle of ONNX and TorchScript, proven equal to PyTorch."""
-    from lstm_deploy import exporters
+    import msgspec
+
+    from lstm_deploy import exporters, report
+    from lstm_deploy.exporters.precision import Request
 
     output = output or Path("exported", source.stem)
     formats = tuple(format or exporters.FORMATS)
     origin = _origin(source, model, init, weights_key, inputs, trust_pickle)
+    request = Request(
+        quantize=quantize.value if quantize else None,
+        half=half,
+        state_dtype=state_dtype.value,
+        data=data,
+        max_metric_loss=_part("max-metric-loss", max_metric_loss),
+    )
     if dry_run:
-        _show_plan(exporters.plan(origin, output, formats, state_layout.value, force=force), json)
+        _show_plan(exporters.plan(origin, output, formats, state_layout.value, request, force=force), json)
         return
-    bundle = exporters.up_to_date(origin, output, formats, state_layout.value)
+    bundle = exporters.up_to_date(origin, output, formats, state_layout.value, request)
     fresh = bundle is None
     if bundle is None:
         with console.progress("export") as on_progress:
             bundle = exporters.export(
-                origin, output, formats=formats, state_layout=state_layout.value, force=force, on_progress=on_progress
+                origin,
+                output,
+                formats=formats,
+                state_layout=state_layout.value,
+                force=force,
+                on_progress=on_progress,
+                **msgspec.structs.asdict(request),
             )
     if json:
-        import msgspec
-
         console.say_json({"bundle": str(output), "written": fresh, **msgspec.to_builtins(bundle.manifest)})
         return
     if not fresh:
@@ -216,6 +264,11 @@ def export(
     _show_contract(bundle.signature)
     rows = [[artifact.path, f"{artifact.bytes:,}"] for artifact in bundle.manifest.artifacts]
     console.say_table(["artifact", "bytes"], rows)
+    headings, lowered = report.evidence_table(bundle.manifest)
+    if lowered:
+        console.say_table(headings, lowered)
+    for decision in bundle.manifest.notes:
+        console.say(f"{decision}.")
     parity = bundle.manifest.parity
     assert parity is not None
     console.say(f"{len(parity.checks)} checks passed, against {parity.reference}.")
@@ -284,7 +337,10 @@ def validate(
     if json:
         console.say_json(msgspec.to_builtins(found))
     else:
-        console.say_table(*report.parity_table(found.checks))
+        for headings, rows in report.parity_tables(found.checks):
+            console.say_table(headings, rows)
+        for left_out in found.left_out:
+            console.note(f"left out: {left_out}.")
         for line in report.parity_failures(found):
             console.say(line)
         failed = len(found.failures)
@@ -629,6 +685,31 @@ def _write_json(path: Path, document: Any) -> None:
     with replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     console.note(f"wrote {path}")
+
+
+def _pointer(data: Path, checkpoint: Path) -> dict[str, str]:
+    """Where a file lies, from where the checkpoint lies, so that the end that was held out can be found again."""
+    from lstm_deploy.files import sha256
+
+    try:
+        path = os.path.relpath(data.resolve(), checkpoint.resolve().parent)
+    except ValueError:  # another drive on Windows
+        path = str(data.resolve())
+    return {"path": Path(path).as_posix(), "sha256": sha256(data)}
+
+
+def _part(option: str, text: str | None) -> float | None:
+    """`1%` or `0.01` as a part of 1."""
+    if text is None:
+        return None
+    number = text.strip()
+    try:
+        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f"--{option} is {text!r}; give a part, as 1% or 0.01.")
+    return value
 
 
 def _show_plan(plan: dict[str, Any], json: bool) -> None:

@@ -19,8 +19,8 @@ from lstm_deploy.tolerances import OUTPUT_SIZE, STATE_SIZE, sizes
 _OVERFLOW = re.compile(r"-?(nan|inf) where -?\d")
 """How a check says that an output is not a number where the reference is one."""
 BATCH, SEQ = 3, 5
-ALIKE = 1e-4
-"""Relative difference up to which outputs are taken for those of a suspect."""
+ALIKE = {"float32": 1e-4, "float16": 2e-2, "int8": 0.15}
+"""Relative difference up to which outputs are taken for those of a suspect, by precision."""
 
 Alterations = Callable[[], Iterator[str]]
 """Makes the reference wrong in one way after another, names each, and puts it right again at the end."""
@@ -45,7 +45,7 @@ def diagnose(
         return read, ""
     if any(check.name == "repeatable" and SECOND_CALL in check.detail for check in failures):
         return "it remembers earlier calls or draws random numbers: the same call gives other bits", ""
-    probe = _Probe(runtime, against)
+    probe = _Probe(runtime, against, failures[0].precision)
     place = probe.place()
     if not read and any(_OVERFLOW.match(check.detail) for check in failures if check.name != "nonfinite"):
         return "it overflows: not a number or infinite where PyTorch is finite (float16 ends at 65504)", place
@@ -56,8 +56,8 @@ def diagnose(
 class _Probe:
     """The artifact beside the right model, on small calls."""
 
-    def __init__(self, runtime: Runtime, against: Reference | None) -> None:
-        self.runtime, self.against = runtime, against
+    def __init__(self, runtime: Runtime, against: Reference | None, precision: str) -> None:
+        self.runtime, self.against, self.near = runtime, against, ALIKE[precision]
         self.signature = against.signature if against else runtime.signature
 
     def feeds(self, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> dict[str, Array]:
@@ -68,11 +68,17 @@ class _Probe:
             **sample_state(self.signature, sizes["batch"], rng),
         }
 
+    def _run(self, feeds: Feeds) -> Outputs:
+        """The artifact, its state in the type that it takes."""
+        contract = self.runtime.signature
+        types = {spec.name: spec.dtype for spec in (*contract.inputs, *contract.state_inputs)}
+        return self.runtime.run({name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()})
+
     def causes(self, buffers: Mapping[str, Array], alterations: Alterations | None) -> Iterator[str]:
         """What explains all outputs, the simplest first."""
         feeds = self.feeds()
         try:
-            got = self.runtime.run(feeds)
+            got = self._run(feeds)
         except Exception as error:  # whatever a runtime raises
             yield self._frozen() or f"a call of batch {BATCH} and {SEQ} steps fails: {one_line(error)}"
             return
@@ -108,7 +114,7 @@ class _Probe:
             feeds = self.feeds(seq=seq)
             try:
                 right = self.against.run(feeds)
-                got = self.runtime.run(feeds)
+                got = self._run(feeds)
             except Exception:
                 continue
             for spec in (*self.signature.state_outputs, *self.signature.outputs):
@@ -117,8 +123,8 @@ class _Probe:
                     return f"in a call of {seq} step(s) {spec.name} has the shape {shapes}"
                 off = np.abs(got[spec.name] - right[spec.name]) / self._size(spec.name, right)
                 off = np.nan_to_num(off, nan=np.inf)
-                if (off > ALIKE).any():
-                    index = [int(i) for i in np.argwhere(off > ALIKE)[0]]
+                if (off > self.near).any():
+                    index = [int(i) for i in np.argwhere(off > self.near)[0]]
                     axes = [str(dim) if isinstance(dim, str) else "" for dim in spec.shape]
                     if spec in self.signature.state_outputs:
                         axes[1 - self.signature.batch_axis_of_state], axes[2] = "layer", "unit"
@@ -143,7 +149,7 @@ class _Probe:
     def _alike(self, got: Outputs, wanted: Outputs, right: Outputs) -> bool:
         return all(
             got[name].shape == wanted[name].shape
-            and bool((np.abs(got[name] - wanted[name]) <= ALIKE * self._size(name, right)).all())
+            and bool((np.abs(got[name] - wanted[name]) <= self.near * self._size(name, right)).all())
             for name in right
         )
 
@@ -164,7 +170,7 @@ class _Probe:
             if name in lengths:
                 other[name] = np.maximum(other[name], 1)
             try:
-                moved = any((got[output] != value).any() for output, value in self.runtime.run(other).items())
+                moved = any((got[output] != value).any() for output, value in self._run(other).items())
             except Exception:
                 continue
             if not moved and self._should_move(feeds, other):
@@ -202,7 +208,7 @@ class _Probe:
         assert self.against is not None
         try:
             wanted = self.against.run(feeds)
-            return self._alike(self.runtime.run(feeds), wanted, wanted)
+            return self._alike(self._run(feeds), wanted, wanted)
         except Exception:  # whatever the two raise
             return None
 
@@ -218,7 +224,7 @@ class _Probe:
             mine = {name: got[name].take([row], axis) for name, axis in axes.items()}
             for other in range(BATCH):
                 theirs = {name: right[name].take([other], axis) for name, axis in axes.items()}
-                if all(np.allclose(mine[name], theirs[name], rtol=ALIKE, atol=ALIKE) for name in axes):
+                if all(np.allclose(mine[name], theirs[name], rtol=self.near, atol=self.near) for name in axes):
                     order.append(other)
                     break
         if len(order) == BATCH and order != sorted(order):
@@ -229,9 +235,11 @@ class _Probe:
             axis = spec.shape.index("batch")
             changed = feeds[spec.name].copy()
             np.moveaxis(changed, axis, 0)[1:] = np.moveaxis(_another(changed), axis, 0)[1:]
-            moved = self.runtime.run({**feeds, spec.name: changed})
+            moved = self._run({**feeds, spec.name: changed})
             for name, where in axes.items():
-                if (moved[name].take([0], where) != got[name].take([0], where)).any():
+                # In int8 rows share the scale that they are rounded with.
+                close = self.near if self.near > ALIKE["float32"] else 0.0
+                if not np.allclose(moved[name].take([0], where), got[name].take([0], where), rtol=close, atol=close):
                     yield f"rows are mixed: row 0 of {name} depends on other rows of {spec.name}"
 
     def _affine(self, got: Outputs, right: Outputs) -> Iterator[str]:
@@ -272,7 +280,7 @@ class _Probe:
         works = []
         for batch, seq in ((1, 1), (1, SEQ), (BATCH, 1), (2, 6), (2, 2)):
             try:
-                self.runtime.run(self.feeds(batch, seq))
+                self._run(self.feeds(batch, seq))
                 works.append(f"batch {batch} with {seq} step(s)")
             except Exception:
                 continue

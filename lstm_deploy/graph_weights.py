@@ -32,17 +32,23 @@ class Layer(NamedTuple):
 
 
 def lstm_layers(model: onnx.ModelProto) -> list[tuple[Layer, Mapping[str, Array]]]:
-    """Each LSTM node whose weights are constants, and for quantized ones the size of a step by tensor."""
+    """Each LSTM node whose weights are constants, and for int8 and float16 the size of a step by tensor."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found: list[tuple[Layer, Mapping[str, Array]]] = []
     for node in model.graph.node:
         names = list(node.input)
         if node.op_type == "LSTM" and all(name in constants for name in names[1:4]):
-            w, r, b = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in names[1:4])
-            found.append((Layer(node.name, w, r, b), {}))
+            arrays = [numpy_helper.to_array(constants[name]) for name in names[1:4]]
+            w, r, b = (value.astype(np.float64) for value in arrays)
+            rounded = {
+                letter: np.spacing(np.abs(a)) for letter, a in zip("wrb", arrays, strict=True) if a.itemsize == 2
+            }
+            found.append((Layer(node.name, w, r, b), rounded))
         elif node.op_type == "DynamicQuantizeLSTM" and all(name in constants for name in (*names[1:4], *names[8:12])):
             w, r, b, *scales = (numpy_helper.to_array(constants[name]) for name in (*names[1:4], *names[8:12]))
             w_step, w_zero, r_step, r_zero = (_by_direction(value) for value in scales)
+            if any(step.shape[2] not in (1, value.shape[2]) for value, step in ((w, w_step), (r, r_step))):
+                continue  # no kernel takes it
             # Quantized weights are stored transposed: [directions, inputs, 4 * hidden].
             w = ((w.astype(np.float64) - w_zero) * w_step).swapaxes(1, 2)
             r = ((r.astype(np.float64) - r_zero) * r_step).swapaxes(1, 2)
@@ -86,18 +92,22 @@ def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> li
     """
     problems = []
     constants = [
-        numpy_helper.to_array(tensor).astype(np.float64).squeeze()
+        numpy_helper.to_array(tensor).squeeze()
         for tensor in model.graph.initializer
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     ]
     for name, value in wanted.items():
-        right = value.astype(np.float64)
-        forms = [right.squeeze(), right.T.squeeze()]
-        shuffled = [other for other in constants if other.size == right.size > 1]
-        pairs = [(form, other) for form in forms for other in shuffled if form.shape == other.shape]
+        pairs = []
+        shuffled = False
+        for other in constants:
+            if not other.size == value.size > 1:
+                continue
+            right = value.astype(other.dtype).astype(np.float64).squeeze()  # as float16 rounds it
+            pairs += [(form, other.astype(np.float64)) for form in (right, right.T) if form.shape == other.shape]
+            shuffled |= np.array_equal(np.sort(other, axis=None), np.sort(right, axis=None))
         if any(np.allclose(form, other, rtol=EQUAL, atol=0) for form, other in pairs):
             continue
-        if any(np.array_equal(np.sort(other, axis=None), np.sort(forms[0], axis=None)) for other in shuffled):
+        if shuffled:
             problems.append(f"{name}: its entries stand in another order (transposed, perhaps).")
         elif pairs:
             form, other = min(pairs, key=lambda pair: int(np.count_nonzero(pair[0] != pair[1])))

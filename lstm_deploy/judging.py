@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from lstm_deploy import lint
 from lstm_deploy.bundle import GOLDEN, Artifact, Bundle
@@ -13,9 +14,10 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz
 from lstm_deploy.isolation import CrashError, isolated
 from lstm_deploy.parity import Verdict, prove
-from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.signature import Signature
 from lstm_deploy.tolerances import Override, relative_tolerance
+from lstm_deploy.widening import widened
 
 
 class Subject(Struct, frozen=True, kw_only=True):
@@ -32,11 +34,11 @@ class Subject(Struct, frozen=True, kw_only=True):
     """What is wrong with its contract, as seen before it runs."""
 
 
-def check_bundle(bundle: Bundle, cases: Sequence[Case], described: str) -> ParityReport:
-    """Hold the artifacts of a bundle that was just written against its golden trace and the reference's cases."""
-    verdicts = []
-    for artifact in bundle.manifest.artifacts:
-        verdicts.append(judge(of_bundle(bundle, artifact), cases, isolate=False))
+def check_artifacts(
+    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[Case], described: str
+) -> ParityReport:
+    """Hold artifacts of a bundle that were just written against its golden trace and the reference's cases."""
+    verdicts = [judge(of_bundle(bundle, artifact), cases, isolate=False) for artifact in artifacts]
     checks = tuple(check for verdict in verdicts for check in verdict.checks)
     return ParityReport(
         passed=all(check.passed for check in checks),
@@ -80,11 +82,20 @@ def prove_file(
     tolerances: Mapping[str, Override] | None = None,
 ) -> Verdict:
     """Open an artifact and hold it against some cases."""
-    runtime = open_runtime(path, provider)
+    runtime = open_for_proof(path, precision, provider)
     try:
         return prove(runtime, name, precision, cases, tolerances)
     finally:
         runtime.close()
+
+
+def open_for_proof(path: Path, precision: str, provider: str) -> Runtime:
+    """Open an artifact; one in float16, which the CPU cannot run, is computed in float32 there."""
+    if (precision, provider, path.suffix) == ("float16", "cpu", ".onnx"):
+        from lstm_deploy.runtimes.onnxrt import OnnxRuntime
+
+        return OnnxRuntime(widened(path), provider)
+    return open_runtime(path, provider)
 
 
 def contract_problems(found: Signature, wanted: Signature) -> list[str]:
@@ -115,7 +126,7 @@ def of_bundle(bundle: Bundle, artifact: Artifact) -> Subject:
         path=bundle.file(artifact),
         name=artifact.path,
         precision=artifact.precision,
-        contract=bundle.signature,
+        contract=replace(bundle.signature, state_dtype=artifact.state_dtype),
         bundle=bundle,
         artifact=artifact,
     )
@@ -144,6 +155,7 @@ def check_of(subject: Subject, provider: str, name: str, problems: Sequence[str]
     return Check(
         name=name,
         artifact=subject.name,
+        precision=subject.precision,
         provider=provider,
         output="",
         passed=not problems,

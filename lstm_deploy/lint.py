@@ -46,6 +46,12 @@ def precision(model: onnx.ModelProto) -> str:
     return "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
 
 
+def has_float16_lstm(model: onnx.ModelProto) -> bool:
+    """Whether an LSTM computes in float16."""
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    return any(node.op_type == "LSTM" and node.input[1] in half for node in _nodes(model.graph))
+
+
 def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]:
     """One sentence for each defect; none for a graph as `export` makes it.
 
@@ -60,7 +66,7 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
             found.append(f"{count[name]} {name} node(s): each step pays for control flow, and CUDA graphs are out.")
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in _nodes(model.graph):
-        if node.op_type == "LSTM":
+        if node.op_type in LSTM_OPERATORS:
             found += _lstm_defects(node, constants)
     promised = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)} if contract else {}
     for value in model.graph.input:
@@ -107,7 +113,7 @@ def _lstm_defects(node: onnx.NodeProto, constants: Collection[str]) -> Iterator[
             yield f"{name} has the attribute {attribute.name}: it computes something else than PyTorch's LSTM."
         if attribute.name == "direction" and attribute.s == b"reverse":
             yield f"{name} reads time backwards, which no PyTorch LSTM does by itself."
-    if len(node.input) > 7 and node.input[7]:
+    if node.op_type == "LSTM" and len(node.input) > 7 and node.input[7]:
         yield f"{name} has peephole weights, which PyTorch's LSTM does not know."
     if len(node.input) < 7 or not node.input[5] or not node.input[6]:
         yield f"{name} has no initial state: it starts from zeros on every call."

@@ -55,8 +55,13 @@ def write(bundle: Bundle) -> None:
         file.write_text(_markdown(manifest), encoding="utf-8")
 
 
-def parity_table(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: what was checked, what is allowed, and the largest difference of each artifact."""
+def parity_tables(checks: Sequence[Check]) -> list[tuple[list[str], list[list[str]]]]:
+    """For each precision headings and rows: what was checked, what is allowed, and each artifact's difference."""
+    precisions = dict.fromkeys(check.precision for check in checks)
+    return [_parity_table([check for check in checks if check.precision == each]) for each in precisions]
+
+
+def _parity_table(checks: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
     artifacts = list(dict.fromkeys(check.artifact for check in checks))
     rows = []
     for name, output in dict.fromkeys((check.name, check.output) for check in checks):
@@ -78,6 +83,27 @@ def parity_failures(report: ParityReport) -> list[str]:
         " ".join(filter(None, (check.artifact, check.name, check.output))) + f": {check.detail}"
         for check in report.failures
     ]
+
+
+def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: what each artifact of lower precision saves, and what it costs."""
+    rows = []
+    for artifact in manifest.artifacts:
+        if (found := artifact.evidence) is None:
+            continue
+        if found.metric_value is None or found.metric_float32 is None:
+            lost = f"differs by {found.difference:.2%}, cosine {found.cosine:.5f}"
+        else:
+            name = found.metric.replace("_", " ")
+            lost = f"{name} {found.metric_float32:.5g} → {found.metric_value:.5g} ({found.loss:+.2%})"
+        timed = "–"
+        if found.time_ratio is not None and found.p50_us is not None and found.p50_us_float32 is not None:
+            what = "step" if found.scenario == "stream" else "sequence"
+            timed = f"{_cell(found.p50_us_float32)} → {_cell(found.p50_us)} µs a {what} (× {found.time_ratio:.2f})"
+        layers = f"{found.lowered_layers} of {found.lstm_layers}"
+        size = f"{artifact.bytes:,} (× {found.bytes_ratio:.2f})"
+        rows.append([artifact.path, layers, size, lost, timed, _growth(manifest, artifact.path)])
+    return ["artifact", "LSTM layers", "bytes", "float32 → this", "time", "state error"], rows
 
 
 def bench_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -307,6 +333,7 @@ def _markdown(manifest: Manifest) -> str:
         ["file", "format", "precision", "bytes"],
         [[f"`{a.path}`", a.format, a.precision, f"{a.bytes:,}"] for a in manifest.artifacts],
     )
+    lines += _evidence(manifest)
     metrics = (manifest.training or {}).get("metrics")
     if metrics:
         lines += ["", "## On held-out data", ""]
@@ -314,7 +341,8 @@ def _markdown(manifest: Manifest) -> str:
     if manifest.parity:
         outcome = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
         lines += ["", "## Parity", "", f"{outcome}, against {manifest.parity.reference}.", ""]
-        lines += markdown_table(*parity_table(manifest.parity.checks))
+        for headings, rows in parity_tables(manifest.parity.checks):
+            lines += [*markdown_table(headings, rows), ""]
         lines += [f"- {line}" for line in parity_failures(manifest.parity)]
         lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
         if any(profile.steps for profile in manifest.parity.profiles):
@@ -334,6 +362,44 @@ def _markdown(manifest: Manifest) -> str:
         lines += ["", "![latency](report/latency.png)"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     return "\n".join([*lines, "", f"Made with {versions}.", ""])
+
+
+def _evidence(manifest: Manifest) -> list[str]:
+    """What is said of artifacts of lower precision; nothing where there are none and none was asked for."""
+    lowered = [artifact for artifact in manifest.artifacts if artifact.evidence]
+    if not lowered and not manifest.notes:
+        return []
+    lines = ["", "## Lower precision", ""]
+    if lowered:
+        assert lowered[0].evidence is not None
+        lines += [*markdown_table(*evidence_table(manifest)), ""]
+        lines += [
+            f"Measured on {lowered[0].evidence.data}. `×` is the part of float32's bytes or time, timed side by side; "
+            "the state error is the largest difference from PyTorch, relative to the state's size, after 100 and "
+            "after the last of the carried steps in the plot below.",
+            "",
+        ]
+        for artifact in lowered:
+            assert artifact.evidence is not None
+            settings = {name: value for name, value in artifact.evidence.settings.items() if name != "chosen_for"}
+            if settings:
+                told = ", ".join(f"{name} {value}" for name, value in settings.items())
+                lines.append(f"- `{artifact.path}`: {told}; {len(artifact.evidence.tried)} tried.")
+    return lines + [f"- {note}." for note in manifest.notes]
+
+
+def _growth(manifest: Manifest, artifact: str) -> str:
+    """The error of the state after 100 carried steps, and after the last."""
+    profiles = manifest.parity.profiles if manifest.parity else ()
+    outputs = {spec.name for spec in manifest.contract.state_outputs}
+    curves = [
+        dict(zip(p.steps, p.errors, strict=True)) for p in profiles if p.artifact == artifact and p.output in outputs
+    ]
+    curves = [curve for curve in curves if 100 in curve]
+    if not curves:
+        return "–"
+    last = max(curves[0])
+    return f"{max(c[100] for c in curves):.1e} → {max(c[last] for c in curves):.1e} at {last:,}"
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

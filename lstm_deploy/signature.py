@@ -30,6 +30,7 @@ Outputs = dict[str, Array]
 Dim = int | str
 DType = Literal["float32", "float64", "float16", "int64", "int32", "bool"]
 StateLayout = Literal["layers-first", "batch-first"]
+StateDtype = Literal["float32", "float16"]
 Streaming = Literal["exact", "state-only", "none"]
 StatePolicy = Literal["reset", "carry"]
 
@@ -121,6 +122,8 @@ class Signature(Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     recurrent: tuple[RecurrentSpec, ...]
     state_layout: StateLayout = "layers-first"
+    state_dtype: StateDtype = "float32"
+    """Of `h` and `c`; `float16` in artifacts of that precision."""
     streaming: Streaming = "none"
     streaming_reason: str = ""
     """Why `streaming` is not `exact`; empty where it is."""
@@ -167,17 +170,17 @@ class Signature(Struct, frozen=True, kw_only=True):
                 if self.state_layout == "batch-first":
                     shape = (batch, depth, size)
                 name = f"{module.prefix}{letter}_{way}"
-                specs.append(TensorSpec(name=name, dtype="float32", shape=shape))
+                specs.append(TensorSpec(name=name, dtype=self.state_dtype, shape=shape))
         return tuple(specs)
 
     def initial_state(self, batch: int) -> Outputs:
-        """The state before the first step, for each of `state_inputs`, as float32."""
+        """The state before the first step, for each of `state_inputs`."""
         learned = [start for module in self.recurrent for start in (module.initial_h, module.initial_c)]
         state = {}
         for spec, start in zip(self.state_inputs, learned, strict=True):
-            value = np.zeros(spec.sized({"batch": batch}), np.float32)
+            value = np.zeros(spec.sized({"batch": batch}), spec.dtype)
             if start is not None:
-                value[...] = np.expand_dims(np.asarray(start, np.float32), self.batch_axis_of_state)
+                value[...] = np.expand_dims(np.asarray(start, spec.dtype), self.batch_axis_of_state)
             state[spec.name] = value
         return state
 

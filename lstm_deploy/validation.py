@@ -15,9 +15,9 @@ from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.judging import Subject, check_of, judge, of_bundle
+from lstm_deploy.judging import Subject, check_of, judge, of_bundle, open_for_proof
 from lstm_deploy.parity import Verdict
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, Runtime, open_runtime
+from lstm_deploy.runtimes import NO_KERNEL, PROVIDERS, SUFFIXES, Runtime, open_runtime
 from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
 from lstm_deploy.tolerances import Override, overrides
 
@@ -61,6 +61,7 @@ def validate(
         raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
     on_progress(0, 1, "reading the reference")
     against, described = _reference(bundle, reference)
+    left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
         if bundle is None:
             if against is None:
@@ -69,7 +70,8 @@ def validate(
         else:
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
-            subjects = [of_bundle(bundle, artifact) for artifact in _chosen(bundle, path)]
+            chosen, left_out = _chosen(bundle, path, provider)
+            subjects = [of_bundle(bundle, artifact) for artifact in chosen]
         known = (bundle or against).signature  # type: ignore[union-attr]
         if unknown := set(tolerances) - {"", *known.output_names}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(known.output_names)}.")
@@ -93,6 +95,7 @@ def validate(
         checks=tuple(checks),
         profiles=tuple(profile for verdict in verdicts for profile in verdict.profiles),
         diagnoses=tuple(diagnoses),
+        left_out=tuple(left_out),
     )
 
 
@@ -136,7 +139,7 @@ def explain(subject: Subject, verdict: Verdict, against: Reference | None, provi
 
     failures = [check for check in verdict.checks if not check.passed]
     try:
-        runtime = None if verdict.signature is None else open_runtime(subject.path, provider)
+        runtime = None if verdict.signature is None else open_for_proof(subject.path, subject.precision, provider)
         cause, place = diagnose(failures, runtime, against, *_knowledge(against))
         if subject.path.suffix == ".onnx" and (nodes := lint.suspicious(lint.load(subject.path))):
             cause = f"{cause} (look at these nodes first: {nodes})"
@@ -168,14 +171,25 @@ def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, f
     return Subject(path=copy, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 
-def _chosen(bundle: Bundle, path: Path) -> list[Artifact]:
-    """The artifacts of a bundle that were meant and can be run here."""
-    artifacts = [a for a in bundle.manifest.artifacts if path.is_dir() or bundle.file(a) == path.resolve()]
-    if find_spec("torch") is None:
-        artifacts = [artifact for artifact in artifacts if artifact.format != "torchscript"]
-    if not artifacts:
-        raise InputError(f"No artifact of {bundle.path} can be checked without PyTorch; install it.")
-    return artifacts
+def _chosen(bundle: Bundle, path: Path, provider: str) -> tuple[list[Artifact], list[str]]:
+    """The artifacts of a bundle that were meant and can be judged here; those that cannot, and why."""
+    chosen: list[Artifact] = []
+    left_out: list[str] = []
+    for artifact in bundle.manifest.artifacts:
+        if not path.is_dir() and bundle.file(artifact) != path.resolve():
+            continue
+        why = NO_KERNEL.get((artifact.precision, provider), "")
+        if artifact.precision == "float16" and artifact.format == "onnx":
+            why = ""  # on the CPU it is computed in float32
+        if artifact.format == "torchscript" and find_spec("torch") is None:
+            why = "PyTorch is not installed"
+        if why:
+            left_out.append(f"{artifact.path}: {why}")
+        else:
+            chosen.append(artifact)
+    if not chosen:
+        raise InputError(f"No artifact of {bundle.path} can be checked here ({'; '.join(left_out)}).")
+    return chosen, left_out
 
 
 def _bundle_of(path: Path) -> Bundle | None:

@@ -68,7 +68,7 @@ def test_only_columns_that_vary_are_shown():
 
 def test_artifacts_stand_side_by_side():
     checks = [check(), check(artifact="model.torchscript", passed=False, max_abs=0.5), check(name="lint", max_abs=None)]
-    headings, rows = report.parity_table(checks)
+    ((headings, rows),) = report.parity_tables(checks)
     assert headings == ["check", "output", "tolerance", "model.onnx", "model.torchscript"]
     assert rows[0] == ["shapes", "y", "1.0e-05", "1.0e-07", "FAILED 5.0e-01"]
     assert rows[1][3:] == ["passed", ""]

@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from onnxruntime.quantization import quantize_dynamic
 from sabotage import MODELS, SABOTAGE, WRONG_TORCHSCRIPT
 
 from lstm_deploy import sources, validation
 from lstm_deploy.cases import Effort, make_cases
+from lstm_deploy.exporters.int8 import quantize_onnx
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.judging import Subject
 from lstm_deploy.lifting import example
@@ -32,7 +32,7 @@ def right(forecaster, tmp_path_factory):
         if name == "int8":
             path, reference, cases = right_one("two layers")
             quantized = folder / "int8.onnx"
-            quantize_dynamic(path, quantized, per_channel=True)
+            quantize_onnx(path, quantized)
             return quantized, reference, cases
         torch.manual_seed(0)
         if name == "forecaster":

@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from torch import nn
 
 from lstm_deploy import environment, report, sources
@@ -23,14 +24,19 @@ from lstm_deploy.bundle import (
     write_manifest,
     writing,
 )
-from lstm_deploy.cases import QUICK, make_cases, record
+from lstm_deploy.cases import QUICK, Case, make_cases, record
+from lstm_deploy.checks import ParityReport
 from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, user_line
+from lstm_deploy.exporters.int8_torch import quantized_copy
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
+from lstm_deploy.exporters.precision import FLOAT16, INT8, Precisions, Request
 from lstm_deploy.exporters.torchscript import export_torchscript
+from lstm_deploy.exporters.trials import Examiner
 from lstm_deploy.files import sha256
-from lstm_deploy.judging import check_bundle
+from lstm_deploy.judging import check_artifacts
+from lstm_deploy.metrics import examples
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
-from lstm_deploy.signature import StateLayout, TensorSpec
+from lstm_deploy.signature import StateDtype, StateLayout, TensorSpec
 from lstm_deploy.stateful import Lifted
 
 FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
@@ -38,6 +44,9 @@ FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
     "torchscript": ("model.torchscript", export_torchscript),
 }
 """File name and writer of each format."""
+NOTHING_MORE = Request()
+LONG = 10_000
+"""Carried steps over which the errors of lower precisions are followed."""
 
 
 def export(
@@ -51,6 +60,11 @@ def export(
     trust_pickle: bool = False,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
+    quantize: Literal["int8", "auto"] | None = None,
+    half: bool = False,
+    state_dtype: StateDtype = "float16",
+    data: str | os.PathLike[str] | None = None,
+    max_metric_loss: float | None = None,
     force: bool = False,
     on_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Bundle:
@@ -63,14 +77,26 @@ def export(
     the file; `trust_pickle` allows a pickle of a whole module to run its code. `on_progress` is told what is being
     done. Where the same source stands exported with the same options already, that bundle is returned as it is.
 
+    `quantize="int8"` adds int8 artifacts and `"auto"` adds them only where they are faster here; `half` adds float16
+    for CUDA, whose state is `state_dtype`. What they lose is measured on `data`, else on what `train` held out, and
+    may be `max_metric_loss` of the metric (see `precision.Request` for the defaults).
+
     Raises `InputError` for a source that cannot be read or lifted and for an output that is taken,
-    `ParityError` if an artifact differs from the model; then nothing is written.
+    `ParityError` if an artifact differs from the model; then nothing is written. Where int8 was asked for and loses
+    more than is allowed, whichever layers stay in float, a bundle of float32 is written before that `ParityError`.
     """
     path = Path(output)
-    stages = len(formats) + 3
+    request = Request(
+        quantize=quantize,
+        half=half,
+        state_dtype=state_dtype,
+        data=None if data is None else Path(data),
+        max_metric_loss=max_metric_loss,
+    )
+    stages = len(formats) + (4 if request else 3)
     specs = _specs(inputs)
     if isinstance(source, nn.Module):
-        options = _options(formats, state_layout)
+        options = _options(formats, state_layout, request)
         check_free(path, force=force)
         if not specs:
             raise InputError('The inputs of a module must be given, as in inputs={"x": "float32[batch,seq,40]"}.')
@@ -89,9 +115,9 @@ def export(
                 trust_pickle=trust_pickle,
             )
         )
-        if (there := up_to_date(origin, path, formats, state_layout)) is not None:
+        if (there := up_to_date(origin, path, formats, state_layout, request)) is not None:
             return there
-        options = _options(formats, state_layout, origin)
+        options = _options(formats, state_layout, request, origin)
         check_free(path, force=force)
         on_progress(0, stages, "lifting")
         loaded = sources.load(origin, state_layout)
@@ -101,10 +127,13 @@ def export(
             on_progress(stage, stages, f"writing {format_}")
             name, write = FORMATS[format_]
             _write(write, format_, loaded.lifted, partial / name)
-            artifacts.append(_artifact(partial / name, format_))
-        on_progress(stages - 2, stages, "running PyTorch")
+            artifacts.append(Artifact.of(partial / name, format_))
+        quantized = None
+        if quantize == "int8" and "torchscript" in formats:
+            quantized = _write_int8_torchscript(loaded.lifted, partial)
+        on_progress(len(formats) + 1, stages, "running PyTorch")
         reference = ReferenceRuntime(loaded.lifted)
-        cases = make_cases(reference, QUICK)
+        cases = make_cases(reference, QUICK._replace(steps=LONG) if request else QUICK)
         np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
         manifest = Manifest(
             name=path.resolve().name,
@@ -119,21 +148,70 @@ def export(
             versions=environment.versions(),
         )
         described = f"PyTorch in float64 ({_name(loaded.source)})"
+        directory = Path(loaded.source.path or "").parent
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
         write_manifest(partial, manifest)
-        on_progress(stages - 1, stages, "proving parity")
+        on_progress(len(formats) + 2, stages, "proving parity")
         bundle = Bundle(partial)
-        parity = check_bundle(bundle, cases, described)
-        if not parity.passed:
-            worst = max(parity.failures, key=lambda check: check.severity)
-            raise ParityError(
-                f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing "
-                "was written; forward must be a function of its inputs and the state alone, without random draws or "
-                "branches on sizes. If it is, please report this with the module."
+        bundle.update(parity=_proven(check_artifacts(bundle, artifacts, cases, described)))
+        if request:
+            given = examples(manifest.contract, request.data, _with_data(manifest.training, directory))
+            examiner = Examiner(partial / artifacts[0].path, given, cases, request.max_metric_loss)
+            precisions = Precisions(
+                partial, artifacts, request, examiner, lambda what: on_progress(stages - 1, stages, what)
             )
-        bundle.update(parity=parity)
+            precisions.make(quantized)
+            _add(bundle, precisions, cases, described)
         report.write(bundle)
+    if quantize == "int8" and not any(artifact.precision == "int8" for artifact in bundle.manifest.artifacts):
+        raise ParityError(
+            f"{bundle.manifest.notes[0]}. {path} holds float32 only; allow more with --max-metric-loss, or give data "
+            "like that in use with --data."
+        )
     return Bundle(path)
+
+
+def _proven(parity: ParityReport) -> ParityReport:
+    """A report of float32 artifacts, all of which must pass; raises `ParityError` with the worst check."""
+    if parity.passed:
+        return parity
+    worst = max(parity.failures, key=lambda check: check.severity)
+    raise ParityError(
+        f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing "
+        "was written; forward must be a function of its inputs and the state alone, without random draws or "
+        "branches on sizes. If it is, please report this with the module."
+    )
+
+
+def _write_int8_torchscript(lifted: Lifted, folder: Path) -> tuple[int, int] | None:
+    """Write the int8 TorchScript artifact, to be examined; its LSTM layers in int8, and all. None where it has none."""
+    quantized, done, total = quantized_copy(lifted)
+    if not done:
+        return None
+    _write(export_torchscript, "torchscript", quantized, folder / INT8["torchscript"])
+    return done, total
+
+
+def _add(bundle: Bundle, precisions: Precisions, cases: Sequence[Case], described: str) -> None:
+    """Enter artifacts of lower precision into a bundle, with their parity."""
+    before, parity = bundle.manifest, bundle.manifest.parity
+    assert parity is not None
+    bundle.update(artifacts=(*before.artifacts, *precisions.artifacts), notes=tuple(precisions.notes))
+    found = check_artifacts(bundle, precisions.artifacts, cases, described)
+    merged = replace(
+        found,
+        passed=parity.passed and found.passed,
+        checks=parity.checks + found.checks,
+        profiles=parity.profiles + found.profiles,
+    )
+    bundle.update(parity=merged)
+
+
+def _with_data(training: Mapping[str, Any] | None, directory: Path) -> Mapping[str, Any] | None:
+    """What the training reported, its data found from where the checkpoint lies."""
+    if not training or "data" not in training:
+        return training
+    return {**training, "data": {**training["data"], "path": str(directory / training["data"]["path"])}}
 
 
 def plan(
@@ -141,18 +219,19 @@ def plan(
     output: Path,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
+    request: Request = NOTHING_MORE,
     *,
     force: bool = False,
 ) -> dict[str, Any]:
     """What `export` would do, with the same errors, but nothing written."""
-    options = _options(formats, state_layout, origin)
-    if up_to_date(origin, output, formats, state_layout) is None:
+    options = _options(formats, state_layout, request, origin)
+    if up_to_date(origin, output, formats, state_layout, request) is None:
         check_free(output, force=force)
     loaded = sources.load(origin, state_layout)
     return {
         "source": str(origin.path),
         "output": str(output),
-        "files": [MANIFEST, *(FORMATS[name][0] for name in formats), GOLDEN, REPORT],
+        "files": [MANIFEST, *(FORMATS[name][0] for name in formats), *_lower(formats, request), GOLDEN, REPORT],
         "options": options,
         "contract": loaded.lifted.signature,
         "findings": loaded.findings,
@@ -164,9 +243,10 @@ def up_to_date(
     output: Path,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
+    request: Request = NOTHING_MORE,
 ) -> Bundle | None:
     """The whole bundle at `output`, if it is from this very file, with these options and this release."""
-    options = _options(formats, state_layout, origin)
+    options = _options(formats, state_layout, request, origin)
     try:
         bundle = Bundle(output)
     except InputError:
@@ -180,6 +260,12 @@ def up_to_date(
         and not bundle.changed_files()
     )
     return bundle if same else None
+
+
+def _lower(formats: Sequence[str], request: Request) -> list[str]:
+    """Artifacts of lower precision that may come of a request."""
+    quantized = [INT8[name] for name in formats] if request.quantize else []
+    return [*quantized, FLOAT16] if request.half else quantized
 
 
 def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
@@ -204,14 +290,32 @@ def _write(write: Callable[[Lifted, Path], None], format_: str, lifted: Lifted, 
         ) from error
 
 
-def _options(formats: Sequence[str], state_layout: str, origin: sources.Origin | None = None) -> dict[str, Any]:
+def _options(
+    formats: Sequence[str], state_layout: str, request: Request, origin: sources.Origin | None = None
+) -> dict[str, Any]:
     """What decides, with the source, what is written; raises `InputError` for what is not known."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"{unknown[0] if unknown else ''!r} is not a format; choose from {', '.join(FORMATS)}.")
     if state_layout not in get_args(StateLayout):
         raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
+    if request.quantize not in (None, "int8", "auto"):
+        raise InputError(f"{request.quantize!r} is no way to quantize; use int8 or auto.")
+    if (request.half or request.quantize == "auto") and "onnx" not in formats:
+        raise InputError("float16 and --quantize auto are for ONNX; add --format onnx.")
+    if request.data is not None and not request:
+        raise InputError("--data is what int8 and float16 are measured on; ask for one with --quantize or --half.")
+    if request.data is not None and not request.data.is_file():
+        raise InputError(f"{request.data} does not exist or is not a file; check --data.")
     options: dict[str, Any] = {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
+    if request:
+        options |= {
+            "quantize": request.quantize,
+            "half": request.half,
+            "state_dtype": request.state_dtype,
+            "data_sha256": sha256(request.data) if request.data else None,
+            "max_metric_loss": request.max_metric_loss,
+        }
     if origin is not None:
         code = Path((origin.model or "").rpartition(":")[0])
         options |= {
@@ -222,21 +326,6 @@ def _options(formats: Sequence[str], state_layout: str, origin: sources.Origin |
             "inputs": [str(spec) for spec in origin.inputs],
         }
     return options
-
-
-def _artifact(path: Path, format_: str) -> Artifact:
-    """What the manifest says of a file that was just written."""
-    weights = path.with_name(f"{path.name}.data")
-    files = [path, weights] if weights.exists() else [path]
-    return Artifact(
-        path=path.name,
-        format=format_,
-        precision="float32",
-        sha256=sha256(path),
-        bytes=sum(file.stat().st_size for file in files),
-        weights=weights.name if weights.exists() else None,
-        weights_sha256=sha256(weights) if weights.exists() else None,
-    )
 
 
 def _name(source: Source) -> str:

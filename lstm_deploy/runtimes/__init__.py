@@ -13,6 +13,13 @@ PROVIDERS = ("cpu", "cuda")
 """Execution providers by the names of the command line."""
 
 
+NO_KERNEL = {
+    ("float16", "cpu"): "the CPU has no float16 LSTM",
+    ("int8", "cuda"): "CUDA has no int8 LSTM, and would leave it to the CPU",
+}
+"""Precisions that a provider cannot run, and why."""
+
+
 class Recurrence(Protocol):
     """A model at one batch size and length, its buffers made once and its state kept between calls."""
 

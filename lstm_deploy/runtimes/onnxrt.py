@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
+from lstm_deploy import lint
 from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.runtimes import NO_KERNEL
 from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec
 
@@ -52,6 +56,8 @@ class OnnxRuntime:
 
     def __init__(self, path: Path | bytes, provider: str = "cpu", threads: int | None = None) -> None:
         self.provider = provider
+        if isinstance(path, Path):
+            _refuse(path, provider)
         self.session = open_session(path, provider, threads)
         try:
             text = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
@@ -186,6 +192,19 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
             "or use --provider cpu."
         )
     return session
+
+
+def _refuse(path: Path, provider: str) -> None:
+    """Raise `InputError` for an LSTM that the provider has no kernel for: onnxruntime crashes, or runs it elsewhere."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError):
+        return  # what is no model is told when the session opens it
+    if provider == "cpu" and lint.has_float16_lstm(model):
+        why = NO_KERNEL["float16", "cpu"]
+        raise InputError(f"{path} cannot run here: {why}; use --provider cuda, or the float32 artifact.")
+    if provider == "cuda" and lint.operators(model)["DynamicQuantizeLSTM"]:
+        raise InputError(f"{path} cannot run there: {NO_KERNEL['int8', 'cuda']}; use --provider cpu, or export --half.")
 
 
 def _preload_cuda() -> None:

@@ -1,0 +1,189 @@
+"""Which artifacts of lower precision a bundle gets beside its float32 ones, and the evidence for each."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from msgspec import Struct
+from msgspec.structs import replace
+
+from lstm_deploy import benchmark, environment
+from lstm_deploy.bundle import Artifact, Evidence
+from lstm_deploy.errors import ParityError
+from lstm_deploy.exporters.float16 import export_float16
+from lstm_deploy.exporters.int8 import lstm_counts
+from lstm_deploy.exporters.trials import Examiner, Trial, search_int8
+from lstm_deploy.runtimes import SUFFIXES
+from lstm_deploy.signature import StateDtype
+from lstm_deploy.statistics import ratio
+
+INT8 = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript"}
+FLOAT16 = "model.fp16.onnx"
+
+OnTrial = Callable[[str], None]
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What is asked for beside float32."""
+
+    quantize: Literal["int8", "auto"] | None = None
+    """`auto` keeps int8 ONNX only where it is faster than float32 on this machine, and within the budget."""
+    half: bool = False
+    state_dtype: StateDtype = "float16"
+    """Of the float16 artifact."""
+    data: Path | None = None
+    """What to measure the loss on; none for the part of the training's file that was held out."""
+    max_metric_loss: float | None = None
+    """As a part of the metric, 1 % where it is none; without data of how much the outputs vary, then 10 %."""
+
+    def __bool__(self) -> bool:
+        return self.half or self.quantize is not None
+
+
+class Precisions:
+    """Makes artifacts of lower precision in `folder`, beside the float32 ones that were `made` there."""
+
+    def __init__(
+        self,
+        folder: Path,
+        made: Sequence[Artifact],
+        request: Request,
+        examiner: Examiner,
+        on_trial: OnTrial = lambda _: None,
+    ) -> None:
+        self.folder, self.request, self.examiner, self.on_trial = folder, request, examiner, on_trial
+        self.made = {artifact.format: artifact for artifact in made}
+        self.artifacts: list[Artifact] = []
+        self.notes: list[str] = []
+        """What was decided, one sentence each."""
+
+    def make(self, quantized: tuple[int, int] | None) -> None:
+        """All that was asked for; `quantized` tells the LSTM layers of an int8 TorchScript file that lies there.
+
+        Raises `ParityError` where float16 does not hold.
+        """
+        if self.request.quantize and "onnx" in self.made:
+            self.int8_onnx()
+        if quantized is not None:
+            self.int8_torchscript(self.folder / INT8["torchscript"], quantized)
+        if self.request.half:
+            self.float16()
+
+    def int8_onnx(self) -> None:
+        """The best int8 artifact within the budget, if there is one; for `auto` the fastest, if that is not float32."""
+        source = self.folder / self.made["onnx"].path
+        with tempfile.TemporaryDirectory(dir=self.folder) as trials:
+            within, tried = search_int8(source, Path(trials), self.examiner, self.on_trial)
+            if not within:
+                best = min(tried, key=lambda trial: trial.difference)
+                kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
+                self.notes.append(f"int8 is left out: even at best{kept}, {best.problem}")
+                return
+            self.on_trial("timing int8")
+            timed = times([source, *(trial.path for trial in within)], self.examiner.seq_len)
+            chosen = min(within, key=lambda trial: trial.difference)
+            if self.request.quantize == "auto":
+                chosen = min(within, key=lambda trial: timed.get(trial.path, {}).get("time_ratio", np.inf))
+                faster, words = _is_faster(timed.get(chosen.path, {}))
+                self.notes.append(f"{'int8' if faster else 'float32'} is best here: {words}")
+                if not faster:
+                    return
+            elif timed and timed[chosen.path]["time_ratio_interval"][0] > 1:
+                self.notes.append(f"int8 is smaller here, but not faster: {_is_faster(timed[chosen.path])[1]}")
+            if chosen.kept:
+                self.notes.append(f"kept in float32: {' and '.join(chosen.kept)}, since otherwise {tried[0].problem}")
+            target = chosen.path.rename(self.folder / INT8["onnx"])
+            layers = lstm_counts(onnx.load(target, load_external_data=False))
+            self._add(chosen, target, layers, tried, timed.get(chosen.path, {}))
+
+    def int8_torchscript(self, path: Path, layers: tuple[int, int]) -> None:
+        """Keep the int8 artifact at `path` if it is within the budget."""
+        self.on_trial("trying int8 TorchScript")
+        trial = self.examiner.examine(path, "int8")
+        if trial.problem:
+            path.unlink()
+            self.notes.append(f"{path.name} is left out: {trial.problem}")
+            return
+        timed = times([self.folder / self.made["torchscript"].path, path], self.examiner.seq_len)
+        self._add(trial, path, layers, [trial], timed.get(path, {}))
+
+    def float16(self) -> None:
+        """The float16 artifact. Raises `ParityError` where float16 overflows or is not within the budget."""
+        path = self.folder / FLOAT16
+        self.on_trial("writing float16")
+        export_float16(self.folder / self.made["onnx"].path, path, self.request.state_dtype)
+        trial = self.examiner.examine(path, "float16")
+        if trial.problem:
+            raise ParityError(f"float16 is not within the budget: {trial.problem}; export without --half.")
+        layers = sum(lstm_counts(onnx.load(path, load_external_data=False)))
+        self._add(trial, path, (layers, layers), [trial], {})
+        self.notes.append(
+            f"{path.name} was proven with its numbers rounded to float16 and its sums in float32, since the CPU has no "
+            "float16 LSTM: prove it where a GPU is, with validate --provider cuda"
+        )
+
+    def _add(
+        self, trial: Trial, path: Path, layers: tuple[int, int], tried: Sequence[Trial], timed: Mapping[str, Any]
+    ) -> None:
+        """List an artifact with its evidence; `layers` are its LSTM layers in lower precision, and all."""
+        beside = self.made[SUFFIXES[path.suffix]]
+        artifact = Artifact.of(path, beside.format, trial.precision)
+        examiner = self.examiner
+        evidence = Evidence(
+            lowered_layers=layers[0],
+            lstm_layers=layers[1],
+            kept_float=trial.kept,
+            settings={**trial.settings, "chosen_for": environment.describe()["cpu"]["features"]},
+            bytes_ratio=artifact.bytes / beside.bytes,
+            data=examiner.given.described,
+            metric=examiner.given.metric,
+            metric_float32=examiner.wanted.metric,
+            metric_value=trial.metric,
+            loss=trial.loss,
+            max_loss=examiner.max_loss,
+            difference=trial.difference,
+            cosine=trial.cosine,
+            tried=tuple(each.described() for each in tried),
+            **timed,
+        )
+        dtype = self.request.state_dtype if trial.precision == "float16" else "float32"
+        self.artifacts.append(replace(artifact, state_dtype=dtype, evidence=evidence))
+
+
+def _is_faster(timed: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether int8 is clearly faster than float32, and the figures."""
+    if not timed:
+        return False, "it can be timed neither in streams nor in sequences"
+    low, high = timed["time_ratio_interval"]
+    what = "a step" if timed["scenario"] == "stream" else "a sequence"
+    return high < 1, f"in int8 {what} takes {timed['time_ratio']:.2f} ({low:.2f} to {high:.2f}) of float32's time"
+
+
+def times(paths: Sequence[Path], seq_len: int) -> dict[Path, dict[str, Any]]:
+    """Time single steps of artifacts side by side, or sequences where they cannot be streamed.
+
+    For each path the fields of `Evidence` about time; the first path is the float32 artifact. Empty where one of them
+    runs in neither way.
+    """
+    for scenario in benchmark.SCENARIOS:
+        plan = benchmark.Plan(scenarios=(scenario,), batches=(1,), seq_lens=(seq_len,), baselines=())
+        rows = {row["artifact"]: row for row in benchmark.bench(paths, plan)["results"]}
+        if len(rows) == len(paths):
+            break
+    else:
+        return {}
+    rounds = {path: [np.array([median]) for median in rows[path.name]["round_medians_us"]] for path in paths}
+    found = {}
+    for path in paths:
+        time_ratio, interval = ratio(rounds[path], rounds[paths[0]])
+        found[path] = {
+            "scenario": scenario,
+            "p50_us": rows[path.name]["p50_us"],
+            "p50_us_float32": rows[paths[0].name]["p50_us"],
+            "time_ratio": time_ratio,
+            "time_ratio_interval": interval,
+        }
+    return found

@@ -1,0 +1,137 @@
+"""Artifacts of lower precision, tried out: what each loses, and the search for one within a budget."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+
+from lstm_deploy import environment, metrics
+from lstm_deploy.cases import Case
+from lstm_deploy.exporters.int8 import Settings, parts, quantize_onnx
+from lstm_deploy.judging import open_for_proof, prove_file
+from lstm_deploy.metrics import Examples, Measured
+
+MAX_METRIC_LOSS = 0.01
+"""What a metric may lose where nobody says otherwise."""
+MAX_DIFFERENCE = 0.1
+"""Where no data tells a metric: how far outputs may be from float32's, as a part of how much they vary."""
+SEQUENCE = 100
+"""Steps that are timed in one call where a model cannot be streamed."""
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""CPU features that add products of bytes in 32 bits; without them signed products saturate."""
+
+
+class Trial(NamedTuple):
+    """One artifact of lower precision, and what it loses."""
+
+    path: Path
+    precision: str
+    settings: dict[str, Any]
+    kept: tuple[str, ...]
+    metric: float | None
+    loss: float
+    difference: float
+    cosine: float
+    problem: str
+    """Why it is not within the budget; empty if it is."""
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            **self.settings,
+            "kept_float": self.kept,
+            "loss": self.loss,
+            "difference": self.difference,
+            "cosine": self.cosine,
+            "problem": self.problem,
+        }
+
+
+class Examiner:
+    """Holds artifacts against a float32 one: on data, and on the cases that every artifact has to pass."""
+
+    def __init__(self, wanted: Path, given: Examples, cases: Sequence[Case], max_loss: float | None) -> None:
+        """`wanted` is the float32 artifact; `max_loss` is what may be lost, the default where it is none."""
+        self.given, self.cases = given, cases
+        default = MAX_METRIC_LOSS if given.truth else MAX_DIFFERENCE
+        self.max_loss = default if max_loss is None else max_loss
+        self.wanted, self.seq_len = self._measured(wanted, "float32")
+
+    def examine(
+        self, path: Path, precision: str, settings: dict[str, Any] | None = None, kept: Sequence[str] = ()
+    ) -> Trial:
+        """What an artifact loses, and whether that is within the budget."""
+        found, _ = self._measured(path, precision)
+        difference, cosine = metrics.difference(found.outputs, self.wanted.outputs)
+        loss = difference
+        if found.metric is not None and self.wanted.metric is not None:
+            loss = metrics.loss(self.given.metric, found.metric, self.wanted.metric)
+        problem = self._too_much(loss) if loss > self.max_loss else self._differs(path, precision)
+        return Trial(path, precision, settings or {}, tuple(kept), found.metric, loss, difference, cosine, problem)
+
+    def _measured(self, path: Path, precision: str) -> tuple[Measured, int]:
+        """What an artifact makes of the examples, and the steps of a long call."""
+        runtime = open_for_proof(path, precision, "cpu")
+        try:
+            return metrics.measure(runtime, self.given), runtime.signature.clamp({"seq": SEQUENCE})["seq"]
+        finally:
+            runtime.close()
+
+    def _too_much(self, loss: float) -> str:
+        if self.given.truth:
+            what = f"its {self.given.metric.replace('_', ' ')} is {loss:.2%} worse"
+        else:
+            what = f"its outputs differ from float32's by {loss:.2%} of how much these vary"
+        return f"{what} on {self.given.described}, where {self.max_loss:.2%} is allowed"
+
+    def _differs(self, path: Path, precision: str) -> str:
+        checks = prove_file(path, path.name, precision, "cpu", self.cases).checks
+        worst = max(checks, key=lambda check: check.severity)
+        if worst.passed:
+            return ""
+        size = "" if worst.max_abs is None else f" by {worst.max_abs:.2g}, where {worst.tolerance:.2g} is allowed"
+        return f"{worst.output or worst.name} differs{size} ({worst.name}: {worst.detail})"
+
+
+def search_int8(
+    source: Path, folder: Path, examiner: Examiner, on_trial: Callable[[str], None]
+) -> tuple[list[Trial], list[Trial]]:
+    """int8 artifacts of the float32 graph at `source`, written into `folder`: those within the budget, and all.
+
+    Where no settings are within it, layers are kept in float one after another, those first whose rounding costs the
+    most, until it holds. Raises `InputError` for a graph that cannot be quantized.
+    """
+    labels = list(parts(onnx.load(source, load_external_data=False)))
+    tried: list[Trial] = []
+
+    def attempt(settings: Settings, kept: Collection[str] = ()) -> Trial:
+        path = folder / f"trial{len(tried)}.onnx"
+        described = settings.described()
+        on_trial(
+            f"trying {', '.join(map(str, described.values()))} bits" + (f" without {', '.join(kept)}" if kept else "")
+        )
+        quantize_onnx(source, path, settings, kept)
+        tried.append(examiner.examine(path, "int8", described, [label for label in labels if label in kept]))
+        return tried[-1]
+
+    choices = _choices()
+    within = [trial for trial in map(attempt, choices) if not trial.problem]
+    if within or len(labels) == 1:
+        return within, tried
+    best = choices[min(range(len(choices)), key=lambda index: tried[index].difference)]
+    spared = {label: attempt(best, [label]) for label in labels}
+    order = sorted(labels, key=lambda label: spared[label].difference)
+    for count in range(1, len(labels)):
+        trial = spared[order[0]] if count == 1 else attempt(best, order[:count])
+        if not trial.problem:
+            return [trial], tried
+    return [], tried
+
+
+def _choices() -> list[Settings]:
+    """What is worth trying on this CPU, the usual first."""
+    found = [Settings(), Settings(per_channel=False)]
+    if not any(feature in environment.describe()["cpu"]["features"] for feature in VNNI):
+        found += [Settings(unsigned=True), Settings(reduce_range=True)]
+    return found

@@ -1,0 +1,236 @@
+"""What an artifact is worth on data: the metric of its task, and how far its outputs are from another's. No PyTorch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_deploy.data import read_series, read_text
+from lstm_deploy.errors import InputError
+from lstm_deploy.files import read_npz, sha256
+from lstm_deploy.runtimes import Runtime
+from lstm_deploy.sampling import sample_inputs, sizes_of
+from lstm_deploy.signature import Array, Feeds, Signature
+from lstm_deploy.tasks import Forecast, LanguageModel
+
+HELD_OUT = {"forecast": 0.2, "lm": 0.1}
+"""The part at the end of a file that `train` keeps for the metric, by task."""
+ROWS, STEPS = 32, 100
+"""Streams of a text, and steps of a call, where the training does not tell."""
+WINDOWS = 256
+"""Rows of one call."""
+DRAWN_ROWS, DRAWN_CALLS, DRAWN_STEPS = 8, 4, 64
+
+
+class Examples(NamedTuple):
+    """Calls, and the truth where it is known."""
+
+    described: str
+    metric: str
+    """`rmse`, `bits_per_character` or `accuracy`; empty where there is no truth."""
+    calls: tuple[Feeds, ...]
+    truth: tuple[Array, ...]
+    """What each call should give, in the shape that its metric takes; empty where it is not known."""
+    carry: bool
+    """Whether each call starts from the state that the one before left."""
+
+
+class Measured(NamedTuple):
+    """What an artifact made of examples."""
+
+    metric: float | None
+    outputs: tuple[Array, ...]
+    """The first output of each call, `[entries, columns]`."""
+
+
+def examples(signature: Signature, data: Path | None, training: Mapping[str, Any] | None = None) -> Examples:
+    """What to measure on: the data, the part of the training's file that was held out, or inputs that are drawn.
+
+    A series (CSV, `.npz`) for a forecast and a text for a language model; for other models an `.npz` with an array for
+    each input by its name and `y`, what the first output should be: of the same shape, or its classes as integers.
+    `training` is what the training reported; of the file that it names only the end is used, which it never saw.
+    Raises `InputError` for a file that does not fit.
+    """
+    known = (training or {}).get("data") or {}
+    held_out = False
+    if data is None:
+        path = Path(known.get("path") or "")
+        if not path.is_file() or sha256(path) != known.get("sha256"):
+            return _drawn(signature)
+        data, held_out = path, True
+    elif data.is_file():
+        held_out = sha256(data) == known.get("sha256")
+    match signature.task:
+        case Forecast() as task:
+            return _series(signature, task, data, held_out=held_out)
+        case LanguageModel() as task:
+            options = (training or {}).get("options") or {}
+            return _text(task, data, options.get("batch_size", ROWS), options.get("window", STEPS), held_out=held_out)
+    return _arrays(signature, data)
+
+
+def measure(runtime: Runtime, given: Examples) -> Measured:
+    """Run an artifact on examples. Raises `InputError` where it does not run on them."""
+    signature = runtime.signature
+    name, last_step = signature.outputs[0].name, given.metric == "rmse" and not given.carry
+    state: Feeds = {}
+    outputs: list[Array] = []
+    squared, bits, right, count = 0.0, 0.0, 0, 0
+    for number, feeds in enumerate(given.calls):
+        if not state or not given.carry:
+            state = signature.initial_state(_rows(signature, feeds))
+        results = runtime.run({**feeds, **state})
+        state = signature.next_state(results)
+        y = results[name]
+        outputs.append(y.reshape(-1, y.shape[-1]) if y.ndim > 1 else y[:, None])
+        if not given.truth:
+            continue
+        truth = given.truth[number]
+        if last_step and "seq" in signature.outputs[0].shape and truth.ndim == y.ndim - 1:
+            y = np.take(y, -1, axis=signature.outputs[0].shape.index("seq"))
+        if given.metric == "rmse":
+            squared += float(np.sum(np.square(_alike(y, truth).astype(np.float64) - truth)))
+        elif given.metric == "accuracy":
+            right += int(np.count_nonzero(y.argmax(-1) == truth))
+        else:
+            bits += _bits(y, truth)
+        count += truth.size
+    metric = {"rmse": math.sqrt(squared / max(count, 1)), "accuracy": right / max(count, 1)}
+    metric["bits_per_character"] = bits / max(count, 1)
+    return Measured(metric[given.metric] if given.truth else None, tuple(outputs))
+
+
+def loss(metric: str, value: float, wanted: float) -> float:
+    """How much worse a metric became, as a part of what it was; below 0 where it became better."""
+    if not (math.isfinite(value) and math.isfinite(wanted)):
+        return math.inf
+    worse = wanted - value if metric == "accuracy" else value - wanted
+    return worse / wanted if wanted else (0.0 if worse <= 0 else math.inf)
+
+
+def difference(outputs: Sequence[Array], wanted: Sequence[Array]) -> tuple[float, float]:
+    """RMS of the difference as a part of how much the columns vary, and the cosine between the two.
+
+    A difference of a tenth means a cosine of 0.995 or more, where columns vary about 0; where they lie far from 0, a
+    cosine says nothing.
+    """
+    ours, theirs = (np.concatenate(arrays).astype(np.float64) for arrays in (outputs, wanted))
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return math.inf, 0.0
+    off, spread = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs - theirs.mean(0)))
+    lengths = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    cosine = float(np.vdot(ours, theirs)) / lengths if lengths else float(not off)
+    return off / spread if spread else (math.inf if off else 0.0), min(cosine, 1.0)
+
+
+def _series(signature: Signature, task: Forecast, path: Path, *, held_out: bool) -> Examples:
+    """Windows of a series and the row after each, as in training."""
+    rows = read_series(path, task.features).values.astype(np.float32)
+    first = len(rows) - max(1, round(HELD_OUT["forecast"] * len(rows))) if held_out else task.window
+    if first < task.window or first >= len(rows):
+        raise InputError(f"{path} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
+    columns = [task.features.index(name) for name in task.targets]
+    described = f"the held-out part of {path.name}" if held_out else path.name
+    (x,) = (spec.name for spec in signature.inputs)
+    if signature.state_policy == "carry":
+        parts = [
+            (start, min(start + STEPS, len(rows) - 1)) for start in range(first - task.window, len(rows) - 1, STEPS)
+        ]
+        calls = tuple({x: rows[None, start:stop]} for start, stop in parts)
+        return Examples(
+            described, "rmse", calls, tuple(rows[None, a + 1 : b + 1, columns] for a, b in parts), carry=True
+        )
+    ends = np.arange(first, len(rows))
+    batches = np.split(ends, range(WINDOWS, len(ends), WINDOWS))
+    windows = tuple({x: rows[batch[:, None] + np.arange(-task.window, 0)]} for batch in batches)
+    return Examples(described, "rmse", windows, tuple(rows[batch][:, columns] for batch in batches), carry=False)
+
+
+def _text(task: LanguageModel, path: Path, streams: int, steps: int, *, held_out: bool) -> Examples:
+    """A text cut into equal streams that are read side by side, as in training."""
+    index = {character: token for token, character in enumerate(task.vocabulary)}
+    text = read_text(path)
+    text = text[round((1 - HELD_OUT["lm"]) * len(text)) :] if held_out else text
+    if unknown := sorted(set(text) - set(index)):
+        raise InputError(f"{path} has {unknown[0]!r}, which the model has never seen; give another text.")
+    if len(text) < 3:
+        raise InputError(f"{path} has {len(text)} characters, too few to predict; give a longer text.")
+    tokens = np.array([index[character] for character in text], np.int64)
+    streams = max(1, min(streams, (len(tokens) - 1) // steps))
+    length = (len(tokens) - 1) // streams
+    x = tokens[: streams * length].reshape(streams, length)
+    y = tokens[1 : streams * length + 1].reshape(streams, length)
+    cuts = [slice(a, b) for a, b in pairwise([*range(0, length, steps), length])]
+    described = f"the held-out part of {path.name}" if held_out else path.name
+    calls = tuple({"x": np.ascontiguousarray(x[:, cut])} for cut in cuts)
+    return Examples(described, "bits_per_character", calls, tuple(y[:, cut] for cut in cuts), carry=True)
+
+
+def _arrays(signature: Signature, path: Path) -> Examples:
+    """Inputs and truth by name."""
+    if path.suffix != ".npz":
+        names = ", ".join(spec.name for spec in signature.inputs)
+        raise InputError(f"{path} is not an .npz file; for this model give one with the arrays {names} and y.")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; check the path.")
+    arrays = read_npz(path)
+    output = signature.outputs[0]
+    if missing := [name for name in (*(spec.name for spec in signature.inputs), "y") if name not in arrays]:
+        raise InputError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}.")
+    feeds = {spec.name: arrays[spec.name].astype(spec.dtype) for spec in signature.inputs}
+    truth = arrays["y"]
+    for spec in signature.inputs:
+        if feeds[spec.name].ndim != len(spec.shape):
+            raise InputError(f"{spec.name} in {path} is {list(feeds[spec.name].shape)}; give {spec}.")
+    count = _rows(signature, feeds)
+    classes = truth.dtype.kind in "iu" and truth.ndim == len(output.shape) - 1
+    if truth.dtype.kind not in "iuf" or not truth.size or len(truth) != count:
+        raise InputError(
+            f"y in {path} is {truth.dtype}{list(truth.shape)}; give {count} rows of what {output} should be."
+        )
+    starts = range(0, count, WINDOWS)
+    calls = tuple(
+        {spec.name: _slice(feeds[spec.name], spec.shape, start) for spec in signature.inputs} for start in starts
+    )
+    truths = tuple(truth[start : start + WINDOWS] for start in starts)
+    return Examples(path.name, "accuracy" if classes else "rmse", calls, truths, carry=False)
+
+
+def _drawn(signature: Signature) -> Examples:
+    """Inputs as the contract describes them, chained where the state can be carried."""
+    rng = np.random.default_rng(7)
+    sizes = signature.clamp(sizes_of(signature.inputs, DRAWN_ROWS, DRAWN_STEPS))
+    calls = tuple(sample_inputs(signature.inputs, sizes, rng) for _ in range(DRAWN_CALLS))
+    return Examples("inputs drawn at random", "", calls, (), carry=signature.streaming != "none")
+
+
+def _rows(signature: Signature, feeds: Feeds) -> int:
+    return next((feeds[s.name].shape[s.shape.index("batch")] for s in signature.inputs if "batch" in s.shape), 1)
+
+
+def _slice(value: Array, shape: Sequence[Any], start: int) -> Array:
+    if "batch" not in shape:
+        return value
+    index = [slice(None)] * value.ndim
+    index[list(shape).index("batch")] = slice(start, start + WINDOWS)
+    return np.ascontiguousarray(value[tuple(index)])
+
+
+def _alike(y: Array, truth: Array) -> Array:
+    """The output in the shape of the truth; raises `InputError` if it has another size."""
+    if y.size != truth.size:
+        raise InputError(
+            f"The truth is {list(truth.shape)} where the model gives {list(y.shape)}; give the same shape."
+        )
+    return y.reshape(truth.shape)
+
+
+def _bits(logits: Array, tokens: Array) -> float:
+    """The sum of -log2 softmax(logits)[token]."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    chosen = np.take_along_axis(wide, tokens[..., None], -1)[..., 0]
+    return float(np.sum(np.log(np.exp(wide).sum(-1)) - chosen)) / math.log(2)
