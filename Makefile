@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-cuda reference clean
+.PHONY: demo test lint bench bench-int8 bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -17,6 +17,9 @@ lint: .venv/.installed  ## style, layering and types
 
 bench: .venv/.installed  ## latency of the usual sizes on the CPU, into benchmarks/results
 	$(BIN)/python benchmarks/sizes.py --provider cpu
+
+bench-int8: .venv/.installed  ## what int8 saves and costs, into benchmarks/results
+	$(BIN)/python benchmarks/int8.py
 
 bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU
 	$(BIN)/pip install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]"

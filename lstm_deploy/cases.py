@@ -51,7 +51,7 @@ class Case(NamedTuple):
     slack: float = 1.0
     """How many times the usual tolerance is allowed: exaggerated cells multiply what activations are off by."""
     for_int8: bool = True
-    """Whether int8 is held to it: 8 bits have no NaN, and a range for `h` as it occurs."""
+    """Whether int8 is held to it: 8 bits have no NaN, and a step as coarse as the largest input is large."""
 
 
 class Effort(NamedTuple):
@@ -71,6 +71,8 @@ QUICK = Effort(1_000, ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3), (64, 2), (1, 
 """At export."""
 NORMAL = Effort(10_000, ((*QUICK.shapes, (32, 10), (256, 2), (1, 1500))), 2, 1e10)
 """By `validate`."""
+LOWERED = QUICK._replace(steps=10_000, work=4e10)
+"""At export of lower precisions, whose errors are followed through the state."""
 THOROUGH = Effort(100_000, ((*NORMAL.shapes, (1000, 3), (5, 400), (1, 10_000))), 10, 1e12)
 
 CHUNKS = (5, 1, 9, 1, 1, 13)
@@ -190,6 +192,16 @@ def replayed(signature: Signature, trace: Trace) -> list[Case]:
     ]
 
 
+def shortened(cases: Sequence[Case], steps: int) -> list[Case]:
+    """The same cases, none of which carries the state over more steps."""
+    return [
+        case._replace(calls=case.calls[:steps], wanted=case.wanted[:steps], where=f"{steps} carried steps")
+        if case.check == "drift" and len(case.calls) > steps
+        else case
+        for case in cases
+    ]
+
+
 def dynamic_axes(spec: TensorSpec) -> tuple[int, ...]:
     """The axes whose size is not fixed by the contract."""
     return tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
@@ -256,7 +268,7 @@ def _values(signature: Signature, rng: np.random.Generator) -> Iterator[_Try]:
         return usual._replace(where=what, segments=(_Segment(inputs),), state=state)
 
     yield changed(f"{EXTREME:.0f} times as large as usual", EXTREME, EXTREME, EXTREME)._replace(for_int8=False)
-    yield changed(f"inputs and cells {EXTREME:.0f} times as large as usual", EXTREME, 1, EXTREME)
+    yield changed(f"cells {EXTREME:.0f} times as large as usual", 1, 1, EXTREME)
     yield changed(f"cells {FAR:,.0f} times as large as usual", 1, 1, FAR)._replace(slack=FAR_SLACK, for_int8=False)
     yield changed("a little beyond the usual range", 1.3, 1.3, 1.3)
     yield changed("all zero", 0.0, 0.0, 0.0)

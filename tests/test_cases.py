@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_deploy import sources
-from lstm_deploy.cases import Effort, make_cases, record, replayed
+from lstm_deploy.cases import QUICK, Effort, make_cases, record, replayed, shortened
 from lstm_deploy.errors import InputError
 from lstm_deploy.parity import run_case
 from lstm_deploy.runtimes.torchrt import EagerRuntime, ReferenceRuntime
@@ -143,3 +143,15 @@ def test_every_token_is_tried():
     cases = by_check(make_cases(reference_of(Tokens(), "x:int64[batch,seq]"), SMALL))
     tokens = next(case for case in cases["values"] if case.where == "every token")
     assert set(tokens.calls[0]["x"].ravel()) == set(range(123))
+
+
+def test_shortened_cases_carry_the_state_over_fewer_steps_and_stay_the_same_otherwise(forecaster):
+    lifted = sources.load(sources.Origin(path=forecaster)).lifted
+    made = make_cases(ReferenceRuntime(lifted), QUICK._replace(steps=100))
+    short = shortened(made, 20)
+    for before, after in zip(made, short, strict=True):
+        if before.check != "drift":
+            assert after is before
+            continue
+        assert (len(before.calls), len(after.calls), len(after.wanted)) == (100, 20, 20)
+        assert lifted.signature.state_outputs[0].name in after.wanted[-1]

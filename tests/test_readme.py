@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         assert not app(shlex.split(command)[1:], standalone_mode=False), command
     assert "step,close" in capsys.readouterr().out
@@ -69,7 +69,7 @@ def test_embedding_takes_fifteen_lines_and_no_package_of_ours():
 def test_the_two_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
     assert targets == ["demo", "test"]
-    for target in [*targets, "lint", "bench", "bench-cuda"]:
+    for target in [*targets, "lint", "bench", "bench-int8", "bench-cuda"]:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 

@@ -129,6 +129,7 @@ def test_the_json_keeps_its_shape():
             }
         ],
         "state_layout": "layers-first",
+        "state_dtype": "float32",
         "streaming": "none",
         "streaming_reason": "",
         "state_policy": "reset",

@@ -24,7 +24,7 @@ from lstm_deploy.bundle import (
     write_manifest,
     writing,
 )
-from lstm_deploy.cases import QUICK, Case, make_cases, record
+from lstm_deploy.cases import LOWERED, QUICK, Case, make_cases, record, shortened
 from lstm_deploy.checks import ParityReport
 from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, user_line
 from lstm_deploy.exporters.int8_torch import quantized_copy
@@ -45,8 +45,6 @@ FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
 }
 """File name and writer of each format."""
 NOTHING_MORE = Request()
-LONG = 10_000
-"""Carried steps over which the errors of lower precisions are followed."""
 
 
 def export(
@@ -133,7 +131,7 @@ def export(
             quantized = _write_int8_torchscript(loaded.lifted, partial)
         on_progress(len(formats) + 1, stages, "running PyTorch")
         reference = ReferenceRuntime(loaded.lifted)
-        cases = make_cases(reference, QUICK._replace(steps=LONG) if request else QUICK)
+        cases = make_cases(reference, LOWERED if request else QUICK)
         np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
         manifest = Manifest(
             name=path.resolve().name,
@@ -153,7 +151,7 @@ def export(
         write_manifest(partial, manifest)
         on_progress(len(formats) + 2, stages, "proving parity")
         bundle = Bundle(partial)
-        bundle.update(parity=_proven(check_artifacts(bundle, artifacts, cases, described)))
+        bundle.update(parity=_proven(check_artifacts(bundle, artifacts, shortened(cases, QUICK.steps), described)))
         if request:
             given = examples(manifest.contract, request.data, _with_data(manifest.training, directory))
             examiner = Examiner(partial / artifacts[0].path, given, cases, request.max_metric_loss)

@@ -65,14 +65,14 @@ def _quantize(module: nn.Module) -> None:
             module.input_size,
             module.hidden_size,
             module.num_layers,
-            bias=module.bias,
             batch_first=module.batch_first,
             bidirectional=module.bidirectional,
         )
     else:
         assert isinstance(module, nn.LSTMCell)
-        plain = nn.LSTMCell(module.input_size, module.hidden_size, bias=module.bias)
-    plain.load_state_dict(dict(module.named_parameters()))
+        plain = nn.LSTMCell(module.input_size, module.hidden_size)
+    zeros = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}  # PyTorch insists on a bias
+    plain.load_state_dict({**zeros, **dict(module.named_parameters())})
     (quantized,) = quantize_dynamic(nn.Sequential(plain.eval()), {type(plain)}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
     for name in list(module._parameters):
         delattr(module, name)

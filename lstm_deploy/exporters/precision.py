@@ -162,23 +162,23 @@ def _is_faster(timed: Mapping[str, Any]) -> tuple[bool, str]:
     return high < 1, f"in int8 {what} takes {timed['time_ratio']:.2f} ({low:.2f} to {high:.2f}) of float32's time"
 
 
-def times(paths: Sequence[Path], seq_len: int) -> dict[Path, dict[str, Any]]:
+def times(paths: Sequence[Path], seq_len: int, rounds: int = 9) -> dict[Path, dict[str, Any]]:
     """Time single steps of artifacts side by side, or sequences where they cannot be streamed.
 
     For each path the fields of `Evidence` about time; the first path is the float32 artifact. Empty where one of them
     runs in neither way.
     """
     for scenario in benchmark.SCENARIOS:
-        plan = benchmark.Plan(scenarios=(scenario,), batches=(1,), seq_lens=(seq_len,), baselines=())
+        plan = benchmark.Plan(scenarios=(scenario,), batches=(1,), seq_lens=(seq_len,), baselines=(), rounds=rounds)
         rows = {row["artifact"]: row for row in benchmark.bench(paths, plan)["results"]}
         if len(rows) == len(paths):
             break
     else:
         return {}
-    rounds = {path: [np.array([median]) for median in rows[path.name]["round_medians_us"]] for path in paths}
+    medians = {path: [np.array([median]) for median in rows[path.name]["round_medians_us"]] for path in paths}
     found = {}
     for path in paths:
-        time_ratio, interval = ratio(rounds[path], rounds[paths[0]])
+        time_ratio, interval = ratio(medians[path], medians[paths[0]])
         found[path] = {
             "scenario": scenario,
             "p50_us": rows[path.name]["p50_us"],

@@ -1,0 +1,168 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from torch import nn
+
+from lstm_deploy.cases import Effort, make_cases
+from lstm_deploy.errors import InputError
+from lstm_deploy.exporters import lowering
+from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts, quantize_onnx
+from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.graph_weights import lstm_layers, weight_problems
+from lstm_deploy.judging import prove_file
+from lstm_deploy.lifting import lift
+from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.runtimes.torchrt import ReferenceRuntime
+from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
+
+SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
+
+
+class Net(nn.Module):
+    def __init__(self, head=0, **form):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True, **form)
+        width = (form.get("proj_size") or 8) * (2 if form.get("bidirectional") else 1)
+        self.fc = nn.Linear(width, head) if head else nn.Identity()
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0])
+
+
+def exported(folder, module, inputs=("x:float32[batch,seq,6]",)):
+    torch.manual_seed(0)
+    lifted = lift(module.eval(), [TensorSpec.parse(text) for text in inputs])
+    export_onnx(lifted, folder / "m.onnx")
+    return lifted, folder / "m.onnx"
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    bias=st.booleans(),
+    proj_size=st.sampled_from([0, 0, 3]),
+    per_channel=st.booleans(),
+    unsigned=st.booleans(),
+    reduce_range=st.booleans(),
+)
+def test_every_form_of_lstm_is_quantized_whole_and_proven(
+    tmp_path, per_channel, unsigned, reduce_range, num_layers, bidirectional, bias, proj_size
+):
+    form = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias, "proj_size": proj_size}
+    lifted, path = exported(tmp_path, Net(5, **form))
+    how = Settings(per_channel=per_channel, unsigned=unsigned, reduce_range=reduce_range)
+    quantize_onnx(path, tmp_path / "q.onnx", how)
+    model = onnx.load(tmp_path / "q.onnx")
+    assert lstm_counts(model) == (num_layers, num_layers)
+    assert len(lstm_layers(model)) == num_layers
+    assert weight_problems(model, lowering.layers(lifted)) == []  # each within half a step of what it was
+    cases = make_cases(ReferenceRuntime(lifted), SMALL)
+    assert [
+        check for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks if not check.passed
+    ] == []
+
+
+def test_unsigned_weights_are_the_same_numbers(tmp_path):
+    _, path = exported(tmp_path, Net())
+    for name, how in {"s": Settings(), "u": Settings(unsigned=True)}.items():
+        quantize_onnx(path, tmp_path / f"{name}.onnx", how)
+    signed, unsigned = (onnx.load(tmp_path / f"{name}.onnx") for name in "su")
+    weights = {tensor.name: tensor for tensor in unsigned.graph.initializer}
+    assert weights["module.lstm.W_l0_quantized"].data_type == onnx.TensorProto.UINT8
+    for (ours, _), (theirs, _) in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
+        np.testing.assert_array_equal(ours.w, theirs.w)
+        np.testing.assert_array_equal(ours.r, theirs.r)
+
+
+def test_the_contract_stays_and_the_quantizer_leaves_no_notes(tmp_path):
+    lifted, path = exported(tmp_path, Net())
+    quantize_onnx(path, tmp_path / "q.onnx")
+    model = onnx.load(tmp_path / "q.onnx")
+    assert [prop.key for prop in model.metadata_props] == [CONTRACT_KEY]
+    assert model.producer_name == "lstm-deploy"
+    assert open_runtime(tmp_path / "q.onnx").signature == lifted.signature
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "q.onnx"]
+
+
+def test_layers_are_named_as_in_pytorch_and_can_stay_in_float(tmp_path):
+    _, path = exported(tmp_path, Net(num_layers=2))
+    assert list(parts(onnx.load(path))) == ["lstm, layer 0", "lstm, layer 1"]
+    quantize_onnx(path, tmp_path / "q.onnx", kept=["lstm, layer 0"])
+    model = onnx.load(tmp_path / "q.onnx")
+    assert lstm_counts(model) == (1, 2)
+    assert [node.input[1] for node in model.graph.node if node.op_type == "LSTM"] == ["module.lstm.W_l0"]
+
+
+def test_heads_and_embeddings_are_quantized_where_they_are_large(tmp_path):
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(300, 6)
+            self.lstm = nn.LSTM(6, 8, batch_first=True)
+            self.fc = nn.Linear(8, 200)
+
+        def forward(self, tokens):
+            return self.fc(self.lstm(self.embedding(tokens))[0])
+
+    _, path = exported(tmp_path, Text(), ["tokens:int64[batch,seq]"])
+    assert list(parts(onnx.load(path))) == ["the embedding [300, 6]", "lstm, layer 0", "the matrix [8, 200]"]
+    quantize_onnx(path, tmp_path / "q.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
+    assert {"MatMulInteger", "DynamicQuantizeLSTM"} <= operators
+    _, path = exported(tmp_path, Net(2))
+    assert list(parts(onnx.load(path))) == ["lstm, layer 0"]  # a head of 16 weights costs more than it saves
+
+
+def test_what_inverts_a_projection_stays_in_float(tmp_path):
+    _, path = exported(tmp_path, Net(proj_size=7))
+    labels = list(parts(onnx.load(path)))
+    assert labels[0] == "lstm, layer 0"
+    quantize_onnx(path, tmp_path / "q.onnx")
+    kept = [t.name for t in onnx.load(tmp_path / "q.onnx").graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert any("P_inverse" in name for name in kept)
+
+
+def test_what_is_quantized_already_is_refused(tmp_path):
+    _, path = exported(tmp_path, Net())
+    quantize_onnx(path, tmp_path / "q.onnx")
+    with pytest.raises(InputError, match="in int8 already; quantize the float32 model"):
+        quantize_onnx(tmp_path / "q.onnx", tmp_path / "qq.onnx")
+    assert not (tmp_path / "qq.onnx").exists()
+
+
+def test_weights_that_are_computed_in_the_graph_are_refused(tmp_path):
+    _, path = exported(tmp_path, Net())
+    model = onnx.load(path)
+    (lstm,) = [node for node in model.graph.node if node.op_type == "LSTM"]
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", [lstm.input[1]], ["computed"], "i"))
+    lstm.input[1] = "computed"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="are computed in the graph, so it would stay in float"):
+        quantize_onnx(path, tmp_path / "q.onnx")
+
+
+def test_a_graph_without_an_lstm_is_refused(tmp_path):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "g.onnx")
+    with pytest.raises(InputError, match="no LSTM node"):
+        quantize_onnx(tmp_path / "g.onnx", tmp_path / "q.onnx")
+
+
+def test_per_channel_keeps_small_rows_beside_a_large_one(tmp_path):
+    net = Net()
+    with torch.no_grad():
+        net.lstm.weight_hh_l0[0] *= 1000
+    _, path = exported(tmp_path, net)
+    right = numpy_helper.to_array(next(t for t in onnx.load(path).graph.initializer if t.name.endswith("R_l0")))
+    off = {}
+    for per_channel in (True, False):
+        quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel))
+        ((layer, _),) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
+        off[per_channel] = np.abs(layer.r - right)[:, 1:].max()
+    assert off[True] < 0.01 < off[False]

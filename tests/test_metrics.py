@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from msgspec.structs import replace
+
+import lstm_deploy
+from lstm_deploy import checkpoint, metrics
+from lstm_deploy.errors import InputError
+from lstm_deploy.files import sha256
+from lstm_deploy.runtimes import open_runtime
+
+floats = hnp.arrays(np.float64, (7, 3), elements=st.floats(-100, 100))
+
+
+def training_of(path, data):
+    """What the checkpoint at `path` reports, as if it had been trained by the command line on `data`."""
+    return {**checkpoint.read_spec(path).training, "data": {"path": str(data), "sha256": sha256(data)}}
+
+
+def test_a_forecaster_scores_on_the_held_out_rows_as_it_did_after_training(forecast_bundle, forecaster, prices):
+    training = training_of(forecaster, prices)
+    runtime = open_runtime(forecast_bundle / "model.onnx")
+    given = metrics.examples(runtime.signature, None, training)
+    assert given.described == "the held-out part of goog.csv"
+    assert metrics.measure(runtime, given).metric == pytest.approx(training["metrics"]["rmse"], rel=1e-4)
+
+
+def test_a_language_model_scores_on_the_held_out_text_as_it_did_after_training(lm_bundle, language_model, text):
+    training = training_of(language_model, text)
+    runtime = open_runtime(lm_bundle / "model.onnx")
+    given = metrics.examples(runtime.signature, None, training)
+    found = metrics.measure(runtime, given).metric
+    assert found == pytest.approx(training["metrics"]["bits_per_character"], rel=1e-4)
+
+
+def test_another_file_is_measured_whole_and_the_training_file_only_at_its_end(forecast_bundle, forecaster, prices):
+    contract = open_runtime(forecast_bundle / "model.onnx").signature
+    held_out = metrics.examples(contract, prices, training_of(forecaster, prices))
+    whole = metrics.examples(contract, prices)
+    rows = sum(map(len, whole.truth)) + contract.task.window
+    assert sum(map(len, held_out.truth)) == round(0.2 * rows)
+    assert (held_out.described, whole.described) == ("the held-out part of goog.csv", "goog.csv")
+
+
+def test_without_data_inputs_are_drawn_and_there_is_no_metric(forecast_bundle):
+    runtime = open_runtime(forecast_bundle / "model.onnx")
+    given = metrics.examples(runtime.signature, None, {"data": {"path": "gone.csv", "sha256": "0"}})
+    assert (given.metric, given.truth) == ("", ())
+    found = metrics.measure(runtime, given)
+    assert found.metric is None
+    assert {output.shape[1] for output in found.outputs} == {4}
+
+
+def test_arrays_give_rmse_or_accuracy(lm_bundle, tmp_path):
+    runtime = open_runtime(lm_bundle / "model.onnx")
+    contract = replace(runtime.signature, task=None)
+    x = np.arange(12).reshape(4, 3) % 5
+    y = runtime.run({"x": x, **contract.initial_state(4)})["y"]
+    np.savez(tmp_path / "classes.npz", x=x, y=y.argmax(-1))
+    np.savez(tmp_path / "values.npz", x=x, y=y + 2)
+    classes = metrics.measure(runtime, metrics.examples(contract, tmp_path / "classes.npz"))
+    values = metrics.measure(runtime, metrics.examples(contract, tmp_path / "values.npz"))
+    assert classes.metric == 1.0
+    assert values.metric == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((2, 3), np.int64)}, "no array 'y'"),
+        ({"y": np.zeros(2)}, "no array 'x'"),
+        ({"x": np.zeros(3, np.int64), "y": np.zeros(3)}, r"x in .* is \[3\]; give x: int64"),
+        ({"x": np.zeros((2, 3), np.int64), "y": np.zeros(5)}, r"y in .* give 2 rows"),
+        ({"x": np.zeros((2, 3), np.int64), "y": np.array(["a", "b"])}, "y in"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(lm_bundle, tmp_path, arrays, message):
+    contract = replace(lstm_deploy.open(lm_bundle).signature, task=None)
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        metrics.examples(contract, tmp_path / "data.npz")
+
+
+def test_data_of_another_kind_is_refused(lm_bundle, forecast_bundle, tmp_path, prices):
+    contract = lstm_deploy.open(lm_bundle).signature
+    (tmp_path / "text.txt").write_text("une forêt ✿")
+    with pytest.raises(InputError, match="never seen"):
+        metrics.examples(contract, tmp_path / "text.txt")
+    (tmp_path / "short.csv").write_text("open,high,low,close\n1,2,3,4\n2,3,4,5\n")
+    with pytest.raises(InputError, match="too few for windows of 20"):
+        metrics.examples(lstm_deploy.open(forecast_bundle).signature, tmp_path / "short.csv")
+    with pytest.raises(InputError, match=r"give one with the arrays x and y"):
+        metrics.examples(replace(contract, task=None), prices)
+
+
+def test_loss_is_what_became_worse():
+    assert metrics.loss("rmse", 1.1, 1.0) == pytest.approx(0.1)
+    assert metrics.loss("accuracy", 0.9, 1.0) == pytest.approx(0.1)
+    assert metrics.loss("rmse", 0.9, 1.0) < 0
+    assert metrics.loss("rmse", 0.0, 0.0) == 0
+    assert metrics.loss("rmse", 1.0, 0.0) == math.inf
+    assert metrics.loss("rmse", math.nan, 1.0) == math.inf
+
+
+@given(wanted=floats, noise=floats)
+def test_a_difference_of_a_tenth_means_a_cosine_of_0_995(wanted, noise):
+    centred = wanted - wanted.mean(0)
+    off, cosine = metrics.difference([centred + 0.001 * noise], [centred])
+    if off <= 0.1:
+        assert cosine >= 0.995 - 1e-9 or not centred.any()
+    assert metrics.difference([wanted], [wanted])[0] == 0
+
+
+def test_a_difference_is_seen_beside_a_large_offset_and_nan_is_infinite():
+    rng = np.random.default_rng(0)
+    wanted = 1e6 + rng.standard_normal((100, 2))
+    off, cosine = metrics.difference([wanted + rng.standard_normal((100, 2))], [wanted])
+    assert off > 0.5
+    assert cosine > 0.999
+    assert metrics.difference([wanted * np.nan], [wanted])[0] == math.inf

@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import lstm_deploy
+from lstm_deploy import benchmark, exporters, report, runtimes, validation
+from lstm_deploy.bundle import Bundle
+from lstm_deploy.cli import app
+from lstm_deploy.errors import InputError, ParityError
+from lstm_deploy.exporters import precision
+
+INPUTS = {"x": "float32[batch,seq,4]"}
+FAST = {"scenario": "stream", "p50_us": 5.0, "p50_us_float32": 10.0, "time_ratio": 0.5}
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 16, 2, batch_first=True)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0])
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def timing(interval):
+    """In place of the benchmark: int8 takes this part of float32's time."""
+    return lambda paths, _: {path: {**FAST, "time_ratio_interval": interval} for path in paths}
+
+
+def test_int8_artifacts_carry_their_evidence(net, tmp_path):
+    bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8")
+    names = [artifact.path for artifact in bundle.manifest.artifacts]
+    assert names == ["model.onnx", "model.torchscript", "model.int8.onnx", "model.int8.torchscript"]
+    assert sorted(file.name for file in bundle.path.iterdir()) == sorted(
+        [*names, "golden.npz", "manifest.json", "report", "report.md"]
+    )
+    evidence = bundle.find("onnx", "int8").evidence
+    assert (evidence.lowered_layers, evidence.lstm_layers, evidence.kept_float) == (2, 2, ())
+    assert evidence.bytes_ratio < 0.6
+    assert 0 < evidence.difference < 0.05 < evidence.cosine
+    assert evidence.settings["bits"] == 8
+    assert evidence.scenario == "stream"
+    assert evidence.time_ratio_interval[0] <= evidence.time_ratio <= evidence.time_ratio_interval[1]
+    assert [trial["scales"] for trial in evidence.tried] == ["per channel", "per tensor"]
+    steps = {profile.steps[-1] for profile in bundle.manifest.parity.profiles if profile.artifact == "model.int8.onnx"}
+    assert steps == {10_000}
+    written = (bundle.path / "report.md").read_text()
+    assert "## Lower precision" in written
+    assert "| model.int8.onnx | 2 of 2 |" in written
+    stream = lstm_deploy.open(bundle.path).stream(precision="int8")
+    exact = lstm_deploy.open(bundle.path).stream()
+    x = np.ones((1, 4), np.float32)
+    assert 0 < np.abs(stream.step(x) - exact.step(x)).max() < 0.01
+
+
+def test_the_loss_is_that_of_the_metric_on_the_users_data(net, tmp_path):
+    x = np.random.default_rng(0).standard_normal((50, 7, 4)).astype(np.float32)
+    y = net(torch.from_numpy(x)).detach().numpy() + 0.1
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", data=tmp_path / "data.npz")
+    evidence = bundle.find("onnx", "int8").evidence
+    assert (evidence.metric, evidence.data, evidence.max_loss) == ("rmse", "data.npz", 0.01)
+    assert evidence.metric_float32 == pytest.approx(0.1, rel=1e-4)
+    assert evidence.loss == pytest.approx(evidence.metric_value / evidence.metric_float32 - 1)
+    assert abs(evidence.loss) < 0.01
+
+
+def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path):
+    with pytest.raises(
+        ParityError, match=r"int8 is left out: .* holds float32 only; allow more with --max-metric-loss"
+    ):
+        lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", max_metric_loss=0.0)
+    bundle = Bundle(tmp_path / "out")
+    assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.onnx", "model.torchscript"]
+    assert bundle.changed_files() == []
+    assert lstm_deploy.validate(bundle, reference=net).passed
+
+
+def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeypatch):
+    for interval, wanted in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
+        monkeypatch.setattr(precision, "times", timing(interval))
+        bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="auto", force=True)
+        assert bundle.manifest.notes[0].startswith(wanted)
+        assert ("model.int8.onnx" in {a.path for a in bundle.manifest.artifacts}) == (interval[1] < 1)
+
+
+def test_auto_over_the_budget_is_float32_and_no_error(net, tmp_path):
+    bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="auto", max_metric_loss=0.0)
+    assert [artifact.precision for artifact in bundle.manifest.artifacts] == ["float32", "float32"]
+    assert "int8 is left out" in bundle.manifest.notes[0]
+
+
+def test_layers_that_stay_in_float_are_told(net, tmp_path, monkeypatch):
+    free = lstm_deploy.export(net, tmp_path / "free", inputs=INPUTS, quantize="int8", formats=["onnx"])
+    budget = 0.7 * free.find("onnx", "int8").evidence.difference
+    bundle = lstm_deploy.export(
+        net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["onnx"], max_metric_loss=budget
+    )
+    evidence = bundle.find("onnx", "int8").evidence
+    assert len(evidence.kept_float) == 1
+    assert any(note.startswith(f"kept in float32: {evidence.kept_float[0]}, since") for note in bundle.manifest.notes)
+    assert evidence.lowered_layers == 1
+
+
+def test_half_adds_float16_whose_state_is_float16_or_not(net, tmp_path):
+    for dtype in ("float16", "float32"):
+        bundle = lstm_deploy.export(
+            net, tmp_path / "out", inputs=INPUTS, half=True, state_dtype=dtype, formats=["onnx"], force=True
+        )
+        artifact = bundle.find("onnx", "float16")
+        assert (artifact.path, artifact.state_dtype) == ("model.fp16.onnx", dtype)
+        assert artifact.evidence.difference < 0.01
+        assert artifact.evidence.lowered_layers == 2
+        assert lstm_deploy.validate(bundle, reference=net).passed
+        assert "its sums in float32" in bundle.manifest.notes[0]
+    with pytest.raises(InputError, match="the CPU has no float16 LSTM"):
+        lstm_deploy.open(bundle.path).stream(precision="float16")
+
+
+def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path):
+    with torch.no_grad():
+        net.fc.weight *= 1e6
+    with pytest.raises(ParityError, match="float16 overflows at 65,504; export without --half"):
+        lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, half=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "int4"}, "'int4' is no way to quantize; use int8 or auto"),
+        ({"half": True, "formats": ["torchscript"]}, "are for ONNX; add --format onnx"),
+        ({"quantize": "auto", "formats": ["torchscript"]}, "are for ONNX; add --format onnx"),
+        ({"data": "nowhere.npz", "quantize": "int8"}, "nowhere.npz does not exist"),
+        ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path):
+    bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["onnx"])
+    variants, left_out = benchmark._variants([bundle.path], lstm_deploy.Plan(providers=("cuda",)))
+    assert "model.int8.onnx" not in {variant.artifact for variant in variants}
+    assert any(text.startswith("model.int8.onnx: CUDA has no int8 LSTM") for text in left_out)
+    _, left_out = validation._chosen(bundle, bundle.path, "cuda")
+    assert left_out == ["model.int8.onnx: CUDA has no int8 LSTM, and would leave it to the CPU"]
+    with pytest.raises(InputError, match="CUDA has no int8 LSTM"):
+        runtimes.open_runtime(bundle.path / "model.int8.onnx", "cuda")
+
+
+def test_the_command_line_quantizes_on_what_the_training_held_out(prices, tmp_path):
+    (tmp_path / "prices.csv").write_text(prices.read_text())
+    run = CliRunner().invoke
+    train = f"train {tmp_path}/prices.csv --task forecast --target close --epochs 1 -o {tmp_path}/m.safetensors"
+    assert run(app, train.split()).exit_code == 0
+    result = run(app, f"export {tmp_path}/m.safetensors --quantize int8 --format onnx -o {tmp_path}/out".split())
+    assert result.exit_code == 0, result.output
+    assert "rmse" in result.stdout
+    assert "2 of 2" in result.stdout
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["artifacts"][1]["evidence"]["data"] == "the held-out part of prices.csv"
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    again = run(app, f"export {tmp_path}/m.safetensors --quantize int8 --format onnx -o {tmp_path}/out".split())
+    assert "up to date" in again.stdout
+
+
+def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path):
+    words = f"export {forecaster} --quantize int8 --format onnx -o {tmp_path}/out --max-metric-loss 0%"
+    result = CliRunner().invoke(app, words.split())
+    assert result.exit_code == 3
+    assert "holds float32 only" in result.stderr
+    result = CliRunner().invoke(app, f"export {forecaster} --max-metric-loss often -o {tmp_path}/b".split())
+    assert result.exit_code == 2
+    assert "give a part, as 1% or 0.01" in result.stderr
+
+
+def test_a_dry_run_names_what_may_come(forecaster, tmp_path):
+    plan = exporters.plan(
+        exporters.sources.Origin(path=forecaster),
+        tmp_path / "out",
+        request=precision.Request(quantize="int8", half=True),
+    )
+    assert {"model.int8.onnx", "model.int8.torchscript", "model.fp16.onnx"} <= set(plan["files"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_table_of_evidence_is_empty_without_any(forecast_bundle):
+    _, rows = report.evidence_table(Bundle(forecast_bundle).manifest)
+    assert rows == []
