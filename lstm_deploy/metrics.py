@@ -42,8 +42,8 @@ class Measured(NamedTuple):
     """What an artifact made of examples."""
 
     metric: float | None
-    outputs: tuple[Array, ...]
-    """The first output of each call, `[entries, columns]`."""
+    outputs: dict[str, Array]
+    """Every output over all calls, `[entries, columns]`."""
 
 
 def examples(signature: Signature, data: Path | None, training: Mapping[str, Any] | None = None) -> Examples:
@@ -76,8 +76,8 @@ def measure(runtime: Runtime, given: Examples) -> Measured:
     """Run an artifact on examples. Raises `InputError` where it does not run on them."""
     signature = runtime.signature
     name, last_step = signature.outputs[0].name, given.metric == "rmse" and not given.carry
+    found: dict[str, list[Array]] = {spec.name: [] for spec in signature.outputs}
     state: Feeds = {}
-    outputs: list[Array] = []
     squared, bits, right, count = 0.0, 0.0, 0, 0
     for number, feeds in enumerate(given.calls):
         if not state or not given.carry:
@@ -85,7 +85,8 @@ def measure(runtime: Runtime, given: Examples) -> Measured:
         results = runtime.run({**feeds, **state})
         state = signature.next_state(results)
         y = results[name]
-        outputs.append(y.reshape(-1, y.shape[-1]) if y.ndim > 1 else y[:, None])
+        for key, values in found.items():
+            values.append(np.reshape(results[key], (-1, results[key].shape[-1] if results[key].ndim > 1 else 1)))
         if not given.truth:
             continue
         truth = given.truth[number]
@@ -100,7 +101,8 @@ def measure(runtime: Runtime, given: Examples) -> Measured:
         count += truth.size
     metric = {"rmse": math.sqrt(squared / max(count, 1)), "accuracy": right / max(count, 1)}
     metric["bits_per_character"] = bits / max(count, 1)
-    return Measured(metric[given.metric] if given.truth else None, tuple(outputs))
+    outputs = {key: np.concatenate(values) for key, values in found.items()}
+    return Measured(metric[given.metric] if given.truth else None, outputs)
 
 
 def loss(metric: str, value: float, wanted: float) -> float:
@@ -111,13 +113,17 @@ def loss(metric: str, value: float, wanted: float) -> float:
     return worse / wanted if wanted else (0.0 if worse <= 0 else math.inf)
 
 
-def difference(outputs: Sequence[Array], wanted: Sequence[Array]) -> tuple[float, float]:
-    """RMS of the difference as a part of how much the columns vary, and the cosine between the two.
+def difference(outputs: Mapping[str, Array], wanted: Mapping[str, Array]) -> tuple[float, float]:
+    """RMS of the difference as a part of how much the columns vary, and the cosine, of the output that is off most.
 
     A difference of a tenth means a cosine of 0.995 or more, where columns vary about 0; where they lie far from 0, a
     cosine says nothing.
     """
-    ours, theirs = (np.concatenate(arrays).astype(np.float64) for arrays in (outputs, wanted))
+    return max(_difference(outputs[name], wanted[name]) for name in wanted)
+
+
+def _difference(got: Array, wanted: Array) -> tuple[float, float]:
+    ours, theirs = got.astype(np.float64), wanted.astype(np.float64)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return math.inf, 0.0
     off, spread = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs - theirs.mean(0)))

@@ -52,7 +52,7 @@ def test_without_data_inputs_are_drawn_and_there_is_no_metric(forecast_bundle):
     assert (given.metric, given.truth) == ("", ())
     found = metrics.measure(runtime, given)
     assert found.metric is None
-    assert {output.shape[1] for output in found.outputs} == {4}
+    assert found.outputs["y"].shape == (metrics.DRAWN_ROWS * metrics.DRAWN_CALLS * metrics.DRAWN_STEPS, 4)
 
 
 def test_arrays_give_rmse_or_accuracy(lm_bundle, tmp_path):
@@ -109,16 +109,23 @@ def test_loss_is_what_became_worse():
 @given(wanted=floats, noise=floats)
 def test_a_difference_of_a_tenth_means_a_cosine_of_0_995(wanted, noise):
     centred = wanted - wanted.mean(0)
-    off, cosine = metrics.difference([centred + 0.001 * noise], [centred])
+    off, cosine = metrics.difference({"y": centred + 0.001 * noise}, {"y": centred})
     if off <= 0.1:
         assert cosine >= 0.995 - 1e-9 or not centred.any()
-    assert metrics.difference([wanted], [wanted])[0] == 0
+    assert metrics.difference({"y": wanted}, {"y": wanted})[0] == 0
 
 
 def test_a_difference_is_seen_beside_a_large_offset_and_nan_is_infinite():
     rng = np.random.default_rng(0)
     wanted = 1e6 + rng.standard_normal((100, 2))
-    off, cosine = metrics.difference([wanted + rng.standard_normal((100, 2))], [wanted])
+    off, cosine = metrics.difference({"y": wanted + rng.standard_normal((100, 2))}, {"y": wanted})
     assert off > 0.5
     assert cosine > 0.999
-    assert metrics.difference([wanted * np.nan], [wanted])[0] == math.inf
+    assert metrics.difference({"y": wanted * np.nan}, {"y": wanted})[0] == math.inf
+
+
+def test_the_output_that_is_off_most_is_told():
+    rng = np.random.default_rng(0)
+    wanted = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
+    off, _ = metrics.difference({**wanted, "wrong": -wanted["wrong"]}, wanted)
+    assert off > 1.9

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import lstm_deploy
 from lstm_deploy import benchmark, exporters, report, runtimes, validation
 from lstm_deploy.bundle import Bundle
+from lstm_deploy.cases import QUICK
 from lstm_deploy.cli import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import precision
@@ -31,6 +32,13 @@ class Net(nn.Module):
 def net():
     torch.manual_seed(0)
     return Net().eval()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer carried steps, and no benchmark, where neither is what is tested."""
+    monkeypatch.setattr(exporters, "LOWERED", QUICK._replace(steps=100))
+    monkeypatch.setattr(precision, "times", timing((0.9, 1.1)))
 
 
 def timing(interval):
@@ -64,7 +72,7 @@ def test_int8_artifacts_carry_their_evidence(net, tmp_path):
     assert 0 < np.abs(stream.step(x) - exact.step(x)).max() < 0.01
 
 
-def test_the_loss_is_that_of_the_metric_on_the_users_data(net, tmp_path):
+def test_the_loss_is_that_of_the_metric_on_the_users_data(net, tmp_path, quick):
     x = np.random.default_rng(0).standard_normal((50, 7, 4)).astype(np.float32)
     y = net(torch.from_numpy(x)).detach().numpy() + 0.1
     np.savez(tmp_path / "data.npz", x=x, y=y)
@@ -76,7 +84,7 @@ def test_the_loss_is_that_of_the_metric_on_the_users_data(net, tmp_path):
     assert abs(evidence.loss) < 0.01
 
 
-def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path):
+def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path, quick):
     with pytest.raises(
         ParityError, match=r"int8 is left out: .* holds float32 only; allow more with --max-metric-loss"
     ):
@@ -87,7 +95,7 @@ def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path)
     assert lstm_deploy.validate(bundle, reference=net).passed
 
 
-def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeypatch):
+def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeypatch, quick):
     for interval, wanted in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
         monkeypatch.setattr(precision, "times", timing(interval))
         bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="auto", force=True)
@@ -95,13 +103,13 @@ def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeyp
         assert ("model.int8.onnx" in {a.path for a in bundle.manifest.artifacts}) == (interval[1] < 1)
 
 
-def test_auto_over_the_budget_is_float32_and_no_error(net, tmp_path):
+def test_auto_over_the_budget_is_float32_and_no_error(net, tmp_path, quick):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="auto", max_metric_loss=0.0)
     assert [artifact.precision for artifact in bundle.manifest.artifacts] == ["float32", "float32"]
     assert "int8 is left out" in bundle.manifest.notes[0]
 
 
-def test_layers_that_stay_in_float_are_told(net, tmp_path, monkeypatch):
+def test_layers_that_stay_in_float_are_told(net, tmp_path, monkeypatch, quick):
     free = lstm_deploy.export(net, tmp_path / "free", inputs=INPUTS, quantize="int8", formats=["onnx"])
     budget = 0.7 * free.find("onnx", "int8").evidence.difference
     bundle = lstm_deploy.export(
@@ -113,7 +121,7 @@ def test_layers_that_stay_in_float_are_told(net, tmp_path, monkeypatch):
     assert evidence.lowered_layers == 1
 
 
-def test_half_adds_float16_whose_state_is_float16_or_not(net, tmp_path):
+def test_half_adds_float16_whose_state_is_float16_or_not(net, tmp_path, quick):
     for dtype in ("float16", "float32"):
         bundle = lstm_deploy.export(
             net, tmp_path / "out", inputs=INPUTS, half=True, state_dtype=dtype, formats=["onnx"], force=True
@@ -128,7 +136,7 @@ def test_half_adds_float16_whose_state_is_float16_or_not(net, tmp_path):
         lstm_deploy.open(bundle.path).stream(precision="float16")
 
 
-def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path):
+def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, quick):
     with torch.no_grad():
         net.fc.weight *= 1e6
     with pytest.raises(ParityError, match="float16 overflows at 65,504; export without --half"):
@@ -146,13 +154,13 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path):
         ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message):
+def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
     with pytest.raises(InputError, match=message):
         lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path):
+def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path, quick):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["onnx"])
     variants, left_out = benchmark._variants([bundle.path], lstm_deploy.Plan(providers=("cuda",)))
     assert "model.int8.onnx" not in {variant.artifact for variant in variants}
@@ -179,7 +187,7 @@ def test_the_command_line_quantizes_on_what_the_training_held_out(prices, tmp_pa
     assert "up to date" in again.stdout
 
 
-def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path):
+def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path, quick):
     words = f"export {forecaster} --quantize int8 --format onnx -o {tmp_path}/out --max-metric-loss 0%"
     result = CliRunner().invoke(app, words.split())
     assert result.exit_code == 3
@@ -189,7 +197,7 @@ def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path):
     assert "give a part, as 1% or 0.01" in result.stderr
 
 
-def test_a_dry_run_names_what_may_come(forecaster, tmp_path):
+def test_a_dry_run_names_what_may_come(forecaster, tmp_path, quick):
     plan = exporters.plan(
         exporters.sources.Origin(path=forecaster),
         tmp_path / "out",

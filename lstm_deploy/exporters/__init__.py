@@ -70,10 +70,10 @@ def export(
 
     `inputs` gives each argument of a module's `forward`, in order, as `{"x": "float32[batch,seq,40]"}`; a
     checkpoint of ours knows its own, and bare weights tell theirs. What else a file needs may come as an Origin, or
-    apart: `model` names the class that a file of weights
-    belongs to (`FILE.py:Class` or `package.module:Class`) and `init` its arguments; `weights_key` names the entry of
-    the file; `trust_pickle` allows a pickle of a whole module to run its code. `on_progress` is told what is being
-    done. Where the same source stands exported with the same options already, that bundle is returned as it is.
+    apart: `model` names the class that a file of weights belongs to (`FILE.py:Class` or `package.module:Class`) and
+    `init` its arguments; `weights_key` names the entry of the file; `trust_pickle` allows a pickle of a whole module
+    to run its code. `on_progress` is told what is being done. Where the same source stands exported with the same
+    options already, that bundle is returned as it is.
 
     `quantize="int8"` adds int8 artifacts and `"auto"` adds them only where they are faster here; `half` adds float16
     for CUDA, whose state is `state_dtype`. What they lose is measured on `data`, else on what `train` held out, and
@@ -119,6 +119,8 @@ def export(
         check_free(path, force=force)
         on_progress(0, stages, "lifting")
         loaded = sources.load(origin, state_layout)
+    directory = Path(loaded.source.path or "").parent
+    given = examples(loaded.lifted.signature, request.data, _with_data(loaded.training, directory)) if request else None
     with writing(path, force=force) as partial:
         artifacts = []
         for stage, format_ in enumerate(dict.fromkeys(formats), 1):
@@ -146,14 +148,12 @@ def export(
             versions=environment.versions(),
         )
         described = f"PyTorch in float64 ({_name(loaded.source)})"
-        directory = Path(loaded.source.path or "").parent
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
         write_manifest(partial, manifest)
         on_progress(len(formats) + 2, stages, "proving parity")
         bundle = Bundle(partial)
         bundle.update(parity=_proven(check_artifacts(bundle, artifacts, shortened(cases, QUICK.steps), described)))
-        if request:
-            given = examples(manifest.contract, request.data, _with_data(manifest.training, directory))
+        if given is not None:
             examiner = Examiner(partial / artifacts[0].path, given, cases, request.max_metric_loss)
             precisions = Precisions(
                 partial, artifacts, request, examiner, lambda what: on_progress(stages - 1, stages, what)
@@ -161,12 +161,16 @@ def export(
             precisions.make(quantized)
             _add(bundle, precisions, cases, described)
         report.write(bundle)
-    if quantize == "int8" and not any(artifact.precision == "int8" for artifact in bundle.manifest.artifacts):
+    if quantize == "int8" and not _has_int8(bundle):
         raise ParityError(
             f"{bundle.manifest.notes[0]}. {path} holds float32 only; allow more with --max-metric-loss, or give data "
             "like that in use with --data."
         )
     return Bundle(path)
+
+
+def _has_int8(bundle: Bundle) -> bool:
+    return any(artifact.precision == "int8" for artifact in bundle.manifest.artifacts)
 
 
 def _proven(parity: ParityReport) -> ParityReport:
@@ -256,6 +260,7 @@ def up_to_date(
         and manifest.options == options
         and manifest.versions.get("lstm-deploy") == environment.versions()["lstm-deploy"]
         and not bundle.changed_files()
+        and (request.quantize != "int8" or _has_int8(bundle))  # else it was refused, and is again
     )
     return bundle if same else None
 
