@@ -240,7 +240,7 @@ def export(
     if dry_run:
         _show_plan(exporters.plan(origin, output, formats, state_layout.value, request, force=force), json)
         return
-    bundle = exporters.up_to_date(origin, output, formats, state_layout.value, request)
+    bundle = None if force else exporters.up_to_date(origin, output, formats, state_layout.value, request)
     fresh = bundle is None
     if bundle is None:
         with console.progress("export") as on_progress:

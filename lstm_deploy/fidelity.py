@@ -11,8 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.exporters import lowering
-from lstm_deploy.graph_weights import constant_problems, lstm_layers, tensor_problems, weight_problems
-from lstm_deploy.lint import LSTM_OPERATORS, operators
+from lstm_deploy.graph_weights import (
+    constant_problems,
+    lstm_layers,
+    matrix_problems,
+    tensor_problems,
+    weight_problems,
+)
+from lstm_deploy.lint import LSTM_OPERATORS, operators, precision
 from lstm_deploy.signature import Array
 from lstm_deploy.stateful import Lifted
 
@@ -59,9 +65,10 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
     if len(lstm_layers(model)) != sum(count[name] for name in LSTM_OPERATORS):
         return None
     inside = tuple(f"module.{path}." if path else "module." for path in lifted.calls)
-    others = {name: value for name, value in own.items() if not name.startswith(inside) and value.size > 1}
+    others = {name: value for name, value in own.items() if not name.startswith(inside)}
     others |= {name: _plain(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
-    return weight_problems(model, lowering.layers(lifted)) + constant_problems(model, others)
+    different = weight_problems(model, lowering.layers(lifted)) + constant_problems(model, others)
+    return different + (matrix_problems(model, others) if precision(model) == "int8" else [])
 
 
 def _plain(value: Tensor) -> Array:

@@ -91,12 +91,19 @@ def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> li
     `wanted` are weights by PyTorch's names. A weight that the exporter folded into another is not found, and not told.
     """
     problems = []
-    constants = [
-        numpy_helper.to_array(tensor).squeeze()
+    floats = {
+        tensor.name: numpy_helper.to_array(tensor).squeeze()
         for tensor in model.graph.initializer
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    ]
+    }
+    constants = list(floats.values())
     for name, value in wanted.items():
+        named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
+        if named is not None and named.shape == value.squeeze().shape:
+            right = value.astype(named.dtype).astype(np.float64).squeeze()
+            if not np.allclose(right, named.astype(np.float64), rtol=EQUAL, atol=0):
+                problems.append(f"{name}: {_entries(np.atleast_1d(named.astype(np.float64)), np.atleast_1d(right))}.")
+            continue
         pairs = []
         shuffled = False
         for other in constants:
@@ -113,6 +120,37 @@ def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> li
             form, other = min(pairs, key=lambda pair: int(np.count_nonzero(pair[0] != pair[1])))
             if np.isclose(form, other, rtol=EQUAL, atol=0).mean() >= 0.5:
                 problems.append(f"{name}: {_entries(other, form)}.")
+    return problems
+
+
+def matrix_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list[str]:
+    """One sentence for each matrix of the model that none in the graph is, though some have its shape.
+
+    Stricter than `constant_problems`, for graphs whose outputs are too coarse to tell: quantized ones.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    found: list[tuple[Array, Array | float]] = []
+    for name, value in constants.items():
+        base = name.removesuffix("_quantized")
+        if value.ndim != 2:
+            continue
+        if value.dtype.kind == "f":
+            found.append((value.astype(np.float64), 0.0))
+        elif f"{base}_scale" in constants and f"{base}_zero_point" in constants:
+            step, zero = constants[f"{base}_scale"].astype(np.float64), constants[f"{base}_zero_point"]
+            found.append(((value.astype(np.float64) - zero) * step, 0.5 * step * (1 + 1e-3)))
+    problems = []
+    for name, value in wanted.items():
+        if value.ndim != 2 or value.dtype.kind != "f":
+            continue
+        alike = [
+            float((np.abs(other - form) - step - EQUAL * np.abs(form)).max())
+            for other, step in found
+            for form in (value.astype(np.float64), value.T.astype(np.float64))
+            if other.shape == form.shape
+        ]
+        if alike and min(alike) > 0:
+            problems.append(f"{name}: no matrix in the graph is it; the nearest is off by {min(alike):.3g}.")
     return problems
 
 

@@ -193,10 +193,19 @@ def _arrays(signature: Signature, path: Path) -> Examples:
             raise InputError(f"{spec.name} in {path} is {list(feeds[spec.name].shape)}; give {spec}.")
     count = _rows(signature, feeds)
     classes = truth.dtype.kind in "iu" and truth.ndim == len(output.shape) - 1
-    if truth.dtype.kind not in "iuf" or not truth.size or len(truth) != count:
+    wanted = output.shape[: truth.ndim]
+    fits = truth.ndim == len(output.shape) or classes
+    fits &= all(dim == size for dim, size in zip(wanted, truth.shape, strict=False) if isinstance(dim, int))
+    if truth.dtype.kind not in "iuf" or not fits or not truth.size or len(truth) != count:
         raise InputError(
-            f"y in {path} is {truth.dtype}{list(truth.shape)}; give {count} rows of what {output} should be."
+            f"y in {path} is {truth.dtype}{list(truth.shape)}; give {count} rows of what {output} should be, or of its "
+            "classes as integers."
         )
+    if not np.isfinite(truth).all() or not all(np.isfinite(value).all() for value in feeds.values()):
+        raise InputError(f"{path} has values that are NaN or infinite; leave these rows out.")
+    last = output.shape[-1]
+    if classes and isinstance(last, int) and (truth.min() < 0 or truth.max() >= last):
+        raise InputError(f"y in {path} has the class {truth.max()}, and the model knows 0 to {last - 1}.")
     starts = range(0, count, WINDOWS)
     calls = tuple(
         {spec.name: _slice(feeds[spec.name], spec.shape, start) for spec in signature.inputs} for start in starts

@@ -38,6 +38,8 @@ RATIO_NOTE = (
 ALWAYS = ("variant", "p50_us", "p90_us", "p99_us", "steps_per_s", "ratio_to_baseline")
 """Columns shown even where all rows agree."""
 BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8a8a"
+STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "^"), ("#3a9a5b", "D"), ("#8b5fb0", "v"), ("#b03a48", "P"))
+"""Colour and marker of each artifact."""
 
 
 def write(bundle: Bundle) -> None:
@@ -95,7 +97,8 @@ def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
             lost = f"differs by {found.difference:.2%}, cosine {found.cosine:.5f}"
         else:
             name = found.metric.replace("_", " ")
-            lost = f"{name} {found.metric_float32:.5g} → {found.metric_value:.5g} ({found.loss:+.2%})"
+            how = "worse" if found.loss >= 0 else "better"
+            lost = f"{name} {found.metric_float32:.5g} → {found.metric_value:.5g} ({abs(found.loss):.2%} {how})"
         timed = "–"
         if found.time_ratio is not None and found.p50_us is not None and found.p50_us_float32 is not None:
             what = "step" if found.scenario == "stream" else "sequence"
@@ -103,7 +106,7 @@ def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
         layers = f"{found.lowered_layers} of {found.lstm_layers}"
         size = f"{artifact.bytes:,} (× {found.bytes_ratio:.2f})"
         rows.append([artifact.path, layers, size, lost, timed, _growth(manifest, artifact.path)])
-    return ["artifact", "LSTM layers", "bytes", "float32 → this", "time", "state error"], rows
+    return ["artifact", "LSTM layers", "bytes", "float32 → this", "time", "state error, step 100 → last"], rows
 
 
 def bench_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -150,9 +153,7 @@ def parity_plot(manifest: Manifest) -> Figure:
     figure = Figure(figsize=(7, 1.2 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
     floor = 1e-6  # a difference of nothing at all must stand somewhere on a log scale
-    for artifact, color, marker in zip(
-        artifacts, (BLUE, ORANGE, GREY) * len(artifacts), "os^" * len(artifacts), strict=False
-    ):
+    for artifact, (color, marker) in zip(artifacts, STYLES * len(artifacts), strict=False):
         points = [
             (max(check.severity, floor), rows.index((check.name, check.output)))
             for check in checks
@@ -173,9 +174,7 @@ def error_plot(report: ParityReport) -> Figure:
     """For each output a panel of its largest difference over carried steps, and one of how differences spread."""
     outputs = list(dict.fromkeys(profile.output for profile in report.profiles))
     artifacts = list(dict.fromkeys(profile.artifact for profile in report.profiles))
-    styles = dict(
-        zip(artifacts, zip((BLUE, ORANGE, GREY) * len(artifacts), "os^" * len(artifacts), strict=False), strict=False)
-    )
+    styles = dict(zip(artifacts, STYLES * len(artifacts), strict=False))
     figure = Figure(figsize=(8, 0.9 + 1.7 * len(outputs)), layout="constrained")
     panels = figure.subplots(len(outputs), 2, squeeze=False)
     for (curve, spread), output in zip(panels, outputs, strict=True):
@@ -399,7 +398,7 @@ def _growth(manifest: Manifest, artifact: str) -> str:
     if not curves:
         return "–"
     last = max(curves[0])
-    return f"{max(c[100] for c in curves):.1e} → {max(c[last] for c in curves):.1e} at {last:,}"
+    return f"{max(c[100] for c in curves):.1e} → {max(c[last] for c in curves):.1e} ({last:,})"
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

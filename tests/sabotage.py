@@ -75,6 +75,11 @@ def weight(position, change, layer=0):
     return lambda model: edit(model, lstms(model)[layer].input[position], change)
 
 
+def halved_head(model):
+    (node,) = (node for node in model.graph.node if node.op_type == "MatMulInteger")
+    edit(model, node.input[1], lambda matrix: matrix // 2)
+
+
 def at(index, by):
     def change(value):
         value[index] = by(value[index])
@@ -485,6 +490,12 @@ SABOTAGE: dict[str, Sabotage] = {
         weight(2, at((slice(None), slice(None), slice(16, 24)), lambda r: -r)),
         "weight_hh, forget gate: 6[0-9] of 256",
     ),
+    "the bias of an int8 model's head off by 0.2": Sabotage(
+        "int8",
+        lambda model: edit(model, "module.fc.bias", lambda bias: bias + np.float32(0.2)),
+        "fc.bias: 8 of 8 entries differ",
+    ),
+    "an int8 head halved": Sabotage("int8", halved_head, "fc.weight: no matrix in the graph is it"),
     "random noise": Sabotage("two layers", random_input, "draws random numbers"),
     "a contract that says another state policy": Sabotage(
         "two layers",

@@ -34,7 +34,7 @@ from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.exporters.trials import Examiner
 from lstm_deploy.files import sha256
 from lstm_deploy.judging import check_artifacts
-from lstm_deploy.metrics import examples
+from lstm_deploy.metrics import Examples, examples
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateDtype, StateLayout, TensorSpec
 from lstm_deploy.stateful import Lifted
@@ -73,7 +73,7 @@ def export(
     apart: `model` names the class that a file of weights belongs to (`FILE.py:Class` or `package.module:Class`) and
     `init` its arguments; `weights_key` names the entry of the file; `trust_pickle` allows a pickle of a whole module
     to run its code. `on_progress` is told what is being done. Where the same source stands exported with the same
-    options already, that bundle is returned as it is.
+    options already, that bundle is returned as it is, unless with `force`.
 
     `quantize="int8"` adds int8 artifacts and `"auto"` adds them only where they are faster here; `half` adds float16
     for CUDA, whose state is `state_dtype`. What they lose is measured on `data`, else on what `train` held out, and
@@ -113,7 +113,7 @@ def export(
                 trust_pickle=trust_pickle,
             )
         )
-        if (there := up_to_date(origin, path, formats, state_layout, request)) is not None:
+        if not force and (there := up_to_date(origin, path, formats, state_layout, request)) is not None:
             return there
         options = _options(formats, state_layout, request, origin)
         check_free(path, force=force)
@@ -159,13 +159,11 @@ def export(
                 partial, artifacts, request, examiner, lambda what: on_progress(stages - 1, stages, what)
             )
             precisions.make(quantized)
-            _add(bundle, precisions, cases, described)
+            _add(bundle, precisions, cases, described, _missing_data(request, manifest.training, given))
         report.write(bundle)
     if quantize == "int8" and not _has_int8(bundle):
-        raise ParityError(
-            f"{bundle.manifest.notes[0]}. {path} holds float32 only; allow more with --max-metric-loss, or give data "
-            "like that in use with --data."
-        )
+        reason = next(note for note in bundle.manifest.notes if "left out" in note)
+        raise ParityError(f"{reason}. {path} holds float32 only; allow more with --max-metric-loss, or give --data.")
     return Bundle(path)
 
 
@@ -194,11 +192,11 @@ def _write_int8_torchscript(lifted: Lifted, folder: Path) -> tuple[int, int] | N
     return done, total
 
 
-def _add(bundle: Bundle, precisions: Precisions, cases: Sequence[Case], described: str) -> None:
+def _add(bundle: Bundle, precisions: Precisions, cases: Sequence[Case], described: str, notes: Sequence[str]) -> None:
     """Enter artifacts of lower precision into a bundle, with their parity."""
     before, parity = bundle.manifest, bundle.manifest.parity
     assert parity is not None
-    bundle.update(artifacts=(*before.artifacts, *precisions.artifacts), notes=tuple(precisions.notes))
+    bundle.update(artifacts=(*before.artifacts, *precisions.artifacts), notes=(*notes, *precisions.notes))
     found = check_artifacts(bundle, precisions.artifacts, cases, described)
     merged = replace(
         found,
@@ -207,6 +205,16 @@ def _add(bundle: Bundle, precisions: Precisions, cases: Sequence[Case], describe
         profiles=parity.profiles + found.profiles,
     )
     bundle.update(parity=merged)
+
+
+def _missing_data(request: Request, training: Mapping[str, Any] | None, given: Examples) -> list[str]:
+    """What must be said where the training's own file should have told the metric, and could not."""
+    if request.data is not None or given.truth or "data" not in (training or {}):
+        return []
+    return [
+        f"what is lost was measured on {given.described}, not on what the training held out: its file is not there any "
+        "more, or changed; give --data"
+    ]
 
 
 def _with_data(training: Mapping[str, Any] | None, directory: Path) -> Mapping[str, Any] | None:
@@ -267,7 +275,9 @@ def up_to_date(
 
 def _lower(formats: Sequence[str], request: Request) -> list[str]:
     """Artifacts of lower precision that may come of a request."""
-    quantized = [INT8[name] for name in formats] if request.quantize else []
+    quantized = [INT8[name] for name in formats if request.quantize == "int8" or name == "onnx"]
+    if not request.quantize:
+        quantized = []
     return [*quantized, FLOAT16] if request.half else quantized
 
 
@@ -306,8 +316,14 @@ def _options(
         raise InputError(f"{request.quantize!r} is no way to quantize; use int8 or auto.")
     if (request.half or request.quantize == "auto") and "onnx" not in formats:
         raise InputError("float16 and --quantize auto are for ONNX; add --format onnx.")
-    if request.data is not None and not request:
-        raise InputError("--data is what int8 and float16 are measured on; ask for one with --quantize or --half.")
+    if (request.data is not None or request.max_metric_loss is not None) and not request:
+        raise InputError(
+            "--data and --max-metric-loss are for int8 and float16; ask for one with --quantize or --half."
+        )
+    if request.max_metric_loss is not None and not 0 <= request.max_metric_loss <= 1:
+        raise InputError(f"max_metric_loss is {request.max_metric_loss}; give a part from 0 to 1, as 0.01 for 1 %.")
+    if request.state_dtype != "float16" and not request.half:
+        raise InputError("--state-dtype is for float16; add --half.")
     if request.data is not None and not request.data.is_file():
         raise InputError(f"{request.data} does not exist or is not a file; check --data.")
     options: dict[str, Any] = {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}

@@ -47,8 +47,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         }
 
 
-def parts(model: onnx.ModelProto) -> dict[str, str]:
-    """What there is to quantize, in the graph's order: a label in PyTorch's words, and the node's name.
+def parts(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """What there is to quantize, in the graph's order: nodes by a label in PyTorch's words.
 
     Raises `InputError` for a graph that cannot be quantized as a whole: quantized already, in float16, with LSTMs
     whose weights are computed, or without any LSTM.
@@ -57,7 +57,7 @@ def parts(model: onnx.ModelProto) -> dict[str, str]:
         raise InputError(f"The model is in {precision} already; quantize the float32 model that it was made from.")
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     sizes = {name: _size(tensor) for name, tensor in constants.items()}
-    found: dict[str, str] = {}
+    found: dict[str, onnx.NodeProto] = {}
     if not any(node.op_type == "LSTM" for node in model.graph.node):
         raise InputError(
             "The graph has no LSTM node, so there is no LSTM to quantize; export the model with lstm-deploy."
@@ -69,14 +69,14 @@ def parts(model: onnx.ModelProto) -> dict[str, str]:
                     f"The weights of {node.name or 'an LSTM'} are computed in the graph, so it would stay in float; "
                     "export the model with lstm-deploy, which writes them as constants."
                 )
-            found[_label(node)] = node.name
+            found[_label(node)] = node
         elif node.op_type in ("MatMul", "Gather"):
             weight = node.input[1 if node.op_type == "MatMul" else 0]
             large = sizes.get(weight, 0) >= WORTH * sum(sizes.values())
             # What brings a projected state back is inverted at every step: an error there would add up.
             if large and len(constants[weight].dims) == 2 and "P_inverse_l" not in weight:
                 kind = "the matrix" if node.op_type == "MatMul" else "the embedding"
-                found[f"{kind} {list(constants[weight].dims)}"] = node.name
+                found[f"{kind} {list(constants[weight].dims)}"] = node
     return found
 
 
@@ -89,7 +89,7 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
 
     settings = settings or Settings()
     model = lint.load(source)
-    chosen = [name for label, name in parts(model).items() if label not in kept]
+    chosen = [node.name for label, node in parts(model).items() if label not in kept]
     large = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     producer = model.producer_name
     del model

@@ -100,9 +100,11 @@ def search_int8(
     """int8 artifacts of the float32 graph at `source`, written into `folder`: those within the budget, and all.
 
     Where no settings are within it, layers are kept in float one after another, those first whose rounding costs the
-    most, until it holds. Raises `InputError` for a graph that cannot be quantized.
+    most, until it holds; one LSTM layer at least has to be in int8. Raises `InputError` for a graph that cannot be
+    quantized.
     """
-    labels = list(parts(onnx.load(source, load_external_data=False)))
+    nodes = parts(onnx.load(source, load_external_data=False))
+    labels = list(nodes)
     tried: list[Trial] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Trial:
@@ -123,6 +125,8 @@ def search_int8(
     spared = {label: attempt(best, [label]) for label in labels}
     order = sorted(labels, key=lambda label: spared[label].difference)
     for count in range(1, len(labels)):
+        if not any(nodes[label].op_type == "LSTM" for label in order[count:]):
+            break
         trial = spared[order[0]] if count == 1 else attempt(best, order[:count])
         if not trial.problem:
             return [trial], tried
