@@ -474,10 +474,14 @@ def inspect(
     for finding in document.get("inferred", ()):
         console.say(f"inferred: {finding}")
     for key, value in document.items():
-        if key not in hidden and value not in (None, [], {}):
+        if key not in hidden and value not in (None, [], (), {}):
             console.say(f"{key}: {_flat(value)}")
     for artifact in document.get("artifacts", ()):
-        console.say(f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes")
+        line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
+        if found := artifact["evidence"]:
+            layers = f"{found['lowered_layers']} of {found['lstm_layers']} LSTM layers"
+            line += f", {layers}, {found['metric'] or 'outputs'} off by {found['loss']:.2%} of float32's"
+        console.say(line)
     for defect in document.get("lint", ()):
         console.say(f"lint: {defect}")
     if document.get("lint") == []:

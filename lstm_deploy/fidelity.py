@@ -68,7 +68,7 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
     others = {name: value for name, value in own.items() if not name.startswith(inside)}
     others |= {name: _plain(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
     different = weight_problems(model, lowering.layers(lifted)) + constant_problems(model, others)
-    return different + (matrix_problems(model, others) if precision(model) == "int8" else [])
+    return different + (matrix_problems(model, others) if precision(model) != "float32" else [])
 
 
 def _plain(value: Tensor) -> Array:

@@ -126,7 +126,7 @@ def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> li
 def matrix_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list[str]:
     """One sentence for each matrix of the model that none in the graph is, though some have its shape.
 
-    Stricter than `constant_problems`, for graphs whose outputs are too coarse to tell: quantized ones.
+    Stricter than `constant_problems`, for graphs whose outputs are too coarse to tell: int8 and float16.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     found: list[tuple[Array, Array | float]] = []
@@ -135,7 +135,8 @@ def matrix_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list
         if value.ndim != 2:
             continue
         if value.dtype.kind == "f":
-            found.append((value.astype(np.float64), 0.0))
+            half_a_step = np.spacing(np.abs(value)).astype(np.float64) / 2 if value.itemsize == 2 else 0.0
+            found.append((value.astype(np.float64), half_a_step))
         elif f"{base}_scale" in constants and f"{base}_zero_point" in constants:
             step, zero = constants[f"{base}_scale"].astype(np.float64), constants[f"{base}_zero_point"]
             found.append(((value.astype(np.float64) - zero) * step, 0.5 * step * (1 + 1e-3)))

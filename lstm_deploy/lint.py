@@ -48,8 +48,14 @@ def precision(model: onnx.ModelProto) -> str:
 
 def has_float16_lstm(model: onnx.ModelProto) -> bool:
     """Whether an LSTM computes in float16."""
-    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
-    return any(node.op_type == "LSTM" and node.input[1] in half for node in _nodes(model.graph))
+    kind = onnx.TensorProto.FLOAT16
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == kind}
+    half |= {value.name for value in model.graph.input if value.type.tensor_type.elem_type == kind}
+    for node in _nodes(model.graph):
+        for attribute in node.attribute:
+            if attribute.t.data_type == kind or (node.op_type == "Cast" and attribute.i == kind):
+                half.update(node.output)
+    return any(node.op_type == "LSTM" and half.intersection(node.input) for node in _nodes(model.graph))
 
 
 def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]:

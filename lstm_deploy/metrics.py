@@ -13,7 +13,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz, sha256
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
-from lstm_deploy.signature import Array, Feeds, Signature
+from lstm_deploy.signature import Array, Feeds, Signature, TensorSpec
 from lstm_deploy.tasks import Forecast, LanguageModel
 
 HELD_OUT = {"forecast": 0.2, "lm": 0.1}
@@ -177,41 +177,54 @@ def _text(task: LanguageModel, path: Path, streams: int, steps: int, *, held_out
 
 def _arrays(signature: Signature, path: Path) -> Examples:
     """Inputs and truth by name."""
+    names = [spec.name for spec in signature.inputs]
     if path.suffix != ".npz":
-        names = ", ".join(spec.name for spec in signature.inputs)
-        raise InputError(f"{path} is not an .npz file; for this model give one with the arrays {names} and y.")
+        raise InputError(
+            f"{path} is not an .npz file; for this model give one with the arrays {', '.join(names)} and y."
+        )
     if not path.is_file():
         raise InputError(f"{path} does not exist; check the path.")
     arrays = read_npz(path)
-    output = signature.outputs[0]
-    if missing := [name for name in (*(spec.name for spec in signature.inputs), "y") if name not in arrays]:
+    if missing := [name for name in (*names, "y") if name not in arrays]:
         raise InputError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}.")
-    feeds = {spec.name: arrays[spec.name].astype(spec.dtype) for spec in signature.inputs}
-    truth = arrays["y"]
-    for spec in signature.inputs:
-        if feeds[spec.name].ndim != len(spec.shape):
-            raise InputError(f"{spec.name} in {path} is {list(feeds[spec.name].shape)}; give {spec}.")
-    count = _rows(signature, feeds)
-    classes = truth.dtype.kind in "iu" and truth.ndim == len(output.shape) - 1
-    wanted = output.shape[: truth.ndim]
-    fits = truth.ndim == len(output.shape) or classes
-    fits &= all(dim == size for dim, size in zip(wanted, truth.shape, strict=False) if isinstance(dim, int))
-    if truth.dtype.kind not in "iuf" or not fits or not truth.size or len(truth) != count:
-        raise InputError(
-            f"y in {path} is {truth.dtype}{list(truth.shape)}; give {count} rows of what {output} should be, or of its "
-            "classes as integers."
-        )
-    if not np.isfinite(truth).all() or not all(np.isfinite(value).all() for value in feeds.values()):
-        raise InputError(f"{path} has values that are NaN or infinite; leave these rows out.")
+    sizes: dict[str, int] = {}
+    feeds = {spec.name: _fitting(arrays[spec.name], spec.name, spec, sizes, path) for spec in signature.inputs}
+    output, truth = signature.outputs[0], arrays["y"]
     last = output.shape[-1]
-    if classes and isinstance(last, int) and (truth.min() < 0 or truth.max() >= last):
-        raise InputError(f"y in {path} has the class {truth.max()}, and the model knows 0 to {last - 1}.")
-    starts = range(0, count, WINDOWS)
-    calls = tuple(
-        {spec.name: _slice(feeds[spec.name], spec.shape, start) for spec in signature.inputs} for start in starts
-    )
-    truths = tuple(truth[start : start + WINDOWS] for start in starts)
+    classes = truth.dtype.kind in "iu" and truth.ndim == len(output.shape) - 1 and last != 1
+    if classes:
+        wanted = TensorSpec(name="y", dtype="int64", shape=output.shape[:-1])
+        truth = _fitting(truth, "y", wanted, sizes, path)
+        if isinstance(last, int) and (truth.min() < 0 or truth.max() >= last):
+            raise InputError(
+                f"y in {path} has classes from {truth.min()} to {truth.max()}; the model knows 0 to {last - 1}."
+            )
+    else:
+        truth = truth[..., None] if truth.ndim == len(output.shape) - 1 and last == 1 else truth
+        truth = _fitting(truth, "y", TensorSpec(name="y", dtype="float64", shape=output.shape), sizes, path)
+    starts = range(0, sizes.get("batch", 1), WINDOWS)
+    calls = tuple({s.name: _rows_from(feeds[s.name], s.shape, start) for s in signature.inputs} for start in starts)
+    truths = tuple(_rows_from(truth, output.shape, start) for start in starts)
     return Examples(path.name, "accuracy" if classes else "rmse", calls, truths, carry=False)
+
+
+def _fitting(value: Array, name: str, spec: TensorSpec, sizes: dict[str, int], path: Path) -> Array:
+    """An array of the file in the type of its specification; `sizes` of dynamic axes are known so far, or added."""
+    known = tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape)
+    fits = value.ndim == len(known) and all(
+        size == dim if isinstance(dim, int) else size > 0 for size, dim in zip(value.shape, known, strict=True)
+    )
+    if not fits or value.dtype.kind not in "iufb" or not np.can_cast(value.dtype, spec.dtype, "same_kind"):
+        raise InputError(
+            f"{name} in {path} is {value.dtype}[{', '.join(map(str, value.shape))}]; give "
+            f"{spec.dtype}[{', '.join(map(str, known))}]" + (", or classes as integers." if name == "y" else ".")
+        )
+    sizes |= {dim: size for dim, size in zip(spec.shape, value.shape, strict=True) if isinstance(dim, str)}
+    with np.errstate(over="ignore"):
+        cast = value.astype(spec.dtype)
+    if not np.isfinite(cast).all():
+        raise InputError(f"{name} in {path} has values that are NaN, infinite or beyond {spec.dtype}; leave them out.")
+    return cast
 
 
 def _drawn(signature: Signature) -> Examples:
@@ -226,7 +239,8 @@ def _rows(signature: Signature, feeds: Feeds) -> int:
     return next((feeds[s.name].shape[s.shape.index("batch")] for s in signature.inputs if "batch" in s.shape), 1)
 
 
-def _slice(value: Array, shape: Sequence[Any], start: int) -> Array:
+def _rows_from(value: Array, shape: Sequence[Any], start: int) -> Array:
+    """The next rows of a batch, along its axis."""
     if "batch" not in shape:
         return value
     index = [slice(None)] * value.ndim

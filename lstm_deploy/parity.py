@@ -135,9 +135,9 @@ class Judge:
         if str(value.dtype) != self._specs[output].dtype:
             return self._new(name, output, f"is {value.dtype}, not {self._specs[output].dtype}, {where}")
         size = case.sizes[output]
-        slack = case.slack if self.precision == "float32" else 1.0  # for rounding, which others allow more of anyway
-        if self.precision == "int8" and name == "drift":
-            slack = INT8_DRIFT
+        slack = case.slack
+        if self.precision == "int8":  # whose tolerance leaves room for what `slack` is for
+            slack = INT8_DRIFT if name == "drift" else 1.0
         override = self.overrides.get(output, self.overrides.get(""))
         tolerance = np.broadcast_to(
             allowed(size, self.relative * slack, case.rounding.get(output, 0.0), override), value.shape

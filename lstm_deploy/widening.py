@@ -9,14 +9,27 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def widened(path: Path) -> bytes:
-    """A float16 graph that computes in float32, its weights still rounded to float16 and its inputs and outputs as
-    they were: what a machine without a float16 kernel can prove of it.
+    """A float16 graph that computes in float32 and rounds the outcome of each node to float16.
+
+    Its weights stay rounded to float16 and its inputs and outputs what they were: this is what a machine without a
+    float16 kernel can prove of it. A value beyond float16 becomes infinite, as it would there.
     """
     model = onnx.load(path)
     graph = model.graph
+    typed = onnx.shape_inference.infer_shapes(model).graph
+    half = {
+        value.name
+        for value in (*typed.value_info, *typed.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16
+    }
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    nodes: list[onnx.NodeProto] = []
+    for value in graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            rename(graph.node, value.name, f"{value.name}_wide", outputs=False)
+            nodes.append(_cast(value.name, f"{value.name}_wide", TensorProto.FLOAT))
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
@@ -24,20 +37,25 @@ def widened(path: Path) -> bytes:
             elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT16:
                 value = numpy_helper.to_array(attribute.t).astype(np.float32)
                 attribute.t.CopyFrom(numpy_helper.from_array(value, attribute.t.name))
-    del graph.value_info[:]
-    first, last = [], []
-    for value in graph.input:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-            rename(graph.node, value.name, f"{value.name}_wide", outputs=False)
-            first.append(helper.make_node("Cast", [value.name], [f"{value.name}_wide"], to=TensorProto.FLOAT))
-    for value in graph.output:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-            rename(graph.node, value.name, f"{value.name}_wide", outputs=True)
-            last.append(helper.make_node("Cast", [f"{value.name}_wide"], [value.name], to=TensorProto.FLOAT16))
-    nodes = [*first, *graph.node, *last]
-    del graph.node[:]
+    outputs = {value.name for value in graph.output}
+    for node in list(graph.node):
+        nodes.append(node)
+        for position, name in enumerate(node.output):
+            if name in half:
+                exact, rounded = f"{name}_exact", name if name in outputs else f"{name}_rounded"
+                node.output[position] = exact
+                nodes.append(_cast(exact, rounded, TensorProto.FLOAT16))
+                wide = f"{name}_wide" if name in outputs else name
+                nodes.append(_cast(rounded, wide, TensorProto.FLOAT))
+                if name in outputs:
+                    rename(graph.node, name, wide, outputs=False)
+    del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return bytes(model.SerializeToString())
+
+
+def _cast(name: str, to: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [name], [to], to=kind)
 
 
 def rename(nodes: Iterable[onnx.NodeProto], name: str, to: str, *, outputs: bool) -> None:

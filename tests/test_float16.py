@@ -97,3 +97,26 @@ def test_what_is_in_float16_already_is_refused(tmp_path):
     export_float16(path, tmp_path / "h.onnx")
     with pytest.raises(InputError, match="in float16 already"):
         export_float16(tmp_path / "h.onnx", tmp_path / "hh.onnx")
+
+
+def test_a_column_that_underflows_is_told(tmp_path):
+    net = Net()
+    with torch.no_grad():
+        net.fc.weight[1] *= 1e-8
+    _, path = exported(tmp_path, net)
+    with pytest.raises(ParityError, match="underflows to 0 in float16"):
+        export_float16(path, tmp_path / "h.onnx")
+
+
+def test_values_that_overflow_inside_are_seen_on_the_cpu_too(tmp_path):
+    net = Net()
+    with torch.no_grad():
+        net.fc.weight[:] = 6e4 * torch.sign(net.fc.weight)
+    lifted, path = exported(tmp_path, net)
+    with torch.no_grad():
+        lifted.module.lstm.weight_ih_l0 *= 20
+    export_onnx(lifted, path)
+    export_float16(path, tmp_path / "h.onnx")
+    cases = make_cases(ReferenceRuntime(lifted), SMALL)
+    checks = prove_file(tmp_path / "h.onnx", "h", "float16", "cpu", cases).checks
+    assert any(not check.passed and check.output == "y" for check in checks)

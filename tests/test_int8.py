@@ -166,3 +166,40 @@ def test_per_channel_keeps_small_rows_beside_a_large_one(tmp_path):
         ((layer, _),) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
         off[per_channel] = np.abs(layer.r - right)[:, 1:].max()
     assert off[True] < 0.01 < off[False]
+
+
+def test_weights_that_two_lstms_share_are_quantized_in_both(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.LSTM(6, 6, batch_first=True)
+            self.b = nn.LSTM(6, 6, batch_first=True)
+            for name, _ in list(self.a.named_parameters()):
+                setattr(self.b, name, getattr(self.a, name))
+
+        def forward(self, x):
+            return self.b(self.a(x)[0])[0]
+
+    lifted, path = exported(tmp_path, Shared())
+    assert len(parts(onnx.load(path))) == 2
+    quantize_onnx(path, tmp_path / "q.onnx")
+    assert lstm_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
+    cases = make_cases(ReferenceRuntime(lifted), SMALL)
+    assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+
+
+def test_matrices_of_one_shape_are_all_quantized(tmp_path):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(6, 8, batch_first=True)
+            self.one, self.two = nn.Linear(8, 30), nn.Linear(8, 30)
+
+        def forward(self, x):
+            y = self.lstm(x)[0]
+            return {"one": self.one(y), "two": self.two(y)}
+
+    _, path = exported(tmp_path, Heads())
+    assert list(parts(onnx.load(path)))[1:] == ["the matrix [8, 30]", "the matrix [8, 30] (2)"]
+    quantize_onnx(path, tmp_path / "q.onnx")
+    assert not [node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.op_type == "MatMul"]

@@ -6,12 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from msgspec.structs import replace
+from torch import nn
 
 import lstm_deploy
 from lstm_deploy import checkpoint, metrics
 from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.files import sha256
+from lstm_deploy.lifting import lift
 from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.signature import TensorSpec
 
 floats = hnp.arrays(np.float64, (7, 3), elements=st.floats(-100, 100))
 
@@ -73,9 +77,17 @@ def test_arrays_give_rmse_or_accuracy(lm_bundle, tmp_path):
     [
         ({"x": np.zeros((2, 3), np.int64)}, "no array 'y'"),
         ({"y": np.zeros(2)}, "no array 'x'"),
-        ({"x": np.zeros(3, np.int64), "y": np.zeros(3)}, r"x in .* is \[3\]; give x: int64"),
-        ({"x": np.zeros((2, 3), np.int64), "y": np.zeros(5)}, r"y in .* give 2 rows"),
-        ({"x": np.zeros((2, 3), np.int64), "y": np.array(["a", "b"])}, "y in"),
+        ({"x": np.zeros(3, np.int64), "y": np.zeros(3)}, r"x in .* is int64\[3\]; give int64\[batch, seq\]"),
+        (
+            {"x": np.zeros((2, 3), np.int64), "y": np.zeros(5)},
+            r"y in .* is float64\[5\]; give float64\[2, 3, \d+\], or",
+        ),
+        ({"x": np.zeros((2, 3), np.int64), "y": np.zeros((2, 1), np.int64)}, r"y in .* give int64\[2, 3\], or classes"),
+        ({"x": np.zeros((2, 3), np.int64), "y": np.array([["a", "b"]])}, "y in"),
+        ({"x": np.zeros((2, 3), np.int64), "y": np.array(1.0)}, "y in"),
+        ({"x": np.zeros((2, 3), np.int64), "y": np.full((2, 3), 999)}, "classes from 999 to 999; the model knows 0 to"),
+        ({"x": np.full((2, 3), 0.7), "y": np.zeros((2, 3), np.int64)}, r"x in .* is float64"),
+        ({"x": np.array([["a", "b"]]), "y": np.zeros((1, 2), np.int64)}, "x in"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(lm_bundle, tmp_path, arrays, message):
@@ -129,3 +141,45 @@ def test_the_output_that_is_off_most_is_told():
     wanted = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
     off, _ = metrics.difference({**wanted, "wrong": -wanted["wrong"]}, wanted)
     assert off > 1.9
+
+
+@pytest.fixture(scope="module")
+def time_major(tmp_path_factory):
+    """A time-major model of one output, as a runtime."""
+    path = tmp_path_factory.mktemp("major") / "m.onnx"
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.fc = nn.LSTM(3, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.fc(self.lstm(x)[0])
+
+    export_onnx(lift(Net().eval(), [TensorSpec.parse("x:float32[seq,batch,3]")]), path)
+    return open_runtime(path)
+
+
+def test_rows_are_cut_along_the_batch_of_a_time_major_model(time_major, tmp_path):
+    x = np.random.default_rng(0).standard_normal((300, 300, 3)).astype(np.float32)
+    y = time_major.run({"x": x, **time_major.signature.initial_state(300)})["y"]
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    given = metrics.examples(time_major.signature, tmp_path / "data.npz")
+    assert [call["x"].shape for call in given.calls] == [(300, 256, 3), (300, 44, 3)]
+    assert metrics.measure(time_major, given).metric < 1e-6
+
+
+def test_integers_that_a_model_of_one_column_should_give_are_values_and_no_classes(time_major, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.zeros((5, 2, 3)), y=np.arange(10).reshape(5, 2))
+    given = metrics.examples(time_major.signature, tmp_path / "data.npz")
+    assert given.metric == "rmse"
+    assert metrics.measure(time_major, given).metric > 1
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
+def test_values_that_are_no_numbers_are_refused(time_major, tmp_path, wrong):
+    x, y = np.zeros((5, 2, 3)), np.zeros((5, 2, 1))
+    x[0, 0, 0] = wrong
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    with pytest.raises(InputError, match="x in .* NaN, infinite or beyond float32"):
+        metrics.examples(time_major.signature, tmp_path / "data.npz")

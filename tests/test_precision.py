@@ -152,6 +152,10 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
         ({"quantize": "auto", "formats": ["torchscript"]}, "are for ONNX; add --format onnx"),
         ({"data": "nowhere.npz", "quantize": "int8"}, "nowhere.npz does not exist"),
         ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
+        ({"max_metric_loss": 0.1}, "ask for one with --quantize or --half"),
+        ({"quantize": "int8", "max_metric_loss": "1%"}, "max_metric_loss is '1%'; give a part from 0 to 1"),
+        ({"quantize": "int8", "max_metric_loss": float("nan")}, "give a part from 0 to 1"),
+        ({"quantize": "int8", "state_dtype": "float32"}, "--state-dtype is for float16; add --half"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
@@ -210,3 +214,44 @@ def test_a_dry_run_names_what_may_come(forecaster, tmp_path, quick):
 def test_the_table_of_evidence_is_empty_without_any(forecast_bundle):
     _, rows = report.evidence_table(Bundle(forecast_bundle).manifest)
     assert rows == []
+
+
+class Projected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 8, proj_size=3, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+class Tied(Net):
+    """Reads a weight that int8 packs."""
+
+    def forward(self, x):
+        return self.lstm(x)[0] @ self.fc.weight.T
+
+
+def test_what_int8_torchscript_cannot_hold_is_left_out_with_the_reason(tmp_path, quick):
+    for module, reason in ((Projected(), "no int8 LSTM with projections"), (Tied(), "does not run with int8 weights")):
+        bundle = lstm_deploy.export(module.eval(), tmp_path / "out", inputs=INPUTS, quantize="int8", force=True)
+        assert "model.int8.torchscript" not in {artifact.path for artifact in bundle.manifest.artifacts}
+        assert not (bundle.path / "model.int8.torchscript").exists()
+        assert any(reason in note for note in bundle.manifest.notes)
+    with pytest.raises(ParityError, match="no int8 LSTM with projections"):
+        lstm_deploy.export(Projected().eval(), tmp_path / "b", inputs=INPUTS, quantize="int8", formats=["torchscript"])
+
+
+def test_a_refused_int8_is_refused_again(forecaster, tmp_path, quick):
+    for _ in range(2):
+        with pytest.raises((ParityError, InputError)):
+            lstm_deploy.export(forecaster, tmp_path / "out", quantize="int8", formats=["onnx"], max_metric_loss=0.0)
+
+
+def test_training_data_that_is_gone_is_told(prices, tmp_path, quick):
+    (tmp_path / "p.csv").write_text(prices.read_text())
+    words = f"train {tmp_path}/p.csv --task forecast --target close --epochs 1 -o {tmp_path}/m.safetensors"
+    assert CliRunner().invoke(app, words.split()).exit_code == 0
+    (tmp_path / "p.csv").unlink()
+    bundle = lstm_deploy.export(tmp_path / "m.safetensors", tmp_path / "out", quantize="int8", formats=["onnx"])
+    assert bundle.manifest.notes[0].startswith("what is lost was measured on inputs drawn at random")

@@ -31,6 +31,8 @@ def test_a_widened_graph_keeps_the_rounded_weights_and_the_types_of_its_ports(ha
     for tensor in wide.graph.initializer:
         assert tensor.data_type != onnx.TensorProto.FLOAT16
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), rounded[tensor.name])
+    kept = {node.op_type for node in wide.graph.node} - {"Cast"}
+    assert kept == {node.op_type for node in half.graph.node} - {"Cast"}
     types = [[value.type.tensor_type.elem_type for value in (*m.graph.input, *m.graph.output)] for m in (half, wide)]
     assert types[0] == types[1]
 
@@ -42,6 +44,16 @@ def test_a_widened_graph_computes_what_the_float32_one_does_up_to_the_rounding(h
     wanted = right.run({"x": x, **right.signature.initial_state(2)})
     for name, value in wanted.items():
         assert 0 < np.abs(got[name] - value).max() < 1e-3
+
+
+def test_a_float16_lstm_is_seen_wherever_its_weights_stand(halved, tmp_path):
+    model = onnx.load(halved / "h.onnx")
+    (tensor,) = (tensor for tensor in model.graph.initializer if "W_l0" in tensor.name)
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    model.graph.initializer.remove(tensor)
+    onnx.save(model, tmp_path / "constant.onnx")
+    with pytest.raises(InputError, match="the CPU has no float16 LSTM"):
+        OnnxRuntime(tmp_path / "constant.onnx", "cpu")
 
 
 def test_the_cpu_refuses_a_float16_lstm_before_onnxruntime_crashes_on_it(halved):

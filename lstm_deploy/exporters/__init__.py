@@ -26,7 +26,7 @@ from lstm_deploy.bundle import (
 )
 from lstm_deploy.cases import LOWERED, QUICK, Case, make_cases, record, shortened
 from lstm_deploy.checks import ParityReport
-from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, user_line
+from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, one_line, user_line
 from lstm_deploy.exporters.int8_torch import quantized_copy
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.precision import FLOAT16, INT8, Precisions, Request
@@ -183,12 +183,16 @@ def _proven(parity: ParityReport) -> ParityReport:
     )
 
 
-def _write_int8_torchscript(lifted: Lifted, folder: Path) -> tuple[int, int] | None:
-    """Write the int8 TorchScript artifact, to be examined; its LSTM layers in int8, and all. None where it has none."""
+def _write_int8_torchscript(lifted: Lifted, folder: Path) -> tuple[int, int] | str:
+    """Write the int8 TorchScript artifact, to be examined; its LSTM layers in int8, and all. Or why it cannot be."""
     quantized, done, total = quantized_copy(lifted)
     if not done:
-        return None
-    _write(export_torchscript, "torchscript", quantized, folder / INT8["torchscript"])
+        return "PyTorch has no int8 LSTM with projections"
+    try:
+        _write(export_torchscript, "torchscript", quantized, folder / INT8["torchscript"])
+    except LiftingError as error:  # of code that reads weights which are packed now
+        (folder / INT8["torchscript"]).unlink(missing_ok=True)
+        return f"the module does not run with int8 weights ({one_line(error.__cause__ or error)})"
     return done, total
 
 
@@ -320,8 +324,9 @@ def _options(
         raise InputError(
             "--data and --max-metric-loss are for int8 and float16; ask for one with --quantize or --half."
         )
-    if request.max_metric_loss is not None and not 0 <= request.max_metric_loss <= 1:
-        raise InputError(f"max_metric_loss is {request.max_metric_loss}; give a part from 0 to 1, as 0.01 for 1 %.")
+    part = request.max_metric_loss
+    if part is not None and (isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part <= 1):
+        raise InputError(f"max_metric_loss is {part!r}; give a part from 0 to 1, as 0.01 for 1 %.")
     if request.state_dtype != "float16" and not request.half:
         raise InputError("--state-dtype is for float16; add --half.")
     if request.data is not None and not request.data.is_file():

@@ -106,7 +106,11 @@ class _Converter:
             raise ParityError(
                 f"{name} reaches {largest:.3g} and float16 overflows at {LARGEST:,.0f}; export without --half."
             )
-        self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float16), to))
+        half = value.astype(np.float16)
+        lost = any((value.any(axis) & ~half.any(axis)).any() for axis in range(value.ndim))
+        if lost:
+            raise ParityError(f"A row or column of {name} underflows to 0 in float16; export without --half.")
+        self.graph.initializer.append(numpy_helper.from_array(half, to))
 
     def _hand_out(self, value: onnx.ValueInfoProto) -> None:
         """Give an output of the graph its type."""

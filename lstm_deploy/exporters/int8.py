@@ -69,14 +69,14 @@ def parts(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
                     f"The weights of {node.name or 'an LSTM'} are computed in the graph, so it would stay in float; "
                     "export the model with lstm-deploy, which writes them as constants."
                 )
-            found[_label(node)] = node
+            found[_unique(_label(node), found)] = node
         elif node.op_type in ("MatMul", "Gather"):
             weight = node.input[1 if node.op_type == "MatMul" else 0]
             large = sizes.get(weight, 0) >= WORTH * sum(sizes.values())
             # What brings a projected state back is inverted at every step: an error there would add up.
             if large and len(constants[weight].dims) == 2 and "P_inverse_l" not in weight:
                 kind = "the matrix" if node.op_type == "MatMul" else "the embedding"
-                found[f"{kind} {list(constants[weight].dims)}"] = node
+                found[_unique(f"{kind} {list(constants[weight].dims)}", found)] = node
     return found
 
 
@@ -92,10 +92,10 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     chosen = [node.name for label, node in parts(model).items() if label not in kept]
     large = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     producer = model.producer_name
-    del model
+    shared = _unshare(model)
     with _quiet():
         quantize_dynamic(
-            source,
+            model if shared else source,
             target,
             op_types_to_quantize=["LSTM", "MatMul", "Gather"],
             nodes_to_quantize=chosen,
@@ -140,6 +140,26 @@ def _label(node: onnx.NodeProto) -> str:
     """`lstm, layer 0` for a layer that `export` wrote; else the node's own name."""
     match = re.fullmatch(r"module\.(?:(.+)\.)?W_l(\d+)", node.input[1])
     return f"{match[1] or 'the LSTM'}, layer {match[2]}" if match else node.name
+
+
+def _unique(label: str, taken: Collection[str]) -> str:
+    number = sum(other == label or other.startswith(f"{label} (") for other in taken)
+    return f"{label} ({number + 1})" if number else label
+
+
+def _unshare(model: onnx.ModelProto) -> bool:
+    """Give each LSTM weights of its own: the quantizer changes those of the first, and fails on the second."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    used: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        for position in (1, 2) if node.op_type == "LSTM" else ():
+            name = node.input[position]
+            if name in used:
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[position] = f"{name}_of_{number}"
+            used.add(name)
+    return any("_of_" in tensor.name and tensor.name not in constants for tensor in model.graph.initializer)
 
 
 def _size(tensor: onnx.TensorProto) -> int:

@@ -60,14 +60,16 @@ class Precisions:
         self.notes: list[str] = []
         """What was decided, one sentence each."""
 
-    def make(self, quantized: tuple[int, int] | None) -> None:
-        """All that was asked for; `quantized` tells the LSTM layers of an int8 TorchScript file that lies there.
+    def make(self, quantized: tuple[int, int] | str | None) -> None:
+        """All that was asked for; `quantized` tells the LSTM layers of an int8 TorchScript file, or why there is none.
 
         Raises `ParityError` where float16 does not hold.
         """
         if self.request.quantize and "onnx" in self.made:
             self.int8_onnx()
-        if quantized is not None:
+        if isinstance(quantized, str):
+            self.notes.append(f"{INT8['torchscript']} is left out: {quantized}")
+        elif quantized is not None:
             self.int8_torchscript(self.folder / INT8["torchscript"], quantized)
         if self.request.half:
             self.float16()

@@ -124,10 +124,17 @@ def search_int8(
     best = choices[min(range(len(choices)), key=lambda index: tried[index].difference)]
     spared = {label: attempt(best, [label]) for label in labels}
     order = sorted(labels, key=lambda label: spared[label].difference)
-    for count in range(1, len(labels)):
-        if not any(nodes[label].op_type == "LSTM" for label in order[count:]):
+
+    def is_quantized(kept: Collection[str]) -> bool:
+        return any(nodes[label].op_type == "LSTM" for label in labels if label not in kept)
+
+    holding = [trial for trial in spared.values() if not trial.problem and is_quantized(trial.kept)]
+    if holding:
+        return [min(holding, key=lambda trial: trial.difference)], tried
+    for count in range(2, len(labels)):
+        if not is_quantized(order[:count]):
             break
-        trial = spared[order[0]] if count == 1 else attempt(best, order[:count])
+        trial = attempt(best, order[:count])
         if not trial.problem:
             return [trial], tried
     return [], tried
