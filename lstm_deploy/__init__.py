@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, ProviderError
     from lstm_deploy.exporters import export
     from lstm_deploy.signature import RecurrentSpec, Signature, TensorSpec
+    from lstm_deploy.slots import Slots
     from lstm_deploy.streaming import Model, Stream, open
+    from lstm_deploy.tasks import Classify, Forecast, LanguageModel
     from lstm_deploy.validation import validate
 
 _HOMES = {
     "Bundle": "bundle",
     "Check": "checks",
+    "Classify": "tasks",
     "Diagnosis": "checks",
+    "Forecast": "tasks",
     "InputError": "errors",
+    "LanguageModel": "tasks",
     "LiftingError": "errors",
     "LstmDeployError": "errors",
     "Model": "streaming",
@@ -35,6 +40,7 @@ _HOMES = {
     "ProviderError": "errors",
     "RecurrentSpec": "signature",
     "Signature": "signature",
+    "Slots": "slots",
     "Stream": "streaming",
     "TensorSpec": "signature",
     "bench": "benchmark",
@@ -46,8 +52,11 @@ _HOMES = {
 __all__ = [
     "Bundle",
     "Check",
+    "Classify",
     "Diagnosis",
+    "Forecast",
     "InputError",
+    "LanguageModel",
     "LiftingError",
     "LstmDeployError",
     "Model",
@@ -57,6 +66,7 @@ __all__ = [
     "ProviderError",
     "RecurrentSpec",
     "Signature",
+    "Slots",
     "Stream",
     "TensorSpec",
     "bench",

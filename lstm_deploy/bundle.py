@@ -122,6 +122,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     options: dict[str, Any]
     """What was asked of `export`; the same options on the same source give the same bundle."""
     artifacts: tuple[Artifact, ...]
+    rollouts: tuple[Artifact, ...] = ()
+    """Of the model fed with its own outputs, where it can be: one for each artifact that has one."""
     golden_sha256: str
     parity: ParityReport | None = None
     measurements: dict[str, Any] | None = None
@@ -133,6 +135,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
     training: dict[str, Any] | None = None
     """What the training reported, metrics on held-out data included."""
     versions: dict[str, str]
+
+    @property
+    def exported(self) -> tuple[Artifact, ...]:
+        """The model's artifacts, and the rollouts."""
+        return (*self.artifacts, *self.rollouts)
 
 
 class Bundle:
@@ -201,7 +208,7 @@ class Bundle:
 
     def changed_files(self) -> list[str]:
         """Files of artifacts, and the golden trace, that are not the bytes that the manifest vouches for."""
-        changed = [name for artifact in self.manifest.artifacts for name in self.changed(artifact)]
+        changed = [name for artifact in self.manifest.exported for name in self.changed(artifact)]
         return changed + ([] if self.is_unchanged(GOLDEN, self.manifest.golden_sha256) else [GOLDEN])
 
     def update(self, **fields: Any) -> None:
@@ -214,7 +221,7 @@ def _foreign_files(path: Path) -> list[str]:
     """What lies in a directory and was not put there by an export."""
     names = sorted(file.name for file in path.iterdir())
     try:
-        found = Bundle(path).manifest.artifacts
+        found = Bundle(path).manifest.exported
         artifacts = {name for artifact in found for name in (artifact.path, artifact.weights) if name}
     except InputError:
         return names

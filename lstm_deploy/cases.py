@@ -182,7 +182,7 @@ def replayed(signature: Signature, trace: Trace) -> list[Case]:
         chains[-1][1].append({spec.name: trace[f"{call}.{spec.name}"] for spec in signature.inputs})
         chains[-1][2].append({name: trace[f"{call}.{name}"] for name in signature.output_names})
     cases = [
-        Case("golden", f"chain {number}", state, tuple(calls), tuple(wanted), _sizes(signature, wanted))
+        Case("golden", f"chain {number}", state, tuple(calls), tuple(wanted), output_sizes(signature, wanted))
         for number, (state, calls, wanted) in enumerate(chains)
     ]
     typical = _typical_sizes([case._replace(check="shapes") for case in cases])
@@ -362,7 +362,7 @@ def _expected(reference: Reference, attempt: _Try, single: Sequence[Outputs]) ->
     signature = reference.signature
     wanted = _outcome(signature, reference.run, attempt)
     calls = [part for segment in attempt.segments for part in _cut(signature, segment.inputs, segment.parts)]
-    sizes = _sizes(signature, wanted)
+    sizes = output_sizes(signature, wanted)
     rounding: dict[str, float] = dict.fromkeys(sizes, 0.0)
     if attempt.check == "nonfinite" and not _agree(wanted, single):
         raise _Disagreement
@@ -453,7 +453,8 @@ def _fixed_seq(signature: Signature) -> int:
     return next((dim.size for dim in signature.fixed if dim.name == "seq"), 0)
 
 
-def _sizes(signature: Signature, wanted: Sequence[Outputs]) -> dict[str, Array]:
+def output_sizes(signature: Signature, wanted: Sequence[Outputs]) -> dict[str, Array]:
+    """How large the entries of each output are, over some calls, to judge differences by."""
     found: dict[str, Array] = {}
     for spec, least in (
         *((spec, OUTPUT_SIZE) for spec in signature.outputs),

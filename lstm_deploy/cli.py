@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lstm_deploy import console
+from lstm_deploy import arguments, console
 from lstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from lstm_deploy.sources import Origin
     from lstm_deploy.training import Trained
 
 
@@ -42,6 +41,35 @@ class TaskName(StrEnum):
 
     forecast = "forecast"
     lm = "lm"
+
+
+class Purpose(StrEnum):
+    """What a network of others was made to do."""
+
+    forecast = "forecast"
+    lm = "lm"
+    classify = "classify"
+
+
+class Unit(StrEnum):
+    """What a text is cut into."""
+
+    word = "word"
+    character = "character"
+
+
+class Policy(StrEnum):
+    """Where a new sequence starts."""
+
+    reset = "reset"
+    carry = "carry"
+
+
+class RuntimeName(StrEnum):
+    """What runs an artifact."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
 
 
 class Layout(StrEnum):
@@ -152,8 +180,8 @@ def train(
     }
     chosen = {**DEFAULTS[task], **{name: value for name, value in given.items() if value is not None}}
     if task is TaskName.forecast:
-        series = read_series(data, _names(features))
-        targets = _targets(target, series.columns)
+        series = read_series(data, arguments.names(features))
+        targets = arguments.targets(target, series.columns)
         if series.left_out:
             console.note(f"Left out, of no numbers or of one only: {', '.join(series.left_out)}.")
         if series.dropped:
@@ -201,6 +229,21 @@ def export(
     weights_key: KeyOption = None,
     inputs: InputOption = None,
     trust_pickle: TrustFlag = False,
+    task: Annotated[
+        Purpose | None, typer.Option(help="What a network of others is for, so that it can be run.")
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="For --task forecast: columns of x, comma-separated.")] = None,
+    target: Annotated[str | None, typer.Option(help="For --task forecast: columns of y [default: all].")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="For --task forecast: rows of one example.")] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="For --task lm and classify: JSON list of the tokens' meanings, or the training text."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="For --task classify: names of the classes.")] = None,
+    unit: Annotated[Unit, typer.Option(help="For --task classify: what one token stands for.")] = Unit.word,
+    state_policy: Annotated[
+        Policy | None, typer.Option(help="Whether training began each example anew, or went on [default: reset].")
+    ] = None,
     state_layout: Annotated[Layout, typer.Option(help="Order of the axes of h and c.")] = Layout.layers_first,
     quantize: Annotated[
         Quantize | None, typer.Option(help="Add int8 artifacts; auto: only where they are faster here.")
@@ -229,13 +272,15 @@ def export(
 
     output = output or Path("exported", source.stem)
     formats = tuple(format or exporters.FORMATS)
-    origin = _origin(source, model, init, weights_key, inputs, trust_pickle)
+    purpose = arguments.task_of(task, features, target, window, vocabulary, labels, unit.value)
+    policy: Any = state_policy.value if state_policy else None
+    origin = arguments.origin(source, model, init, weights_key, inputs, trust_pickle, purpose, policy)
     request = Request(
         quantize=quantize.value if quantize else None,
         half=half,
         state_dtype=state_dtype.value,
         data=data,
-        max_metric_loss=_part("max-metric-loss", max_metric_loss),
+        max_metric_loss=arguments.part("max-metric-loss", max_metric_loss),
     )
     if dry_run:
         _show_plan(exporters.plan(origin, output, formats, state_layout.value, request, force=force), json)
@@ -262,13 +307,15 @@ def export(
     for finding in bundle.manifest.findings:
         console.note(f"inferred: {finding}.")
     _show_contract(bundle.signature)
-    rows = [[artifact.path, f"{artifact.bytes:,}"] for artifact in bundle.manifest.artifacts]
+    rows = [[artifact.path, f"{artifact.bytes:,}"] for artifact in bundle.manifest.exported]
     console.say_table(["artifact", "bytes"], rows)
     headings, lowered = report.evidence_table(bundle.manifest)
     if lowered:
         console.say_table(headings, lowered)
     for decision in bundle.manifest.notes:
         console.say(f"{decision}.")
+    if reason := report.why_no_rollout(bundle.manifest):
+        console.note(f"no rollout: {reason}")
     parity = bundle.manifest.parity
     assert parity is not None
     console.say(f"{len(parity.checks)} checks passed, against {parity.reference}.")
@@ -315,16 +362,16 @@ def validate(
 
     against: Any = reference
     if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
-        against = _origin(reference, model, init, weights_key, inputs, trust_pickle)
+        against = arguments.origin(reference, model, init, weights_key, inputs, trust_pickle)
     with console.progress("validate") as on_progress:
         found = validation.validate(
             target,
             reference=against,
             provider=provider,
             thorough=thorough,
-            names=_pairs("map", map),
-            atol=_numbers("atol", atol),
-            rtol=_numbers("rtol", rtol),
+            names=arguments.pairs("map", map),
+            atol=arguments.numbers("atol", atol),
+            rtol=arguments.numbers("rtol", rtol),
             on_progress=on_progress,
         )
     if found.reference == validation.GOLDEN_TRACE:
@@ -376,12 +423,12 @@ def bench(
     if plot:
         report.check_plot(plot)
     plan = benchmark.Plan(
-        scenarios=_choices("scenario", scenario),
-        batches=_sizes("batch", batch),
-        seq_lens=_sizes("seq-len", seq_len),
-        threads=_sizes("threads", threads),
-        providers=_choices("provider", provider),
-        baselines=() if baseline == "none" else _choices("baseline", baseline),
+        scenarios=arguments.choices("scenario", scenario),
+        batches=arguments.sizes("batch", batch),
+        seq_lens=arguments.sizes("seq-len", seq_len),
+        threads=arguments.sizes("threads", threads),
+        providers=arguments.choices("provider", provider),
+        baselines=() if baseline == "none" else arguments.choices("baseline", baseline),
         rounds=rounds,
         seed=seed,
     )
@@ -407,8 +454,16 @@ def bench(
 @app.command()
 def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle to use.")],
-    input: Annotated[Path | None, typer.Option(help="Series to forecast from: CSV or .npz.")] = None,  # noqa: A002
-    prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
+    input: Annotated[  # noqa: A002 - the option's name
+        Path | None, typer.Option(help="Series to forecast from (CSV or .npz), or lines of text to classify.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; repeatable.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read standard input line by line, and answer each line at once.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With --stream: frames of float32, little-endian, in place of lines.")
+    ] = False,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -417,32 +472,53 @@ def run(
         ),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the likeliest.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from so many of the likeliest; 0: from all.")] = 0,
+    stop: Annotated[
+        str | None, typer.Option(help="Character that ends the text [with --stream: a line's end].")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
+    runtime: Annotated[RuntimeName, typer.Option(help="What runs it; torchscript needs PyTorch.")] = RuntimeName.onnx,
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, int8 or float16.")] = "float32",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a plot of the forecast.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Use a bundle: the next values of a series, or the text after a prompt. PyTorch is not needed."""
+    """Use a bundle: forecast a series, go on from a text, classify lines, or answer a pipe. PyTorch is not needed."""
     from lstm_deploy import streaming
-    from lstm_deploy.tasks import Forecast, LanguageModel
+    from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
     if plot:
         from lstm_deploy import report
 
         report.check_plot(plot)
+    if raw and not stream:
+        raise InputError("--raw is for pipes; add --stream.")
     model = streaming.open(bundle)
+    where = {"provider": provider, "precision": precision, "format": runtime.value}
+    sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
+    if stream:
+        if input or prompt or output or plot:
+            raise InputError("--stream reads standard input and writes standard output; leave out files and --prompt.")
+        _run_stream(model, where, sampling, steps, stop, raw, json)
+        return
     match model.signature.task:
         case Forecast() as task:
-            if input is None or prompt is not None:
-                raise InputError("This bundle forecasts series; give one with --input FILE.")
-            _run_forecast(model, task, input, steps or 1, output, plot, json)
+            if input is None or prompt:
+                raise InputError("This bundle forecasts series; give one with --input FILE, or a pipe with --stream.")
+            _run_forecast(model, task, input, steps or 1, where, output, plot, json)
         case LanguageModel() as task:
-            if prompt is None or input is not None:
-                raise InputError("This bundle continues text; give some with --prompt TEXT.")
-            _run_generation(model, task, prompt, steps or 200, temperature, seed, output, json)
+            if not prompt or input is not None:
+                raise InputError("This bundle continues text; give some with --prompt TEXT, or a pipe with --stream.")
+            _run_generation(model, task, prompt, steps or 200, stop, sampling, where, output, json)
+        case Classify() as task:
+            if input is None or prompt:
+                raise InputError("This bundle classifies text; give lines with --input FILE, or a pipe with --stream.")
+            _run_classification(model, task, input, where, output, json)
         case None:
             raise InputError(
-                "This bundle does not say what its model is for; call it from Python with lstm_deploy.open."
+                "This bundle does not say what its model is for; export it with --task, answer a pipe with --stream, "
+                "or call it from Python with lstm_deploy.open."
             )
 
 
@@ -512,81 +588,110 @@ def env(json: JsonFlag = False) -> None:
         console.say(f"{key}: {_flat(value) or 'none'}")
 
 
-def _origin(
-    path: Path,
-    model: str | None,
-    init: str | None,
-    weights_key: str | None,
-    inputs: list[str] | None,
-    trust_pickle: bool,
-) -> "Origin":
-    import json
-
-    from lstm_deploy.signature import TensorSpec
-    from lstm_deploy.sources import Origin
-
-    try:
-        arguments = json.loads(init or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--init is not JSON ({error}); write it as '{{\"hidden\": 64}}'.") from error
-    if not isinstance(arguments, dict):
-        raise InputError("--init is not a JSON object; write it as '{\"hidden\": 64}'.")
-    specs = tuple(TensorSpec.parse(text) for text in inputs or ())
-    return Origin(
-        path=path, model=model, init=arguments, weights_key=weights_key, inputs=specs, trust_pickle=trust_pickle
-    )
-
-
 def _run_forecast(
-    model: Any, task: Any, file: Path, steps: int, output: Path | None, plot: Path | None, json: bool
+    model: Any,
+    task: Any,
+    file: Path,
+    steps: int,
+    where: dict[str, str],
+    output: Path | None,
+    plot: Path | None,
+    json: bool,
 ) -> None:
     from lstm_deploy import inference, report
     from lstm_deploy.data import read_series
-    from lstm_deploy.files import replacing
 
     series = read_series(file, task.features)
-    values = inference.forecast(model, task, series, steps)
+    values = inference.forecast(model, task, series, steps, where)
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
-    if output:
-        with replacing(output) as partial:
-            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        console.note(f"wrote {output}")
     if plot:
         columns = [series.columns.index(name) for name in task.targets]
         past = series.values[-3 * task.window :, columns]
         labels = (*series.labels[-len(past) :], *(f"+{step}" for step in range(1, steps + 1)))
         report.save_plot(report.forecast_plot(task.targets, labels, past, values), plot)
         console.note(f"wrote {plot}")
-    if json:
-        console.say_json({"last": series.labels[-1], "targets": task.targets, "values": values.tolist()})
-    elif not output:
-        console.say("\n".join(lines))
+    document = {"last": series.labels[-1], "targets": task.targets, "values": values.tolist()}
+    _show_result("\n".join(lines), document, output, json)
 
 
 def _run_generation(
     model: Any,
     task: Any,
-    prompt: str,
+    prompts: list[str],
     steps: int,
-    temperature: float,
-    seed: int,
+    stop: str | None,
+    sampling: dict[str, Any],
+    where: dict[str, str],
     output: Path | None,
     json: bool,
 ) -> None:
     from lstm_deploy import inference
+
+    texts = inference.generate(model, task, prompts, steps, stop=stop or "", where=where, **sampling)
+    documents = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+    whole = "\n".join(prompt + text for prompt, text in zip(prompts, texts, strict=True))
+    _show_result(whole, documents[0] if len(documents) == 1 else documents, output, json)
+
+
+def _run_classification(
+    model: Any, task: Any, file: Path, where: dict[str, str], output: Path | None, json: bool
+) -> None:
+    from lstm_deploy import inference
+    from lstm_deploy.data import read_text
+
+    found = []
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        try:
+            found.append(inference.classify(model, task, line, where))
+        except InputError as error:
+            raise InputError(f"Line {number} of {file}: {error}") from error
+    text = "\n".join(f"{verdict.label}\t{verdict.probability:.4f}" for verdict in found)
+    _show_result(text, [verdict._asdict() for verdict in found], output, json)
+
+
+def _run_stream(
+    model: Any,
+    where: dict[str, str],
+    sampling: dict[str, Any],
+    steps: int | None,
+    stop: str | None,
+    raw: bool,
+    json: bool,
+) -> None:
+    import sys
+
+    from lstm_deploy import piping
+    from lstm_deploy.tasks import Classify, LanguageModel
+
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    match model.signature.task:
+        case LanguageModel() | Classify() if raw:
+            raise InputError("Raw frames are of numbers and this model takes text; leave out --raw.")
+        case LanguageModel() as task:
+            end = stop if stop is not None else "\n" if "\n" in task.vocabulary else ""
+            options = {"steps": steps or 200, "stop": end, **sampling}
+            piping.pipe_texts(piping.continuation(model, task, where, as_json=json, **options), source, sink)
+        case Classify() as task:
+            piping.pipe_texts(piping.verdict(model, task, where, as_json=json), source, sink)
+        case _ if raw:
+            piping.pipe_frames(model, source, sink, where)
+        case _:
+            piping.pipe_values(model, source, sink, where, as_json=json)
+
+
+def _show_result(text: str, document: Any, output: Path | None, json: bool) -> None:
+    """The text to a file, or to standard output; JSON there in any case where it is asked for."""
     from lstm_deploy.files import replacing
 
-    characters = inference.generate(model, task, prompt, steps, temperature=temperature, seed=seed)
-    text = "".join(characters)
     if output:
         with replacing(output) as partial:
-            partial.write_text(prompt + text, encoding="utf-8")
+            partial.write_text(text + "\n", encoding="utf-8")
         console.note(f"wrote {output}")
     if json:
-        console.say_json({"prompt": prompt, "text": text})
+        console.say_json(document)
     elif not output:
-        console.say(prompt + text)
+        console.say(text)
 
 
 def _check_output(output: Path, force: bool) -> None:
@@ -597,57 +702,6 @@ def _check_output(output: Path, force: bool) -> None:
     for file in (output, output.with_suffix(".png")):
         if file.exists() and not force:
             raise InputError(f"{file} already exists; replace it with --force or choose another name with -o.")
-
-
-def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
-    """`NAME=VALUE` options by name."""
-    pairs = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"--{option} {text!r} is not NAME=VALUE; write it as --{option} h_in=state_h.")
-        pairs[name] = value
-    return pairs
-
-
-def _numbers(option: str, texts: list[str] | None) -> dict[str, float]:
-    """`NUMBER` for all outputs, or `OUTPUT=NUMBER` for one."""
-    numbers = {}
-    for text in texts or ():
-        name, equals, value = text.rpartition("=")
-        try:
-            numbers[name] = float(value if name or not equals else text)
-        except ValueError as error:
-            raise InputError(f"--{option} {text!r} is not a number; write 1e-4, or y=1e-4 for one output.") from error
-        if not 0 <= numbers[name] < float("inf"):
-            raise InputError(f"--{option} must be 0 or more and finite, not {value}.")
-    return numbers
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
-
-
-def _choices(option: str, text: str) -> tuple[str, ...]:
-    names = _names(text)
-    if not names:
-        raise InputError(f"--{option} names nothing; see lstm-deploy bench --help.")
-    return names
-
-
-def _sizes(option: str, text: str) -> tuple[int, ...]:
-    names = _names(text) or ()
-    if not names or not all(name.isascii() and name.isdigit() and int(name) for name in names):
-        raise InputError(f"--{option} {text!r} is not a list of positive numbers; write it as 1,32.")
-    return tuple(map(int, names))
-
-
-def _targets(given: str | None, columns: tuple[str, ...]) -> tuple[str, ...]:
-    if names := _names(given):
-        return names
-    if len(columns) == 1:
-        return columns
-    raise InputError(f"Which column is to be predicted? Name it with --target; there are {', '.join(columns)}.")
 
 
 def _plot_training(trained: "Trained", path: Path) -> Path:
@@ -700,20 +754,6 @@ def _pointer(data: Path, checkpoint: Path) -> dict[str, str]:
     except ValueError:  # another drive on Windows
         path = str(data.resolve())
     return {"path": Path(path).as_posix(), "sha256": sha256(data)}
-
-
-def _part(option: str, text: str | None) -> float | None:
-    """`1%` or `0.01` as a part of 1."""
-    if text is None:
-        return None
-    number = text.strip()
-    try:
-        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise InputError(f"--{option} is {text!r}; give a part, as 1% or 0.01.")
-    return value
 
 
 def _show_plan(plan: dict[str, Any], json: bool) -> None:

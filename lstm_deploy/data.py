@@ -1,6 +1,7 @@
 """Reading series and text from files. No PyTorch: `run` reads its input here too."""
 
 import io
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from lstm_deploy.files import read_npz
 Values = NDArray[np.float64]
 LARGEST = 1e37
 """Beyond it, float32 overflows when values are scaled."""
+
+UNKNOWN = ("<unk>", "<UNK>", "[UNK]")
+"""Entries of vocabularies that stand for what these lack."""
 
 _DATE = re.compile(
     r"\s*(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[ -]?[A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2})"
@@ -83,6 +87,37 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise InputError(f"{path} is empty; give a file with text in it.")
     return text
+
+
+def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], int | None]:
+    """The entries of a vocabulary in the order of their tokens, and the token of what it lacks, if it has one.
+
+    JSON: a list of entries, or an object of tokens by entry; one called `<unk>`, `[UNK]` or `<UNK>` stands for all
+    others. Else a text: of words, between white space; of characters, any text, whose characters in the order of their
+    code points are the vocabulary. Raises `InputError` for anything else.
+    """
+    text = read_text(path)
+    if path.suffix != ".json":
+        entries = sorted(set(text)) if characters else text.split()
+    else:
+        try:
+            given = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is not JSON ({error}); give a list of entries.") from error
+        if isinstance(given, dict):
+            by_token = {token: entry for entry, token in given.items() if isinstance(token, int)}
+            if sorted(by_token) != list(range(len(given))):
+                raise InputError(f"{path} does not give the tokens 0 to {len(given) - 1}, each once; correct it.")
+            given = [by_token[token] for token in range(len(given))]
+        if not isinstance(given, list) or not all(isinstance(entry, str) and entry for entry in given):
+            raise InputError(f'{path} is no list of entries; write it as ["a", "b"].')
+        entries = given
+    if len(set(entries)) != len(entries):
+        raise InputError(f"{path} has an entry twice; each token stands for one.")
+    if characters and (long := [entry for entry in entries if len(entry) > 1 and entry not in UNKNOWN]):
+        raise InputError(f"{path} has the entry {long[0]!r}, which is no character; correct it.")
+    unknown = next((token for token, entry in enumerate(entries) if entry in UNKNOWN), None)
+    return tuple(entries), unknown
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -1,96 +1,117 @@
-"""What `run` does with a bundle: the next values of a series, the next characters of a text. No PyTorch."""
+"""What `run` does with a bundle: the next values of a series, the next characters of a text, the class of a line.
 
-from collections.abc import Callable, Iterator
+No PyTorch, unless a TorchScript artifact is asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from lstm_deploy.data import Series, Values
 from lstm_deploy.errors import InputError
-from lstm_deploy.signature import Array
+from lstm_deploy.layouts import layout_of
+from lstm_deploy.rollouts import NO_STOP, Stepper, contract_of
 from lstm_deploy.streaming import Model
-from lstm_deploy.tasks import Forecast, LanguageModel
+from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
-COLDEST = 1e-6
-"""Temperatures below it are 0: dividing by them overflows."""
+Where = Mapping[str, str]
+"""The `provider`, `precision` and `format` of `Model.runtime`."""
+CPU: Where = {}
 
 
-def forecast(model: Model, task: Forecast, series: Series, steps: int = 1) -> Values:
+class Verdict(NamedTuple):
+    """The class of one text."""
+
+    label: str
+    probability: float
+
+
+def forecast(model: Model, task: Forecast, series: Series, steps: int = 1, where: Where = CPU) -> Values:
     """The next `steps` values after the series, `[steps, targets]`, in raw units.
 
-    A model trained with policy `reset` sees the last `task.window` rows, from the initial state, for each
-    step; one trained with `carry` sees the whole series and keeps its state. Raises `InputError` if the
-    series is too short, or if more than one step is asked of a model that cannot feed itself.
+    A model trained with policy `reset` sees the last `task.window` rows, from the initial state, for each step; one
+    trained with `carry` sees the whole series and keeps its state. `where` says on which runtime, as `Model.runtime`
+    does. Raises `InputError` if the series is too short, or if more than one step is asked of a model that cannot feed
+    itself.
     """
-    if steps > 1 and not task.feeds_itself:
-        raise InputError(
-            f"The model predicts {', '.join(task.targets)} but needs {', '.join(task.features)} at each step, so "
-            "it can look one step ahead only; use --steps 1, or train with every feature as a target."
-        )
     if len(series.values) < task.window:
         raise InputError(
             f"The series has {len(series.values)} rows and the model was trained on {task.window} at a time; "
             "give a longer one."
         )
-    rows = series.values.astype(np.float32)
-    predicted: list[Array] = []
-    if model.signature.state_policy == "carry":
-        stream = model.stream()
-        y = stream.feed(rows[None])[:, -1].copy()
-        for _ in range(steps - 1):
-            predicted.append(y[0])
-            y = stream.step(y).copy()
-        predicted.append(y[0])
-    else:
-        for _ in range(steps):
-            y = model.run({"x": rows[None, -task.window :]})["y"]
-            predicted.append(y[0, -1])
-            rows = np.concatenate([rows, y[:, -1]]) if task.feeds_itself else rows
-    return np.array(predicted, dtype=np.float64)
+    rows = series.values.astype(np.float32)[None]
+    if steps > 1 or task.feeds_itself:
+        contract = contract_of(model.signature)  # says why it cannot feed itself
+        rows = rows[:, -contract.least_seq :] if not contract.recurrent else rows
+        return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
+    signature = model.signature
+    rows = rows if signature.state_policy == "carry" else rows[:, -(layout_of(signature).window or task.window) :]
+    y, _ = Stepper(model.runtime(**where))(rows, signature.initial_state(1))
+    return np.asarray(y, np.float64)
 
 
 def generate(
     model: Model,
     task: LanguageModel,
-    prompt: str,
+    prompts: Sequence[str],
     steps: int,
     *,
     temperature: float = 0.0,
+    top_k: int = 0,
+    stop: str = "",
     seed: int = 0,
-) -> Iterator[str]:
-    """The characters that follow the prompt, one at a time, the state carried throughout.
+    where: Where = CPU,
+) -> list[str]:
+    """The characters that follow each prompt, the state carried throughout.
 
-    `temperature` 0 takes the likeliest character; above 0, characters are drawn with probability
-    softmax(logits / temperature). Raises `InputError` for a prompt the vocabulary cannot spell.
+    `temperature` 0 takes the likeliest character; above 0 characters are drawn as `rollouts` says, from noise that
+    `seed` tells. Text ends before the character `stop`. Raises `InputError` for a prompt that the vocabulary cannot
+    spell.
     """
     index = {character: token for token, character in enumerate(task.vocabulary)}
-    if not prompt:
-        raise InputError("The prompt is empty; give at least one character with --prompt.")
-    if unknown := [character for character in prompt if character not in index]:
-        raise InputError(f"The model has never seen {unknown[0]!r}; its vocabulary is {''.join(task.vocabulary)!r}.")
-    choose = _greedy if temperature < COLDEST else _sampler(temperature, seed)
+    for text in prompts:
+        if not text:
+            raise InputError("The prompt is empty; give at least one character with --prompt.")
+        if unknown := [character for character in text if character not in index]:
+            raise InputError(
+                f"The model has never seen {unknown[0]!r}; its vocabulary is {''.join(task.vocabulary)!r}."
+            )
+    if stop and stop not in index:
+        raise InputError(f"The text cannot stop at {stop!r}, which the model has never seen; give another --stop.")
+    lengths = np.array([len(text) for text in prompts])
+    x = np.zeros((len(prompts), lengths.max()), np.int64)
+    for row, text in zip(x, prompts, strict=True):
+        row[: len(text)] = [index[character] for character in text]
+    feeds = {
+        "x": x,
+        "lengths": lengths,
+        "noise": np.random.default_rng(seed).random((len(prompts), steps), np.float32),
+        "temperature": np.array(temperature, np.float32),
+        "top_k": np.array(top_k),
+        "stop": np.array(index[stop] if stop else NO_STOP),
+    }
+    texts = ["".join(task.vocabulary[token] for token in row) for row in model.rollout(feeds, **where)["y"]]
+    return [text.partition(stop)[0] if stop else text for text in texts]
 
-    def characters() -> Iterator[str]:
-        stream = model.stream()
-        logits = stream.feed(np.array([[index[character] for character in prompt]], np.int64))[0, -1]
-        for step in range(steps):
-            token = choose(logits)
-            yield task.vocabulary[token]
-            if step + 1 < steps:
-                logits = stream.step(np.array([token]))[0]
 
-    return characters()
-
-
-def _greedy(logits: Array) -> int:
-    return int(logits.argmax())
-
-
-def _sampler(temperature: float, seed: int) -> Callable[[Array], int]:
-    rng = np.random.default_rng(seed)
-
-    def draw(logits: Array) -> int:
-        scaled = logits.astype(np.float64) / temperature
-        weights = np.exp(scaled - scaled.max())
-        return int(rng.choice(len(weights), p=weights / weights.sum()))
-
-    return draw
+def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Verdict:
+    """The class of one line of text; raises `InputError` for one with nothing in it that the model knows."""
+    index = {entry: token for token, entry in enumerate(task.vocabulary)}
+    pieces = line.split() if task.unit == "word" else list(line)
+    tokens = []
+    for piece in pieces:
+        token = index.get(piece, index.get(piece.lower(), task.unknown))
+        if token is None:
+            raise InputError(f"The model has never seen {piece!r}; leave it out of the line.")
+        tokens.append(token)
+    if not tokens:
+        raise InputError("A line is empty; give a text to classify.")
+    layout, signature = layout_of(model.signature), model.signature
+    rows = np.array([tokens])
+    if layout.window and len(tokens) != layout.window:
+        raise InputError(f"The model takes {layout.window} {task.unit}s at a time, and the line has {len(tokens)}.")
+    logits = Stepper(model.runtime(**where))(rows, signature.initial_state(1))[0][0].astype(np.float64)
+    weights = np.exp(logits - logits.max())
+    best = int(logits.argmax())
+    return Verdict(task.labels[best], float(weights[best] / weights.sum()))

@@ -14,10 +14,15 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz
 from lstm_deploy.isolation import CrashError, isolated
 from lstm_deploy.parity import Verdict, prove
+from lstm_deploy.rollout_cases import make_rollout_cases
+from lstm_deploy.rollouts import contract_of
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.signature import Signature
 from lstm_deploy.tolerances import Override, relative_tolerance
 from lstm_deploy.widening import widened
+
+SAME = Override(relative=1e-5)
+"""What a rollout may differ from its model in any precision: both run the same kernels on the same shapes."""
 
 
 class Subject(Struct, frozen=True, kw_only=True):
@@ -32,6 +37,10 @@ class Subject(Struct, frozen=True, kw_only=True):
     artifact: Artifact | None = None
     problems: tuple[str, ...] = ()
     """What is wrong with its contract, as seen before it runs."""
+    model: Path | None = None
+    """For a rollout, the artifact that it calls at each step."""
+    rollout_steps: int = 64
+    """For a rollout, how many it is tried on."""
 
 
 def check_artifacts(
@@ -58,10 +67,15 @@ def judge(
 ) -> Verdict:
     """All checks of one artifact; unless told otherwise it runs in a process of its own, which may crash."""
     relative_tolerance(subject.precision, provider)
-    golden = golden_cases(subject.bundle) if subject.bundle else []
-    arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
     try:
-        verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
+        if subject.model is not None:
+            steps = subject.rollout_steps
+            rollout = (subject.path, subject.model, subject.name, subject.precision, provider, steps)
+            verdict = isolated(prove_rollout, *rollout) if isolate else prove_rollout(*rollout)
+        else:
+            golden = golden_cases(subject.bundle) if subject.bundle else []
+            arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
+            verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
     except InputError as error:
         if subject.bundle is None:
             raise  # no artifact, but a file that was named by mistake
@@ -85,6 +99,20 @@ def prove_file(
     runtime = open_for_proof(path, precision, provider)
     try:
         return prove(runtime, name, precision, cases, tolerances)
+    finally:
+        runtime.close()
+
+
+def prove_rollout(path: Path, model: Path, name: str, precision: str, provider: str, steps: int) -> Verdict:
+    """Open a rollout and hold it against its own model, called once for each step."""
+    single = open_runtime(model, provider)
+    try:
+        cases = make_rollout_cases(single, steps)
+    finally:
+        single.close()
+    runtime = open_runtime(path, provider)
+    try:
+        return prove(runtime, name, precision, cases, {"": SAME})
     finally:
         runtime.close()
 
@@ -120,15 +148,19 @@ def golden_cases(bundle: Bundle) -> list[Case]:
     return replayed(bundle.signature, read_golden(bundle))
 
 
-def of_bundle(bundle: Bundle, artifact: Artifact) -> Subject:
+def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = 64) -> Subject:
     """An artifact of a bundle, to be judged by its contract."""
+    rolls = artifact in bundle.manifest.rollouts
+    contract = replace(bundle.signature, state_dtype=artifact.state_dtype)
     return Subject(
         path=bundle.file(artifact),
         name=artifact.path,
         precision=artifact.precision,
-        contract=replace(bundle.signature, state_dtype=artifact.state_dtype),
+        contract=contract_of(contract) if rolls else contract,
         bundle=bundle,
         artifact=artifact,
+        model=bundle.file(bundle.find(artifact.format, artifact.precision)) if rolls else None,
+        rollout_steps=rollout_steps,
     )
 
 

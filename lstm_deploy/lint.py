@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.signature import Signature
+from lstm_deploy.signature import CONTRACT_KEY, Signature
 
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
 ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
@@ -31,6 +31,11 @@ def load(path: Path) -> onnx.ModelProto:
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a valid ONNX model ({one_line(error)}); check the path.") from error
     return model
+
+
+def contract_text(model: onnx.ModelProto) -> str | None:
+    """The JSON of the contract that a file carries; none if it carries none."""
+    return next((prop.value for prop in model.metadata_props if prop.key == CONTRACT_KEY), None)
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -68,7 +73,7 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     if not any(count[name] for name in LSTM_OPERATORS):
         found.append("There is no LSTM node: runtimes cannot use their LSTM kernels, and no quantizer sees an LSTM.")
     for name in CONTROL_FLOW:
-        if count[name]:
+        if count[name] and not (contract and contract.rollout):
             found.append(f"{count[name]} {name} node(s): each step pays for control flow, and CUDA graphs are out.")
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in _nodes(model.graph):

@@ -11,6 +11,7 @@ from lstm_deploy.checks import Check, Profile
 from lstm_deploy.errors import one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.stream_checks import stream_problems
 from lstm_deploy.tolerances import Override, allowed, relative_tolerance
 
 HISTOGRAM_FROM = -12
@@ -48,9 +49,11 @@ def prove(
     for name in dict.fromkeys(case.check for case in cases):
         judge.compare(name, [case for case in cases if case.check == name])
     if (declared := runtime.declared()) is not None:
-        problems = _misdeclared(runtime.signature, declared)
-        judge.whole("declared", problems, "names, types and shapes are as the contract says")
+        misdeclared = _misdeclared(runtime.signature, declared)
+        judge.whole("declared", misdeclared, "names, types and shapes are as the contract says")
     judge.whole("provider", runtime.misplaced(), f"every node runs on {runtime.provider}")
+    if (problems := _stream_problems(runtime)) is not None:
+        judge.whole("stream", problems, "steps, saved states and rows of streams are as by plain calls")
     # The largest call, in which chance has the most to do.
     judge.repeat(max((case for case in cases if len(case.calls) == 1), key=_entries, default=cases[0]))
     return Verdict(judge.checks, judge.profiles(), runtime.signature)
@@ -203,6 +206,13 @@ class Judge:
         )
 
 
+def _stream_problems(runtime: Runtime) -> list[str] | None:
+    try:
+        return stream_problems(runtime)
+    except Exception as error:  # whatever a runtime raises
+        return [f"A stream does not run: {one_line(error)}."]
+
+
 def run_case(runtime: Runtime, case: Case) -> Iterator[Outputs]:
     """The outputs of each call of a case, the artifact's own state carried; steps go through the bound buffers."""
     signature = runtime.signature
@@ -233,7 +243,8 @@ def _entries(case: Case) -> int:
 
 def _other(value: Array) -> Array:
     """Another value that the same input could have."""
-    return value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else value[::-1].copy()
+    other = value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else np.flip(value)
+    return np.array(other)  # one number is no array any more
 
 
 def _same_pattern(value: Array, right: Array) -> Array:

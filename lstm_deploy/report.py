@@ -13,8 +13,9 @@ from lstm_deploy.bundle import REPORT, REPORT_PLOTS, Bundle, Manifest
 from lstm_deploy.checks import Check, ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
+from lstm_deploy.rollouts import contract_of
 from lstm_deploy.signature import Array
-from lstm_deploy.tasks import Forecast
+from lstm_deploy.tasks import Forecast, LanguageModel
 
 BENCH_COLUMNS = {
     "variant": "variant",
@@ -330,8 +331,10 @@ def _markdown(manifest: Manifest) -> str:
     lines += ["## Artifacts", ""]
     lines += markdown_table(
         ["file", "format", "precision", "bytes"],
-        [[f"`{a.path}`", a.format, a.precision, f"{a.bytes:,}"] for a in manifest.artifacts],
+        [[f"`{a.path}`", a.format, a.precision, f"{a.bytes:,}"] for a in manifest.exported],
     )
+    if reason := why_no_rollout(manifest):
+        lines += ["", f"No rollout: {reason}"]
     lines += _evidence(manifest)
     metrics = (manifest.training or {}).get("metrics")
     if metrics:
@@ -361,6 +364,17 @@ def _markdown(manifest: Manifest) -> str:
         lines += ["", "![latency](report/latency.png)"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     return "\n".join([*lines, "", f"Made with {versions}.", ""])
+
+
+def why_no_rollout(manifest: Manifest) -> str:
+    """Why a bundle whose model has a task has no rollout; empty where it has one, and where nobody would expect one."""
+    if manifest.rollouts or not isinstance(manifest.contract.task, Forecast | LanguageModel):
+        return ""
+    try:
+        contract_of(manifest.contract)
+    except InputError as reason:
+        return str(reason)
+    return ""
 
 
 def _evidence(manifest: Manifest) -> list[str]:

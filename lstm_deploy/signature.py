@@ -132,6 +132,8 @@ class Signature(Struct, frozen=True, kw_only=True):
     least_seq: int = 1
     """Fewest steps of one call: what convolves or pools over time needs some."""
     task: Task | None = None
+    rollout: bool = False
+    """Whether one call makes many steps, the model fed with its own outputs (see `rollouts`)."""
 
     @property
     def state_inputs(self) -> tuple[TensorSpec, ...]:

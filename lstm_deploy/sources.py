@@ -15,12 +15,13 @@ from lstm_deploy.bundle import Bundle, Source
 from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, Spec, is_ours, read_spec
 from lstm_deploy.errors import InputError, one_line, user_line
 from lstm_deploy.files import sha256
+from lstm_deploy.layouts import layout_of
 from lstm_deploy.lifting import lift
 from lstm_deploy.models import build
 from lstm_deploy.recognition import recognize
-from lstm_deploy.signature import CONTRACT_FILE, Signature, StateLayout, TensorSpec, decode
+from lstm_deploy.signature import CONTRACT_FILE, Signature, StateLayout, StatePolicy, TensorSpec, decode
 from lstm_deploy.stateful import Lifted
-from lstm_deploy.tasks import Forecast, LanguageModel
+from lstm_deploy.tasks import Classify, Forecast, LanguageModel, Task
 from lstm_deploy.weights import extra_files, read_module, read_weights
 
 
@@ -35,6 +36,10 @@ class Origin(Struct, frozen=True, kw_only=True):
     weights_key: str | None = None
     inputs: tuple[TensorSpec, ...] = ()
     trust_pickle: bool = False
+    task: Task | None = None
+    """What the network was made to do; a checkpoint of ours says it itself."""
+    state_policy: StatePolicy | None = None
+    """`reset` unless given; a checkpoint of ours says it itself."""
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
@@ -52,9 +57,12 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     path = origin.path
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
-    if origin.model is None and path.suffix == ".safetensors" and is_ours(path):
+    ours = origin.model is None and path.suffix == ".safetensors" and is_ours(path)
+    extra = {} if ours or origin.trust_pickle else extra_files(path)
+    if (ours or (CONTRACT_FILE in extra and origin.model is None)) and (origin.task or origin.state_policy):
+        raise InputError(f"{path} says itself what it is for; leave out --task and --state-policy.")
+    if ours:
         return _load_checkpoint(path, state_layout)
-    extra = {} if origin.trust_pickle else extra_files(path)
     if CONTRACT_FILE in extra and origin.model is None:
         return _load_archive(path, extra, state_layout)
     findings: tuple[str, ...] = ()
@@ -76,7 +84,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     if not inputs:
         inputs = (guess_input(network),)
         findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
-    loaded = load_module(network, inputs, state_layout)
+    loaded = load_module(network, inputs, state_layout, origin.task, origin.state_policy)
     source = Source(
         kind="weights" if recognized else "module", path=str(path), sha256=sha256(path), summary=loaded.source.summary
     )
@@ -93,9 +101,21 @@ def load_source_of(bundle: Bundle) -> Loaded | None:
     return load(origin, bundle.signature.state_layout)
 
 
-def load_module(module: nn.Module, inputs: Sequence[TensorSpec], state_layout: StateLayout = "layers-first") -> Loaded:
-    """Lift a live module; `inputs` are the arguments of its `forward`, in order."""
-    lifted = lift(module, [_with_vocabulary(spec, module) for spec in inputs], state_layout=state_layout)
+def load_module(
+    module: nn.Module,
+    inputs: Sequence[TensorSpec],
+    state_layout: StateLayout = "layers-first",
+    task: Task | None = None,
+    state_policy: StatePolicy | None = None,
+) -> Loaded:
+    """Lift a live module; `inputs` are the arguments of its `forward`, in order.
+
+    Raises `InputError` for a task that its inputs and outputs do not fit.
+    """
+    specs = [_with_vocabulary(spec, module) for spec in inputs]
+    lifted = lift(module, specs, task=task, state_policy=state_policy or "reset", state_layout=state_layout)
+    if task is not None:
+        layout_of(lifted.signature)
     findings = tuple(f"{dim.name} is {dim.size}: {dim.reason}" for dim in lifted.signature.fixed) + lifted.notes
     if lifted.signature.least_seq > 1:
         findings = (*findings, f"a call takes {lifted.signature.least_seq} steps or more: the module runs on no fewer")
@@ -229,7 +249,7 @@ def _input(spec: Spec) -> TensorSpec:
         case Forecast(features=features):
             shape: tuple[int | str, ...] = ("batch", "seq", len(features))
             return TensorSpec(name="x", dtype="float32", shape=shape, low=spec.low, high=spec.high)
-        case LanguageModel():
+        case LanguageModel() | Classify():
             return TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=spec.low, high=spec.high)
 
 

@@ -1,5 +1,7 @@
 """What a network was made to do: all that a program needs to feed it and to read its answers."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 
@@ -26,4 +28,27 @@ class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind
     """The character that each token stands for."""
 
 
-Task = Forecast | LanguageModel
+class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kind"):
+    """Tell which class a text is of: `y` holds one logit for each label."""
+
+    labels: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+    """The word or character that each token stands for."""
+    unit: Literal["word", "character"] = "word"
+    """What a text is cut into; words end where there is white space."""
+    unknown: int | None = None
+    """The token for what the vocabulary lacks; none if that is refused."""
+
+
+Task = Forecast | LanguageModel | Classify
+
+
+def widths(task: Task) -> tuple[int, int]:
+    """How many features, or tokens, a network for the task takes, and how many outputs it has."""
+    match task:
+        case Forecast():
+            return len(task.features), len(task.targets)
+        case LanguageModel():
+            return len(task.vocabulary), len(task.vocabulary)
+        case Classify():
+            return len(task.vocabulary), len(task.labels)

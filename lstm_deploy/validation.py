@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lstm_deploy.runtimes.torchrt import ReferenceRuntime
     from lstm_deploy.sources import Origin
 
+SHORT_ROLLOUT, LONGEST_ROLLOUT = 64, 500
+"""Steps that rollouts are tried on, usually and with `thorough`."""
 GOLDEN_TRACE = "golden trace"
 """What stands as the reference in a report where PyTorch was not asked."""
 Progress = Callable[[int, int, str], None]
@@ -71,7 +73,8 @@ def validate(
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
             chosen, left_out = _chosen(bundle, path, provider)
-            subjects = [of_bundle(bundle, artifact) for artifact in chosen]
+            steps = LONGEST_ROLLOUT if thorough else SHORT_ROLLOUT
+            subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
         known = (bundle or against).signature  # type: ignore[union-attr]
         if unknown := set(tolerances) - {"", *known.output_names}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(known.output_names)}.")
@@ -122,6 +125,8 @@ def hold(
 ) -> Verdict:
     """All checks of one artifact, its weights beside those of a PyTorch model included."""
     verdict = judge(subject, cases, provider, tolerances, isolate=isolate)
+    if subject.model is not None:
+        return verdict  # it is held against the model's artifact, and that against the weights
     if (lifted := getattr(against, "lifted", None)) is None or verdict.signature is None:
         return verdict
     from lstm_deploy import fidelity
@@ -135,6 +140,10 @@ def hold(
 
 def explain(subject: Subject, verdict: Verdict, against: Reference | None, provider: str = "cpu") -> Diagnosis:
     """Why an artifact failed."""
+    if subject.model is not None:
+        details = "; ".join(dict.fromkeys(f"{c.name}: {c.detail}" for c in verdict.checks if not c.passed))
+        cause = f"{subject.model.name}, called once for each step, gives something else ({details})"
+        return Diagnosis(artifact=subject.name, cause=cause)
     from lstm_deploy.diagnosis import diagnose
 
     failures = [check for check in verdict.checks if not check.passed]
@@ -175,7 +184,7 @@ def _chosen(bundle: Bundle, path: Path, provider: str) -> tuple[list[Artifact], 
     """The artifacts of a bundle that were meant and can be judged here; those that cannot, and why."""
     chosen: list[Artifact] = []
     left_out: list[str] = []
-    for artifact in bundle.manifest.artifacts:
+    for artifact in bundle.manifest.exported:
         if not path.is_dir() and bundle.file(artifact) != path.resolve():
             continue
         why = NO_KERNEL.get((artifact.precision, provider), "")
@@ -201,7 +210,7 @@ def _bundle_of(path: Path) -> Bundle | None:
         raise InputError(f"{path} is neither a bundle nor one of {', '.join(SUFFIXES)}; give one of these.")
     if (path.parent / MANIFEST).is_file():
         bundle = Bundle(path.parent)
-        if any(artifact.path == path.name for artifact in bundle.manifest.artifacts):
+        if any(artifact.path == path.name for artifact in bundle.manifest.exported):
             return bundle
     return None
 

@@ -25,7 +25,7 @@ from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError, LstmDeployError, one_line
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
-from lstm_deploy.streaming import Stream
+from lstm_deploy.streaming import StateStream
 
 WARM_UP_S = 0.1
 
@@ -75,7 +75,7 @@ class Timed:
                 raise InputError(f"A call of this model has {name} {sizes[name]}, not {asked}; ask for that.")
         inputs = sample_inputs(signature.inputs, sizes, rng)
         if scenario == "stream":
-            stream = Stream(self.runtime, batch)
+            stream = StateStream(self.runtime, batch)
             spec = signature.inputs[0]
             x = inputs[spec.name].squeeze(stream.time_axis)
             step = stream.step

@@ -30,20 +30,26 @@ from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, Parity
 from lstm_deploy.exporters.int8_torch import quantized_copy
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.precision import FLOAT16, INT8, Precisions, Request
+from lstm_deploy.exporters.rollout import export_rollout
+from lstm_deploy.exporters.rollout_torch import export_rollout_torchscript
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.exporters.trials import Examiner
 from lstm_deploy.files import sha256
 from lstm_deploy.judging import check_artifacts
 from lstm_deploy.metrics import Examples, examples
+from lstm_deploy.rollouts import contract_of
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
-from lstm_deploy.signature import StateDtype, StateLayout, TensorSpec
+from lstm_deploy.signature import StateDtype, StateLayout, StatePolicy, TensorSpec
 from lstm_deploy.stateful import Lifted
+from lstm_deploy.tasks import Task
 
 FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
     "onnx": ("model.onnx", export_onnx),
     "torchscript": ("model.torchscript", export_torchscript),
 }
 """File name and writer of each format."""
+ROLLOUTS = {"onnx": export_rollout, "torchscript": export_rollout_torchscript}
+"""Writer of the rollout of an artifact in each format."""
 NOTHING_MORE = Request()
 
 
@@ -56,6 +62,8 @@ def export(
     init: Mapping[str, Any] | None = None,
     weights_key: str | None = None,
     trust_pickle: bool = False,
+    task: Task | None = None,
+    state_policy: StatePolicy | None = None,
     formats: Sequence[str] = tuple(FORMATS),
     state_layout: StateLayout = "layers-first",
     quantize: Literal["int8", "auto"] | None = None,
@@ -72,8 +80,10 @@ def export(
     checkpoint of ours knows its own, and bare weights tell theirs. What else a file needs may come as an Origin, or
     apart: `model` names the class that a file of weights belongs to (`FILE.py:Class` or `package.module:Class`) and
     `init` its arguments; `weights_key` names the entry of the file; `trust_pickle` allows a pickle of a whole module
-    to run its code. `on_progress` is told what is being done. Where the same source stands exported with the same
-    options already, that bundle is returned as it is, unless with `force`.
+    to run its code. `task` (see `tasks`) says what a network of others is for, so that it can be run, and rolled out
+    where it can feed itself; `state_policy` says whether it was trained with its state carried. `on_progress` is told
+    what is being done. Where the same source stands exported with the same options already, that bundle is returned as
+    it is, unless with `force`.
 
     `quantize="int8"` adds int8 artifacts and `"auto"` adds them only where they are faster here; `half` adds float16
     for CUDA, whose state is `state_dtype`. What they lose is measured on `data`, else on what `train` held out, and
@@ -99,7 +109,7 @@ def export(
         if not specs:
             raise InputError('The inputs of a module must be given, as in inputs={"x": "float32[batch,seq,40]"}.')
         on_progress(0, stages, "lifting")
-        loaded = sources.load_module(source, specs, state_layout)
+        loaded = sources.load_module(source, specs, state_layout, task, state_policy)
     else:
         origin = (
             source
@@ -111,6 +121,8 @@ def export(
                 weights_key=weights_key,
                 inputs=specs,
                 trust_pickle=trust_pickle,
+                task=task,
+                state_policy=state_policy,
             )
         )
         if not force and (there := up_to_date(origin, path, formats, state_layout, request)) is not None:
@@ -122,15 +134,11 @@ def export(
     directory = Path(loaded.source.path or "").parent
     given = examples(loaded.lifted.signature, request.data, _with_data(loaded.training, directory)) if request else None
     with writing(path, force=force) as partial:
-        artifacts = []
-        for stage, format_ in enumerate(dict.fromkeys(formats), 1):
-            on_progress(stage, stages, f"writing {format_}")
-            name, write = FORMATS[format_]
-            _write(write, format_, loaded.lifted, partial / name)
-            artifacts.append(Artifact.of(partial / name, format_))
-        quantized = None
-        if quantize == "int8" and "torchscript" in formats:
-            quantized = _write_int8_torchscript(loaded.lifted, partial)
+        artifacts = _write_artifacts(
+            loaded.lifted, formats, partial, lambda done, what: on_progress(done, stages, what)
+        )
+        wanted = quantize == "int8" and "torchscript" in formats
+        quantized = _write_int8_torchscript(loaded.lifted, partial) if wanted else None
         on_progress(len(formats) + 1, stages, "running PyTorch")
         reference = ReferenceRuntime(loaded.lifted)
         cases = make_cases(reference, LOWERED if request else QUICK)
@@ -160,6 +168,8 @@ def export(
             )
             precisions.make(quantized)
             _add(bundle, precisions, cases, described, _missing_data(request, manifest.training, given))
+        on_progress(stages - 1, stages, "writing rollouts")
+        _add_rollouts(bundle, described)
         report.write(bundle)
     if quantize == "int8" and not _has_int8(bundle):
         reason = next(note for note in bundle.manifest.notes if "left out" in note)
@@ -209,6 +219,34 @@ def _add(bundle: Bundle, precisions: Precisions, cases: Sequence[Case], describe
         profiles=parity.profiles + found.profiles,
     )
     bundle.update(parity=merged)
+
+
+def _add_rollouts(bundle: Bundle, described: str) -> None:
+    """Write and prove the rollout of each artifact that has one; float16 has none, as the CPU could not prove it."""
+    before, parity = bundle.manifest, bundle.manifest.parity
+    assert parity is not None
+    try:
+        contract_of(before.contract)
+    except InputError:
+        return
+    made: list[Artifact] = []
+    for artifact in before.artifacts:
+        if artifact.precision == "float16":
+            continue
+        path = bundle.path / artifact.path.replace("model", "rollout", 1)
+        ROLLOUTS[artifact.format](bundle.path / artifact.path, path)
+        rollout = Artifact.of(path, artifact.format, artifact.precision)
+        made.append(replace(rollout, weights=artifact.weights, weights_sha256=artifact.weights_sha256))
+    bundle.update(rollouts=tuple(made))
+    found = check_artifacts(bundle, made, (), described)
+    wrong = {check.artifact: check for check in found.failures}
+    for name in wrong:
+        (bundle.path / name).unlink()
+    bundle.update(
+        rollouts=tuple(rollout for rollout in made if rollout.path not in wrong),
+        notes=(*before.notes, *(f"{name} is left out: {check.detail.rstrip('.')}" for name, check in wrong.items())),
+        parity=replace(parity, checks=parity.checks + tuple(c for c in found.checks if c.artifact not in wrong)),
+    )
 
 
 def _missing_data(request: Request, training: Mapping[str, Any] | None, given: Examples) -> list[str]:
@@ -293,6 +331,18 @@ def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec.parse(text, name) for name, text in inputs.items())
 
 
+def _write_artifacts(
+    lifted: Lifted, formats: Sequence[str], folder: Path, on_write: Callable[[int, str], None]
+) -> list[Artifact]:
+    artifacts = []
+    for number, format_ in enumerate(dict.fromkeys(formats), 1):
+        on_write(number, f"writing {format_}")
+        name, write = FORMATS[format_]
+        _write(write, format_, lifted, folder / name)
+        artifacts.append(Artifact.of(folder / name, format_))
+    return artifacts
+
+
 def _write(write: Callable[[Lifted, Path], None], format_: str, lifted: Lifted, path: Path) -> None:
     """Write one artifact; what the exporter makes of the user's code becomes one sentence."""
     try:
@@ -348,6 +398,8 @@ def _options(
             "init": dict(origin.init),
             "weights_key": origin.weights_key,
             "inputs": [str(spec) for spec in origin.inputs],
+            "task": msgspec.to_builtins(origin.task),
+            "state_policy": origin.state_policy,
         }
     return options
 

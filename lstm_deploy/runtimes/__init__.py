@@ -1,5 +1,6 @@
 """Runtimes: what can run an artifact, all behind one protocol. Providers and devices are their business alone."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +79,8 @@ def open_runtime(path: Path, provider: str = "cpu", threads: int | None = None) 
 
             return OnnxRuntime(path, provider, threads)
         case "torchscript":
+            if find_spec("torch") is None:
+                raise InputError(f"{path} needs PyTorch, which is not installed; use the ONNX artifact.")
             from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
 
             return TorchScriptRuntime(path, provider, threads)

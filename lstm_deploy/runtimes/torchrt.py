@@ -37,7 +37,7 @@ class TorchRuntime:
             return result
 
     def tensor(self, value: Any) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.asarray(value, order="C"))
         return tensor.to(self.provider, self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def run(self, feeds: Feeds) -> Outputs:

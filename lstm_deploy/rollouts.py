@@ -1,0 +1,164 @@
+"""Rollouts: many steps in one call, the model fed with its own outputs. Which models have one, and its contract.
+
+Its inputs and outputs are the same whatever the model's own layout is:
+
+    forecast   x [batch, seq, features], steps []                          -> y [batch, steps, features]
+    generate   x [batch, seq] tokens, lengths [batch],
+               noise [batch, steps], temperature [], top_k [], stop []     -> y [batch, steps] tokens
+
+and, where the state is carried, the model's own `h_in, c_in -> h_out, c_out`: the state before the last of `y` was
+fed, so that a later call goes on with that as its `x`. `exporters.rollout` and `exporters.rollout_torch` write it as
+one graph; `unroll` here does the same by one call of the model for each step, which is what they are held against.
+
+A text is drawn so: the candidates are the tokens whose logit is no less than the `top_k`-th largest (0: all), their
+probabilities softmax(logit / temperature), and the token is the first whose cumulative probability, in the order of
+the vocabulary, exceeds the noise, uniform in [0, 1). A temperature of 0 takes the likeliest. Rows that have come to
+`stop` (-1: none) repeat it; when all have, the call returns early.
+"""
+
+import numpy as np
+from msgspec.structs import replace
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.layouts import layout_of
+from lstm_deploy.runtimes import Runtime
+from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.tasks import Classify, Forecast, LanguageModel
+
+COLDEST = 1e-6
+"""Temperatures below it are 0: dividing by them overflows."""
+NO_STOP = -1
+NO_STREAM = "a rollout gives all its steps in one call"
+
+
+def contract_of(signature: Signature) -> Signature:
+    """The contract of a model's rollout; raises `InputError` for a model that has none, with the reason."""
+    layout, task = layout_of(signature), signature.task
+    if isinstance(task, Classify):
+        raise InputError("A classifier does not feed itself, so it has no rollout; run it on whole inputs.")
+    if isinstance(task, Forecast) and not task.feeds_itself:
+        raise InputError(
+            f"The model predicts {', '.join(task.targets)} but needs {', '.join(task.features)} at each step, so it "
+            "can look one step ahead only; train with every feature as a target."
+        )
+    if len(signature.inputs) > 1:
+        raise InputError("This model also takes lengths, which a rollout cannot tell it; export it without packing.")
+    if carries(signature) and (signature.streaming != "exact" or layout.window or signature.least_seq > 1):
+        reason = signature.streaming_reason or "one call takes several steps"
+        raise InputError(f"This model cannot carry its state from step to step ({reason}), so it has no rollout.")
+    (x,) = signature.inputs
+    if isinstance(task, LanguageModel):
+        inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=(0,), high=(layout.width - 1,)),
+            TensorSpec(name="lengths", dtype="int64", shape=("batch",), is_lengths=True),
+            TensorSpec(name="noise", dtype="float32", shape=("batch", "steps"), low=(0,), high=(1,)),
+            TensorSpec(name="temperature", dtype="float32", shape=()),
+            TensorSpec(name="top_k", dtype="int64", shape=()),
+            TensorSpec(name="stop", dtype="int64", shape=()),
+        )
+        output = TensorSpec(name="y", dtype="int64", shape=("batch", "made"))
+    else:
+        inputs = (
+            TensorSpec(name="x", dtype="float32", shape=("batch", "seq", layout.width), low=x.low, high=x.high),
+            TensorSpec(name="steps", dtype="int64", shape=()),
+        )
+        output = TensorSpec(name="y", dtype="float32", shape=("batch", "made", layout.width))
+    return replace(
+        signature,
+        inputs=inputs,
+        outputs=(output,),
+        recurrent=signature.recurrent if carries(signature) else (),
+        streaming="none",
+        streaming_reason=NO_STREAM,
+        fixed=(),
+        rollout=True,
+        least_seq=1 if carries(signature) else window_of(signature),
+    )
+
+
+def carries(signature: Signature) -> bool:
+    """Whether a rollout carries the state; else each step starts anew, on the latest window."""
+    return isinstance(signature.task, LanguageModel) or signature.state_policy == "carry"
+
+
+def window_of(signature: Signature) -> int:
+    """Rows that one forecast looks at where the state is not carried."""
+    assert isinstance(signature.task, Forecast)
+    return layout_of(signature).window or signature.task.window
+
+
+class Stepper:
+    """A model called on rows `[batch, seq, features]`, or tokens `[batch, seq]`, whatever its own layout is."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._layout, signature = runtime, layout_of(runtime.signature), runtime.signature
+        self._x, self._y = signature.inputs[0].name, signature.outputs[0].name
+        self._lengths = signature.inputs[1:]
+
+    def __call__(self, rows: Array, state: Feeds) -> tuple[Array, Outputs]:
+        """What the model says after the last row, `[batch, outputs]`, and its state."""
+        lengths = {spec.name: np.full(len(rows), rows.shape[1], spec.dtype) for spec in self._lengths}
+        outputs = self._runtime.run({self._x: self._layout.inputs(rows), **lengths, **state})
+        return self._layout.last(outputs[self._y]), self._runtime.signature.next_state(outputs)
+
+
+def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
+    """What the rollout of a model gives, computed by one call of the model for each step."""
+    signature = runtime.signature
+    if isinstance(signature.task, LanguageModel):
+        return _generate(runtime, feeds)
+    step, x, steps = Stepper(runtime), feeds["x"], int(feeds["steps"])
+    made: list[Array] = []
+    if not carries(signature):
+        rows, initial = x[:, -window_of(signature) :], signature.initial_state(len(x))
+        for _ in range(steps):
+            value, _ = step(rows, initial)
+            made.append(value)
+            rows = np.concatenate([rows[:, 1:], value[:, None]], axis=1)
+        return {"y": np.stack(made, axis=1)}
+    value, state = step(x, {spec.name: feeds[spec.name] for spec in signature.state_inputs})
+    made.append(value)
+    for _ in range(steps - 1):
+        value, state = step(value[:, None], state)
+        made.append(value)
+    return {"y": np.stack(made, axis=1), **_outgoing(signature, state)}
+
+
+def choose(logits: Array, noise: Array, temperature: float, top_k: int) -> Array:
+    """The next token of each row, from logits `[batch, vocabulary]` and uniform noise `[batch]`; all in float32."""
+    if temperature < COLDEST:
+        return np.asarray(logits.argmax(-1))
+    least = np.sort(logits, axis=-1)[:, -min(top_k or logits.shape[1], logits.shape[1])][:, None]
+    scaled = np.where(logits >= least, logits, np.float32(-np.inf)) / np.float32(temperature)
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    cumulative = np.cumsum(weights / weights.sum(axis=-1, keepdims=True), axis=-1, dtype=np.float32)
+    total = cumulative[:, -1:]
+    passed = (cumulative <= noise[:, None] * total).sum(axis=-1)
+    return np.asarray(np.minimum(passed, (cumulative < total).sum(axis=-1)))
+
+
+def _generate(runtime: Runtime, feeds: Feeds) -> Outputs:
+    signature, step = runtime.signature, Stepper(runtime)
+    x, lengths, noise, stop = feeds["x"], feeds["lengths"], feeds["noise"], int(feeds["stop"])
+    temperature, top_k = float(feeds["temperature"]), int(feeds["top_k"])
+    least = int(lengths.min())
+    logits, state = step(x[:, :least], {spec.name: feeds[spec.name] for spec in signature.state_inputs})
+    for time in range(least, int(lengths.max())):  # the rest of the longer prompts, while the shorter ones wait
+        further, after = step(x[:, time : time + 1], state)
+        goes_on = time < lengths
+        logits = np.where(goes_on[:, None], further, logits)
+        mask = np.expand_dims(goes_on, (0, 2) if signature.batch_axis_of_state else (1, 2))
+        state = {name: np.where(mask, after[name], state[name]) for name in state}
+    made = [choose(logits, noise[:, 0], temperature, top_k)]
+    for column in noise.T[1:]:
+        alive = made[-1] != stop
+        if not alive.any():
+            break
+        logits, state = step(made[-1][:, None], state)
+        made.append(np.where(alive, choose(logits, column, temperature, top_k), stop))
+    return {"y": np.stack(made, axis=1), **_outgoing(signature, state)}
+
+
+def _outgoing(signature: Signature, state: Feeds) -> Outputs:
+    pairs = zip(signature.state_inputs, signature.state_outputs, strict=True)
+    return {after.name: state[before.name] for before, after in pairs}
