@@ -83,6 +83,8 @@ def layout_of(signature: Signature) -> Layout:
     if y_dims != ["batch", gives] and not (y_dims == ["batch"] and gives == 1):
         raise InputError(f"{y} does not hold the {gives} outputs of its task, one for each row of a batch; check them.")
     size = x.shape[time_axis]
+    if isinstance(task, Forecast) and isinstance(size, int) and size != task.window:
+        raise InputError(f"A call of this model takes {size} steps, and its task says {task.window}; make them equal.")
     return Layout(
         batch_axis=batch_axis,
         time_axis=time_axis,

@@ -87,7 +87,8 @@ def pipe_values(model: Model, source: BinaryIO, sink: BinaryIO, where: Where, *,
             named = f", {','.join(names)}" if names else ""
             raise InputError(f"Line {number} has {len(cells)} cells, not {cells_in_line}; give one step a line{named}.")
         try:
-            row = np.array([float(cells[index]) for index in order], np.float32)
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+                row = np.array([float(cells[index]) for index in order], np.float32)
         except ValueError as error:
             raise InputError(f"Line {number} has a cell that is no number ({error}); correct it.") from error
         sink.write(_written(_step(stream, row, f"Line {number}"), as_json))

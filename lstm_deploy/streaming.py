@@ -25,6 +25,8 @@ from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.tasks import Forecast
 
+TINY = 1e-30
+"""The largest float32 times this, a million times over, is still finite."""
 Rows = int | slice | Sequence[int] | Array
 """Which rows of a batch: a number, a slice, several numbers, or a mask."""
 
@@ -197,7 +199,7 @@ class Stream:
     def _step_rows(self, x: ArrayLike, rows: Rows) -> Array:
         """`step` of some rows: the others go along with an input of no meaning, and get their state back."""
         numbers, before = self._numbers(rows), self.state
-        given = np.asarray(x)
+        given = _array(x)
         if given.shape[:1] != numbers.shape:
             raise InputError(f"x has shape {list(given.shape)}; feed one row for each of the {len(numbers)} in rows.")
         if not len(numbers):
@@ -214,9 +216,14 @@ class Stream:
     def _numbers(self, rows: Rows) -> Array:
         """The numbers of some rows; raises `InputError` for those that the batch does not have."""
         try:
-            if isinstance(rows, bool):
-                raise IndexError("one truth value is no mask")
-            return np.atleast_1d(np.arange(self.batch)[rows if isinstance(rows, slice) else np.asarray(rows)])
+            chosen = rows if isinstance(rows, slice) else np.atleast_1d(rows)
+            if isinstance(rows, bool) or (isinstance(chosen, ndarray) and chosen.ndim != 1):
+                raise IndexError("give numbers, or a truth value for each row")
+            empty = isinstance(chosen, ndarray) and not chosen.size  # of floats, as numpy makes it of an empty list
+            numbers = np.arange(self.batch)[[] if empty else chosen]
+            if len(np.unique(numbers)) != len(numbers):
+                raise IndexError("one is named twice")
+            return np.asarray(numbers)
         except IndexError as error:
             raise InputError(f"There are no rows {rows!r} in a batch of {self.batch} ({error}).") from error
 
@@ -265,7 +272,7 @@ class StateStream(Stream):
         return out
 
     def feed(self, x: ArrayLike) -> Array:
-        x = _checked(np.asarray(x), self._spec, {"batch": self.batch})
+        x = _checked(_array(x), self._spec, {"batch": self.batch})
         if not self._allow_nan:
             _check_values(x, self._spec)
         outputs = self._runtime.run({self._spec.name: x, **self.state})
@@ -290,8 +297,8 @@ class StateStream(Stream):
 
     def _checked_row(self, x: ArrayLike) -> Array:
         try:
-            row = np.expand_dims(np.asarray(x), self.time_axis)
-        except ValueError as error:  # ragged, or with too few axes
+            row = np.expand_dims(_array(x), self.time_axis)
+        except ValueError as error:  # with too few axes
             raise InputError(f"A step is one row for each stream ({error}); feed {self._spec} without seq.") from error
         return _checked(row, self._spec, {"batch": self.batch}).squeeze(self.time_axis)
 
@@ -310,7 +317,7 @@ class WindowStream(Stream):
             raise InputError("Only a forecaster looks at a window; leave it out.")
         if layout.window and window not in (None, layout.window):
             raise InputError(f"A call of this model takes {layout.window} steps, not {window}; leave the window out.")
-        self.window = window or layout.window or task.window
+        self.window = window if window is not None else layout.window or task.window
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < signature.least_seq:
             raise InputError(f"A window cannot have {self.window!r} rows; give {signature.least_seq} or more.")
         self.signature, self.batch, self._batch_axis = signature, _checked_batch(batch), 0
@@ -323,7 +330,7 @@ class WindowStream(Stream):
     def step(self, x: ArrayLike, *, rows: Rows | None = None, out: Array | None = None) -> Array:
         if rows is not None:
             return _into(out, self._step_rows(x, rows))
-        x = _checked(np.asarray(x), self._spec, {"batch": self.batch})
+        x = _checked(_array(x), self._spec, {"batch": self.batch})
         if not self._allow_nan:
             _check_values(x, self._spec)
         self._rows[:, :-1] = self._rows[:, 1:]
@@ -337,7 +344,7 @@ class WindowStream(Stream):
 
     def feed(self, x: ArrayLike) -> Array:
         spec = TensorSpec(name="x", dtype="float32", shape=("batch", "seq", *self._spec.shape[1:]))
-        x = _checked(np.asarray(x), spec, {"batch": self.batch})
+        x = _checked(_array(x), spec, {"batch": self.batch})
         if not self._allow_nan:
             _check_values(x, spec)
         return np.stack([self.step(x[:, time]) for time in range(x.shape[1])], axis=1)
@@ -418,6 +425,13 @@ def _checked(value: Array, spec: TensorSpec, sizes: Mapping[str, int] | None = N
     return value.astype(spec.dtype, copy=False)
 
 
+def _array(x: ArrayLike) -> Array:
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"The rows differ in shape ({error}); feed one array.") from error
+
+
 def _checked_batch(batch: int) -> int:
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise InputError(f"A stream cannot have {batch!r} rows; give a batch of 1 or more.")
@@ -435,10 +449,10 @@ class Probe(NamedTuple):
 def _probe(numbers: Array, spec: TensorSpec, allow_nan: bool) -> Probe:
     """What tells at once that an array is finite, or holds tokens that the model knows."""
     if numbers.dtype.kind == "f" and not allow_nan:
-        # Squares add up to something finite where all numbers are, unless these are huge.
         if numbers.size == 1:
             return Probe(numbers.item, -math.inf, math.inf)
-        return Probe(partial(numbers.dot, numbers), -math.inf, math.inf)
+        # One call in place of two: a weighted sum is finite where all numbers are, as the weights are tiny.
+        return Probe(partial(numbers.dot, np.full_like(numbers, TINY)), -math.inf, math.inf)
     if numbers.dtype.kind == "i" and spec.high is not None:
         unsigned = numbers.view(f"u{numbers.itemsize}")  # what is below 0 is beyond all tokens
         return Probe(unsigned.item if numbers.size == 1 else unsigned.max, -1, int(spec.high[0]) + 1)

@@ -104,6 +104,7 @@ class Feeder(NamedTuple):
 LETTERS = LanguageModel(vocabulary=tuple("abcdefg"))
 PAIR = Forecast(features=("a", "b"), targets=("a", "b"), window=5)
 ONE = Forecast(features=("a",), targets=("a",), window=6)
+TEN = Forecast(features=("a",), targets=("a",), window=10)
 
 
 def feeders() -> dict[str, Feeder]:
@@ -120,7 +121,7 @@ def feeders() -> dict[str, Feeder]:
         "window, batch-first state": Feeder(Series(), {"x": "float32[batch,seq,2]"}, PAIR, "reset", "batch-first"),
         "window, bidirectional": Feeder(Series(bidirectional=True), {"x": "float32[batch,seq,2]"}, PAIR),
         "learned start": Feeder(LearnedStart(), {"x": "float32[batch,seq,1]"}, ONE),
-        "fixed window": Feeder(Window(), {"x": "float32[batch,10]"}, ONE),
+        "fixed window": Feeder(Window(), {"x": "float32[batch,10]"}, TEN),
     }
     for feeder in made.values():
         with torch.no_grad():

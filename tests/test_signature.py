@@ -136,6 +136,7 @@ def test_the_json_keeps_its_shape():
         "fixed": [],
         "least_seq": 1,
         "task": {"kind": "lm", "vocabulary": ["a", "é"]},
+        "rollout": False,
     }
 
 

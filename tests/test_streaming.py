@@ -1,10 +1,17 @@
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
 import modules
 import numpy as np
 import pytest
 import torch
+from feeding import PAIR, feeders
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lstm_deploy
 from lstm_deploy.errors import InputError
+from lstm_deploy.rollouts import Stepper
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +177,226 @@ def test_a_loop_of_cells_streams_one_step_a_call(tmp_path):
     assert steps[0].shape == (2, 5)
     with torch.no_grad():
         np.testing.assert_allclose(np.stack(steps, 1), module(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_no_number_is_refused_and_the_state_stays(model, value, batch):
+    """onnxruntime would make numbers of it, and the state would never recover."""
+    stream = model.stream(batch=batch)
+    stream.step(np.full((batch, 4), 150.0, np.float32))
+    before = stream.state
+    row = np.full((batch, 4), 150.0, np.float32)
+    row[-1, 2] = value
+    with pytest.raises(InputError, match="would spoil the state"):
+        stream.step(row)
+    with pytest.raises(InputError, match="would spoil the state"):
+        stream.feed(np.repeat(row[:, None], 3, axis=1))
+    assert all(np.array_equal(stream.state[name], value) for name, value in before.items())
+    model.stream(batch=batch, allow_nan=True).step(row)
+
+
+def test_huge_numbers_are_numbers(model):
+    assert np.isfinite(model.stream(batch=2).step(np.full((2, 4), 1e30, np.float32))).all()
+
+
+def test_a_result_can_be_written_to_an_array_of_the_callers(model, x):
+    one, other = model.stream(batch=2), model.stream(batch=2)
+    out = np.empty((2, 4), np.float32)
+    for step in range(3):
+        assert one.step(x[:, step], out=out) is out
+        np.testing.assert_array_equal(out, other.step(x[:, step]))
+    with pytest.raises(InputError, match=r"out has shape \[4\]"):
+        one.step(x[:, 0], out=np.empty(4, np.float32))
+    with pytest.raises(InputError, match="out has shape"):
+        one.step(x[:1, 0], rows=[0], out=np.empty(4, np.float32))
+
+
+def test_a_step_keeps_no_memory(model, x):
+    """Steps that are given `out` allocate no array: what is there at the end was there at the start."""
+    stream, out, row = model.stream(batch=2), np.empty((2, 4), np.float32), x[:, 0].copy()
+    tracemalloc.start()
+    try:
+        for _ in range(2000):  # onnxruntime's bindings keep some hundred bytes of the first ones
+            stream.step(row, out=out)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(1000):
+            stream.step(row, out=out)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 500
+    assert peak - before < 2000
+
+
+@pytest.mark.parametrize("rows", [1, [1], slice(1, 2), np.array([False, True, False])], ids=str)
+def test_some_rows_are_reset_and_the_others_go_on(model, rows):
+    stream = model.stream(batch=3)
+    row = np.full((3, 4), 150.0, np.float32)
+    stream.step(row)
+    before = stream.state
+    stream.reset(rows)
+    for name, value in stream.state.items():
+        np.testing.assert_array_equal(value[:, [0, 2]], before[name][:, [0, 2]])
+        assert (value[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [3, [0, 7], -4, [0.5], "a", True, [True], [[0]]], ids=str)
+def test_rows_that_are_not_there_are_refused(model, rows):
+    stream = model.stream(batch=3)
+    with pytest.raises(InputError, match="rows"):
+        stream.reset(rows)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_rows_that_step_alone_are_as_streams_of_their_own(model, data):
+    """Whatever the order, each row of a batch is what a stream of one row would be."""
+    together, alone = model.stream(batch=3), [model.stream() for _ in range(3)]
+    for _ in range(data.draw(st.integers(1, 6))):
+        rows = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True))
+        x = np.random.default_rng(data.draw(st.integers(0, 99))).uniform(100, 300, (len(rows), 4)).astype(np.float32)
+        y = together.step(x, rows=rows)
+        for number, row in enumerate(rows):
+            np.testing.assert_allclose(y[number], alone[row].step(x[[number]])[0], rtol=1e-5)
+        if data.draw(st.booleans()):
+            together.reset(rows[0])
+            alone[rows[0]].reset()
+
+
+def test_rows_move_from_one_stream_to_another(model, x):
+    one, other = model.stream(batch=2), model.stream(batch=5)
+    one.feed(x)
+    other.set_rows([3, 1], one.get_rows([0, 1]))
+    y = other.step(x[:, 0], rows=[3, 1])
+    np.testing.assert_allclose(y, one.step(x[:, 0]), rtol=1e-5)
+    with pytest.raises(InputError, match=r"h_in of the state is \[2, 2, 8\], not \[2, 1, 8\]"):
+        other.set_rows(0, one.get_rows([0, 1]))
+    with pytest.raises(InputError, match="c_in of the state is missing"):
+        other.set_rows(0, {"h_in": np.zeros((2, 1, 8))})
+
+
+def test_one_input_for_each_of_the_rows(model):
+    stream = model.stream(batch=3)
+    with pytest.raises(InputError, match="one row for each of the 2"):
+        stream.step(np.zeros((3, 4)), rows=[0, 1])
+    with pytest.raises(InputError, match="at least one row"):
+        stream.step(np.zeros((0, 4)), rows=[])
+
+
+def test_tokens_of_some_rows(lm_bundle):
+    stream, alone = (lstm_deploy.open(lm_bundle).stream(batch=batch) for batch in (3, 1))
+    y = stream.step([5], rows=[2])
+    np.testing.assert_allclose(y, alone.step([5]), rtol=1e-5)
+
+
+def test_a_window_sees_the_latest_rows_from_the_initial_state(model, x):
+    stream = model.stream(batch=2, window=5)
+    ys = [stream.step(x[:, step]) for step in range(12)]
+    assert all(np.isnan(y).all() for y in ys[:4])
+    for step in range(4, 12):
+        wanted = model.run({"x": x[:, step - 4 : step + 1]})["y"][:, -1]
+        np.testing.assert_allclose(ys[step], wanted, rtol=1e-5)
+    stream.reset()
+    np.testing.assert_array_equal(stream.feed(x), np.stack(ys, axis=1))
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory):
+    """A network whose window is fixed, so that it can be streamed in no other way."""
+    feeder = feeders()["fixed window"]
+    path = tmp_path_factory.mktemp("fixed") / "b"
+    lstm_deploy.export(feeder.module.eval(), path, inputs=feeder.inputs, task=feeder.task, formats=["onnx"])
+    return lstm_deploy.open(path)
+
+
+def test_a_network_of_fixed_windows_streams(fixed):
+    values = np.random.default_rng(0).standard_normal(14).astype(np.float32)
+    stream = fixed.stream()
+    ys = [float(stream.step([[value]])[0, 0]) for value in values]
+    assert np.isnan(ys[:9]).all()
+    for end in range(9, 14):
+        wanted = fixed.run({"x": values[None, end - 9 : end + 1]})["y"][0, 0]
+        assert ys[end] == pytest.approx(float(wanted), abs=1e-5)
+    with pytest.raises(InputError, match="takes 10 steps, not 4"):
+        fixed.stream(window=4)
+
+
+def test_the_rows_of_a_window_are_its_state(fixed):
+    one, other = fixed.stream(batch=2), fixed.stream(batch=2)
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        one.step(rng.standard_normal((2, 1)))
+    other.state = one.state
+    x = rng.standard_normal((2, 1))
+    np.testing.assert_array_equal(one.step(x), other.step(x))
+    one.reset(rows=0)
+    y = one.step(x)
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1]).all()
+    with pytest.raises(InputError, match="'seen'"):
+        one.state = {"rows": one.state["rows"]}
+    with pytest.raises(InputError, match="would spoil"):
+        one.step([[np.nan], [0.0]])
+
+
+@pytest.mark.parametrize("window", [0, -1, 1.5, True])
+def test_a_window_has_rows(model, window):
+    with pytest.raises(InputError, match="A window cannot have"):
+        model.stream(window=window)
+
+
+def test_only_forecasters_look_at_windows(lm_bundle):
+    with pytest.raises(InputError, match="Only a forecaster"):
+        lstm_deploy.open(lm_bundle).stream(window=3)
+
+
+def test_a_rollout_is_one_call_and_by_single_steps_where_the_file_is_alone(model, forecast_bundle, x):
+    feeds = {"x": np.repeat(x, 2, axis=1), "steps": 7}
+    wanted = model.rollout(feeds)["y"]
+    alone = lstm_deploy.open(forecast_bundle / "model.onnx")
+    np.testing.assert_allclose(alone.rollout(feeds)["y"], wanted, rtol=1e-5)
+    itself = lstm_deploy.open(forecast_bundle / "rollout.onnx")
+    np.testing.assert_array_equal(itself.rollout(feeds)["y"], wanted)
+    np.testing.assert_allclose(model.rollout(feeds, format="torchscript")["y"], wanted, rtol=1e-4)
+    assert wanted.shape == (2, 7, 4)
+    with pytest.raises(InputError, match="all its steps in one call"):
+        itself.stream()
+    with pytest.raises(InputError, match="'steps' is missing"):
+        model.rollout({"x": x})
+
+
+def test_a_model_that_needs_more_than_it_predicts_cannot_be_rolled_out(tmp_path):
+    module = feeders()["window"].module.eval()
+    module.fc = torch.nn.Linear(6, 1)
+    task = lstm_deploy.Forecast(features=PAIR.features, targets=("a",), window=5)
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,2]"}, task=task)
+    assert bundle.manifest.rollouts == ()
+    model = lstm_deploy.open(tmp_path / "b")
+    with pytest.raises(InputError, match="predicts a but needs a, b at each step"):
+        model.rollout({"x": np.zeros((1, 5, 2)), "steps": 2})
+    assert model.stream(window=5).feed(np.ones((1, 5, 2)))[0, -1].shape == (1,)
+
+
+def test_threads_may_share_a_model_each_with_a_stream_of_its_own(model, x):
+    wanted = model.stream(batch=2).feed(x)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: _by_steps(model.stream(batch=2), x), range(8)))
+    for got in made:
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def _by_steps(stream, x):
+    return np.stack([stream.step(x[:, step]) for step in range(x.shape[1])], axis=1)
+
+
+def test_a_stream_runs_on_torchscript_too(model, x):
+    wanted = model.run({"x": x})["y"]
+    np.testing.assert_allclose(_by_steps(model.stream(batch=2, format="torchscript"), x), wanted, rtol=1e-5)
+
+
+def test_a_stepper_takes_rows_in_one_layout(fixed):
+    rows = np.random.default_rng(2).standard_normal((3, 10, 1)).astype(np.float32)
+    y, _ = Stepper(fixed.runtime())(rows, fixed.signature.initial_state(3))
+    np.testing.assert_array_equal(y, fixed.run({"x": rows[..., 0]})["y"])
