@@ -257,3 +257,173 @@ def test_a_reader_that_leaves_is_no_error(lm_bundle):
     result = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
+
+
+@pytest.fixture
+def pipe(forecast_bundle):
+    """`run --stream` in a process of its own, to be written to and read from."""
+    words = [*COMMAND, "run", str(forecast_bundle), "--stream"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_a_pipe_is_answered_line_by_line(pipe):
+    """Each answer comes before the next line is written: nothing waits in a buffer."""
+    for _ in range(25):
+        pipe.stdin.write(b"1,2,3,4\n")
+        pipe.stdin.flush()
+        assert pipe.stdout.readline().count(b",") == 3
+    pipe.stdin.close()
+    assert pipe.wait(timeout=30) == 0
+
+
+def test_a_wrong_line_ends_the_pipe_with_one_sentence(pipe):
+    out, err = pipe.communicate(b"1,2,3,4\n1,2,3,nan\n1,2,3,4\n", timeout=60)
+    assert out == b"nan,nan,nan,nan\n"
+    (line,) = err.decode().strip().splitlines()
+    assert line.startswith("error: Line 2: x holds nan, which would spoil the state for good")
+    assert pipe.returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_pipe_whose_reader_leaves_ends_quietly(forecast_bundle):
+    line = f"yes 1,2,3,4 | {' '.join(COMMAND)} run '{forecast_bundle}' --stream | head -n 3"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see the memory of a process")
+def test_a_long_pipe_takes_no_more_memory_than_a_short_one(pipe):
+    def steps(count):
+        for _ in range(count // 100):
+            pipe.stdin.write(b"150,151,152,153\n" * 100)
+            pipe.stdin.flush()
+            for _ in range(100):
+                pipe.stdout.readline()
+        status = Path(f"/proc/{pipe.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+    before = steps(2_000)
+    assert steps(20_000) - before < 1_000  # kB
+
+
+def test_a_rollout_int8_torchscript_and_sampling_from_the_command_line(lm_bundle, language_model):
+    plain = json.loads(run("run", lm_bundle, "--prompt", "The ", "--steps", 9, "--json")[0])
+    other = json.loads(run("run", lm_bundle, "--prompt", "The ", "--steps", 9, "--json", "--runtime", "torchscript")[0])
+    assert plain == other
+    words = ["--temperature", 1, "--top-k", 5, "--seed", 3]
+    several = json.loads(run("run", lm_bundle, "--prompt", "The ", "--prompt", "a", "--steps", 9, "--json", *words)[0])
+    assert [each["prompt"] for each in several] == ["The ", "a"]
+    assert "no onnx artifact in int8" in fails("run", lm_bundle, "--prompt", "a", "--precision", "int8")
+    run("export", language_model, "-o", "q", "--quantize", "int8", "--format", "onnx", "--max-metric-loss", "100%")
+    assert len(run("run", "q", "--prompt", "The ", "--steps", 9, "--precision", "int8")[0]) == len("The ") + 9 + 1
+    assert "ends with" not in run("run", lm_bundle, "--prompt", "a", "--steps", 30, "--stop", "e")[1]
+    assert "CUDAExecutionProvider" in fails("run", lm_bundle, "--prompt", "a", "--provider", "cuda", code=4)
+
+
+def test_wrong_uses_of_a_pipe_are_told(forecast_bundle, lm_bundle, prices):
+    assert "add --stream" in fails("run", forecast_bundle, "--raw")
+    assert "leave out files" in fails("run", forecast_bundle, "--stream", "--input", prices)
+    assert "takes text" in fails("run", lm_bundle, "--stream", "--raw")
+
+
+def test_a_bundle_of_a_newer_version_is_told(bundle_copy):
+    manifest = bundle_copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2', 1))
+    assert "has schema version 2 and this release reads up to 1; upgrade" in fails("run", bundle_copy, "--stream")
+
+
+SENTIMENT = """
+import torch
+from torch import nn
+
+class Sentiment(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(4, 3)
+        self.lstm = nn.LSTM(3, 5, batch_first=True)
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.fc(self.lstm(self.embedding(x))[0][:, -1])
+
+class Letters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, 2, batch_first=True)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x, hidden):
+        out, hidden = self.lstm(x, hidden)
+        return self.fc(out[:, -1]), hidden
+"""
+
+
+@pytest.fixture
+def theirs():
+    """Networks of somebody else, with what their weights do not tell."""
+    import torch
+
+    Path("net.py").write_text(SENTIMENT)
+    names = {}
+    exec(SENTIMENT, names)
+    for name in ("Sentiment", "Letters"):
+        torch.manual_seed(0)
+        torch.save(names[name]().state_dict(), f"{name}.pt")
+
+
+def test_lines_are_classified_by_a_network_of_others(theirs):
+    Path("words.json").write_text('{"[UNK]": 0, "good": 1, "bad": 2, "film": 3}')
+    words = ["--input", "x:int64[batch,seq]", "--task", "classify", "--vocabulary", "words.json"]
+    run("export", "Sentiment.pt", "--model", "net.py:Sentiment", *words, "--labels", "no,yes", "--format", "onnx")
+    Path("lines.txt").write_text("a good film\nbad bad\n")
+    out, _ = run("run", "exported/Sentiment", "--input", "lines.txt")
+    assert [line.split("\t")[0] in ("no", "yes") for line in out.splitlines()] == [True, True]
+    documents = json.loads(run("run", "exported/Sentiment", "--input", "lines.txt", "--json")[0])
+    assert [f"{each['label']}\t{each['probability']:.4f}" for each in documents] == out.splitlines()
+    Path("lines.txt").write_text("good\n\n")
+    assert "Line 2 of lines.txt: A line is empty" in fails("run", "exported/Sentiment", "--input", "lines.txt")
+    piped = subprocess.run(
+        [*COMMAND, "run", "exported/Sentiment", "--stream"],
+        input="a good film\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert piped.stdout == out.splitlines()[0] + "\n"
+
+
+def test_text_is_written_by_a_one_hot_network_of_others(theirs):
+    Path("text.txt").write_text("abcab")
+    words = ["--input", "x:float32[batch,seq,3]", "--task", "lm", "--vocabulary", "text.txt"]
+    run("export", "Letters.pt", "--model", "net.py:Letters", *words)
+    out, _ = run("run", "exported/Letters", "--prompt", "ab", "--steps", 30)
+    assert len(out.strip()) == 32
+    assert set(out.strip()) <= set("abc")
+    again, _ = run("export", "Letters.pt", "--model", "net.py:Letters", *words)
+    assert "up to date" in again
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--window", 3], "go with --task"),
+        (["--task", "forecast", "--features", "a"], "takes --features and --window"),
+        (["--task", "forecast", "--features", "a", "--window", 2, "--target", "b"], "'b' is none of --features"),
+        (["--task", "lm"], "takes --vocabulary"),
+        (["--task", "classify", "--vocabulary", "v.json"], "takes --vocabulary FILE and --labels"),
+        (["--task", "lm", "--vocabulary", "none.json"], "does not exist"),
+        (["--task", "lm", "--vocabulary", "v.json"], "does not take the 2 tokens"),
+    ],
+)
+def test_a_task_that_is_not_whole_is_told(theirs, words, message):
+    Path("v.json").write_text('["a", "b"]')
+    source = ["Letters.pt", "--model", "net.py:Letters", "--input", "x:float32[batch,seq,3]"]
+    assert message in fails("export", *source, *words)
+
+
+def test_a_checkpoint_of_ours_says_itself_what_it_is_for(language_model):
+    Path("v.json").write_text('["a", "b"]')
+    assert "says itself" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")

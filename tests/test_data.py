@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lstm_deploy.data import read_series, read_text
+from lstm_deploy.data import read_series, read_text, read_vocabulary
 from lstm_deploy.errors import InputError
 
 
@@ -163,3 +163,37 @@ def test_text_is_utf8(tmp_path):
     (tmp_path / "b.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(InputError, match="UTF-8"):
         read_text(tmp_path / "b.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "characters", "wanted"),
+    [
+        ('["b", "a"]', "v.json", True, (("b", "a"), None)),
+        ('{"b": 1, "a": 0}', "v.json", True, (("a", "b"), None)),
+        ('["[UNK]", "good"]', "v.json", False, (("[UNK]", "good"), 0)),
+        ('["a", "<unk>"]', "v.json", True, (("a", "<unk>"), 1)),
+        ("banana\n", "v.txt", True, (("\n", "a", "b", "n"), None)),
+        ("good\nbad  film", "v.txt", False, (("good", "bad", "film"), None)),
+    ],
+)
+def test_a_vocabulary_is_read_in_the_order_of_its_tokens(csv, text, name, characters, wanted):
+    assert read_vocabulary(csv(text, name), characters=characters) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "characters", "reason"),
+    [
+        ("[1, 2]", "v.json", True, "no list of entries"),
+        ('"abc"', "v.json", True, "no list of entries"),
+        ('{"a": 0, "b": 2}', "v.json", True, "tokens 0 to 1, each once"),
+        ('{"a": 0, "b": 0}', "v.json", True, "tokens 0 to 1, each once"),
+        ('{"a": "x"}', "v.json", True, "tokens 0 to 0, each once"),
+        ("{", "v.json", True, "not JSON"),
+        ('["ab"]', "v.json", True, "'ab', which is no character"),
+        ('["a", ""]', "v.json", False, "no list of entries"),
+        ("a b a", "v.txt", False, "an entry twice"),
+    ],
+)
+def test_what_is_no_vocabulary_is_refused(csv, text, name, characters, reason):
+    with pytest.raises(InputError, match=reason):
+        read_vocabulary(csv(text, name), characters=characters)

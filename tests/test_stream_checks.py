@@ -57,18 +57,20 @@ def test_a_saved_state_that_is_not_set_is_told(runtime, monkeypatch):
 
 @pytest.mark.parametrize("which", ["runtime", "window"])
 def test_rows_that_do_not_keep_their_state_are_told(which, request, monkeypatch):
+    opened = request.getfixturevalue(which)  # before anything is broken
     monkeypatch.setattr(
         streaming.Stream, "_step_rows", lambda self, x, rows: self.step(np.repeat(np.asarray(x), self.batch, 0))[rows]
     )
-    problems = stream_problems(request.getfixturevalue(which))
+    problems = stream_problems(opened)
     assert any("rows that sat out" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("which", ["runtime", "window"])
 def test_rows_that_are_not_reset_are_told(which, request, monkeypatch):
+    opened = request.getfixturevalue(which)
     reset = streaming.Stream.reset
     monkeypatch.setattr(streaming.Stream, "reset", lambda self, rows=None: reset(self) if rows is None else None)
-    problems = stream_problems(request.getfixturevalue(which))
+    problems = stream_problems(opened)
     assert any("row that was reset" in problem for problem in problems)
 
 

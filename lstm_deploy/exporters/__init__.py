@@ -398,7 +398,7 @@ def _options(
             "init": dict(origin.init),
             "weights_key": origin.weights_key,
             "inputs": [str(spec) for spec in origin.inputs],
-            "task": msgspec.to_builtins(origin.task),
+            "task": msgspec.json.decode(msgspec.json.encode(origin.task)),  # as it is read back
             "state_policy": origin.state_policy,
         }
     return options
