@@ -67,13 +67,13 @@ def judge(
 ) -> Verdict:
     """All checks of one artifact; unless told otherwise it runs in a process of its own, which may crash."""
     relative_tolerance(subject.precision, provider)
+    golden = golden_cases(subject.bundle) if subject.bundle else []
     try:
         if subject.model is not None:
             steps = subject.rollout_steps
             rollout = (subject.path, subject.model, subject.name, subject.precision, provider, steps)
             verdict = isolated(prove_rollout, *rollout) if isolate else prove_rollout(*rollout)
         else:
-            golden = golden_cases(subject.bundle) if subject.bundle else []
             arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
             verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
     except InputError as error:
@@ -112,6 +112,10 @@ def prove_rollout(path: Path, model: Path, name: str, precision: str, provider: 
         single.close()
     runtime = open_runtime(path, provider)
     try:
+        if runtime.signature != contract_of(single.signature):
+            raise InputError(
+                f"The contract of {name} is not that of a rollout of {model.name}; export the model again."
+            )
         return prove(runtime, name, precision, cases, {"": SAME})
     finally:
         runtime.close()

@@ -207,7 +207,7 @@ def test_all_kinds_of_checks_are_made(forecast_bundle):
     names = {check.name for check in Bundle(forecast_bundle).manifest.parity.checks if check.artifact == "model.onnx"}
     assert names == {
         "contract", "sha256", "lint", "golden", "shapes", "values", "nonfinite", "liveness", "rows", "chunked",
-        "drift", "declared", "provider", "repeatable",
+        "drift", "declared", "provider", "stream", "repeatable",
     }  # fmt: skip
 
 
