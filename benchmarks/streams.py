@@ -50,8 +50,8 @@ def main() -> None:
         "`bound` is `session.run_with_iobinding` alone, with two bindings in turn and nothing copied in or out; the "
         "others are their time over its, within rounds, with the 95 % interval.\n\n"
         f"{MILLION:,} steps of 1-64x1 through `lstm-deploy run --stream --raw`: {pipe['us_a_step']:.1f} µs a step, the "
-        f"pipe included; resident memory {pipe['memory_kb'][0]:,} kB after 10,000 steps and {pipe['memory_kb'][1]:,} kB "
-        "at the end."
+        f"pipe included; resident memory {pipe['memory_kb'][0]:,} kB after 10,000 steps and "
+        f"{pipe['memory_kb'][1]:,} kB at the end."
     )
     write("streams", document, headings, rows, notes)
 

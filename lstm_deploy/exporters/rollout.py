@@ -32,7 +32,6 @@ GENERATE = """
   one = Constant <value_int = 1> ()
   ones = Constant <value_ints = [1]> ()
   twos = Constant <value_ints = [2]> ()
-  inner = Constant <value_ints = [1, 2]> ()
   on = Cast <to = 9> (one)
   least = ReduceMin <keepdims = 1> (lengths)
   most = ReduceMax <keepdims = 1> (lengths)
@@ -41,15 +40,16 @@ GENERATE = """
   difference = Sub (most, least)
   rest = Squeeze (difference)
   said, @read = Loop (rest, on, common_said, @common) <body = longer_prompts
-    (int64 i, bool go_on, float[batch, 1, WIDTH] known, @@before)
-    => (bool still, float[batch, 1, WIDTH] known_after, @@after)
+    (int64 i, bool go_on, float[SAID] known, @@before)
+    => (bool still, float[SAID] known_after, @@after)
   {
     still = Identity (go_on)
     time = Add (least, i)
     token = Gather <axis = 1> (x, time)
     further, @further = local.step (token, @before, WEIGHTS)
     reads = Less (time, lengths)
-    reads_said = Unsqueeze (reads, inner)
+    said_axes = Constant <value_ints = SAID_AXES> ()
+    reads_said = Unsqueeze (reads, said_axes)
     known_after = Where (reads_said, further, known)
     state_axes = Constant <value_ints = STATE_AXES> ()
     reads_state = Unsqueeze (reads, state_axes)
@@ -78,7 +78,7 @@ GENERATE = """
     next, left = If (plain) <
       then_branch = likeliest () => (int64[batch, 1] top, bool goes_on)
       {
-        top = ArgMax <axis = -1, keepdims = 0> (answer)
+        top = ArgMax <axis = -1, keepdims = KEEPDIMS> (answer)
         goes_on = Identity (go_on)
       },
       else_branch = any_way () => (int64[batch, 1] wanted, bool some)
@@ -144,7 +144,7 @@ CHOOSE = """
 choose (said, noise, place, greedy, temperature, candidates) => (token)
 {
   token = If (greedy) <
-    then_branch = likeliest () => (int64[batch, 1] top) { top = ArgMax <axis = -1, keepdims = 0> (said) },
+    then_branch = likeliest () => (int64[batch, 1] top) { top = ArgMax <axis = -1, keepdims = KEEPDIMS> (said) },
     else_branch = drawn () => (int64[batch, 1] draw)
     {
       last = Constant <value_int = -1> ()
@@ -159,14 +159,15 @@ choose (said, noise, place, greedy, temperature, candidates) => (token)
       cumulative = CumSum (probability, last)
       total = ReduceMax <keepdims = 1> (cumulative, lasts)
       u = Gather <axis = 1> (noise, place)
-      u_column = Unsqueeze (u, lasts)
-      threshold = Mul (u_column, total)
+      total_shape = Shape (total)
+      u_like_total = Reshape (u, total_shape)
+      threshold = Mul (u_like_total, total)
       passed = LessOrEqual (cumulative, threshold)
       passed_numbers = Cast <to = 7> (passed)
-      number = ReduceSum <keepdims = 0> (passed_numbers, lasts)
+      number = ReduceSum <keepdims = KEEPDIMS> (passed_numbers, lasts)
       before_end = Less (cumulative, total)
       before_numbers = Cast <to = 7> (before_end)
-      end = ReduceSum <keepdims = 0> (before_numbers, lasts)
+      end = ReduceSum <keepdims = KEEPDIMS> (before_numbers, lasts)
       draw = Min (number, end)
     }>
 }
@@ -205,12 +206,17 @@ def export_rollout(model_path: Path, path: Path) -> None:
     signature = Signature.from_json(lint.contract_text(model) or "")
     contract = contract_of(signature)
     aliases = {initializer.name: f"weight_{number}" for number, initializer in enumerate(model.graph.initializer)}
-    weights = ", ".join(aliases.values())
-    function, states = _as_function(model, signature, aliases)
-    rolled = parser.parse_model(_program(signature, contract, states, weights, model))
-    texts = [_reader(signature, states, weights, single=single) for single in (False, True)]
-    rolled.functions.extend(parser.parse_function(text) for text in (*texts, CHOOSE, ANY_OTHER))
-    rolled.functions.append(function)
+    nodes = _copies(model.graph.node)
+    states = split_states(nodes, signature, model)
+    program = Program(signature, states, ", ".join(aliases.values()))
+    rolled = parser.parse_model(program.main(contract, model))
+    texts = (program.reader(single=False), program.reader(single=True), program.fill(CHOOSE), ANY_OTHER)
+    rolled.functions.extend(parser.parse_function(text) for text in texts)
+    for name, body in (("model", nodes), ("model_of_one", _of_one_step(nodes, model))):
+        _rename(body, aliases)
+        inputs = [signature.inputs[0].name, *(state.spec.name for state in states), *aliases.values()]
+        outputs = [*(spec.name for spec in signature.outputs), *(state.output for state in states)]
+        rolled.functions.append(helper.make_function("local", name, inputs, outputs, body, model.opset_import))
     rolled = inliner.inline_local_functions(rolled)
     _rename(rolled.graph.node, {alias: name for name, alias in aliases.items()})
     rolled.graph.initializer.extend(model.graph.initializer)
@@ -272,124 +278,155 @@ def split_states(nodes: list[onnx.NodeProto], signature: Signature, model: onnx.
 
 def _cuts(nodes: Sequence[onnx.NodeProto], state: str, axis: int, model: onnx.ModelProto) -> dict[str, int]:
     """Values that are one layer cut out of a state, and which; none if the state is used in another way, too."""
-    constants = {
-        tensor.name: numpy_helper.to_array(tensor).tolist()
-        for tensor in model.graph.initializer
-        if list(tensor.dims) == [1] and tensor.data_type == onnx.TensorProto.INT64
-    }
+    constants = _constants(model)
     cuts = {}
     for node in nodes:
         if state not in _reads(node):
             continue
-        start, end, *rest = (*(constants.get(name, [None]) for name in node.input[1:]), [None], [None])[:4]
-        if node.op_type != "Slice" or rest not in ([[axis], [1]], [[axis], [None]]) or start == [None]:
+        start, *rest = (constants.get(name) for name in node.input[1:]) if node.op_type == "Slice" else [None]
+        if start is None or rest not in ([start + 1, axis, 1], [start + 1, axis]):
             return {}
-        if end != [start[0] + 1]:
-            return {}
-        cuts[node.output[0]] = start[0]
+        cuts[node.output[0]] = start
     return cuts
 
 
-def _as_function(
-    model: onnx.ModelProto, signature: Signature, aliases: Mapping[str, str]
-) -> tuple[onnx.FunctionProto, list[Carried]]:
-    """`local.model`: the nodes of a graph, with its weights as further inputs; and the state that it carries."""
-    graph = onnx.GraphProto()
-    graph.node.extend(model.graph.node)
-    nodes = list(graph.node)
-    states = split_states(nodes, signature, model)
-    _rename(nodes, aliases)
-    inputs = [signature.inputs[0].name, *(state.spec.name for state in states), *aliases.values()]
-    outputs = [*(spec.name for spec in signature.outputs), *(state.output for state in states)]
-    return helper.make_function("local", "model", inputs, outputs, nodes, model.opset_import), states
+class Program:
+    """The texts above, filled in for one model."""
+
+    def __init__(self, signature: Signature, states: Sequence[Carried], weights: str) -> None:
+        self._signature, self._states, self._weights = signature, states, weights
+        self._layout = layout_of(signature)
+
+    def main(self, contract: Signature, model: onnx.ModelProto) -> str:
+        """The whole rollout but for its functions."""
+        signature = self._signature
+        text = GENERATE if isinstance(signature.task, LanguageModel) else CARRY if carries(signature) else RESET
+        before, after = self._ends() if carries(signature) else ("", "")
+        imports = ", ".join(f'"{opset.domain}": {opset.version}' for opset in model.opset_import)
+        takes = ", ".join(_typed(spec) for spec in (*contract.inputs, *contract.state_inputs))
+        gives = ", ".join(_typed(spec) for spec in (*contract.outputs, *contract.state_outputs))
+        return self.fill(
+            f'<ir_version: {model.ir_version}, opset_import: [{imports}, "local": 1]>\n'
+            f"rollout ({takes}) => ({gives})\n{{\n{before}{text}{after}}}"
+        )
+
+    def reader(self, *, single: bool) -> str:
+        """`local.read`: rows as every rollout has them, made such as this model takes them, and what it says last.
+
+        `local.step` is the same for single rows, where nothing has to be picked.
+        """
+        layout, lines, rows, said = self._layout, [], "rows", "output_0"
+
+        def then(value: str, line: str, name: str) -> str:
+            lines.append(f"{name} = {line.format(value)}")
+            return name
+
+        if layout.one_hot:
+            lines.append(f"width = Constant <value_int = {layout.width}> ()")
+            lines.append("off_on = Constant <value_floats = [0.0, 1.0]> ()")
+            rows = then(rows, "OneHot <axis = -1> ({}, width, off_on)", "encoded")
+        elif self._signature.inputs[0].dtype == "int32":
+            rows = then(rows, "Cast <to = 6> ({})", "narrow")
+        elif isinstance(self._signature.task, Forecast) and not layout.has_features:
+            lines.append("features = Constant <value_ints = [2]> ()")
+            rows = then(rows, "Squeeze ({}, features)", "flat")
+        if layout.batch_axis:
+            rows = then(rows, f"Transpose <perm = [1, 0{', 2' if layout.has_features else ''}]> ({{}})", "turned")
+        outputs = ", ".join(f"output_{number}" for number in range(len(self._signature.outputs)))
+        name, function = ("step", "model_of_one") if single else ("read", "model")
+        lines.append(f"{outputs}, @after = local.{function} ({rows}, @before, WEIGHTS)")
+        if layout.y_time_axis is not None and not single:
+            lines.append("last = Constant <value_ints = [-1]> ()")
+            said = then(said, f"Gather <axis = {layout.y_time_axis}> ({{}}, last)", "latest")
+        missing = [1] * (layout.y_time_axis is None and not self._says_flat()) + [2] * (not layout.y_has_features)
+        if missing:
+            lines.append(f"missing = Constant <value_ints = {missing}> ()")
+            said = then(said, "Unsqueeze ({}, missing)", "whole")
+        if layout.y_time_axis == 0:
+            said = then(said, "Transpose <perm = [1, 0, 2]> ({})", "by_row")
+        lines.append(f"said = Identity ({said})")
+        return self.fill(
+            '<domain: "local", opset_import: ["": 18, "local": 1]>\n'
+            f"{name} (rows, @before, WEIGHTS) => (said, @after) {{\n" + "\n".join(lines) + "\n}"
+        )
+
+    def fill(self, text: str) -> str:
+        """A text with this model's names and numbers in it."""
+        signature, flat = self._signature, self._says_flat()
+        batch_first = signature.batch_axis_of_state == 0
+        words = {
+            "WEIGHTS": self._weights,
+            "WIDTH": str(self._layout.width),
+            "COLDEST": repr(COLDEST),
+            "SAID": f"batch, {self._layout.width}" if flat else f"batch, 1, {self._layout.width}",
+            "SAID_AXES": "[1]" if flat else "[1, 2]",
+            "KEEPDIMS": str(int(flat)),
+            "STATE_AXES": "[1, 2]" if batch_first else "[0, 2]",
+            "REPEATS": "rows, ones, ones" if batch_first else "ones, rows, ones",
+        }
+        if not carries(signature):
+            words["LATEST"] = str(-window_of(signature))
+        for word, value in words.items():
+            text = re.sub(rf"\b{word}\b", value, text)
+        return per_state(text, [state.spec for state in self._states], _typed)
+
+    def _says_flat(self) -> bool:
+        """Whether logits come as `[batch, vocabulary]`, from a model that tells the last step only."""
+        return isinstance(self._signature.task, LanguageModel) and self._layout.y_time_axis is None
+
+    def _ends(self) -> tuple[str, str]:
+        """What makes `@in` of the state inputs, and the state outputs of `@out`."""
+        signature, before, after = self._signature, "", ""
+        axis = 1 - signature.batch_axis_of_state
+        for spec, out in zip(signature.state_inputs, signature.state_outputs, strict=True):
+            parts = [n for n, state in enumerate(self._states) if state.spec.name.partition(".")[0] == spec.name]
+            ins, outs = (", ".join(f"{name}_{part}" for part in parts) for name in ("in", "out"))
+            if len(parts) == 1:
+                before += f"  {ins} = Identity ({spec.name})\n"
+                after += f"  {out.name} = Identity ({outs})\n"
+            else:
+                before += f"  {ins} = Split <axis = {axis}, num_outputs = {len(parts)}> ({spec.name})\n"
+                after += f"  {out.name} = Concat <axis = {axis}> ({outs})\n"
+        return before, after
 
 
-def _program(
-    signature: Signature, contract: Signature, states: Sequence[Carried], weights: str, model: onnx.ModelProto
-) -> str:
-    """The text of the whole rollout, but for its functions."""
-    text = GENERATE if isinstance(signature.task, LanguageModel) else CARRY if carries(signature) else RESET
-    batch_first = signature.batch_axis_of_state == 0
-    words = {
-        "WEIGHTS": weights,
-        "WIDTH": str(layout_of(signature).width),
-        "COLDEST": repr(COLDEST),
-        "STATE_AXES": "[1, 2]" if batch_first else "[0, 2]",
-        "REPEATS": "rows, ones, ones" if batch_first else "ones, rows, ones",
+def _constants(model: onnx.ModelProto) -> dict[str, int]:
+    """The initializers that hold one integer: axes, and where slices begin and end."""
+    return {
+        tensor.name: int(numpy_helper.to_array(tensor)[0])
+        for tensor in model.graph.initializer
+        if list(tensor.dims) == [1] and tensor.data_type == onnx.TensorProto.INT64
     }
-    if not carries(signature):
-        words["LATEST"] = str(-window_of(signature))
-    for word, value in words.items():
-        text = re.sub(rf"\b{word}\b", value, text)
-    before, after = _at_the_ends(signature, states) if carries(signature) else ("", "")
-    imports = ", ".join(f'"{opset.domain}": {opset.version}' for opset in model.opset_import)
-    takes = ", ".join(_typed(spec) for spec in (*contract.inputs, *contract.state_inputs))
-    gives = ", ".join(_typed(spec) for spec in (*contract.outputs, *contract.state_outputs))
-    return per_state(
-        f'<ir_version: {model.ir_version}, opset_import: [{imports}, "local": 1]>\n'
-        f"rollout ({takes}) => ({gives})\n{{\n{before}{text}{after}}}",
-        [state.spec for state in states],
-        _typed,
-    )
 
 
-def _at_the_ends(signature: Signature, states: Sequence[Carried]) -> tuple[str, str]:
-    """What makes `@in` of the state inputs, and the state outputs of `@out`."""
-    axis, before, after = 1 - signature.batch_axis_of_state, "", ""
-    for spec, out in zip(signature.state_inputs, signature.state_outputs, strict=True):
-        parts = [n for n, state in enumerate(states) if state.spec.name.partition(".")[0] == spec.name]
-        ins, outs = (", ".join(f"{name}_{part}" for part in parts) for name in ("in", "out"))
-        if len(parts) == 1:
-            before += f"  {ins} = Identity ({spec.name})\n"
-            after += f"  {out.name} = Identity ({outs})\n"
-        else:
-            before += f"  {ins} = Split <axis = {axis}, num_outputs = {len(parts)}> ({spec.name})\n"
-            after += f"  {out.name} = Concat <axis = {axis}> ({outs})\n"
-    return before, after
+def _copies(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The same nodes, to be changed."""
+    graph = onnx.GraphProto()
+    graph.node.extend(nodes)
+    return list(graph.node)
 
 
-def _reader(signature: Signature, states: Sequence[Carried], weights: str, *, single: bool) -> str:
-    """`local.read`: rows such as every rollout has them, made such as this model takes them, and what it says last.
+def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The same for one step a call: there an LSTM's whole output is its last, which comes without a node to shape it.
 
-    That is `[batch, 1, outputs]`. `local.step` is the same for single rows, where nothing has to be picked.
+    `Y` is `[1, directions, batch, size]` then, and `Y_h` `[directions, batch, size]`.
     """
-    layout = layout_of(signature)
-    lines, rows, said = [], "rows", "output_0"
+    constants = _constants(model)
+    whole = {node.output[0]: node.output[1] for node in nodes if node.op_type in lint.LSTM_OPERATORS and _forward(node)}
+    last = {
+        node.output[0]: whole[node.input[0]]
+        for node in nodes
+        if node.op_type == "Squeeze" and node.input[0] in whole and constants.get(node.input[1]) == 1
+    }
+    kept = _copies(node for node in nodes if node.output[0] not in last)
+    _rename(kept, last)
+    return kept
 
-    def then(value: str, line: str, name: str) -> str:
-        lines.append(f"{name} = {line.format(value)}")
-        return name
 
-    if layout.one_hot:
-        lines.append(f"width = Constant <value_int = {layout.width}> ()")
-        lines.append("off_on = Constant <value_floats = [0.0, 1.0]> ()")
-        rows = then(rows, "OneHot <axis = -1> ({}, width, off_on)", "encoded")
-    elif signature.inputs[0].dtype == "int32":
-        rows = then(rows, "Cast <to = 6> ({})", "narrow")
-    elif isinstance(signature.task, Forecast) and not layout.has_features:
-        lines.append("features = Constant <value_ints = [2]> ()")
-        rows = then(rows, "Squeeze ({}, features)", "flat")
-    if layout.batch_axis:
-        rows = then(rows, f"Transpose <perm = [1, 0{', 2' if layout.has_features else ''}]> ({{}})", "turned")
-    outputs = ", ".join(f"output_{number}" for number in range(len(signature.outputs)))
-    lines.append(f"{outputs}, @after = local.model ({rows}, @before, {weights})")
-    if layout.y_time_axis is not None and not single:
-        lines.append("last = Constant <value_ints = [-1]> ()")
-        said = then(said, f"Gather <axis = {layout.y_time_axis}> ({{}}, last)", "latest")
-    missing = [1] * (layout.y_time_axis is None) + [2] * (not layout.y_has_features)
-    if missing:
-        lines.append(f"missing = Constant <value_ints = {missing}> ()")
-        said = then(said, "Unsqueeze ({}, missing)", "whole")
-    if layout.y_time_axis == 0:
-        said = then(said, "Transpose <perm = [1, 0, 2]> ({})", "by_row")
-    lines.append(f"said = Identity ({said})")
-    name = "step" if single else "read"
-    return per_state(
-        '<domain: "local", opset_import: ["": 18, "local": 1]>\n'
-        f"{name} (rows, @before, {weights}) => (said, @after) {{\n" + "\n".join(lines) + "\n}",
-        [state.spec for state in states],
-        _typed,
-    )
+def _forward(node: onnx.NodeProto) -> bool:
+    """Whether an LSTM reads in one direction, and names its last output."""
+    directions = [attribute.s for attribute in node.attribute if attribute.name == "direction"]
+    return directions in ([], [b"forward"]) and len(node.output) > 1 and bool(node.output[1])
 
 
 def _typed(spec: TensorSpec) -> str:
