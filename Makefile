@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-int8 bench-cuda reference clean
+.PHONY: demo test lint bench bench-int8 bench-streams bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -20,6 +20,10 @@ bench: .venv/.installed  ## latency of the usual sizes on the CPU, into benchmar
 
 bench-int8: .venv/.installed  ## what int8 saves and costs, into benchmarks/results
 	$(BIN)/python benchmarks/int8.py
+
+bench-streams: .venv/.installed  ## what steps, pipes and rollouts cost beside onnxruntime's and PyTorch's own calls
+	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/rollouts.py
 
 bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU
 	$(BIN)/pip install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]"

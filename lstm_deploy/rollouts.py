@@ -87,6 +87,26 @@ def window_of(signature: Signature) -> int:
     return layout_of(signature).window or signature.task.window
 
 
+def check_feeds(contract: Signature, feeds: Feeds) -> None:
+    """Raise `InputError` for inputs of a rollout that are of the right shapes but mean nothing."""
+    x = feeds["x"]
+    if x.shape[1] < contract.least_seq:
+        raise InputError(f"x has {x.shape[1]} rows, and a forecast looks at {contract.least_seq}; give more of them.")
+    if "steps" in feeds:
+        if feeds["steps"] < 1:
+            raise InputError(f"A rollout cannot have {feeds['steps']} steps; give 1 or more.")
+        return
+    lengths, noise = feeds["lengths"], feeds["noise"]
+    if len(lengths) != len(x) or len(noise) != len(x):
+        raise InputError(f"x has {len(x)} rows, lengths {len(lengths)} and noise {len(noise)}; make them equal.")
+    if (lengths < 1).any() or (lengths > x.shape[1]).any():
+        raise InputError(f"lengths holds {lengths.tolist()}, and x has {x.shape[1]} steps; give 1 to {x.shape[1]}.")
+    if not ((noise >= 0) & (noise <= 1)).all():
+        raise InputError("noise holds numbers that are not from 0 to 1; draw them uniformly from there.")
+    if not feeds["temperature"] >= 0 or not np.isfinite(feeds["temperature"]):
+        raise InputError(f"temperature is {feeds['temperature']}; give 0 or more.")
+
+
 class Stepper:
     """A model called on rows `[batch, seq, features]`, or tokens `[batch, seq]`, whatever its own layout is."""
 

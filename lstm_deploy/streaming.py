@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from lstm_deploy.bundle import Artifact, Bundle
 from lstm_deploy.errors import InputError
 from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import Stepper, contract_of, unroll
+from lstm_deploy.rollouts import Stepper, check_feeds, contract_of, unroll
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.tasks import Forecast
@@ -90,9 +90,12 @@ class Model:
         same. Raises `InputError` for a model that cannot feed itself.
         """
         runtime = self.runtime(provider, precision, format)
-        if runtime.signature.rollout:  # the file that was opened is one
-            return runtime.run(_complete(runtime.signature, feeds))
-        given = _complete(contract_of(runtime.signature), feeds)
+        itself = runtime.signature.rollout  # the file that was opened is one
+        contract = runtime.signature if itself else contract_of(runtime.signature)
+        given = _complete(contract, feeds)
+        check_feeds(contract, given)
+        if itself:
+            return runtime.run(given)
         artifact = self._rollout(precision, format)
         if artifact is None:
             return unroll(runtime, given)

@@ -1,8 +1,10 @@
 """Every command and program of the README is run, in the order in which a reader meets them."""
 
+import inspect
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import authors
@@ -15,10 +17,11 @@ from lstm_deploy.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STREAMS = (ROOT / "docs/streams.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +69,66 @@ def test_embedding_takes_fifteen_lines_and_no_package_of_ours():
     assert len([line for line in program.splitlines() if line.strip()]) <= 15
 
 
+class Letters(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(26, 8, batch_first=True)
+        self.fc = torch.nn.Linear(8, 26)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0])
+
+
+class Series(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(1, 8, batch_first=True)
+        self.fc = torch.nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0][:, -1])
+
+
+class Lines(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(3, 4)
+        self.lstm = torch.nn.LSTM(4, 8, batch_first=True)
+        self.fc = torch.nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(self.lstm(self.embedding(x))[0][:, -1])
+
+
+def test_the_document_of_streams_works_as_written(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code = "\n\n".join(inspect.getsource(kind) for kind in (Letters, Series, Lines))
+    Path("net.py").write_text(f"import torch\n\n{code}", encoding="utf-8")
+    for kind in (Letters, Series, Lines):
+        torch.save(kind().state_dict(), f"{kind.__name__.lower()}.pt")
+    Path("letters.txt").write_text("abcdefghijklmnopqrstuvwxy ", encoding="utf-8")
+    Path("words.json").write_text('["<unk>", "good", "bad"]', encoding="utf-8")
+    lines = [line for block in blocks("sh", STREAMS) for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("lstm-deploy")]
+    assert len(commands) == 6
+    for command in commands:
+        assert not app(shlex.split(command)[1:], standalone_mode=False), command
+    pipes = [line for line in lines if line.startswith("printf")]
+    assert len(pipes) == 2
+    for pipe in pipes:
+        words = pipe.replace("lstm-deploy", f"{shlex.quote(sys.executable)} -m lstm_deploy")
+        done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
+        assert len(done.stdout.splitlines()) == pipe.count("\\n")
+    names = {}
+    for program in blocks("python", STREAMS):
+        exec(program, names)
+    assert names["y"].shape == (1, 50, 4)
+
+
 def test_the_two_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
     assert targets == ["demo", "test"]
-    for target in [*targets, "lint", "bench", "bench-int8", "bench-cuda"]:
+    for target in [*targets, "lint", "bench", "bench-int8", "bench-streams", "bench-cuda"]:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 

@@ -400,3 +400,38 @@ def test_a_stepper_takes_rows_in_one_layout(fixed):
     rows = np.random.default_rng(2).standard_normal((3, 10, 1)).astype(np.float32)
     y, _ = Stepper(fixed.runtime())(rows, fixed.signature.initial_state(3))
     np.testing.assert_array_equal(y, fixed.run({"x": rows[..., 0]})["y"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"lengths": [0, 2]}, "lengths holds .0, 2., and x has 3 steps"),
+        ({"lengths": [1, 4]}, "give 1 to 3"),
+        ({"lengths": [1]}, "lengths 1 and noise 2; make them equal"),
+        ({"noise": np.zeros((1, 4))}, "lengths 2 and noise 1"),
+        ({"noise": np.full((2, 4), 1.5)}, "not from 0 to 1"),
+        ({"noise": np.full((2, 4), np.nan)}, "not from 0 to 1"),
+        ({"noise": np.zeros((2, 0))}, "feed noise"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": np.nan}, "temperature is nan"),
+        ({"x": np.full((2, 3), 9999)}, "token 9999 is not in the vocabulary"),
+        ({"x": np.zeros((2, 0), int)}, "feed x"),
+        ({"stop": 1.5}, "feed stop"),
+    ],
+    ids=str,
+)
+def test_inputs_of_a_text_that_mean_nothing_are_refused(lm_bundle, changes, reason):
+    feeds = {"x": np.zeros((2, 3), int), "lengths": [2, 3], "noise": np.zeros((2, 4)), "temperature": 1.0}
+    feeds |= {"top_k": 0, "stop": -1}
+    model = lstm_deploy.open(lm_bundle)
+    assert model.rollout(feeds)["y"].shape == (2, 4)
+    with pytest.raises(InputError, match=reason):
+        model.rollout({**feeds, **changes})
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "reason"), [(19, 2, "looks at 20"), (20, 0, "0 steps"), (20, -3, "-3 steps")]
+)
+def test_inputs_of_a_forecast_that_mean_nothing_are_refused(model, rows, steps, reason):
+    with pytest.raises(InputError, match=reason):
+        model.rollout({"x": np.zeros((1, rows, 4)), "steps": steps})
