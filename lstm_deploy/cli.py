@@ -544,6 +544,7 @@ def inspect(
         "contract",
         "lint",
         "artifacts",
+        "rollouts",
         "inferred",
         *(("inputs", "outputs") if contract else ()),
     }
@@ -552,7 +553,7 @@ def inspect(
     for key, value in document.items():
         if key not in hidden and value not in (None, [], (), {}):
             console.say(f"{key}: {_flat(value)}")
-    for artifact in document.get("artifacts", ()):
+    for artifact in (*document.get("artifacts", ()), *document.get("rollouts", ())):
         line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
         if found := artifact["evidence"]:
             layers = f"{found['lowered_layers']} of {found['lstm_layers']} LSTM layers"

@@ -11,7 +11,7 @@ import numpy as np
 from lstm_deploy.data import Series, Values
 from lstm_deploy.errors import InputError
 from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import NO_STOP, Stepper, contract_of
+from lstm_deploy.rollouts import NO_STOP, Stepper
 from lstm_deploy.streaming import Model
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
@@ -42,7 +42,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 1, where
         )
     rows = series.values.astype(np.float32)[None]
     if steps > 1 or task.feeds_itself:
-        contract = contract_of(model.signature)  # says why it cannot feed itself
+        contract = model.rollout_contract  # says why it cannot feed itself
         rows = rows[:, -contract.least_seq :] if not contract.recurrent else rows
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
     signature = model.signature

@@ -54,7 +54,17 @@ def _bundle(path: Path) -> dict[str, Any]:
         "validated": bool(parity and parity.passed),
         **{
             key: manifest[key]
-            for key in ("contract", "source", "findings", "notes", "artifacts", "training", "versions", "created")
+            for key in (
+                "contract",
+                "source",
+                "findings",
+                "notes",
+                "artifacts",
+                "rollouts",
+                "training",
+                "versions",
+                "created",
+            )
         },
     }
 

@@ -25,6 +25,9 @@ SAME = Override(relative=1e-5)
 """What a rollout may differ from its model in any precision: both run the same kernels on the same shapes."""
 
 
+ROLLOUT_ALONE = "{} is a rollout, which is held against the model in its bundle; give that bundle, or its model."
+
+
 class Subject(Struct, frozen=True, kw_only=True):
     """One artifact to be judged."""
 
@@ -98,6 +101,8 @@ def prove_file(
     """Open an artifact and hold it against some cases."""
     runtime = open_for_proof(path, precision, provider)
     try:
+        if runtime.signature.rollout:
+            raise InputError(ROLLOUT_ALONE.format(name))
         return prove(runtime, name, precision, cases, tolerances)
     finally:
         runtime.close()

@@ -58,6 +58,11 @@ class Model:
     def signature(self) -> Signature:
         return self.bundle.signature if self.bundle else self.runtime().signature
 
+    @property
+    def rollout_contract(self) -> Signature:
+        """What `rollout` takes and gives; raises `InputError` for a model that cannot feed itself."""
+        return self.signature if self.signature.rollout else contract_of(self.signature)
+
     def runtime(self, provider: str = "cpu", precision: str = "float32", format: str = "onnx") -> Runtime:  # noqa: A002
         """An artifact, loaded once; raises `InputError` where the bundle has none such."""
         if self.bundle is None:
@@ -90,11 +95,9 @@ class Model:
         same. Raises `InputError` for a model that cannot feed itself.
         """
         runtime = self.runtime(provider, precision, format)
-        itself = runtime.signature.rollout  # the file that was opened is one
-        contract = runtime.signature if itself else contract_of(runtime.signature)
-        given = _complete(contract, feeds)
-        check_feeds(contract, given)
-        if itself:
+        given = _complete(self.rollout_contract, feeds)
+        check_feeds(self.rollout_contract, given)
+        if runtime.signature.rollout:  # the file that was opened is one
             return runtime.run(given)
         artifact = self._rollout(precision, format)
         if artifact is None:

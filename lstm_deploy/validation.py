@@ -15,10 +15,10 @@ from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.judging import Subject, check_of, judge, of_bundle, open_for_proof
+from lstm_deploy.judging import ROLLOUT_ALONE, Subject, check_of, judge, of_bundle, open_for_proof
 from lstm_deploy.parity import Verdict
 from lstm_deploy.runtimes import NO_KERNEL, PROVIDERS, SUFFIXES, Runtime, open_runtime
-from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature
+from lstm_deploy.signature import Feeds, Outputs, Signature
 from lstm_deploy.tolerances import Override, overrides
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, f
         return Subject(path=path, name=path.name, precision="float32", contract=contract)
     model = lint.load(path)
     precision = lint.precision(model)
-    if not names and any(prop.key == CONTRACT_KEY for prop in model.metadata_props):
+    if not names and lint.contract_text(model) is not None:
         return Subject(path=path, name=path.name, precision=precision, contract=contract)
     adapted, problems = adapt(path, contract, names)
     copy = folder / path.name
@@ -220,7 +220,10 @@ def _reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str
     if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
         path = Path(given)
         other = Bundle(path) if path.is_dir() else None
-        return _ArtifactReference(open_runtime(other.file(other.find("onnx")) if other else path)), path.name
+        runtime = open_runtime(other.file(other.find("onnx")) if other else path)
+        if runtime.signature.rollout:
+            raise InputError(ROLLOUT_ALONE.format(path.name))
+        return _ArtifactReference(runtime), path.name
     if find_spec("torch") is None or (given is None and bundle is None):
         return None, GOLDEN_TRACE
     from lstm_deploy import sources

@@ -105,7 +105,10 @@ class Timed:
 
 def _open(kind: str, path: str, provider: str, threads: int) -> Runtime:
     if kind != "eager":
-        return open_runtime(Path(path), provider, threads)
+        runtime = open_runtime(Path(path), provider, threads)
+        if runtime.signature.rollout:
+            raise InputError(f"{path} is a rollout, whose calls make many steps; give the model's own artifact.")
+        return runtime
     from lstm_deploy import sources
     from lstm_deploy.runtimes.torchrt import EagerRuntime
 

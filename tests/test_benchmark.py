@@ -109,3 +109,8 @@ def test_a_broken_artifact_is_the_users_to_mend(tmp_path):
         bench([tmp_path / "m.onnx"], Plan(**QUICK))
     with pytest.raises(InputError, match="does not exist"):
         bench([tmp_path / "none.onnx"], Plan(**QUICK))
+
+
+def test_a_rollout_is_no_step(forecast_bundle):
+    with pytest.raises(InputError, match="whose calls make many steps"):
+        bench([forecast_bundle / "rollout.onnx"], Plan(baselines=(), rounds=3))

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -191,3 +192,15 @@ def test_the_json_has_the_promised_keys(forecast_bundle):
     assert document["passed"] is True
     promised = {"name", "artifact", "provider", "output", "passed", "max_abs", "tolerance", "detail"}
     assert all(promised <= set(check) for check in document["checks"])
+
+
+@pytest.mark.parametrize("name", ["rollout.onnx", "rollout.torchscript"])
+def test_a_rollout_is_judged_in_its_bundle_only(forecast_bundle, forecaster, tmp_path, name):
+    report = validate(forecast_bundle / name)
+    assert report.passed
+    assert {check.artifact for check in report.checks} == {name}
+    shutil.copy(forecast_bundle / name, tmp_path)
+    with pytest.raises(InputError, match="is a rollout, which is held against the model in its bundle"):
+        validate(tmp_path / name, reference=forecaster)
+    with pytest.raises(InputError, match="is a rollout"):
+        validate(forecast_bundle / "model.onnx", reference=tmp_path / name)
