@@ -1,7 +1,8 @@
 """All checks of one artifact, those that run it in a process of its own; it knows no reference, only cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,6 +29,10 @@ SAME = Override(relative=1e-5)
 ROLLOUT_ALONE = "{} is a rollout, which is held against the model in its bundle; give that bundle, or its model."
 
 
+Proof = tuple[Callable[..., Verdict], tuple[Any, ...]]
+"""A function that runs an artifact, and its arguments, such as another process can be handed."""
+
+
 class Subject(Struct, frozen=True, kw_only=True):
     """One artifact to be judged."""
 
@@ -50,7 +55,7 @@ def check_artifacts(
     bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[Case], described: str
 ) -> ParityReport:
     """Hold artifacts of a bundle that were just written against its golden trace and the reference's cases."""
-    verdicts = [judge(of_bundle(bundle, artifact), cases, isolate=False) for artifact in artifacts]
+    verdicts = judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False)
     checks = tuple(check for verdict in verdicts for check in verdict.checks)
     return ParityReport(
         passed=all(check.passed for check in checks),
@@ -61,33 +66,67 @@ def check_artifacts(
 
 
 def judge(
-    subject: Subject,
+    subjects: Sequence[Subject],
     cases: Sequence[Case],
     provider: str = "cpu",
     tolerances: Mapping[str, Override] | None = None,
     *,
     isolate: bool = True,
-) -> Verdict:
-    """All checks of one artifact; unless told otherwise it runs in a process of its own, which may crash."""
+    on_format: Callable[[Sequence[Subject]], None] = lambda _: None,
+) -> list[Verdict]:
+    """All checks of some artifacts.
+
+    Unless told otherwise, those of one format run in a process of their own; should it crash, each runs in another.
+    """
+    outcomes: dict[int, Verdict | Exception] = {}
+    for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
+        numbers = [number for number, subject in enumerate(subjects) if subject.path.suffix == suffix]
+        on_format([subjects[number] for number in numbers])
+        proofs = [_proof(subjects[number], cases, provider, tolerances or {}) for number in numbers]
+        outcomes.update(zip(numbers, _outcomes(proofs, isolate=isolate), strict=True))
+    return [_verdict(subject, outcomes[number], provider) for number, subject in enumerate(subjects)]
+
+
+def run_proofs(proofs: Sequence[Proof]) -> list[Verdict | Exception]:
+    """What each proof finds, or the `InputError` of a file that cannot be opened."""
+    found: list[Verdict | Exception] = []
+    for function, arguments in proofs:
+        try:
+            found.append(function(*arguments))
+        except InputError as error:
+            found.append(error)
+    return found
+
+
+def _proof(subject: Subject, cases: Sequence[Case], provider: str, tolerances: Mapping[str, Override]) -> Proof:
     relative_tolerance(subject.precision, provider)
     golden = golden_cases(subject.bundle) if subject.bundle else []
+    named = (subject.name, subject.precision, provider)
+    if subject.model is not None:
+        return prove_rollout, (subject.path, subject.model, *named, subject.rollout_steps)
+    return prove_file, (subject.path, *named, [*golden, *cases], tolerances)
+
+
+def _outcomes(proofs: Sequence[Proof], *, isolate: bool) -> list[Verdict | Exception]:
+    if not isolate:
+        return run_proofs(proofs)
     try:
-        if subject.model is not None:
-            steps = subject.rollout_steps
-            rollout = (subject.path, subject.model, subject.name, subject.precision, provider, steps)
-            verdict = isolated(prove_rollout, *rollout) if isolate else prove_rollout(*rollout)
-        else:
-            arguments = (subject.path, subject.name, subject.precision, provider, [*golden, *cases], tolerances or {})
-            verdict = isolated(prove_file, *arguments) if isolate else prove_file(*arguments)
-    except InputError as error:
-        if subject.bundle is None:
-            raise  # no artifact, but a file that was named by mistake
-        verdict = Verdict([check_of(subject, provider, "runs", [str(error)], "")], [], None)
+        return isolated(run_proofs, proofs)
     except CrashError as error:
-        verdict = Verdict(
-            [check_of(subject, provider, "runs", [f"The runtime did not survive: {error}."], "")], [], None
-        )
-    return verdict._replace(checks=[*_whole(subject, verdict.signature, provider), *verdict.checks])
+        if len(proofs) == 1:
+            return [error]
+        return [outcome for proof in proofs for outcome in _outcomes([proof], isolate=True)]
+
+
+def _verdict(subject: Subject, outcome: Verdict | Exception, provider: str) -> Verdict:
+    """A verdict with the checks that read an artifact and do not run it."""
+    if isinstance(outcome, InputError) and subject.bundle is None:
+        raise outcome  # no artifact, but a file that was named by mistake
+    if isinstance(outcome, Exception):
+        crashed = isinstance(outcome, CrashError)
+        problem = f"The runtime did not survive: {outcome}." if crashed else str(outcome)
+        outcome = Verdict([check_of(subject, provider, "runs", [problem], "")], [], None)
+    return outcome._replace(checks=[*_whole(subject, outcome.signature, provider), *outcome.checks])
 
 
 def prove_file(

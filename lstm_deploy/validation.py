@@ -13,7 +13,7 @@ from lstm_deploy import lint
 from lstm_deploy.adapting import adapt
 from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
-from lstm_deploy.checks import Check, Diagnosis, ParityReport
+from lstm_deploy.checks import Diagnosis, ParityReport
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.judging import ROLLOUT_ALONE, Subject, check_of, judge, of_bundle, open_for_proof
 from lstm_deploy.parity import Verdict
@@ -81,12 +81,15 @@ def validate(
         effort = THOROUGH if thorough else NORMAL
         on_progress(0, len(subjects) + 1, "running the reference")
         cases = make_cases(against, effort) if against else []
-        checks: list[Check] = []
-        verdicts: list[Verdict] = []
-        for number, subject in enumerate(subjects, 1):
-            on_progress(number, len(subjects) + 1, f"judging {subject.name}")
-            verdicts.append(hold(subject, against, cases, provider, tolerances))
-            checks += verdicts[-1].checks
+        done = 0
+
+        def on_format(judged: Sequence[Subject]) -> None:
+            nonlocal done
+            on_progress(done + 1, len(subjects) + 1, f"judging {', '.join(subject.name for subject in judged)}")
+            done += len(judged)
+
+        verdicts = hold(subjects, against, cases, provider, tolerances, on_format=on_format)
+        checks = [check for verdict in verdicts for check in verdict.checks]
         diagnoses = [
             explain(subject, verdict, against, provider)
             for subject, verdict in zip(subjects, verdicts, strict=True)
@@ -115,27 +118,32 @@ class _ArtifactReference:
 
 
 def hold(
-    subject: Subject,
+    subjects: Sequence[Subject],
     against: Reference | None,
     cases: Sequence[Case],
     provider: str = "cpu",
     tolerances: Mapping[str, Override] | None = None,
     *,
     isolate: bool = True,
-) -> Verdict:
-    """All checks of one artifact, its weights beside those of a PyTorch model included."""
-    verdict = judge(subject, cases, provider, tolerances, isolate=isolate)
-    if subject.model is not None:
-        return verdict  # it is held against the model's artifact, and that against the weights
-    if (lifted := getattr(against, "lifted", None)) is None or verdict.signature is None:
-        return verdict
+    on_format: Callable[[Sequence[Subject]], None] = lambda _: None,
+) -> list[Verdict]:
+    """All checks of some artifacts, their weights beside those of a PyTorch model included."""
+    verdicts = judge(subjects, cases, provider, tolerances, isolate=isolate, on_format=on_format)
+    if (lifted := getattr(against, "lifted", None)) is None:
+        return verdicts
     from lstm_deploy import fidelity
 
-    problems = fidelity.problems(subject.path, lifted)
-    if problems is None:
-        return verdict
-    weights = check_of(subject, provider, "weights", problems, "as PyTorch's, number by number")
-    return verdict._replace(checks=[*verdict.checks, weights])
+    held = []
+    for subject, verdict in zip(subjects, verdicts, strict=True):
+        checks = verdict.checks
+        # A rollout is held against its model's artifact, and that against the weights.
+        if subject.model is None and verdict.signature is not None:
+            problems = fidelity.problems(subject.path, lifted)
+            if problems is not None:
+                weights = check_of(subject, provider, "weights", problems, "as PyTorch's, number by number")
+                checks = [*checks, weights]
+        held.append(verdict._replace(checks=checks))
+    return held
 
 
 def explain(subject: Subject, verdict: Verdict, against: Reference | None, provider: str = "cpu") -> Diagnosis:

@@ -56,7 +56,7 @@ def right(forecaster, tmp_path_factory):
 
 def judged(path, reference, cases, precision="float32"):
     subject = Subject(path=Path(path), name="model", precision=precision, contract=reference.signature)
-    verdict = validation.hold(subject, reference, cases, isolate=False)
+    (verdict,) = validation.hold([subject], reference, cases, isolate=False)
     failures = [check for check in verdict.checks if not check.passed]
     return failures, validation.explain(subject, verdict, reference) if failures else None
 

@@ -119,6 +119,19 @@ def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
     assert "signal 11" in report.diagnoses[0].cause
 
 
+def test_a_runtime_that_crashes_takes_no_other_artifact_along(forecast_bundle, monkeypatch):
+    def crash(function, proofs):
+        if any(arguments[0].name == "model.onnx" for _, arguments in proofs):
+            raise CrashError("the process crashed (signal 11)")
+        return function(proofs)
+
+    monkeypatch.setattr(judging, "isolated", crash)
+    report = validate(forecast_bundle)
+    assert {check.artifact for check in report.failures} == {"model.onnx"}
+    passed = {check.artifact for check in report.checks if check.passed and check.name == "repeatable"}
+    assert passed == {"model.torchscript", "rollout.onnx", "rollout.torchscript"}
+
+
 def test_a_damaged_artifact_of_a_bundle_fails_and_the_others_are_judged(bundle_copy):
     (bundle_copy / "model.onnx").write_bytes(b"garbage")
     report = validate(bundle_copy)
