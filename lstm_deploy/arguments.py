@@ -66,14 +66,13 @@ def task_of(
                 raise InputError("--features, --target, --window, --vocabulary and --labels go with --task; add it.")
             return None
         case "forecast":
-            if not columns or window is None or vocabulary or labels:
-                raise InputError(
-                    "--task forecast takes --features and --window, and --target if not all are predicted."
-                )
-            targets_ = names(target) or columns
-            if unknown := [name for name in targets_ if name not in columns]:
-                raise InputError(f"The target {unknown[0]!r} is none of --features; add it there.")
-            return Forecast(features=columns, targets=targets_, window=window)
+            if vocabulary or labels:
+                raise InputError("--task forecast has no --vocabulary and no --labels; leave them out.")
+            if not columns:
+                raise InputError("--task forecast needs --features, the columns of x in order; add them.")
+            if window is None:
+                raise InputError("--task forecast needs --window, the rows that one example had; add it.")
+            return Forecast(features=columns, targets=names(target) or columns, window=window)
         case "lm":
             if vocabulary is None or features or target or labels:
                 raise InputError("--task lm takes --vocabulary FILE and no columns or labels.")

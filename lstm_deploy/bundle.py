@@ -152,6 +152,10 @@ class Bundle:
         if not file.is_file():
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
         self.manifest = decode(file.read_bytes(), Manifest, f"The manifest of {self.path}")
+        if self.manifest.contract.schema_version > SCHEMA_VERSION:
+            raise InputError(
+                f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
+            )
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
 
@@ -203,8 +207,8 @@ class Bundle:
 
     def is_unchanged(self, name: str, digest: str) -> bool:
         """Whether a file is there with this SHA-256."""
-        path = self.path / name
-        return path.is_file() and sha256(path) == digest
+        path = Path(os.path.realpath(self.path / name.replace("\0", "")))
+        return path.is_relative_to(self.path.resolve()) and path.is_file() and sha256(path) == digest
 
     def changed_files(self) -> list[str]:
         """Files of artifacts, and the golden trace, that are not the bytes that the manifest vouches for."""

@@ -471,8 +471,8 @@ def run(
             help="How many values or characters [1; lm: 200]; several need a model whose features are all targets.",
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the likeliest.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw from so many of the likeliest; 0: from all.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, max=1e6, help="Of sampling; 0 takes the likeliest.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, max=2**31, help="Draw from so many of the likeliest; 0: from all.")] = 0,
     stop: Annotated[
         str | None, typer.Option(help="Character that ends the text [with --stream: a line's end].")
     ] = None,
@@ -497,7 +497,10 @@ def run(
     model = streaming.open(bundle)
     where = {"provider": provider, "precision": precision, "format": runtime.value}
     sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
+    _check_use(model.signature.task, stream, plot=plot, steps=steps, stop=stop, **sampling)
     if stream:
+        if raw and json:
+            raise InputError("--raw gives frames, not JSON; leave one of them out.")
         if input or prompt or output or plot:
             raise InputError("--stream reads standard input and writes standard output; leave out files and --prompt.")
         _run_stream(model, where, sampling, steps, stop, raw, json)
@@ -505,11 +508,15 @@ def run(
     match model.signature.task:
         case Forecast() as task:
             if input is None or prompt:
-                raise InputError("This bundle forecasts series; give one with --input FILE, or a pipe with --stream.")
+                raise InputError(
+                    "This bundle forecasts series; give one with --input FILE, or a pipe with --stream, no --prompt."
+                )
             _run_forecast(model, task, input, steps or 1, where, output, plot, json)
         case LanguageModel() as task:
             if not prompt or input is not None:
-                raise InputError("This bundle continues text; give some with --prompt TEXT, or a pipe with --stream.")
+                raise InputError(
+                    "This bundle continues text; give some with --prompt TEXT, or a pipe with --stream, no --input."
+                )
             _run_generation(model, task, prompt, steps or 200, stop, sampling, where, output, json)
         case Classify() as task:
             if input is None or prompt:
@@ -589,6 +596,21 @@ def env(json: JsonFlag = False) -> None:
         console.say(f"{key}: {_flat(value) or 'none'}")
 
 
+def _check_use(task: Any, stream: bool, **given: Any) -> None:
+    """Raise `InputError` for options that mean nothing for a bundle of this task."""
+    from lstm_deploy.tasks import Classify, Forecast, LanguageModel
+
+    sampling = ("temperature", "top_k", "stop", "seed")
+    unused: dict[type, tuple[str, ...]] = {
+        Forecast: (*sampling, "steps") if stream else sampling,
+        LanguageModel: ("plot",),
+        Classify: ("plot", "steps", *sampling),
+        type(None): ("plot", "steps", *sampling),
+    }
+    if wrong := [name for name in unused[type(task)] if given[name]]:
+        raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for this bundle here; leave it out.")
+
+
 def _run_forecast(
     model: Any,
     task: Any,
@@ -643,6 +665,8 @@ def _run_classification(
 
     found = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             found.append(inference.classify(model, task, line, where))
         except InputError as error:
@@ -665,6 +689,8 @@ def _run_stream(
     from lstm_deploy import piping
     from lstm_deploy.tasks import Classify, LanguageModel
 
+    if sys.stdin is None or sys.stdout is None:
+        raise InputError("--stream needs standard input and standard output; one of them is closed.")
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     match model.signature.task:
         case LanguageModel() | Classify() if raw:

@@ -60,14 +60,14 @@ def generate(
     temperature: float = 0.0,
     top_k: int = 0,
     stop: str = "",
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     where: Where = CPU,
 ) -> list[str]:
     """The characters that follow each prompt, the state carried throughout.
 
-    `temperature` 0 takes the likeliest character; above 0 characters are drawn as `rollouts` says, from noise that
-    `seed` tells. Text ends before the character `stop`. Raises `InputError` for a prompt that the vocabulary cannot
-    spell.
+    `temperature` 0 takes the likeliest character; above 0 characters are drawn as `rollouts` says, from the noise
+    `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
+    `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
     """
     index = {character: token for token, character in enumerate(task.vocabulary)}
     for text in prompts:
@@ -106,7 +106,7 @@ def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Ver
             raise InputError(f"The model has never seen {piece!r}; leave it out of the line.")
         tokens.append(token)
     if not tokens:
-        raise InputError("A line is empty; give a text to classify.")
+        raise InputError("There is nothing to classify in an empty line; leave it out.")
     layout, signature = layout_of(model.signature), model.signature
     rows = np.array([tokens])
     if layout.window and len(tokens) != layout.window:

@@ -156,6 +156,8 @@ def prove_rollout(path: Path, model: Path, name: str, precision: str, provider: 
         single.close()
     runtime = open_runtime(path, provider)
     try:
+        if path.suffix == ".onnx" and (changed := lint.changed_weights(path, model)):
+            raise InputError(f"The weight {changed[0]} of {name} is not that of {model.name}; export the model again.")
         if runtime.signature != contract_of(single.signature):
             raise InputError(
                 f"The contract of {name} is not that of a rollout of {model.name}; export the model again."

@@ -71,17 +71,22 @@ def layout_of(signature: Signature) -> Layout:
         else takes == (x.shape[-1] if has_features else 1)
     )
     if time_axis == 2 or not fits or (integers and not tokens):
-        raise InputError(f"{x} does not take the {takes} {'tokens' if tokens else 'features'} of its task; check them.")
+        check = "the vocabulary" if tokens else "the features"
+        raise InputError(
+            f"{x} does not take the {takes} {'tokens' if tokens else 'features'} of its task; check {check}."
+        )
     y_dims = list(y.shape)
     y_time_axis = None
     if "seq" in y_dims:
         y_time_axis = y_dims.index("seq")
-    elif len(y_dims) == 3 and y_dims[time_axis] == x.shape[time_axis]:
+    elif len(y_dims) == 3 and y_dims[time_axis] in (1, x.shape[time_axis]):
         y_time_axis = time_axis
     if y_time_axis is not None:
         del y_dims[y_time_axis]
     if y_dims != ["batch", gives] and not (y_dims == ["batch"] and gives == 1):
-        raise InputError(f"{y} does not hold the {gives} outputs of its task, one for each row of a batch; check them.")
+        raise InputError(
+            f"{y} is not the {gives} outputs of its task for each row, as y[batch,{gives}]; check the task."
+        )
     size = x.shape[time_axis]
     if isinstance(task, Forecast) and isinstance(size, int) and size != task.window:
         raise InputError(f"A call of this model takes {size} steps, and its task says {task.window}; make them equal.")

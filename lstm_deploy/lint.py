@@ -38,6 +38,13 @@ def contract_text(model: onnx.ModelProto) -> str | None:
     return next((prop.value for prop in model.metadata_props if prop.key == CONTRACT_KEY), None)
 
 
+def changed_weights(path: Path, other: Path) -> list[str]:
+    """The weights of a file that are not, number by number, those of the same name in another."""
+    ours, theirs = (onnx.load(file, load_external_data=False).graph.initializer for file in (path, other))
+    right = {tensor.name: tensor for tensor in theirs}
+    return [tensor.name for tensor in ours if tensor.name in right and tensor != right[tensor.name]]
+
+
 def operators(model: onnx.ModelProto) -> Counter[str]:
     """How often each operator stands in the graph and the graphs inside it."""
     return Counter(node.op_type for node in _nodes(model.graph))

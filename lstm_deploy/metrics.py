@@ -11,6 +11,7 @@ import numpy as np
 from lstm_deploy.data import read_series, read_text
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz, sha256
+from lstm_deploy.layouts import layout_of
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Array, Feeds, Signature, TensorSpec
@@ -22,6 +23,8 @@ ROWS, STEPS = 32, 100
 """Streams of a text, and steps of a call, where the training does not tell."""
 WINDOWS = 256
 """Rows of one call."""
+LARGEST_ONE_HOT = 50_000_000
+"""Numbers that a text may take as one-hot rows; longer ones are cut."""
 DRAWN_ROWS, DRAWN_CALLS, DRAWN_STEPS = 8, 4, 64
 
 
@@ -68,7 +71,9 @@ def examples(signature: Signature, data: Path | None, training: Mapping[str, Any
             return _series(signature, task, data, held_out=held_out)
         case LanguageModel() as task:
             options = (training or {}).get("options") or {}
-            return _text(task, data, options.get("batch_size", ROWS), options.get("window", STEPS), held_out=held_out)
+            return _text(
+                signature, task, data, options.get("batch_size", ROWS), options.get("window", STEPS), held_out=held_out
+            )
     return _arrays(signature, data)
 
 
@@ -90,7 +95,9 @@ def measure(runtime: Runtime, given: Examples) -> Measured:
         if not given.truth:
             continue
         truth = given.truth[number]
-        if last_step and "seq" in signature.outputs[0].shape and truth.ndim == y.ndim - 1:
+        if last_step and isinstance(signature.task, Forecast):
+            y = layout_of(signature).last(y)
+        elif last_step and "seq" in signature.outputs[0].shape and truth.ndim == y.ndim - 1:
             y = np.take(y, -1, axis=signature.outputs[0].shape.index("seq"))
         if given.metric == "rmse":
             squared += float(np.sum(np.square(_alike(y, truth).astype(np.float64) - truth)))
@@ -139,29 +146,39 @@ def _series(signature: Signature, task: Forecast, path: Path, *, held_out: bool)
     if first < task.window or first >= len(rows):
         raise InputError(f"{path} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(name) for name in task.targets]
+    layout = layout_of(signature)
     described = f"the held-out part of {path.name}" if held_out else path.name
     (x,) = (spec.name for spec in signature.inputs)
-    if signature.state_policy == "carry":
+    if signature.state_policy == "carry" and layout.y_time_axis is not None:
         parts = [
             (start, min(start + STEPS, len(rows) - 1)) for start in range(first - task.window, len(rows) - 1, STEPS)
         ]
-        calls = tuple({x: rows[None, start:stop]} for start, stop in parts)
+        calls = tuple({x: layout.inputs(rows[None, start:stop])} for start, stop in parts)
         return Examples(
             described, "rmse", calls, tuple(rows[None, a + 1 : b + 1, columns] for a, b in parts), carry=True
         )
     ends = np.arange(first, len(rows))
     batches = np.split(ends, range(WINDOWS, len(ends), WINDOWS))
-    windows = tuple({x: rows[batch[:, None] + np.arange(-task.window, 0)]} for batch in batches)
+    windows = tuple({x: layout.inputs(rows[batch[:, None] + np.arange(-task.window, 0)])} for batch in batches)
     return Examples(described, "rmse", windows, tuple(rows[batch][:, columns] for batch in batches), carry=False)
 
 
-def _text(task: LanguageModel, path: Path, streams: int, steps: int, *, held_out: bool) -> Examples:
+def _text(
+    signature: Signature, task: LanguageModel, path: Path, streams: int, steps: int, *, held_out: bool
+) -> Examples:
     """A text cut into equal streams that are read side by side, as in training."""
+    layout = layout_of(signature)
+    if layout.y_time_axis is None:
+        raise InputError(
+            "This model tells only what follows the last character of a call, so a text would take a call for each; "
+            "leave out --data."
+        )
     index = {character: token for token, character in enumerate(task.vocabulary)}
     text = read_text(path)
     text = text[round((1 - HELD_OUT["lm"]) * len(text)) :] if held_out else text
     if unknown := sorted(set(text) - set(index)):
         raise InputError(f"{path} has {unknown[0]!r}, which the model has never seen; give another text.")
+    text = text[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else text
     if len(text) < 3:
         raise InputError(f"{path} has {len(text)} characters, too few to predict; give a longer text.")
     tokens = np.array([index[character] for character in text], np.int64)
@@ -171,8 +188,10 @@ def _text(task: LanguageModel, path: Path, streams: int, steps: int, *, held_out
     y = tokens[1 : streams * length + 1].reshape(streams, length)
     cuts = [slice(a, b) for a, b in pairwise([*range(0, length, steps), length])]
     described = f"the held-out part of {path.name}" if held_out else path.name
-    calls = tuple({"x": np.ascontiguousarray(x[:, cut])} for cut in cuts)
-    return Examples(described, "bits_per_character", calls, tuple(y[:, cut] for cut in cuts), carry=True)
+    name = signature.inputs[0].name
+    calls = tuple({name: layout.inputs(x[:, cut])} for cut in cuts)
+    truth = tuple(y[:, cut].T if layout.y_time_axis == 0 else y[:, cut] for cut in cuts)
+    return Examples(described, "bits_per_character", calls, truth, carry=True)
 
 
 def _arrays(signature: Signature, path: Path) -> Examples:

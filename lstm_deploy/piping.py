@@ -6,6 +6,7 @@ What a line holds follows from the model: numbers for one step of a series, a te
 import json
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +18,8 @@ from lstm_deploy.signature import Array
 from lstm_deploy.streaming import Model, Stream
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
+BOM = b"\xef\xbb\xbf"
+"""What some editors begin a text with."""
 FRAME = np.dtype("<f4")
 """Of raw frames: float32, little-endian."""
 SEPARATORS = b",;\t"
@@ -56,7 +59,8 @@ def pipe_texts(answer: Callable[[str], str], source: BinaryIO, sink: BinaryIO) -
     """
     for number, line in enumerate(source, 1):
         try:
-            result = answer(_text(line).rstrip("\r\n"))
+            text = _text(line, first=number == 1).rstrip("\r\n")
+            result = answer(text) if text.strip() else ""
         except InputError as error:
             raise InputError(f"Line {number}: {error}") from error
         sink.write(f"{result}\n".encode())
@@ -72,7 +76,10 @@ def pipe_values(model: Model, source: BinaryIO, sink: BinaryIO, where: Where, *,
     names = task.features if isinstance(task, Forecast) else ()
     order: Sequence[int] = range(math.prod(stream.row_shape))
     separator, cells_in_line, first = None, len(order), True
-    for number, line in enumerate(source, 1):
+    for number, encoded in enumerate(source, 1):
+        line = encoded.removeprefix(BOM) if number == 1 else encoded
+        if not line.strip():
+            continue
         if first:
             separator = next((bytes([mark]) for mark in SEPARATORS if mark in line), None)
         cells = line.strip().split(separator)
@@ -86,11 +93,11 @@ def pipe_values(model: Model, source: BinaryIO, sink: BinaryIO, where: Where, *,
         if len(cells) != cells_in_line:
             named = f", {','.join(names)}" if names else ""
             raise InputError(f"Line {number} has {len(cells)} cells, not {cells_in_line}; give one step a line{named}.")
-        try:
-            with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
-                row = np.array([float(cells[index]) for index in order], np.float32)
-        except ValueError as error:
-            raise InputError(f"Line {number} has a cell that is no number ({error}); correct it.") from error
+        chosen = [cells[index] for index in order]
+        if wrong := [cell.decode(errors="replace") for cell in chosen if not _is_number(cell)]:
+            raise InputError(f"Line {number} has the cell {wrong[0]!r}, which is no number; correct it.")
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+            row = np.array([float(cell) for cell in chosen], np.float32)
         sink.write(_written(_step(stream, row, f"Line {number}"), as_json))
         sink.flush()
 
@@ -110,6 +117,8 @@ def _order(columns: Sequence[str], names: Sequence[str]) -> list[int]:
     """Where in a line each of the model's features stands."""
     if not names:
         raise InputError(f"Line 1 is {','.join(columns)}, and the model has no names for its columns; leave it out.")
+    if twice := [name for name in names if columns.count(name) > 1]:
+        raise InputError(f"Line 1 names the column {twice[0]!r} twice; name each once.")
     if missing := [name for name in names if name not in columns]:
         raise InputError(f"Line 1 names no column {missing[0]!r}; the model needs {','.join(names)}.")
     return [columns.index(name) for name in names]
@@ -123,6 +132,8 @@ def _written(values: Array, as_json: bool) -> bytes:
 
 
 def _is_number(cell: bytes) -> bool:
+    if b"_" in cell:
+        return False  # Python would take 1_000 for a number
     try:
         float(cell)
     except ValueError:
@@ -130,9 +141,9 @@ def _is_number(cell: bytes) -> bool:
     return True
 
 
-def _text(line: bytes) -> str:
+def _text(line: bytes, *, first: bool = False) -> str:
     try:
-        return line.decode()
+        return (line.removeprefix(BOM) if first else line).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"It is not UTF-8 text ({error.reason}); convert it first.") from error
 
@@ -141,9 +152,11 @@ def continuation(
     model: Model, task: LanguageModel, where: Where, *, as_json: bool, **options: Any
 ) -> Callable[[str], str]:
     """What follows a line; the line itself where JSON is asked for."""
+    numbers = count()
 
     def answer(line: str) -> str:
-        (text,) = inference.generate(model, task, [line], where=where, **options)
+        seed = [options["seed"], next(numbers)]  # or each line would be drawn from the same noise
+        (text,) = inference.generate(model, task, [line], where=where, **{**options, "seed": seed})
         return json.dumps({"prompt": line, "text": text}, ensure_ascii=False) if as_json else text
 
     return answer

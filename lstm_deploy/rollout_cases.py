@@ -52,12 +52,17 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
 
     # As hot as its logits are spread, so that the draw, and not the likeliest token alone, decides.
     inputs, state = text(4, 9, 0.0, 0)
-    hot = 2 * float(np.std(Stepper(runtime)(inputs["x"], state)[0])) + 1e-3
+    said = Stepper(runtime)(inputs["x"], state)[0]
+    hot = 2 * float(np.std(said[np.isfinite(said)])) + 1e-3
     yield "the likeliest tokens", *text(1, 5, 0.0, 0)
     yield "prompts of several lengths", *text(4, 7, 0.0, 0)
     yield "drawn from the 5 likeliest", *text(3, 4, 0.8, 5)
     yield "drawn from the 2 likeliest", *text(2, 4, hot, 2)
     yield "drawn from all", *text(2, 6, hot, 0)
+    yield "drawn when it is cold", *text(2, 6, hot / 20, 0)
+    inputs, state = text(2, 6, hot, 0)
+    yield "drawn with the least noise", {**inputs, "noise": np.zeros_like(inputs["noise"])}, state
+    yield "until the first token of all comes", {**inputs, "stop": np.array(0)}, state
     yield "drawn from more than there are", *text(2, 3, 1.0, 10**6, 9)
     yield "one token", *text(2, 3, 1.0, 0, 1)
     inputs, state = text(3, 4, hot, 0)

@@ -25,7 +25,7 @@ from lstm_deploy.runtimes import Runtime
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
-COLDEST = 1e-6
+COLDEST = float(np.float32(1e-6))
 """Temperatures below it are 0: dividing by them overflows."""
 NO_STOP = -1
 NO_STREAM = "a rollout gives all its steps in one call"
@@ -36,6 +36,11 @@ def contract_of(signature: Signature) -> Signature:
     layout, task = layout_of(signature), signature.task
     if isinstance(task, Classify):
         raise InputError("A classifier does not feed itself, so it has no rollout; run it on whole inputs.")
+    if isinstance(task, Forecast) and not task.feeds_itself and set(task.features) == set(task.targets):
+        raise InputError(
+            f"The model predicts {', '.join(task.targets)} in another order than it takes {', '.join(task.features)}, "
+            "so its outputs are no inputs; train with the targets in the order of the features."
+        )
     if isinstance(task, Forecast) and not task.feeds_itself:
         raise InputError(
             f"The model predicts {', '.join(task.targets)} but needs {', '.join(task.features)} at each step, so it "
@@ -44,7 +49,7 @@ def contract_of(signature: Signature) -> Signature:
     if len(signature.inputs) > 1:
         raise InputError("This model also takes lengths, which a rollout cannot tell it; export it without packing.")
     if carries(signature) and (signature.streaming != "exact" or layout.window or signature.least_seq > 1):
-        reason = signature.streaming_reason or "one call takes several steps"
+        reason = signature.streaming_reason or "a call takes a fixed number of steps, or some at least"
         raise InputError(f"This model cannot carry its state from step to step ({reason}), so it has no rollout.")
     (x,) = signature.inputs
     if isinstance(task, LanguageModel):
@@ -101,10 +106,15 @@ def check_feeds(contract: Signature, feeds: Feeds) -> None:
         raise InputError(f"x has {len(x)} rows, lengths {len(lengths)} and noise {len(noise)}; make them equal.")
     if (lengths < 1).any() or (lengths > x.shape[1]).any():
         raise InputError(f"lengths holds {lengths.tolist()}, and x has {x.shape[1]} steps; give 1 to {x.shape[1]}.")
-    if not ((noise >= 0) & (noise <= 1)).all():
-        raise InputError("noise holds numbers that are not from 0 to 1; draw them uniformly from there.")
+    if not ((noise >= 0) & (noise < 1)).all():
+        raise InputError("noise holds numbers that are not from 0 to 1; draw them uniformly from [0, 1).")
     if not feeds["temperature"] >= 0 or not np.isfinite(feeds["temperature"]):
-        raise InputError(f"temperature is {feeds['temperature']}; give 0 or more.")
+        raise InputError(f"temperature is {feeds['temperature']}; give a finite number, 0 or more.")
+    if feeds["top_k"] < 0:
+        raise InputError(f"top_k is {feeds['top_k']}; give 0 for all tokens, or 1 or more.")
+    high = contract.inputs[0].high
+    if feeds["stop"] < NO_STOP or (high is not None and feeds["stop"] > high[0]):
+        raise InputError(f"stop is {feeds['stop']}, which is no token; give one, or {NO_STOP} for none.")
 
 
 class Stepper:
@@ -113,12 +123,13 @@ class Stepper:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self._layout, signature = runtime, layout_of(runtime.signature), runtime.signature
         self._x, self._y = signature.inputs[0].name, signature.outputs[0].name
-        self._lengths = signature.inputs[1:]
+        self._dtype, self._lengths = signature.inputs[0].dtype, signature.inputs[1:]
 
     def __call__(self, rows: Array, state: Feeds) -> tuple[Array, Outputs]:
         """What the model says after the last row, `[batch, outputs]`, and its state."""
         lengths = {spec.name: np.full(len(rows), rows.shape[1], spec.dtype) for spec in self._lengths}
-        outputs = self._runtime.run({self._x: self._layout.inputs(rows), **lengths, **state})
+        x = self._layout.inputs(rows).astype(self._dtype, copy=False)
+        outputs = self._runtime.run({self._x: x, **lengths, **state})
         return self._layout.last(outputs[self._y]), self._runtime.signature.next_state(outputs)
 
 
@@ -146,9 +157,10 @@ def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
 
 def choose(logits: Array, noise: Array, temperature: float, top_k: int) -> Array:
     """The next token of each row, from logits `[batch, vocabulary]` and uniform noise `[batch]`; all in float32."""
-    if temperature < COLDEST:
+    if np.float32(temperature) < np.float32(COLDEST):
         return np.asarray(logits.argmax(-1))
-    least = np.sort(logits, axis=-1)[:, -min(top_k or logits.shape[1], logits.shape[1])][:, None]
+    candidates = min(top_k, logits.shape[1]) if top_k > 0 else logits.shape[1]
+    least = np.sort(logits, axis=-1)[:, -candidates][:, None]
     scaled = np.where(logits >= least, logits, np.float32(-np.inf)) / np.float32(temperature)
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     cumulative = np.cumsum(weights / weights.sum(axis=-1, keepdims=True), axis=-1, dtype=np.float32)

@@ -70,5 +70,6 @@ class Slots:
         return self._stream.get_rows([slot])
 
     def _check(self, slot: int) -> None:
-        if not 0 <= slot < self._stream.batch or slot in self._free:
-            raise InputError(f"Slot {slot} is not open; open one first.")
+        known = isinstance(slot, int) and not isinstance(slot, bool) and 0 <= slot < self._stream.batch
+        if not known or slot in self._free:
+            raise InputError(f"Slot {slot!r} is not open; open one first.")

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -112,6 +112,10 @@ def load_module(
 
     Raises `InputError` for a task that its inputs and outputs do not fit.
     """
+    if not isinstance(task, Task | None):
+        raise InputError(f"{task!r} is no task; give lstm_deploy.Forecast(…), LanguageModel(…) or Classify(…).")
+    if state_policy not in (None, *get_args(StatePolicy)):
+        raise InputError(f"{state_policy!r} is no state policy; use {' or '.join(get_args(StatePolicy))}.")
     specs = [_with_vocabulary(spec, module) for spec in inputs]
     lifted = lift(module, specs, task=task, state_policy=state_policy or "reset", state_layout=state_layout)
     if task is not None:

@@ -202,7 +202,7 @@ class Stream:
             np.moveaxis(value, self._batch_axis, 0)[numbers] = np.moveaxis(given, self._batch_axis, 0)
         self.state = whole
 
-    def _step_rows(self, x: ArrayLike, rows: Rows) -> Array:
+    def _step_rows(self, x: ArrayLike, rows: Rows, out: Array | None) -> Array:
         """`step` of some rows: the others go along with an input of no meaning, and get their state back."""
         numbers, before = self._numbers(rows), self.state
         given = _array(x)
@@ -216,8 +216,10 @@ class Stream:
         y = self.step(everything)
         after = self.get_rows(numbers)
         self.state = before
+        if out is not None:
+            _check_out(out, (len(numbers), *y.shape[1:]), y.dtype)
         self.set_rows(numbers, after)
-        return y[numbers]
+        return _into(out, y[numbers])
 
     def _numbers(self, rows: Rows) -> Array:
         """The numbers of some rows; raises `InputError` for those that the batch does not have."""
@@ -261,7 +263,7 @@ class StateStream(Stream):
 
     def step(self, x: ArrayLike, *, rows: Rows | None = None, out: Array | None = None) -> Array:
         if rows is not None:
-            return _into(out, self._step_rows(x, rows))
+            return self._step_rows(x, rows, out)
         dtype, shape, row, look, low, high, advance, y = self._needed
         if type(x) is not ndarray or x.dtype is not dtype or x.shape != shape:
             x = self._checked_row(x)
@@ -271,8 +273,8 @@ class StateStream(Stream):
         if out is None:
             advance()
             return y.copy()
-        if out.shape != y.shape:
-            raise InputError(f"out has shape {list(out.shape)}; give one of {list(y.shape)}.")
+        if type(out) is not ndarray or out.shape != y.shape or out.dtype is not y.dtype or not out.flags.writeable:
+            _check_out(out, y.shape, y.dtype)
         advance()
         out[...] = y
         return out
@@ -292,21 +294,22 @@ class StateStream(Stream):
     @state.setter
     def state(self, state: Feeds) -> None:
         specs = self.signature.state_inputs
+        if not isinstance(state, Mapping):
+            raise InputError(f"{state!r} is no state; set what was read from the state of a stream.")
         if missing := [spec.name for spec in specs if spec.name not in state]:
             raise InputError(f"The state has no {missing[0]!r}; set what was read from the state of a stream.")
-        self._buffers.set_state(
-            {spec.name: _checked(np.asarray(state[spec.name]), spec, {"batch": self.batch}) for spec in specs}
-        )
+        checked = {spec.name: _checked(_array(state[spec.name]), spec, {"batch": self.batch}) for spec in specs}
+        if not self._allow_nan:
+            for spec in specs:
+                _check_values(checked[spec.name], spec)
+        self._buffers.set_state(checked)
 
     def initial_state(self, batch: int) -> Outputs:
         return self.signature.initial_state(batch)
 
     def _checked_row(self, x: ArrayLike) -> Array:
-        try:
-            row = np.expand_dims(_array(x), self.time_axis)
-        except ValueError as error:  # with too few axes
-            raise InputError(f"A step is one row for each stream ({error}); feed {self._spec} without seq.") from error
-        return _checked(row, self._spec, {"batch": self.batch}).squeeze(self.time_axis)
+        shape = (*self._spec.shape[: self.time_axis], *self._spec.shape[self.time_axis + 1 :])
+        return _checked(_array(x), replace(self._spec, shape=shape), {"batch": self.batch})
 
 
 class WindowStream(Stream):
@@ -335,7 +338,9 @@ class WindowStream(Stream):
 
     def step(self, x: ArrayLike, *, rows: Rows | None = None, out: Array | None = None) -> Array:
         if rows is not None:
-            return _into(out, self._step_rows(x, rows))
+            return self._step_rows(x, rows, out)
+        if out is not None:
+            _check_out(out, (self.batch, self._outputs), np.dtype(np.float32))
         x = _checked(_array(x), self._spec, {"batch": self.batch})
         if not self._allow_nan:
             _check_values(x, self._spec)
@@ -363,8 +368,11 @@ class WindowStream(Stream):
     def state(self, state: Feeds) -> None:
         wanted = self.initial_state(self.batch)
         for name, value in wanted.items():
-            if name not in state or np.shape(state[name]) != value.shape:
+            given = np.asarray(state[name]) if isinstance(state, Mapping) and name in state else None
+            if given is None or given.shape != value.shape or not np.can_cast(given.dtype, value.dtype, "same_kind"):
                 raise InputError(f"The state needs {name!r} {list(value.shape)}; set what was read from a stream.")
+        if not self._allow_nan:
+            _check_values(np.asarray(state["rows"], np.float32), replace(self._spec, name="rows"))
         self._rows, self._seen = (np.array(state[name], value.dtype) for name, value in wanted.items())
 
     def initial_state(self, batch: int) -> Outputs:
@@ -396,6 +404,8 @@ def _y_time_axis(signature: Signature, time_axis: int) -> tuple[int, ...]:
 
 def _complete(signature: Signature, feeds: Feeds) -> Outputs:
     """All inputs of a call, checked; state that is not given is the initial state."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"Feeds are a mapping of arrays by name; there is {', '.join(signature.input_names)}.")
     given = {name: np.asarray(value) for name, value in feeds.items()}
     for spec in signature.inputs:
         if spec.name not in given:
@@ -439,9 +449,9 @@ def _array(x: ArrayLike) -> Array:
 
 
 def _checked_batch(batch: int) -> int:
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
         raise InputError(f"A stream cannot have {batch!r} rows; give a batch of 1 or more.")
-    return batch
+    return int(batch)
 
 
 class Probe(NamedTuple):
@@ -479,7 +489,12 @@ def _check_values(x: Array, spec: TensorSpec) -> None:
 def _into(out: Array | None, y: Array) -> Array:
     if out is None:
         return y
-    if out.shape != y.shape:
-        raise InputError(f"out has shape {list(out.shape)}; give one of {list(y.shape)}.")
     out[...] = y
     return out
+
+
+def _check_out(out: object, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise `InputError` for what a result cannot be written to as it is."""
+    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not out.flags.writeable:
+        there = f"has shape {list(out.shape)}, {out.dtype}" if isinstance(out, ndarray) else f"is {out!r}"
+        raise InputError(f"out {there}; give a writable array of {list(shape)}, {dtype}.")

@@ -91,6 +91,36 @@ class Window(nn.Module):
         return self.layer2(self.layer1(x)[0][-1])
 
 
+class LastState(nn.Module):
+    """Tokens in, logits from the last layer's final state, as `h_n[-1]`."""
+
+    def __init__(self, size: int = 7) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, 5)
+        self.lstm = nn.LSTM(5, 6, 2, batch_first=True)
+        self.fc = nn.Linear(6, size)
+
+    def forward(self, x):
+        _, (h, _) = self.lstm(self.embedding(x.long()))
+        return 9 * self.fc(h[-1])
+
+
+class ClassesFirst(nn.Module):
+    """Logits as `[batch, classes, seq]`, which PyTorch's cross-entropy takes, some tokens masked."""
+
+    def __init__(self, size: int = 7) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, 5)
+        self.lstm = nn.LSTM(5, 6, batch_first=True)
+        self.fc = nn.Linear(6, size)
+        mask = torch.zeros(size)
+        mask[3] = -torch.inf
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return (9 * self.fc(self.lstm(self.embedding(x))[0]) + self.mask).transpose(1, 2)
+
+
 class Feeder(NamedTuple):
     """A module with what `export` must be told of it."""
 
@@ -115,6 +145,8 @@ def feeders() -> dict[str, Feeder]:
         "time-major": Feeder(TimeMajorText(), {"x": "int64[seq,batch]"}, LETTERS),
         "two LSTMs": Feeder(TwoLSTMs(), {"x": "int64[batch,seq]"}, LETTERS, "carry"),
         "batch-first state": Feeder(TwoLSTMs(), {"x": "int64[batch,seq]"}, LETTERS, "carry", "batch-first"),
+        "last state": Feeder(LastState(), {"x": "int32[batch,seq]"}, LETTERS),
+        "classes first": Feeder(ClassesFirst(), {"x": "int64[batch,seq]"}, LETTERS),
         "carried": Feeder(Series(), {"x": "float32[batch,seq,2]"}, PAIR, "carry"),
         "carried, last step": Feeder(Series(last=True), {"x": "float32[batch,seq,2]"}, PAIR, "carry"),
         "window": Feeder(Series(), {"x": "float32[batch,seq,2]"}, PAIR),

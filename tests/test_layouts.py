@@ -59,10 +59,10 @@ def test_the_last_row_is_taken_from_the_axis_of_time():
     [
         ("float32[batch,seq,2]", "float32[batch,1]", None, "does not say what it is for"),
         ("float32[batch,seq,3]", "float32[batch,1]", PAIR, "does not take the 2 features"),
-        ("float32[batch,seq,2]", "float32[batch,2]", PAIR, "does not hold the 1 outputs"),
-        ("float32[batch,seq,2]", "float32[batch,seq,1,1]", PAIR, "does not hold"),
+        ("float32[batch,seq,2]", "float32[batch,2]", PAIR, "is not the 1 outputs"),
+        ("float32[batch,seq,2]", "float32[batch,seq,1,1]", PAIR, "is not the"),
         ("int64[batch,seq]", "float32[batch,1]", ONE, "does not take"),
-        ("int64[batch,seq]", "float32[batch,4]", LETTERS, "does not hold the 3 outputs"),
+        ("int64[batch,seq]", "float32[batch,4]", LETTERS, "is not the 3 outputs"),
         ("float32[batch,seq,4]", "float32[batch,3]", LETTERS, "does not take the 3 tokens"),
         ("float32[seq,2]", "float32[seq,1]", PAIR, "not a batch of sequences"),
         ("float32[batch,seq,2,2]", "float32[batch,1]", PAIR, "not a batch of sequences"),

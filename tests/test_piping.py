@@ -77,8 +77,9 @@ def test_json_has_null_for_what_is_not_there_yet(model):
     ("text", "reason"),
     [
         ("1,2,3,4\n1,2,3\n", "Line 2 has 3 cells, not 4; give one step a line, open,high,low,close"),
-        ("1,2,3,4\n1,2,3,x\n", "Line 2 has a cell that is no number"),
-        ("1,2,3,4\n\n", "Line 2 has"),
+        ("1,2,3,4\n1,2,3,x\n", "Line 2 has the cell .x., which is no number"),
+        ("1,2,3,1_000\n", "Line 1 has the cell .1_000."),
+        ("open,high,low,close,close\n1,2,3,4,5\n", "names the column 'close' twice"),
         ("1,2,3,nan\n", "Line 1: x holds nan"),
         ("1,2,3,1e99\n", "Line 1: x holds inf"),
         ("open,high,low\n1,2,3\n", "names no column 'close'"),
@@ -133,7 +134,7 @@ def test_raw_frames_are_not_for_tokens(lm_bundle):
 def test_texts_are_answered_line_by_line(lm_bundle):
     model = lstm_deploy.open(lm_bundle)
     task, sink = model.signature.task, io.BytesIO()
-    answer = piping.continuation(model, task, {}, as_json=False, steps=8, stop="\n")
+    answer = piping.continuation(model, task, {}, as_json=False, steps=8, stop="\n", seed=0)
     piping.pipe_texts(answer, io.BytesIO(b"The \r\nIf\n"), sink)
     assert len(sink.getvalue().decode().split("\n")) == 3
     for text, reason in (("☃".encode(), "Line 1: The model has never seen"), (b"a\n\xff\n", "Line 2: It is not UTF-8")):
@@ -150,3 +151,25 @@ def test_tokens_without_a_task_are_whole_numbers(tmp_path):
         values(model, "1.5\n")
     with pytest.raises(InputError, match="Line 1: The token 7 is not in the vocabulary"):
         values(model, "7\n")
+
+
+def test_blank_lines_and_the_mark_of_some_editors_are_passed_over(model):
+    straight = values(model, text_of(rows(), "open,high,low,close"))
+    assert values(model, "\ufeff" + text_of(rows(), "open,high,low,close") + "\n  \n") == straight
+
+
+def test_each_line_is_drawn_from_noise_of_its_own(lm_bundle):
+    model = lstm_deploy.open(lm_bundle)
+
+    def answers():
+        sink = io.BytesIO()
+        answer = piping.continuation(
+            model, model.signature.task, {}, as_json=True, steps=30, stop="", temperature=1.0, seed=1
+        )
+        piping.pipe_texts(answer, io.BytesIO(b"The \nThe \n\n"), sink)
+        return sink.getvalue().decode().splitlines()
+
+    first, second, blank = answers()
+    assert first != second
+    assert blank == ""
+    assert answers() == [first, second, ""], "the same seed gives the same"

@@ -435,3 +435,38 @@ def test_inputs_of_a_text_that_mean_nothing_are_refused(lm_bundle, changes, reas
 def test_inputs_of_a_forecast_that_mean_nothing_are_refused(model, rows, steps, reason):
     with pytest.raises(InputError, match=reason):
         model.rollout({"x": np.zeros((1, rows, 4)), "steps": steps})
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("rows", [None, [0]])
+@pytest.mark.parametrize(
+    "out",
+    [np.empty((3, 4), np.float32), np.empty((2, 4), np.int64), [[0.0] * 4] * 2, np.broadcast_to(np.float32(0), (2, 4))],
+    ids=["shape", "type", "list", "read-only"],
+)
+def test_an_array_that_cannot_take_the_result_is_refused_before_anything_changes(model, x, window, rows, out):
+    stream = model.stream(batch=2, window=window)
+    stream.step(x[:, 0])
+    before = stream.state
+    with pytest.raises(InputError, match="give a writable array"):
+        stream.step(x[:, 1] if rows is None else x[:1, 1], rows=rows, out=out)
+    for name, value in stream.state.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_state_of_no_numbers_is_refused(model, window):
+    stream = model.stream(window=window)
+    for wrong in (None, 3, {name: value * np.nan for name, value in stream.state.items()}):
+        with pytest.raises(InputError):
+            stream.state = wrong
+    assert all(np.isfinite(value).all() for value in stream.state.values())
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), [("top_k", -1, "top_k is -1"), ("stop", 9999, "stop is 9999")])
+def test_tokens_and_limits_that_are_not_there_are_refused(lm_bundle, name, value, reason):
+    feeds = {"x": [[1]], "lengths": [1], "noise": [[0.5]], "temperature": 1.0, "top_k": 0, "stop": -1}
+    with pytest.raises(InputError, match=reason):
+        lstm_deploy.open(lm_bundle).rollout({**feeds, name: value})
+    with pytest.raises(InputError, match="a mapping"):
+        lstm_deploy.open(lm_bundle).rollout(np.zeros(3))

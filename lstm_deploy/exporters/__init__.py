@@ -233,7 +233,7 @@ def _add_rollouts(bundle: Bundle, described: str) -> None:
     for artifact in before.artifacts:
         if artifact.precision == "float16":
             continue
-        path = bundle.path / artifact.path.replace("model", "rollout", 1)
+        path = bundle.path / _rollout_name(artifact.path)
         ROLLOUTS[artifact.format](bundle.path / artifact.path, path)
         rollout = Artifact.of(path, artifact.format, artifact.precision)
         made.append(replace(rollout, weights=artifact.weights, weights_sha256=artifact.weights_sha256))
@@ -247,6 +247,10 @@ def _add_rollouts(bundle: Bundle, described: str) -> None:
         notes=(*before.notes, *(f"{name} is left out: {check.detail.rstrip('.')}" for name, check in wrong.items())),
         parity=replace(parity, checks=parity.checks + tuple(c for c in found.checks if c.artifact not in wrong)),
     )
+
+
+def _rollout_name(model: str) -> str:
+    return model.replace("model", "rollout", 1)
 
 
 def _missing_data(request: Request, training: Mapping[str, Any] | None, given: Examples) -> list[str]:
@@ -280,10 +284,16 @@ def plan(
     if up_to_date(origin, output, formats, state_layout, request) is None:
         check_free(output, force=force)
     loaded = sources.load(origin, state_layout)
+    models = [*(FORMATS[name][0] for name in formats), *_lower(formats, request)]
+    try:
+        contract_of(loaded.lifted.signature)
+        rollouts = [_rollout_name(name) for name in models if name != FLOAT16]
+    except InputError:
+        rollouts = []
     return {
         "source": str(origin.path),
         "output": str(output),
-        "files": [MANIFEST, *(FORMATS[name][0] for name in formats), *_lower(formats, request), GOLDEN, REPORT],
+        "files": [MANIFEST, *models, *rollouts, GOLDEN, REPORT],
         "options": options,
         "contract": loaded.lifted.signature,
         "findings": loaded.findings,

@@ -148,7 +148,8 @@ choose (said, noise, place, greedy, temperature, candidates) => (token)
     {
       last = Constant <value_int = -1> ()
       lasts = Constant <value_ints = [-1]> ()
-      never = Constant <value_float = -3e38> ()
+      nothing = Constant <value_float = 0.0> ()
+      never = Log (nothing)
       largest, places = TopK <axis = -1> (said, candidates)
       least = ReduceMin <keepdims = 1> (largest, lasts)
       below = Less (said, least)
@@ -218,7 +219,8 @@ def export_rollout(model_path: Path, path: Path) -> None:
         rolled.functions.append(helper.make_function("local", name, inputs, outputs, body, model.opset_import))
     rolled = inliner.inline_local_functions(rolled)
     _rename(rolled.graph.node, {alias: name for name, alias in aliases.items()})
-    rolled.graph.initializer.extend(model.graph.initializer)
+    read = {name for node in rolled.graph.node for name in _reads(node)}  # not all: what cut states apart is gone
+    rolled.graph.initializer.extend(weight for weight in model.graph.initializer if weight.name in read)
     if not carries(signature):
         for number, state in enumerate(states):
             rolled.graph.initializer.append(numpy_helper.from_array(state.initial, f"initial_{number}"))
@@ -264,6 +266,7 @@ def split_states(nodes: list[onnx.NodeProto], signature: Signature, model: onnx.
         cuts = _cuts(nodes, spec.name, axis, model)
         joint = next((node for node in nodes if out.name in node.output), None)
         joins = joint is not None and joint.op_type == "Concat" and joint.attribute[0].i == axis
+        joins &= not any(out.name in _reads(node) for node in nodes)
         if depth == 1 or set(cuts.values()) != set(range(depth)) or joint is None or not joins:
             carried.append(Carried(spec, out.name, initial[spec.name]))
             continue
@@ -341,8 +344,9 @@ class Program:
         if missing:
             lines.append(f"missing = Constant <value_ints = {missing}> ()")
             said = then(said, "Unsqueeze ({}, missing)", "whole")
-        if layout.y_time_axis == 0:
-            said = then(said, "Transpose <perm = [1, 0, 2]> ({})", "by_row")
+        if layout.y_time_axis in (0, 2):
+            order = "[1, 0, 2]" if layout.y_time_axis == 0 else "[0, 2, 1]"
+            said = then(said, f"Transpose <perm = {order}> ({{}})", "by_row")
         lines.append(f"said = Identity ({said})")
         return self.fill(
             '<domain: "local", opset_import: ["": 18, "local": 1]>\n'

@@ -22,7 +22,7 @@ def choose(self, said: Tensor, u: Tensor, temperature: float, top_k: int) -> Ten
         return said.argmax(-1)
     candidates = min(top_k, said.size(1)) if top_k > 0 else said.size(1)
     least = said.topk(candidates, -1).values[:, -1:]
-    allowed = said.masked_fill(said < least, -3e38)
+    allowed = said.masked_fill(said < least, float("-inf"))
     cumulative = torch.softmax(allowed / temperature, -1).cumsum(-1)
     total = cumulative[:, -1:]
     passed = (cumulative <= u.unsqueeze(1) * total).sum(-1)

@@ -84,4 +84,4 @@ def open_runtime(path: Path, provider: str = "cpu", threads: int | None = None) 
             from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
 
             return TorchScriptRuntime(path, provider, threads)
-    raise InputError(f"{path} is neither .onnx nor .torchscript; give an exported artifact.")
+    raise InputError(f"{path} is neither .onnx nor .torchscript; give an exported artifact, or export it first.")
