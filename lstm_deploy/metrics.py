@@ -104,7 +104,7 @@ def measure(runtime: Runtime, given: Examples) -> Measured:
         elif given.metric == "accuracy":
             right += int(np.count_nonzero(y.argmax(-1) == truth))
         else:
-            bits += _bits(y, truth)
+            bits += _bits(y if layout_of(signature).y_time_axis != 2 else np.swapaxes(y, 1, 2), truth)
         count += truth.size
     metric = {"rmse": math.sqrt(squared / max(count, 1)), "accuracy": right / max(count, 1)}
     metric["bits_per_character"] = bits / max(count, 1)

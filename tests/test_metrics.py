@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from feeding import feeders
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -9,13 +10,15 @@ from msgspec.structs import replace
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import checkpoint, metrics
+from lstm_deploy import checkpoint, metrics, sources
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.files import sha256
 from lstm_deploy.lifting import lift
 from lstm_deploy.runtimes import open_runtime
+from lstm_deploy.runtimes.torchrt import EagerRuntime
 from lstm_deploy.signature import TensorSpec
+from lstm_deploy.tasks import LanguageModel
 
 floats = hnp.arrays(np.float64, (7, 3), elements=st.floats(-100, 100))
 
@@ -183,3 +186,33 @@ def test_values_that_are_no_numbers_are_refused(time_major, tmp_path, wrong):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     with pytest.raises(InputError, match="x in .* NaN, infinite or beyond float32"):
         metrics.examples(time_major.signature, tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("name", ["fixed window", "carried, last step", "time-major", "classes first", "window"])
+def test_data_is_measured_whatever_the_layout(tmp_path, name):
+    feeder = feeders()[name]
+    lifted = sources.load_module(
+        feeder.module.eval(),
+        [TensorSpec.parse(text, key) for key, text in feeder.inputs.items()],
+        "layers-first",
+        feeder.task,
+        feeder.state_policy,
+    ).lifted
+    path = tmp_path / "data.txt"
+    if isinstance(feeder.task, LanguageModel):
+        path.write_text("abcefg" * 60)
+    else:
+        path = tmp_path / "data.csv"
+        path.write_text("a,b\n" + "".join(f"{number % 7},{number % 5}\n" for number in range(60)))
+    measured = metrics.measure(EagerRuntime(lifted), metrics.examples(lifted.signature, path))
+    assert measured.metric is not None
+    assert 0 < measured.metric < 100
+
+
+def test_a_text_is_no_measure_of_a_model_that_tells_the_last_character_only(tmp_path):
+    feeder = feeders()["one-hot"]
+    specs = [TensorSpec.parse(text, key) for key, text in feeder.inputs.items()]
+    lifted = sources.load_module(feeder.module.eval(), specs, "layers-first", feeder.task).lifted
+    (tmp_path / "t.txt").write_text("abc" * 50)
+    with pytest.raises(InputError, match="leave out --data"):
+        metrics.examples(lifted.signature, tmp_path / "t.txt")
