@@ -90,8 +90,8 @@ def measure(runtime: Runtime, given: Examples) -> Measured:
         results = runtime.run({**feeds, **state})
         state = signature.next_state(results)
         y = results[name]
-        for key, values in found.items():
-            values.append(np.reshape(results[key], (-1, results[key].shape[-1] if results[key].ndim > 1 else 1)))
+        for spec in signature.outputs:
+            found[spec.name].append(_entries(results[spec.name], spec))
         if not given.truth:
             continue
         truth = given.truth[number]
@@ -252,6 +252,13 @@ def _drawn(signature: Signature) -> Examples:
     sizes = signature.clamp(sizes_of(signature.inputs, DRAWN_ROWS, DRAWN_STEPS))
     calls = tuple(sample_inputs(signature.inputs, sizes, rng) for _ in range(DRAWN_CALLS))
     return Examples("inputs drawn at random", "", calls, (), carry=signature.streaming != "none")
+
+
+def _entries(value: Array, spec: TensorSpec) -> Array:
+    """An output as `[entries, columns]`, wherever its axis of time lies."""
+    if spec.shape[-1:] == ("seq",) and value.ndim > 2:
+        value = np.swapaxes(value, -1, -2)
+    return np.reshape(value, (-1, value.shape[-1] if value.ndim > 1 else 1))
 
 
 def _rows(signature: Signature, feeds: Feeds) -> int:
