@@ -59,7 +59,9 @@ def test_a_saved_state_that_is_not_set_is_told(runtime, monkeypatch):
 def test_rows_that_do_not_keep_their_state_are_told(which, request, monkeypatch):
     opened = request.getfixturevalue(which)  # before anything is broken
     monkeypatch.setattr(
-        streaming.Stream, "_step_rows", lambda self, x, rows: self.step(np.repeat(np.asarray(x), self.batch, 0))[rows]
+        streaming.Stream,
+        "_step_rows",
+        lambda self, x, rows, out: self.step(np.repeat(np.asarray(x), self.batch, 0))[rows],
     )
     problems = stream_problems(opened)
     assert any("rows that sat out" in problem for problem in problems)
