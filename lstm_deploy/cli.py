@@ -671,7 +671,7 @@ def _run_classification(
             found.append(inference.classify(model, task, line, where))
         except InputError as error:
             raise InputError(f"Line {number} of {file}: {error}") from error
-    text = "\n".join(f"{verdict.label}\t{verdict.probability:.4f}" for verdict in found)
+    text = "\n".join(map(str, found))
     _show_result(text, [verdict._asdict() for verdict in found], output, json)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lstm_deploy.data import Series, Values
 from lstm_deploy.errors import InputError
 from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import NO_STOP, Stepper
+from lstm_deploy.rollouts import NO_STOP, Stepper, carries, window_of
 from lstm_deploy.streaming import Model
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
@@ -25,6 +25,9 @@ class Verdict(NamedTuple):
 
     label: str
     probability: float
+
+    def __str__(self) -> str:
+        return f"{self.label}\t{self.probability:.4f}"
 
 
 def forecast(model: Model, task: Forecast, series: Series, steps: int = 1, where: Where = CPU) -> Values:
@@ -46,7 +49,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 1, where
         rows = rows[:, -contract.least_seq :] if not contract.recurrent else rows
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
     signature = model.signature
-    rows = rows if signature.state_policy == "carry" else rows[:, -(layout_of(signature).window or task.window) :]
+    rows = rows if carries(signature) else rows[:, -window_of(signature) :]
     y, _ = Stepper(model.runtime(**where))(rows, signature.initial_state(1))
     return np.asarray(y, np.float64)
 
@@ -69,7 +72,7 @@ def generate(
     `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
     `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
     """
-    index = {character: token for token, character in enumerate(task.vocabulary)}
+    index = task.index
     for text in prompts:
         if not text:
             raise InputError("The prompt is empty; give at least one character with --prompt.")
@@ -97,7 +100,7 @@ def generate(
 
 def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Verdict:
     """The class of one line of text; raises `InputError` for one with nothing in it that the model knows."""
-    index = {entry: token for token, entry in enumerate(task.vocabulary)}
+    index = task.index
     pieces = line.split() if task.unit == "word" else list(line)
     tokens = []
     for piece in pieces:

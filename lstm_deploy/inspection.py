@@ -10,7 +10,7 @@ from onnx import ModelProto
 from lstm_deploy import checkpoint, lint
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError
-from lstm_deploy.signature import CONTRACT_FILE, CONTRACT_KEY, Signature
+from lstm_deploy.signature import CONTRACT_FILE, Signature
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _weights(path: Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     model = lint.load(path)
-    text = {prop.key: prop.value for prop in model.metadata_props}.get(CONTRACT_KEY)
+    text = lint.contract_text(model)
     contract = Signature.from_json(text) if text else None
     return {
         "kind": "onnx",

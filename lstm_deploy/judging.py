@@ -22,6 +22,8 @@ from lstm_deploy.signature import Signature
 from lstm_deploy.tolerances import Override, relative_tolerance
 from lstm_deploy.widening import widened
 
+SHORT_ROLLOUT, LONG_ROLLOUT = 64, 500
+"""Steps that rollouts are tried on, usually and thoroughly."""
 SAME = Override(relative=1e-5)
 """What a rollout may differ from its model in any precision: both run the same kernels on the same shapes."""
 
@@ -47,7 +49,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     """What is wrong with its contract, as seen before it runs."""
     model: Path | None = None
     """For a rollout, the artifact that it calls at each step."""
-    rollout_steps: int = 64
+    rollout_steps: int = SHORT_ROLLOUT
     """For a rollout, how many it is tried on."""
 
 
@@ -74,10 +76,12 @@ def judge(
     isolate: bool = True,
     on_format: Callable[[Sequence[Subject]], None] = lambda _: None,
 ) -> list[Verdict]:
-    """All checks of some artifacts.
+    """All checks of some artifacts, of one bundle or of none.
 
     Unless told otherwise, those of one format run in a process of their own; should it crash, each runs in another.
     """
+    bundle = next((subject.bundle for subject in subjects if subject.bundle), None)
+    cases = [*(golden_cases(bundle) if bundle else ()), *cases]
     outcomes: dict[int, Verdict | Exception] = {}
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
         numbers = [number for number, subject in enumerate(subjects) if subject.path.suffix == suffix]
@@ -100,11 +104,10 @@ def run_proofs(proofs: Sequence[Proof]) -> list[Verdict | Exception]:
 
 def _proof(subject: Subject, cases: Sequence[Case], provider: str, tolerances: Mapping[str, Override]) -> Proof:
     relative_tolerance(subject.precision, provider)
-    golden = golden_cases(subject.bundle) if subject.bundle else []
     named = (subject.name, subject.precision, provider)
     if subject.model is not None:
         return prove_rollout, (subject.path, subject.model, *named, subject.rollout_steps)
-    return prove_file, (subject.path, *named, [*golden, *cases], tolerances)
+    return prove_file, (subject.path, *named, cases, tolerances)
 
 
 def _outcomes(proofs: Sequence[Proof], *, isolate: bool) -> list[Verdict | Exception]:
@@ -198,7 +201,7 @@ def golden_cases(bundle: Bundle) -> list[Case]:
     return replayed(bundle.signature, read_golden(bundle))
 
 
-def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = 64) -> Subject:
+def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
     """An artifact of a bundle, to be judged by its contract."""
     rolls = artifact in bundle.manifest.rollouts
     contract = replace(bundle.signature, state_dtype=artifact.state_dtype)

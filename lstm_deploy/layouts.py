@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     def inputs(self, rows: Array) -> Array:
         """`[batch, seq, features]` values, or `[batch, seq]` tokens, as the model takes them."""
         if self.one_hot:
-            rows = np.eye(self.width, dtype=np.float32)[rows]
+            rows = (rows[..., None] == np.arange(self.width)).astype(np.float32)
         elif rows.ndim == 3 and not self.has_features:
             rows = rows[..., 0]
         return np.ascontiguousarray(np.swapaxes(rows, 0, 1) if self.batch_axis else rows)

@@ -173,7 +173,7 @@ def _text(
             "This model tells only what follows the last character of a call, so a text would take a call for each; "
             "leave out --data."
         )
-    index = {character: token for token, character in enumerate(task.vocabulary)}
+    index = task.index
     text = read_text(path)
     text = text[round((1 - HELD_OUT["lm"]) * len(text)) :] if held_out else text
     if unknown := sorted(set(text) - set(index)):

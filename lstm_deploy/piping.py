@@ -167,6 +167,6 @@ def verdict(model: Model, task: Classify, where: Where, *, as_json: bool) -> Cal
 
     def answer(line: str) -> str:
         found = inference.classify(model, task, line, where)
-        return json.dumps(found._asdict(), ensure_ascii=False) if as_json else f"{found.label}\t{found.probability:.4f}"
+        return json.dumps(found._asdict(), ensure_ascii=False) if as_json else str(found)
 
     return answer

@@ -326,7 +326,7 @@ class WindowStream(Stream):
             raise InputError("Only a forecaster looks at a window; leave it out.")
         if layout.window and window not in (None, layout.window):
             raise InputError(f"A call of this model takes {layout.window} steps, not {window}; leave the window out.")
-        self.window = window if window is not None else layout.window or task.window
+        self.window = window if window is not None else task.window
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < signature.least_seq:
             raise InputError(f"A window cannot have {self.window!r} rows; give {signature.least_seq} or more.")
         self.signature, self.batch, self._batch_axis = signature, _checked_batch(batch), 0

@@ -1,5 +1,6 @@
 """What a network was made to do: all that a program needs to feed it and to read its answers."""
 
+from functools import cached_property
 from typing import Literal
 
 from msgspec import Struct
@@ -32,7 +33,7 @@ class Forecast(Struct, frozen=True, kw_only=True, tag="forecast", tag_field="kin
         return self.features == self.targets
 
 
-class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind"):
+class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind", dict=True):
     """Predict the next character: `y` holds one logit for each entry of the vocabulary."""
 
     vocabulary: tuple[str, ...]
@@ -42,8 +43,13 @@ class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind
         """Raise `InputError` for what is no vocabulary."""
         _check_names("vocabulary", self.vocabulary)
 
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The token of each character; made once, as pipes ask for it at each line."""
+        return {character: token for token, character in enumerate(self.vocabulary)}
 
-class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kind"):
+
+class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kind", dict=True):
     """Tell which class a text is of: `y` holds one logit for each label."""
 
     labels: tuple[str, ...]
@@ -58,6 +64,11 @@ class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kin
         """Raise `InputError` for what are no labels or no vocabulary."""
         _check_names("labels", self.labels)
         _check_names("vocabulary", self.vocabulary)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The token of each entry of the vocabulary."""
+        return {entry: token for token, entry in enumerate(self.vocabulary)}
 
 
 def _check_names(what: str, names: object) -> None:

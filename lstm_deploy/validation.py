@@ -15,7 +15,16 @@ from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.checks import Diagnosis, ParityReport
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.judging import ROLLOUT_ALONE, Subject, check_of, judge, of_bundle, open_for_proof
+from lstm_deploy.judging import (
+    LONG_ROLLOUT,
+    ROLLOUT_ALONE,
+    SHORT_ROLLOUT,
+    Subject,
+    check_of,
+    judge,
+    of_bundle,
+    open_for_proof,
+)
 from lstm_deploy.parity import Verdict
 from lstm_deploy.runtimes import NO_KERNEL, PROVIDERS, SUFFIXES, Runtime, open_runtime
 from lstm_deploy.signature import Feeds, Outputs, Signature
@@ -27,8 +36,6 @@ if TYPE_CHECKING:
     from lstm_deploy.runtimes.torchrt import ReferenceRuntime
     from lstm_deploy.sources import Origin
 
-SHORT_ROLLOUT, LONGEST_ROLLOUT = 64, 500
-"""Steps that rollouts are tried on, usually and with `thorough`."""
 GOLDEN_TRACE = "golden trace"
 """What stands as the reference in a report where PyTorch was not asked."""
 Progress = Callable[[int, int, str], None]
@@ -73,7 +80,7 @@ def validate(
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
             chosen, left_out = _chosen(bundle, path, provider)
-            steps = LONGEST_ROLLOUT if thorough else SHORT_ROLLOUT
+            steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
         known = (bundle or against).signature  # type: ignore[union-attr]
         if unknown := set(tolerances) - {"", *known.output_names}:

@@ -31,7 +31,7 @@ def export_float16(source: Path, target: Path, state_dtype: StateDtype = "float1
     if (precision := lint.precision(lint.load(source))) != "float32":
         raise InputError(f"{source} is in {precision} already; give the float32 model that it was made from.")
     model = onnx.load(source)
-    contract = Signature.from_json({prop.key: prop.value for prop in model.metadata_props}[CONTRACT_KEY])
+    contract = Signature.from_json(lint.contract_text(model) or "")
     states = {spec.name for spec in (*contract.state_inputs, *contract.state_outputs)} if state_dtype == HALF else set()
     _Converter(model, states).convert()
     helper.set_model_props(model, {CONTRACT_KEY: replace(contract, state_dtype=state_dtype).to_json()})
