@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import environment, report
+from lstm_deploy import environment
 from lstm_deploy.exporters.precision import times
+from lstm_deploy.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2))
@@ -60,7 +61,7 @@ def main() -> None:
     lines = [
         f"{document['environment']['cpu']['model']}, one thread, one step of a stream, batch 1.",
         "",
-        *report.markdown_table(headings, rows),
+        *markdown_table(headings, rows),
         "",
         "`noise` is the time of the same float32 file under another name over its own, in the same rounds; the state "
         "error is the largest difference from PyTorch, relative to the state's size, up to step 100 and step 10,000.",

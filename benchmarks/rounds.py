@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lstm_deploy import environment, report
+from lstm_deploy import environment
 from lstm_deploy.statistics import Samples, median_of_medians, ratio
+from lstm_deploy.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 Timed = Callable[[int], object]
@@ -43,7 +44,7 @@ def write(name: str, document: dict[str, Any], headings: list[str], rows: list[l
     lines = [
         f"{described['cpu']['model']}, one thread.",
         "",
-        *report.markdown_table(headings, rows),
+        *markdown_table(headings, rows),
         "",
         notes,
         "",

@@ -1,83 +1,222 @@
-"""Parity and latency of networks of the usual sizes, on one execution provider; `make bench` calls it.
+"""Parity and latency of networks of the usual sizes, and of the five systems, on one execution provider.
 
-Weights are random: latency does not depend on them. Results go to `benchmarks/results/PROVIDER.json` and, as a
-table, to `PROVIDER.md`.
+`make bench` calls it. Weights are random: latency does not depend on them. For each network the document of
+`bench --json` goes to `benchmarks/results/PROVIDER/NAME.json` (without single samples; `lstm-deploy compare` reads it),
+and tables of all to `PROVIDER.md`. `--readme` writes the table in the README from the results that are there.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 import lstm_deploy
-from lstm_deploy import report
-from lstm_deploy.checkpoint import ForecasterConfig, Spec, save
-from lstm_deploy.models import build
-from lstm_deploy.tasks import Forecast
+from lstm_deploy import bench_report
+from lstm_deploy.benchmark import without_samples
+from lstm_deploy.signature import TensorSpec
+from lstm_deploy.sources import Origin
+from lstm_deploy.statistics import ratio
+from lstm_deploy.tables import cell, markdown_table
+from lstm_deploy.variants import BASELINES
 
-SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2))
-"""Inputs, hidden size, layers."""
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+AUTHORS = ROOT / "tests" / "authors.py"
+SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2), (480, 480, 3), (320, 320, 6))
+"""Inputs, hidden size, layers."""
+
+
+class System(NamedTuple):
+    """A network as somebody wrote it."""
+
+    model: str
+    init: dict[str, Any]
+    x: str
+    steps: int
+
+
+SYSTEMS = {
+    "sine": System("SineLSTM", {}, "x:float32[batch,seq,1]", 20),
+    "attention": System(
+        "Practitioner",
+        {"input_dim": 3, "hidden": 64, "layers": 2, "bidirectional": True, "attention": True},
+        "x:float32[batch,seq,3]",
+        100,
+    ),
+    "aaxj": System("Stock", {}, "x:float32[batch,seq,4]", 20),
+    "window": System("Window", {}, "x:float32[batch,10]", 10),
+    "characters": System("CharLSTM", {}, "x:float32[batch,seq,65]", 100),
+}
+COMPARED = (
+    "eager",
+    "eager-no-onednn",
+    "torchscript",
+    "compile",
+    "stock-onnx",
+    "legacy-onnx",
+    "legacy-int8",
+    "openvino",
+    "openvino-bf16",
+)
+BEGIN, END = "<!-- latency: made by benchmarks/sizes.py --readme -->\n", "<!-- latency: end -->\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--only", help="one network, by its name")
+    parser.add_argument("--readme", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    plan = lstm_deploy.Plan(providers=(arguments.provider,), rounds=arguments.rounds)
-    documents: dict[str, Any] = {}
+    if not arguments.readme:
+        measure(arguments.provider, arguments.rounds, arguments.only)
+    found = read(arguments.provider)
+    (RESULTS / f"{arguments.provider}.md").write_text(markdown(found), encoding="utf-8")
+    if arguments.provider == "cpu":
+        readme = ROOT / "README.md"
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+def measure(provider: str, rounds: int, only: str | None) -> None:
+    (RESULTS / provider).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for size in SIZES:
-            name = "{}-{}x{}".format(*size)
+        for name in [*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS]:
+            if only not in (None, name):
+                continue
             print(f"{name} …", file=sys.stderr)
-            bundle = _bundle(Path(folder), name, *size)
-            parity = lstm_deploy.validate(bundle, provider=arguments.provider)
+            origin = _weights(Path(folder), name)
+            more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
+            bundle = lstm_deploy.export(origin, Path(folder, name), **more)
+            parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
             if not parity.passed:
-                raise SystemExit(f"{name} fails parity on {arguments.provider}: {parity.failures[0]}")
-            documents[name] = lstm_deploy.bench([bundle.path], plan)
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(documents, indent=1) + "\n"
-    (RESULTS / f"{arguments.provider}.json").write_text(text, encoding="utf-8")
-    (RESULTS / f"{arguments.provider}.md").write_text(_markdown(documents), encoding="utf-8")
+                raise SystemExit(f"{name} fails parity on {provider}: {parity.failures[0]}")
+            if provider != "cpu":
+                bundle.update(parity_elsewhere={provider: parity})
+            plan = lstm_deploy.Plan(
+                providers=(provider,),
+                seq_lens=(SYSTEMS[name].steps if name in SYSTEMS else 100,),
+                baselines=tuple(BASELINES),
+                rounds=rounds,
+            )
+            document = without_samples(lstm_deploy.bench([bundle.path], plan, _say, origin))
+            for row in document["results"]:
+                row["round_medians_us"] = [float(f"{median:.5g}") for median in row["round_medians_us"]]
+            text = json.dumps(document, separators=(",", ":")).replace('{"variant"', '\n{"variant"') + "\n"
+            (RESULTS / provider / f"{name}.json").write_text(text, encoding="utf-8")
 
 
-def _bundle(folder: Path, name: str, input_size: int, hidden_size: int, num_layers: int) -> lstm_deploy.Bundle:
-    torch.manual_seed(0)
-    config = ForecasterConfig(
-        input_size=input_size,
-        output_columns=(0,),
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        residual=False,
-    )
-    tensors = {key: value.numpy() for key, value in build(config).state_dict().items()}
-    features = tuple(f"x{index}" for index in range(input_size))
-    spec = Spec(
-        network=config,
-        task=Forecast(features=features, targets=features[:1], window=20),
-        state_policy="reset",
-        training={},
-        low=(-1.0,) * input_size,
-        high=(1.0,) * input_size,
-    )
-    save(folder / f"{name}.safetensors", tensors, spec)
-    return lstm_deploy.export(folder / f"{name}.safetensors", folder / name)
+def read(provider: str) -> dict[str, dict[str, Any]]:
+    """The results that are there, by name, in the order of `SIZES` and `SYSTEMS`."""
+    names = [*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS]
+    files = {name: RESULTS / provider / f"{name}.json" for name in names}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
 
 
-def _markdown(documents: dict[str, Any]) -> str:
-    first = next(iter(documents.values()))["environment"]
-    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    machine = ", ".join([first["cpu"]["model"], *first["gpu"]])
-    lines = [f"{machine}; {versions}.", "", report.RATIO_NOTE]
-    for name, document in documents.items():
-        headings, rows = report.bench_table(document["results"])
-        lines += ["", f"## LSTM {name}", "", *report.markdown_table(headings, rows)]
+def with_table(readme: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The README with its table made anew."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + table(found) + END + rest.split(END)[1]
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One step of a stream of one row: microseconds."""
+    shown = {
+        "eager": "eager",
+        "eager-no-onednn": "eager, no oneDNN",
+        "stock-onnx": "stock ONNX",
+        "legacy-onnx": "legacy ONNX",
+        "openvino": "OpenVINO",
+        "onnx": "**ours**",
+        "legacy-int8": "legacy int8",
+        "onnx int8": "**ours int8**",
+    }
+    rows = []
+    for name, document in found.items():
+        step = steps(document)
+        if step:
+            rows.append([name, *(cell(step[each]["p50_us"]) if each in step else "–" for each in shown)])
+    return "\n".join(markdown_table(["µs a step", *shown.values()], rows)) + "\n"
+
+
+def steps(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The rows of one step of a stream of one row, from arrays to arrays, by variant."""
+    case = ("stream", "end_to_end", 1)
+    rows = document["results"]
+    return {row["variant"]: row for row in rows if (row["scenario"], row["scope"], row["batch"]) == case}
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    document = next(iter(found.values()))
+    lines = [*bench_report.describe(document["environment"]), "", *bench_report.notes(document), ""]
+    lines += ["## How many times faster a step is", ""]
+    lines += [
+        "One step of a stream of one row, one thread, from arrays to arrays, state carried: the time of each over that "
+        "of `model.onnx` through `Stream.step`, the median over rounds with its 95 % interval.",
+        "",
+    ]
+    rows = []
+    for name, document in found.items():
+        step = steps(document)
+        if "onnx" in step:
+            rows.append([name, *(_times(step.get(each), step["onnx"]) for each in COMPARED)])
+    lines += markdown_table(["than", *COMPARED], rows)
+    lines += ["", "The same for `model.int8.onnx`:", ""]
+    rows = []
+    for name, document in found.items():
+        step = steps(document)
+        if "onnx int8" in step:
+            rows.append([name, *(_times(step.get(each), step["onnx int8"]) for each in (*COMPARED, "onnx"))])
+    lines += markdown_table(["than", *COMPARED, "onnx"], rows)
+    for name, document in found.items():
+        lines += ["", f"## {name}", "", *markdown_table(*bench_report.table(document)), ""]
+        lines += [*markdown_table(*bench_report.starts(document)), ""]
+        lines += [*map(bench_report.peaks, document["peaks"])]
+        lines += [f"- left out: {reason}." for reason in document["left_out"]]
     return "\n".join([*lines, ""])
+
+
+def _times(row: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
+    if row is None:
+        return "–"
+    rounds = [[np.array([median]) for median in each["round_medians_us"]] for each in (row, ours)]
+    times, (low, high) = ratio(rounds[0], rounds[1])
+    return f"{times:.2f} ({low:.2f}–{high:.2f})"
+
+
+def _weights(folder: Path, name: str) -> Origin:
+    """Random weights as a file, with all that says which network they are of."""
+    torch.manual_seed(0)
+    if name in SYSTEMS:
+        system = SYSTEMS[name]
+        sys.path.insert(0, str(AUTHORS.parent))
+        import authors
+
+        torch.save(getattr(authors, system.model)(**system.init).state_dict(), folder / f"{name}.pt")
+        return Origin(
+            path=folder / f"{name}.pt",
+            model=f"{AUTHORS}:{system.model}",
+            init=system.init,
+            inputs=(TensorSpec.parse(system.x),),
+        )
+    inputs, hidden_size, num_layers = map(int, name.replace("x", "-").split("-"))
+    network = nn.ModuleDict(
+        {"lstm": nn.LSTM(inputs, hidden_size, num_layers, batch_first=True), "fc": nn.Linear(hidden_size, inputs)}
+    )
+    save_file(network.state_dict(), folder / f"{name}.safetensors")
+    return Origin(path=folder / f"{name}.safetensors")
+
+
+def _say(done: int, total: int, text: str) -> None:
+    if done == total:
+        print(f"  {total} rounds, the last of {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,50 @@
 """Latency of artifacts and baselines, interleaved in one run, each in a process of its own.
 
-Every round visits all variants in a fresh random order, so that a machine that slows down slows all alike;
-ratios are taken within rounds.
+Every round visits all variants in a fresh random order, for a few milliseconds each, so that a machine that slows down
+slows all alike; ratios are taken within rounds. The baseline runs twice, under two names: what differs by less than
+those two do is no difference.
 """
 
-import json
 import random
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
-from lstm_deploy import environment
-from lstm_deploy.bundle import Bundle
-from lstm_deploy.errors import InputError, LstmDeployError, ProviderError
-from lstm_deploy.runtimes import NO_KERNEL, PROVIDERS
-from lstm_deploy.statistics import Samples, median_of_medians, percentile, ratio, spread
+from lstm_deploy import environment, peaks, roofline
+from lstm_deploy.bench_report import SCHEMA_VERSION
+from lstm_deploy.contenders import SCENARIOS, SCOPES, Case
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes import PROVIDERS, SUFFIXES
+from lstm_deploy.statistics import (
+    LEAST_ROUNDS,
+    Samples,
+    median_interval,
+    median_of_medians,
+    noise_floor,
+    percentile,
+    ratio,
+    verdict,
+)
+from lstm_deploy.timing import Timing, Worker
+from lstm_deploy.variants import BASELINES, Variant, Wanted, variants_of
 
-SCHEMA_VERSION = 1
-SCENARIOS = ("stream", "sequence")
-BASELINES = ("eager",)
-ROUND_S = 0.05
-"""How long a variant is timed in each round."""
-CALLS_PER_ROUND = (5, 2000)
-UNSTABLE = 0.1
-"""Spread of the rounds above which a row is marked."""
+if TYPE_CHECKING:
+    from lstm_deploy.sources import Origin
+
+CASE_S = 15.0
+"""How long a case takes at most, unless the fewest rounds take longer."""
+UNSTABLE = 0.05
+"""Part of a figure that its interval may reach to either side; beyond it the row is marked."""
+TWIN = "again"
+"""What follows the name of a baseline that is timed a second time."""
+WRONG = 1e-3
+"""Relative difference from the baseline above which a float32 variant computes something else."""
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -39,161 +52,122 @@ OnProgress = Callable[[int, int, str], None]
 class Plan(Struct, frozen=True, kw_only=True):
     """What to measure."""
 
-    scenarios: tuple[str, ...] = SCENARIOS
+    scenarios: tuple[str, ...] = ("stream", "sequence")
+    """`stream`: one step a call, state carried; `sequence`: many; `rollout`: the model fed with its own outputs."""
+    scopes: tuple[str, ...] = SCOPES
+    """`end_to_end`: from the caller's arrays to the caller's arrays; `resident`: all stays where it is computed."""
     batches: tuple[int, ...] = (1, 32)
     seq_lens: tuple[int, ...] = (100,)
-    """Of the scenario `sequence`; a stream always takes one step a call."""
+    """Steps of a sequence, and of a rollout; a stream always takes one step a call."""
     threads: tuple[int, ...] = (1,)
     providers: tuple[str, ...] = ("cpu",)
-    baselines: tuple[str, ...] = BASELINES
-    """The first one that can be run here is what ratios refer to."""
-    rounds: int = 9
+    baselines: tuple[str, ...] = ("eager", "eager-no-onednn", "floor")
+    """See `variants.BASELINES`. The first that runs is what ratios refer to; without any, the first artifact is."""
+    rounds: int = 150
+    """At most; where calls are slow, as many as fit into `CASE_S`."""
     seed: int = 0
+    roofline: bool = True
+    """Whether to measure what the machine can do."""
+    unvalidated: bool = False
+    """Whether to time artifacts that have not passed `validate`."""
 
 
-class Variant(Struct, frozen=True, kw_only=True):
-    """One thing to time."""
-
-    name: str
-    kind: str
-    """`onnx`, `torchscript` or `eager`."""
-    path: str
-    artifact: str
-    provider: str
-    precision: str
-
-
-class Case(Struct, frozen=True, kw_only=True):
-    """One size to time everything at."""
-
-    scenario: str
-    batch: int
-    seq_len: int
-
-
-def bench(targets: Sequence[Path], plan: Plan, on_progress: OnProgress = lambda *_: None) -> dict[str, Any]:
+def bench(
+    targets: Sequence[Path],
+    plan: Plan,
+    on_progress: OnProgress = lambda *_: None,
+    reference: "Origin | None" = None,
+) -> dict[str, Any]:
     """Time bundles or single artifacts; the result is the document of `bench --json`.
 
-    Raises `InputError` for a target or plan that is wrong and `ProviderError` for a provider that does
-    not load; nothing runs elsewhere instead.
+    `reference` says whose class the baselines of PyTorch are, where a bundle cannot tell that by itself.
+
+    Raises `InputError` for a target or plan that is wrong, for an artifact that has not been validated, and where
+    nothing can be timed, and `ProviderError` for a provider that does not load; nothing runs elsewhere instead.
     """
     _check(plan)
-    variants, left_out = _variants(targets, plan)
     cases = _cases(plan)
-    total = len(plan.threads) * len(cases) * plan.rounds
-    done = 0
+    before = environment.state()
     results: list[dict[str, Any]] = []
-    for threads in plan.threads:
-        with ExitStack() as stack:
-            workers = [stack.enter_context(Worker(variant, threads)) for variant in variants]
-            for case in cases:
-                timings = [Timing(worker) for worker in workers if worker.prepare(case)]
-                left_out += [f"{w.variant.name}, {case.scenario}: {w.refusal}" for w in workers if w.refusal]
-                order = random.Random(plan.seed)
-                for _ in range(plan.rounds):
-                    for timing in order.sample(timings, len(timings)):
-                        timing.measure()
-                    done += 1
-                    on_progress(done, total, f"{case.scenario}, batch {case.batch}, {case.seq_len} step(s)")
-                results += _rows(timings, case, threads)
+    found_peaks: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Wanted(plan.providers, plan.baselines, cases, plan.unvalidated, _origin(reference))
+        on_progress(0, 1, "preparing")
+        variants, left_out = variants_of(targets, wanted, Path(folder))
+        steps = Steps(len(plan.threads) * len(cases) * plan.rounds, on_progress)
+        for threads in plan.threads:
+            if plan.roofline:
+                found_peaks += [peaks.measure(provider, threads) for provider in plan.providers]
+            with ExitStack() as stack:
+                workers = []
+                for variant in _twinned(variants):
+                    try:
+                        workers.append(stack.enter_context(Worker(variant, threads)))
+                    except InputError as error:
+                        if variant.kind in SUFFIXES.values():
+                            raise
+                        left_out.append(f"{variant.name}: {error}")  # a baseline that cannot be is no reason to stop
+                for case in cases:
+                    results += _time_case(workers, case, plan, threads, steps, found_peaks)
+                    left_out += _refused(workers, case)
+    left_out = sorted({reason.removesuffix(".") for reason in left_out})
+    if not results:
+        raise InputError(f"Nothing can be timed: {'; '.join(left_out) or 'no artifact takes part in these scenarios'}.")
     return {
         "schema_version": SCHEMA_VERSION,
         "environment": environment.describe(),
+        "state": {"before": before, "after": environment.state()},
         "plan": {**asdict(plan), "targets": [target.name for target in targets]},
-        "left_out": sorted(set(left_out)),
+        "peaks": found_peaks,
+        "left_out": left_out,
         "results": results,
     }
 
 
-class Worker:
-    """A process that holds one variant; see `worker` for what is said between them."""
-
-    def __init__(self, variant: Variant, threads: int) -> None:
-        self.variant = variant
-        self.refusal = ""
-        """Why the case last prepared cannot be run; empty where it can."""
-        self.call_us = 0.0
-        self.first_call_us = 0.0
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lstm_deploy.worker"],  # -P: what lies in this directory is not imported
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
-        )
-        opened = {
-            "kind": variant.kind,
-            "path": variant.path,
-            "provider": variant.provider,
-            "threads": threads,
-        }
-        try:
-            self.load_s = self.ask(open=opened)["load_s"]
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; the missing answer says so
-        line = self.process.stdout.readline()
-        if not line:
-            raise LstmDeployError(
-                f"The process that times {self.variant.name} ended by itself; look for its last words above."
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            kinds = {kind.exit_code: kind for kind in (InputError, ProviderError)}
-            raise kinds.get(answer["exit_code"], LstmDeployError)(answer["error"])
-        return answer
-
-    def prepare(self, case: Case) -> bool:
-        """Get ready for a case; false, with the reason in `refusal`, if the model cannot do it."""
-        self.refusal = ""
-        try:
-            answer = self.ask(case=asdict(case))
-        except InputError as error:
-            self.refusal = str(error)
-            return False
-        self.call_us, self.first_call_us = answer["call_us"], answer["first_call_us"]
-        return True
+def without_samples(document: dict[str, Any]) -> dict[str, Any]:
+    """The same without each single call: what a bundle keeps."""
+    rows = [{name: value for name, value in row.items() if name != "samples_us"} for row in document["results"]]
+    return {**document, "results": rows}
 
 
-class Timing:
-    """The samples of one variant in one case, round by round."""
+class Steps:
+    """Progress over all rounds."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        low, high = CALLS_PER_ROUND
-        self.calls = int(min(high, max(low, ROUND_S * 1e6 / worker.call_us)))
-        self.rounds: list[Samples] = []
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self.total, self.done, self.on_progress = total, 0, on_progress
 
-    def measure(self) -> None:
-        """One round."""
-        self.rounds.append(np.array(self.worker.ask(calls=self.calls)["samples_us"]))
+    def take(self, case: Case, rounds: int = 1) -> None:
+        """So many rounds are done, or need not be done."""
+        self.done += rounds
+        self.on_progress(self.done, self.total, f"{case.scenario}, batch {case.batch}, {case.seq_len} step(s)")
+
+
+def _refused(workers: Sequence[Worker], case: Case) -> list[str]:
+    """Who does not take part in a case, and why; a reason that all share is told once."""
+    names: dict[str, list[str]] = {}
+    for worker in workers:
+        if worker.refusal and not worker.variant.twin:
+            names.setdefault(worker.refusal, []).append(worker.variant.name)
+    everybody = sum(case.scenario in worker.variant.scenarios and not worker.variant.twin for worker in workers)
+    return [
+        f"{case.scenario}: {reason}" if len(who) == everybody > 1 else f"{', '.join(who)}, {case.scenario}: {reason}"
+        for reason, who in names.items()
+    ]
+
+
+def _origin(reference: "Origin | None") -> str:
+    if reference is None:
+        return ""
+    from lstm_deploy.sources import origin_to_json
+
+    return origin_to_json(reference)
 
 
 def _check(plan: Plan) -> None:
     for name, values, known in (
         ("scenario", plan.scenarios, SCENARIOS),
-        ("baseline", plan.baselines, BASELINES),
+        ("scope", plan.scopes, SCOPES),
+        ("baseline", plan.baselines, tuple(BASELINES)),
         ("provider", plan.providers, PROVIDERS),
     ):
         if unknown := [value for value in values if value not in known]:
@@ -201,108 +175,152 @@ def _check(plan: Plan) -> None:
     for name, numbers in (("batch", plan.batches), ("seq-len", plan.seq_lens), ("threads", plan.threads)):
         if any(number < 1 for number in numbers):
             raise InputError(f"--{name} must be 1 or more.")
-
-
-def _variants(targets: Sequence[Path], plan: Plan) -> tuple[list[Variant], list[str]]:
-    """Baselines first, then every artifact of every target on every provider; and what was left out, and why."""
-    baselines, variants, left_out = [], [], []
-    torch = find_spec("torch") is not None
-    for target in targets:
-        bundle = Bundle(target) if target.is_dir() else None
-        prefix = f"{target.name}: " if len(targets) > 1 else ""
-        files = (
-            [(bundle.file(a), a.format, a.precision) for a in bundle.manifest.artifacts]
-            if bundle
-            else [(target, target.suffix.removeprefix("."), "float32")]
+    if plan.rounds < LEAST_ROUNDS:
+        raise InputError(
+            f"--rounds must be {LEAST_ROUNDS} or more: fewer say nothing of how far a figure can be trusted."
         )
-        for provider in plan.providers:
-            suffix = f" {provider}" if len(plan.providers) > 1 else ""
-            for path, format_, precision in files:
-                if why := NO_KERNEL.get((precision, provider)):
-                    left_out.append(f"{path.name}: {why}")
-                    continue
-                if format_ == "torchscript" and not torch:
-                    left_out.append(f"{path.name}: PyTorch is not installed")
-                    continue
-                variants.append(
-                    Variant(
-                        name=f"{prefix}{format_}{'' if precision == 'float32' else f' {precision}'}{suffix}",
-                        kind=format_,
-                        path=str(path),
-                        artifact=path.name,
-                        provider=provider,
-                        precision=precision,
-                    )
-                )
-            if "eager" in plan.baselines:
-                source = bundle.source_path if bundle else None
-                if source is None or not torch:
-                    why = (
-                        "PyTorch is not installed"
-                        if not torch
-                        else "the model is gone, or would have to run code of yours"
-                    )
-                    left_out.append(f"{prefix}eager: {why}")
-                    continue
-                baselines.append(
-                    Variant(
-                        name=f"{prefix}eager{suffix}",
-                        kind="eager",
-                        path=str(target),
-                        artifact=source.name,
-                        provider=provider,
-                        precision="float32",
-                    )
-                )
-    return baselines + variants, left_out
 
 
 def _cases(plan: Plan) -> list[Case]:
-    cases = []
-    if "stream" in plan.scenarios:
-        cases += [Case(scenario="stream", batch=batch, seq_len=1) for batch in plan.batches]
-    if "sequence" in plan.scenarios:
-        cases += [
-            Case(scenario="sequence", batch=batch, seq_len=seq_len)
-            for batch in plan.batches
-            for seq_len in plan.seq_lens
-        ]
-    return cases
+    sizes = {
+        "stream": [(batch, 1) for batch in plan.batches],
+        "sequence": [(batch, seq_len) for batch in plan.batches for seq_len in plan.seq_lens],
+    }
+    sizes["rollout"] = sizes["sequence"]
+    return [
+        Case(scenario=scenario, scope=scope, batch=batch, seq_len=seq_len)
+        for scenario in dict.fromkeys(plan.scenarios)
+        for scope in dict.fromkeys(plan.scopes)
+        if (scenario, scope) != ("rollout", "resident")
+        for batch, seq_len in dict.fromkeys(sizes[scenario])
+    ]
 
 
-def _rows(timings: Sequence[Timing], case: Case, threads: int) -> list[dict[str, Any]]:
-    baseline = next((timing for timing in timings if timing.worker.variant.kind == "eager"), None)
+def _twinned(variants: Sequence[Variant]) -> list[Variant]:
+    """All variants, and what ratios refer to once more."""
+    twins = [replace(variant, name=f"{variant.name} {TWIN}", twin=True) for variant in _references(variants).values()]
+    return [*variants, *twins]
+
+
+def _references(variants: Sequence[Variant]) -> dict[tuple[str, str], Variant]:
+    """What ratios refer to: the first variant of each target on each provider."""
+    references: dict[tuple[str, str], Variant] = {}
+    for variant in variants:
+        if variant.kind != "floor":
+            references.setdefault((variant.target, variant.provider), variant)
+    return references
+
+
+def _time_case(
+    workers: Sequence[Worker],
+    case: Case,
+    plan: Plan,
+    threads: int,
+    steps: Steps,
+    found_peaks: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    taking_part = [w for w in workers if case.scenario in w.variant.scenarios and case.scope in w.variant.scopes]
+    timings = [timing for worker in taking_part if (timing := worker.prepare(case))]
+    order = random.Random(plan.seed)
+    rounds = plan.rounds
+    if once := sum(timing.round_s for timing in timings):
+        rounds = min(rounds, max(LEAST_ROUNDS, int(CASE_S / once)))
+    for _ in range(rounds):
+        for timing in order.sample(timings, len(timings)):
+            timing.measure()
+        steps.take(case)
+    steps.take(case, plan.rounds - rounds)
+    own = [timing.variant for timing in timings if not timing.variant.twin]
+    references = {key: variant.name for key, variant in _references(own).items()}
+    by_name = {timing.variant.name: timing for timing in timings}
     rows = []
     for timing in timings:
-        variant, rounds = timing.worker.variant, timing.rounds
-        p50 = median_of_medians(rounds)
-        times, interval = ratio(rounds, baseline.rounds) if baseline else (None, None)
-        unstable = spread(rounds) > UNSTABLE
-        rows.append(
-            {
-                "variant": variant.name,
-                "artifact": variant.artifact,
-                "provider": variant.provider,
-                "precision": variant.precision,
-                "scenario": case.scenario,
-                "scope": "resident",
-                "batch": case.batch,
-                "seq_len": case.seq_len,
-                "threads": threads,
-                "p50_us": p50,
-                "p90_us": percentile(rounds, 90),
-                "p99_us": percentile(rounds, 99),
-                "steps_per_s": case.batch * case.seq_len * 1e6 / p50,
-                "ratio_to_baseline": times,
-                "ratio_interval": interval,
-                "roofline_fraction": None,  # not measured yet
-                "load_s": timing.worker.load_s,
-                "first_call_us": timing.worker.first_call_us,
-                "calls": timing.calls * len(rounds),
-                "round_medians_us": [float(np.median(samples)) for samples in rounds],
-                "warnings": ["The rounds differ by more than 10 %; close other programs and run again."]
-                if unstable
-                else [],
-            }
-        )
+        variant = timing.variant
+        reference = by_name.get(references.get((variant.target, variant.provider), ""))
+        twin = by_name.get(f"{reference.variant.name} {TWIN}") if reference else None
+        row = _row(timing, reference, twin, case, threads)
+        known = [p for p in found_peaks if (p["provider"], p["threads"]) == (variant.provider, threads)]
+        rows.append({**row, **_limits(variant, case, row["p50_us"], known[-1] if known else None)})
     return rows
+
+
+def _row(timing: Timing, reference: Timing | None, twin: Timing | None, case: Case, threads: int) -> dict[str, Any]:
+    variant, rounds = timing.variant, timing.rounds
+    p50, interval = median_of_medians(rounds), median_interval(rounds)
+    times, times_interval = ratio(rounds, reference.rounds) if reference else (None, None)
+    floor = noise_floor(twin.rounds, reference.rounds) if twin and reference else None
+    state = timing.worker.ask(state=True)
+    error = None if variant.kind == "floor" or not reference else _error(timing.y, reference.y)
+    row = {
+        "variant": variant.name,
+        "target": variant.target,
+        "kind": variant.kind,
+        "artifact": variant.artifact,
+        "provider": variant.provider,
+        "active": state["active"],
+        "precision": variant.precision,
+        "settings": variant.settings,
+        "again": variant.twin,
+        **asdict(case),
+        "threads": threads,
+        "p50_us": p50,
+        "p50_interval_us": interval,
+        "p90_us": percentile(rounds, 90),
+        "p99_us": percentile(rounds, 99),
+        "steps_per_s": case.batch * case.seq_len * 1e6 / p50,
+        "baseline": reference.variant.name if reference else None,
+        "ratio_to_baseline": times,
+        "ratio_interval": times_interval,
+        "noise_floor": floor,
+        "verdict": verdict(times_interval, floor) if times_interval and floor is not None else None,
+        "error": error,
+        "load_s": timing.worker.load_s,
+        "first_call_us": timing.first_call_us,
+        "peak_mib": state["peak_mib"],
+        "calls": timing.calls * len(rounds),
+        "round_medians_us": [float(np.median(samples)) for samples in rounds],
+        "samples_us": [samples.tolist() for samples in rounds],
+    }
+    return {**row, "warnings": _warnings(row, compared=bool(reference) and variant.kind != "floor")}
+
+
+def _warnings(row: dict[str, Any], *, compared: bool) -> list[str]:
+    found = []
+    low, high = row["p50_interval_us"]
+    if max(high - row["p50_us"], row["p50_us"] - low) > UNSTABLE * row["p50_us"]:
+        found.append(
+            f"The median is known only to lie between {low:.3g} and {high:.3g} µs; close other programs, or give more "
+            "--rounds."
+        )
+    error = row["error"]
+    if error is None and compared:
+        found.append("Its outputs cannot be compared with the baseline's; run lstm-deploy validate.")
+    elif error is not None and row["precision"] == "float32" and "tf32" not in row["settings"] and error > WRONG:
+        found.append(f"Its outputs differ from the baseline's by {error:.1%}; run lstm-deploy validate.")
+    return found
+
+
+def _limits(variant: Variant, case: Case, p50_us: float, known: dict[str, Any] | None) -> dict[str, Any]:
+    """What the hardware allows, and the part of it that is reached."""
+    nothing = {"roofline_fraction": None, "limit": None, "limit_us": None, "operations": None, "bytes": None}
+    if known is None or variant.work is None:
+        return nothing
+    chained = case.scenario == "rollout"
+    limit = roofline.limit_of(variant.work, known, batch=case.batch, seq_len=case.seq_len, chained=chained)
+    if limit is None:
+        return nothing
+    return {
+        "roofline_fraction": limit.us / p50_us,
+        "limit": limit.name,
+        "limit_us": limit.us,
+        "operations": limit.operations,
+        "bytes": limit.bytes,
+    }
+
+
+def _error(y: Samples, reference: Samples) -> float | None:
+    """The largest difference as a part of how far the values reach; none where they cannot be compared."""
+    if y.shape != reference.shape or not (np.isfinite(y).all() and np.isfinite(reference).all()):
+        return None
+    size = float(np.ptp(reference)) if reference.size else 0.0
+    return float(np.abs(y - reference).max(initial=0)) / (size or 1.0)

@@ -126,8 +126,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Of the model fed with its own outputs, where it can be: one for each artifact that has one."""
     golden_sha256: str
     parity: ParityReport | None = None
+    """On the CPU."""
+    parity_elsewhere: dict[str, ParityReport] = {}
+    """On other execution providers, by name."""
     measurements: dict[str, Any] | None = None
-    """The document of the latest `bench --json`."""
+    """The document of the latest `bench --json`, without its samples."""
     findings: tuple[str, ...] = ()
     """What was inferred about the source, one sentence each."""
     notes: tuple[str, ...] = ()

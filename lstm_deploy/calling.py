@@ -39,17 +39,19 @@ class Convention(Struct, frozen=True, kw_only=True):
 
     def call(self, module: nn.Module, inputs: Sequence[Tensor], state: State | None) -> Any:
         """What `module` returns."""
-        demanded: dict[str, Any] = {}
-        if state is not None and len(self.states) == 1:
-            demanded = {self.states[0]: StateByKey(h=state[0], c=state[1]) if self.by_key else state}
-        elif state is not None and len(self.states) == 2:
-            demanded = dict(zip(self.states, state, strict=True))
+        demanded = self.demanded(state)
         if self.writes_inputs:
             inputs = [x.clone() for x in inputs]
         with StayOnCPU() if self.names_device else nullcontext():
             if self.names is None:
                 return module(*inputs, **demanded)
             return module(**dict(zip(self.names, inputs, strict=True)), **demanded)
+
+    def demanded(self, state: State | None) -> dict[str, Any]:
+        """The arguments that demand a state."""
+        if state is not None and len(self.states) == 1:
+            return {self.states[0]: StateByKey(h=state[0], c=state[1]) if self.by_key else state}
+        return {} if state is None else dict(zip(self.states, state, strict=False))
 
 
 class StateByKey(dict[str, Tensor]):

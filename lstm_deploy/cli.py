@@ -379,8 +379,8 @@ def validate(
             "Only the golden trace is replayed: the source is gone, or would have to run code of yours. To compare "
             "with it, give --reference FILE, with the --model, --init and --input that it was exported with."
         )
-    elif record and target.is_dir() and provider == "cpu":
-        _record(target, parity=found)
+    elif record and target.is_dir():
+        _record_parity(target, provider, found)
     if json:
         console.say_json(msgspec.to_builtins(found))
     else:
@@ -399,56 +399,118 @@ def validate(
 
 @app.command()
 def bench(
-    targets: Annotated[list[Path], typer.Argument(help="Bundles or artifacts.")],
-    provider: Annotated[str, typer.Option(help="cpu, cuda, or both, comma-separated.")] = "cpu",
-    scenario: Annotated[str, typer.Option(help="stream: one step a call; sequence: many.")] = "stream,sequence",
+    targets: Annotated[list[Path], typer.Argument(help="Bundles or artifacts; or one .json, to show it again.")],
+    provider: Annotated[str, typer.Option(help="cpu, cuda, tensorrt, or several, comma-separated.")] = "cpu",
+    scenario: Annotated[
+        str, typer.Option(help="stream: one step a call; sequence: many; rollout: fed with its own outputs.")
+    ] = "stream,sequence",
+    scope: Annotated[
+        str, typer.Option(help="end_to_end: from your arrays to your arrays; resident: without copies.")
+    ] = "end_to_end,resident",
     batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,32",
-    seq_len: Annotated[str, typer.Option(help="Steps a call of the scenario sequence.")] = "100",
+    seq_len: Annotated[str, typer.Option(help="Steps a call of the scenarios sequence and rollout.")] = "100",
     threads: Annotated[str, typer.Option(help="Threads within one operator.")] = "1",
-    baseline: Annotated[str, typer.Option(help="eager, or none.")] = "eager",
-    rounds: Annotated[int, typer.Option(min=3, help="Rounds; every round times every variant.")] = 9,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="What to compare with, the first of them for ratios: eager, eager-no-onednn, eager-graph, "
+            "torchscript, compile, stock-onnx, legacy-onnx, legacy-int8, openvino, openvino-bf16, floor; all; none."
+        ),
+    ] = "eager,eager-no-onednn,floor",
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint or weights of the baselines [default: what the bundle was made from]."),
+    ] = None,
+    model: ModelOption = None,
+    init: InitOption = None,
+    weights_key: KeyOption = None,
+    inputs: InputOption = None,
+    trust_pickle: TrustFlag = False,
+    rounds: Annotated[int, typer.Option(min=9, help="Rounds at most; every round times every variant.")] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Of the order within rounds.")] = 0,
+    roofline: Annotated[bool, typer.Option(help="Measure what the machine can do, too.")] = True,
+    unvalidated: Annotated[
+        bool, typer.Option("--unvalidated", help="Time artifacts that have not passed validate.")
+    ] = False,
     record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Write a plot of the latencies; all plots if it names no format, as a directory."),
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table as Markdown (.md) or CSV (.csv).")] = None,
     json: Annotated[
         str | None,
         typer.Option("--json", help="Write the JSON document to a file; - prints it and nothing else."),
     ] = None,
 ) -> None:
-    """Measure latency: carried state, interleaved with eager PyTorch in the same run."""
-    from lstm_deploy import benchmark, report
+    """Measure latency: state carried, interleaved with what you would use otherwise, against the machine's limits."""
+    from lstm_deploy import bench_report, benchmark, report
+    from lstm_deploy.variants import BASELINES
 
     if json and json.startswith("-") and json != "-":
         raise InputError("--json needs a file name, or - for standard output.")
     if plot:
         report.check_plot(plot)
+    if table and table.suffix not in bench_report.WRITERS:
+        raise InputError(f"--table {table} is neither .md nor .csv; name one of these.")
+    if [target.suffix for target in targets] == [".json"]:
+        _show_benchmark(bench_report.read(targets[0]), plot, table, json)
+        return
+    against = None
+    if reference:
+        against = arguments.origin(reference, model, init, weights_key, inputs, trust_pickle)
+    names = {"all": tuple(BASELINES), "none": ()}
     plan = benchmark.Plan(
         scenarios=arguments.choices("scenario", scenario),
+        scopes=arguments.choices("scope", scope.replace("-", "_")),
         batches=arguments.sizes("batch", batch),
         seq_lens=arguments.sizes("seq-len", seq_len),
         threads=arguments.sizes("threads", threads),
         providers=arguments.choices("provider", provider),
-        baselines=() if baseline == "none" else arguments.choices("baseline", baseline),
+        baselines=names[baseline] if baseline in names else arguments.choices("baseline", baseline),
         rounds=rounds,
         seed=seed,
+        roofline=roofline,
+        unvalidated=unvalidated,
     )
     with console.progress("bench") as on_progress:
-        document = benchmark.bench(targets, plan, on_progress)
+        document = benchmark.bench(targets, plan, on_progress, against)
     for reason in document["left_out"]:
         console.note(f"left out: {reason}")
     if record and len(targets) == 1 and targets[0].is_dir():
-        _record(targets[0], measurements=document)
-    if plot:
-        report.save_plot(report.latency_plot(document), plot)
-    if json == "-":
-        console.say_json(document)
-        return
+        _record(targets[0], measurements=benchmark.without_samples(document))
+    _show_benchmark(document, plot, table, json)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="Result of bench --json.")],
+    new: Annotated[Path, typer.Argument(help="A later one, of the same machine.")],
+    fail_over: Annotated[str, typer.Option(help="How much slower a row may be.")] = "5%",
+    force: Annotated[bool, typer.Option("--force", help="Compare different machines.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Tell what became slower between two benchmarks, and is no chance; exit code 5 where something did."""
+    import msgspec
+
+    from lstm_deploy import bench_report, comparison
+
+    allowed = arguments.part("fail-over", fail_over)
+    assert allowed is not None
+    found = comparison.compare(bench_report.read(old), bench_report.read(new), allowed=allowed, force=force)
     if json:
-        _write_json(Path(json), document)
-    console.say_table(*report.bench_table(document["results"]))
-    for warning in report.bench_warnings(document["results"]):
-        console.note(warning)
-    console.note(report.RATIO_NOTE.replace("`", ""))
+        console.say_json({**msgspec.to_builtins(found), "passed": not found.regressions})
+    else:
+        console.say_table(*comparison.table(found))
+        for note in found.notes:
+            console.note(note)
+        for missing in found.missing:
+            console.note(f"not measured again: {missing}")
+        slower = len(found.regressions)
+        verdict = f"{slower} of {len(found.changes)} rows are SLOWER" if slower else "no row is slower"
+        console.say(f"{verdict} by more than {allowed:.3g} of its time and more than chance.")
+    if found.regressions:
+        raise typer.Exit(5)
 
 
 @app.command()
@@ -750,6 +812,15 @@ def _plot_training(trained: "Trained", path: Path) -> Path:
     return path
 
 
+def _record_parity(target: Path, provider: str, found: Any) -> None:
+    from lstm_deploy.bundle import Bundle
+
+    if provider == "cpu":
+        _record(target, parity=found)
+    else:
+        _record(target, parity_elsewhere={**Bundle(target).manifest.parity_elsewhere, provider: found})
+
+
 def _record(target: Path, **fields: Any) -> None:
     from lstm_deploy import report
     from lstm_deploy.bundle import Bundle
@@ -760,6 +831,31 @@ def _record(target: Path, **fields: Any) -> None:
         report.write(bundle)
     except OSError as error:
         console.note(f"not recorded in {target}: {error.strerror}.")
+
+
+def _show_benchmark(document: dict[str, Any], plot: Path | None, table: Path | None, json: str | None) -> None:
+    from lstm_deploy import bench_plots, bench_report, report
+    from lstm_deploy.files import replacing
+
+    if plot and plot.suffix:
+        report.save_plot(bench_plots.latency_plot(document), plot)
+    elif plot:
+        plot.mkdir(parents=True, exist_ok=True)
+        for name, figure in bench_plots.plots(document).items():
+            report.save_plot(figure, plot / f"{name}.png")
+    if table:
+        with replacing(table) as partial:
+            partial.write_text(bench_report.WRITERS[table.suffix](document), encoding="utf-8")
+    if json == "-":
+        console.say_json(document)
+        return
+    if json:
+        _write_json(Path(json), document)
+    console.say_table(*bench_report.table(document))
+    for warning in bench_report.warnings(document):
+        console.note(warning)
+    for line in bench_report.notes(document):
+        console.note(line)
 
 
 def _write_json(path: Path, document: Any) -> None:

@@ -17,7 +17,10 @@ PACKAGES = (
     "onnxruntime",
     "numpy",
     "lightning",
+    "openvino",
 )
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def versions() -> dict[str, str]:
@@ -38,7 +41,31 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "memory_gib": _memory_gib(),
-        "gpu": _gpus(),
+        "gpu": _query_gpus("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit"),
+        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def state() -> dict[str, Any]:
+    """What changes while something is measured: load, clocks, and what throttles them."""
+    return {
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "cpu_mhz": _cpuinfo().get("cpu MHz"),
+        "gpu": _query_gpus(
+            "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active"
+        ),
+    }
+
+
+def machine(described: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two measurements to be compared."""
+    cpu = described["cpu"]
+    return {
+        "cpu": cpu["model"],
+        "architecture": cpu["architecture"],
+        "cores": cpu["usable_cores"],
+        "features": cpu["features"],
+        "gpu": [gpu["name"] for gpu in described["gpu"]],
     }
 
 
@@ -50,6 +77,7 @@ def _cpu() -> dict[str, Any]:
         "model": info.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "usable_cores": usable,
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "features": [flag for flag in _FEATURES if flag in info.get("flags", "").split()],
         "governor": governor.read_text().strip() if governor.is_file() else None,
     }
@@ -74,13 +102,15 @@ def _memory_gib() -> float | None:
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
 
 
-def _gpus() -> list[str]:
+def _query_gpus(*fields: str) -> list[dict[str, str]]:
+    """For each NVIDIA GPU what its driver tells; empty where there is none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    query = [tool, "--query-gpu=name,driver_version,memory.total,clocks.sm", "--format=csv,noheader"]
+    query = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return result.stdout.strip().splitlines()
+    lines = result.stdout.strip().splitlines()
+    return [dict(zip(fields, map(str.strip, line.split(",")), strict=False)) for line in lines]

@@ -1,6 +1,6 @@
 """Tables and plots: `report.md` of a bundle from its manifest alone, and the plots of training and `run`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lstm_deploy import bench_plots, bench_report
 from lstm_deploy.bundle import REPORT, REPORT_PLOTS, Bundle, Manifest
 from lstm_deploy.checks import Check, ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
 from lstm_deploy.rollouts import contract_of
 from lstm_deploy.signature import Array
+from lstm_deploy.tables import cell, markdown_table
 from lstm_deploy.tasks import Forecast, LanguageModel
 
-BENCH_COLUMNS = {
-    "variant": "variant",
-    "scenario": "scenario",
-    "provider": "provider",
-    "precision": "precision",
-    "batch": "batch",
-    "seq_len": "steps",
-    "threads": "threads",
-    "p50_us": "p50 µs",
-    "p90_us": "p90 µs",
-    "p99_us": "p99 µs",
-    "steps_per_s": "steps/s",
-    "ratio_to_baseline": "÷ baseline",
-}
-"""Keys of a benchmark's rows and their headings."""
-RATIO_NOTE = (
-    "`÷ baseline` is the median over rounds of the time over eager PyTorch's; below 1 is faster. "
-    "`–`: too few calls for a 99th percentile, or no baseline."
-)
-ALWAYS = ("variant", "p50_us", "p90_us", "p99_us", "steps_per_s", "ratio_to_baseline")
-"""Columns shown even where all rows agree."""
 BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8a8a"
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "^"), ("#3a9a5b", "D"), ("#8b5fb0", "v"), ("#b03a48", "P"))
 """Colour and marker of each artifact."""
@@ -53,7 +34,7 @@ def write(bundle: Bundle) -> None:
     if manifest.parity and manifest.parity.profiles:
         save_plot(error_plot(manifest.parity), plots / "errors.png")
     if manifest.measurements:
-        save_plot(latency_plot(manifest.measurements), plots / "latency.png")
+        save_plot(bench_plots.latency_plot(manifest.measurements), plots / "latency.png")
     with replacing(bundle.path / REPORT) as file:
         file.write_text(_markdown(manifest), encoding="utf-8")
 
@@ -103,23 +84,17 @@ def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
         timed = "–"
         if found.time_ratio is not None and found.p50_us is not None and found.p50_us_float32 is not None:
             what = "step" if found.scenario == "stream" else "sequence"
-            timed = f"{_cell(found.p50_us_float32)} → {_cell(found.p50_us)} µs a {what} (× {found.time_ratio:.2f})"
+            timed = f"{cell(found.p50_us_float32)} → {cell(found.p50_us)} µs a {what} (× {found.time_ratio:.2f})"
         layers = f"{found.lowered_layers} of {found.lstm_layers}"
         size = f"{artifact.bytes:,} (× {found.bytes_ratio:.2f})"
         rows.append([artifact.path, layers, size, lost, timed, _growth(manifest, artifact.path)])
     return ["artifact", "LSTM layers", "bytes", "float32 → this", "time", "state error, step 100 → last"], rows
 
 
-def bench_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a benchmark, with only the columns that vary."""
-    shown = [key for key in BENCH_COLUMNS if key in ALWAYS or len({str(row[key]) for row in results}) > 1]
-    return [BENCH_COLUMNS[key] for key in shown], [[_cell(row[key]) for key in shown] for row in results]
-
-
 def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Each metric beside the naive baseline's, which bears its name with `naive_` before it."""
     return [
-        [name.replace("_", " "), _cell(value) if isinstance(value, float) else f"{value:,}"]
+        [name.replace("_", " "), cell(value) if isinstance(value, float) else f"{value:,}"]
         for name, value in metrics.items()
     ]
 
@@ -134,15 +109,6 @@ def verdict(metrics: Mapping[str, float]) -> str:
     if ours < naive:
         return f"Better than the naive baseline by {1 - ours / naive:.1%} ({label})."
     return f"It does NOT beat the naive baseline: {label} is {ours / naive - 1:.1%} worse."
-
-
-def bench_warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each row that should not be trusted."""
-    return [
-        f"{row['variant']}, {row['scenario']}, batch {row['batch']}: {warning}"
-        for row in results
-        for warning in row["warnings"]
-    ]
 
 
 def parity_plot(manifest: Manifest) -> Figure:
@@ -203,47 +169,6 @@ def error_plot(report: ParityReport) -> Figure:
     panels[-1, 1].set_xlabel("n")
     handles, labels = panels[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(artifacts), fontsize=8)
-    return figure
-
-
-def latency_plot(measurements: Mapping[str, Any]) -> Figure:
-    """Median latency of each variant, a line up to the 90th percentile; one panel for each case."""
-    results = measurements["results"]
-    cases = list(dict.fromkeys((row["scenario"], row["batch"], row["seq_len"], row["threads"]) for row in results))
-    figure = Figure(
-        figsize=(7, 0.8 + sum(0.35 + 0.28 * sum(_case(r) == case for r in results) for case in cases)),
-        layout="constrained",
-    )
-    heights = [1 + sum(_case(row) == case for row in results) for case in cases]
-    panels = np.atleast_1d(figure.subplots(len(cases), height_ratios=heights, squeeze=False)[:, 0])
-    for panel, case in zip(panels, cases, strict=True):
-        rows = [row for row in results if _case(row) == case]
-        names = [row["variant"] for row in rows]
-        medians = [row["p50_us"] for row in rows]
-        panel.barh(
-            names,
-            medians,
-            color=[GREY if row["variant"].startswith("eager") else BLUE for row in rows],
-            height=0.65,
-        )
-        panel.hlines(names, medians, [row["p90_us"] for row in rows], color="black", linewidth=1)
-        for index, row in enumerate(rows):
-            panel.annotate(
-                f" {_cell(row['p50_us'])} (90 %: {_cell(row['p90_us'])})",
-                (max(row["p90_us"], row["p50_us"]), index),
-                va="center",
-                fontsize=8,
-            )
-        panel.invert_yaxis()
-        panel.set_xlim(0, 1.25 * max(row["p90_us"] for row in rows))
-        scenario, batch, seq_len, threads = case
-        panel.set_title(
-            f"{scenario}: batch {batch}, {seq_len} step(s) a call, {threads} thread(s)",
-            fontsize=9,
-            loc="left",
-        )
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("µs per call: median, line to the 90th percentile")
     return figure
 
 
@@ -350,17 +275,7 @@ def _markdown(manifest: Manifest) -> str:
         if any(profile.steps for profile in manifest.parity.profiles):
             lines += ["", "![differences over carried steps, and how they are distributed](report/errors.png)"]
     if manifest.measurements:
-        environment = manifest.measurements["environment"]
-        headings, rows = bench_table(manifest.measurements["results"])
-        lines += [
-            "",
-            "## Latency",
-            "",
-            f"On {environment['cpu']['model']}; {RATIO_NOTE}",
-            "",
-        ]
-        lines += markdown_table(headings, rows)
-        lines += [f"- {warning}" for warning in bench_warnings(manifest.measurements["results"])]
+        lines += ["", "## Latency", "", bench_report.markdown(manifest.measurements).rstrip()]
         lines += ["", "![latency](report/latency.png)"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     return "\n".join([*lines, "", f"Made with {versions}.", ""])
@@ -415,29 +330,11 @@ def _growth(manifest: Manifest, artifact: str) -> str:
     return f"{max(c[100] for c in curves):.1e} → {max(c[last] for c in curves):.1e} ({last:,})"
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
-
-
 def _verdict(check: Check | None) -> str:
     if check is None:
         return ""
     figure = "" if check.max_abs is None else f"{check.max_abs:.1e}"
     return figure or "passed" if check.passed else f"FAILED {figure}".strip()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return str(value)
-
-
-def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["scenario"], row["batch"], row["seq_len"], row["threads"]
 
 
 def _label_rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from torch import nn
@@ -40,6 +41,16 @@ class Origin(Struct, frozen=True, kw_only=True):
     """What the network was made to do; a checkpoint of ours says it itself."""
     state_policy: StatePolicy | None = None
     """`reset` unless given; a checkpoint of ours says it itself."""
+
+
+def origin_to_json(origin: Origin) -> str:
+    """For another process."""
+    return msgspec.json.encode(origin, enc_hook=str).decode()
+
+
+def origin_from_json(text: str) -> Origin:
+    """What `origin_to_json` wrote."""
+    return msgspec.json.decode(text, type=Origin, dec_hook=lambda kind, value: kind(value))
 
 
 class Loaded(Struct, frozen=True, kw_only=True):

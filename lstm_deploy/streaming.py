@@ -252,14 +252,14 @@ class StateStream(Stream):
         self.signature, self.batch, self.time_axis = signature, _checked_batch(batch), time_axis
         self._batch_axis = signature.batch_axis_of_state
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan
-        self._buffers = runtime.recur(batch, 1)  # always hold the present state
-        x, y = self._buffers.inputs[self._spec.name], self._buffers.outputs[signature.outputs[0].name]
+        self.recurrence = runtime.recur(batch, 1)  # its buffers always hold the present state
+        x, y = self.recurrence.inputs[self._spec.name], self.recurrence.outputs[signature.outputs[0].name]
         row = x.squeeze(time_axis)  # a view, as the next
         self._y = y.squeeze(_y_time_axis(signature, time_axis))
         self.row_shape, self.row_dtype = row.shape, row.dtype
         probe = _probe(x.reshape(-1), self._spec, allow_nan)
         # What a step needs, in one place: each attribute that it looks up is a cache miss after each run.
-        self._needed = (self.row_dtype, self.row_shape, row, *probe, self._buffers.step, self._y)
+        self._needed = (self.row_dtype, self.row_shape, row, *probe, self.recurrence.step, self._y)
 
     def step(self, x: ArrayLike, *, rows: Rows | None = None, out: Array | None = None) -> Array:
         if rows is not None:
@@ -289,7 +289,7 @@ class StateStream(Stream):
 
     @property
     def state(self) -> Outputs:
-        return self._buffers.get_state()
+        return self.recurrence.get_state()
 
     @state.setter
     def state(self, state: Feeds) -> None:
@@ -302,7 +302,7 @@ class StateStream(Stream):
         if not self._allow_nan:
             for spec in specs:
                 _check_values(checked[spec.name], spec)
-        self._buffers.set_state(checked)
+        self.recurrence.set_state(checked)
 
     def initial_state(self, batch: int) -> Outputs:
         return self.signature.initial_state(batch)

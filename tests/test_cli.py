@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from documents import document, row
 from typer.testing import CliRunner
 
 from lstm_deploy.cli import app
@@ -60,7 +61,19 @@ def test_the_main_job_from_file_to_forecast(prices):
     out, _ = run("validate", "out/m")
     assert "FAILED" not in out
     out, _ = run(
-        "bench", "out/m", "--batch", "1", "--rounds", "3", "--scenario", "stream", "--json", "b.json", "--plot", "b.png"
+        "bench",
+        "out/m",
+        "--batch",
+        "1",
+        "--rounds",
+        "9",
+        "--no-roofline",
+        "--scenario",
+        "stream",
+        "--json",
+        "b.json",
+        "--plot",
+        "b.png",
     )
     assert "onnx" in out
     assert json.loads(Path("b.json").read_text())["results"]
@@ -83,7 +96,9 @@ def test_the_main_job_from_text_to_text(text):
     assert Path("t.txt").read_text(encoding="utf-8").startswith("The ")
 
 
-@pytest.mark.parametrize("command", ["train", "export", "validate", "bench", "run", "inspect", "demo", "env"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "validate", "bench", "compare", "run", "inspect", "demo", "env"]
+)
 def test_every_command_has_help(command):
     out, _ = run(command, "--help")
     assert "Usage: lstm-deploy" in out or "Usage:" in out
@@ -191,7 +206,8 @@ def test_a_missing_provider_is_exit_4(forecast_bundle):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     assert "--provider cpu" in fails("validate", forecast_bundle, "--provider", "cuda", code=4)
-    assert "--provider cpu" in fails("bench", forecast_bundle, "--provider", "cuda", code=4)
+    words = ["--provider", "cuda", "--unvalidated", "--baseline", "none"]
+    assert "--provider cpu" in fails("bench", forecast_bundle, *words, code=4)
 
 
 @pytest.mark.parametrize("words", [["inspect"], ["validate", "--no-record"]])
@@ -201,8 +217,50 @@ def test_json_is_one_document_and_nothing_else(forecast_bundle, words):
 
 
 def test_bench_json_to_standard_output(forecast_bundle):
-    words = ["--json", "-", "--no-record", "--rounds", "3", "--batch", "1", "--scenario", "stream"]
+    words = [
+        "--json",
+        "-",
+        "--no-record",
+        "--rounds",
+        "9",
+        "--batch",
+        "1",
+        "--scope",
+        "end_to_end",
+        "--no-roofline",
+        "--scenario",
+        "stream",
+    ]
     assert json.loads(run("bench", forecast_bundle, *words)[0])["results"]
+
+
+def test_results_are_shown_again_without_measuring(tmp_path):
+    (tmp_path / "b.json").write_text(json.dumps(document(row("eager", p50=100.0), row())))
+    words = ["--table", tmp_path / "t.csv", "--plot", tmp_path / "plots"]
+    out, _ = run("bench", tmp_path / "b.json", *words)
+    assert "0.123 (0.121–0.126)" in out
+    assert "p50_us" in (tmp_path / "t.csv").read_text()
+    assert {"latency.png", "distribution.png", "ratio.png"} <= set(os.listdir(tmp_path / "plots"))
+    run("bench", tmp_path / "b.json", "--table", tmp_path / "t.md")
+    assert (tmp_path / "t.md").read_text(encoding="utf-8").startswith("A CPU, 2 core(s)")
+    assert ".md nor .csv" in fails("bench", tmp_path / "b.json", "--table", tmp_path / "t.txt")
+
+
+def test_a_regression_is_exit_5(tmp_path):
+    for name, p50, seed in (("old", 10.0, 0), ("same", 10.0, 1), ("slow", 12.0, 2)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document(row(p50=p50, seed=seed, baseline=None))))
+    old, same, slow = (tmp_path / f"{name}.json" for name in ("old", "same", "slow"))
+    assert "no row is slower" in run("compare", old, same)[0]
+    result = CliRunner().invoke(app, ["compare", str(old), str(slow), "--json"])
+    assert result.exit_code == 5
+    assert json.loads(result.stdout)["changes"][0]["verdict"] == "slower"
+    assert "no row is slower" in run("compare", old, slow, "--fail-over", "30%")[0]
+    assert "no result of lstm-deploy bench" in fails("compare", old, __file__)
+
+
+def test_what_was_not_validated_is_not_timed(bundle_copy):
+    (bundle_copy / "model.onnx").write_bytes((bundle_copy / "model.onnx").read_bytes() + b"\0")
+    assert "is not the file that was validated" in fails("bench", bundle_copy)
 
 
 def test_env_json_is_clean_in_a_pipe():
@@ -212,7 +270,20 @@ def test_env_json_is_clean_in_a_pipe():
 
 def test_a_measurement_is_not_recorded_on_request(bundle_copy):
     before = (bundle_copy / "manifest.json").read_bytes()
-    run("bench", bundle_copy, "--no-record", "--rounds", "3", "--batch", "1", "--scenario", "stream")
+    run(
+        "bench",
+        bundle_copy,
+        "--no-record",
+        "--rounds",
+        "9",
+        "--batch",
+        "1",
+        "--scope",
+        "end_to_end",
+        "--no-roofline",
+        "--scenario",
+        "stream",
+    )
     run("validate", bundle_copy, "--no-record")
     assert (bundle_copy / "manifest.json").read_bytes() == before
 

@@ -14,6 +14,7 @@ MODULES = [
 NEEDS_TORCH = tuple(
     f"lstm_deploy.{name}"
     for name in (
+        "baselines",
         "models",
         "training",
         "packing",
@@ -101,8 +102,8 @@ def test_a_module_can_be_imported_alone_and_without_torch(name):
         "from lstm_deploy.cli import app; app(['run', '{bundle}', '--input', '{prices}'], standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['inspect', '{bundle}/model.onnx'], standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['inspect', '{bundle}'], standalone_mode=False)",
-        "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '3', '--batch', '1', '--seq-len', '2', "
-        "'--no-record'], standalone_mode=False)",
+        "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '9', '--batch', '1', '--seq-len', '2', "
+        "'--no-roofline', '--no-record', '--baseline', 'floor'], standalone_mode=False)",
     ],
 )
 def test_using_a_bundle_never_imports_torch(code, forecast_bundle, prices):

@@ -7,12 +7,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lstm_deploy
-from lstm_deploy import benchmark, exporters, report, runtimes, validation
+from lstm_deploy import exporters, report, runtimes, validation
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.cases import QUICK
 from lstm_deploy.cli import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import precision
+from lstm_deploy.variants import Wanted, variants_of
 
 INPUTS = {"x": "float32[batch,seq,4]"}
 FAST = {"scenario": "stream", "p50_us": 5.0, "p50_us_float32": 10.0, "time_ratio": 0.5}
@@ -166,7 +167,8 @@ def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message
 
 def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path, quick):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["onnx"])
-    variants, left_out = benchmark._variants([bundle.path], lstm_deploy.Plan(providers=("cuda",)))
+    wanted = Wanted(providers=["cuda"], baselines=[], cases=[], unvalidated=True, origin="")
+    variants, left_out = variants_of([bundle.path], wanted, tmp_path)
     assert "model.int8.onnx" not in {variant.artifact for variant in variants}
     assert any(text.startswith("model.int8.onnx: CUDA has no int8 LSTM") for text in left_out)
     _, left_out = validation._chosen(bundle, bundle.path, "cuda")

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from documents import document, row
 
 from lstm_deploy import report
+from lstm_deploy.benchmark import without_samples
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
 
@@ -20,25 +22,6 @@ def check(**changes):
     return Check(**{**defaults, **changes})
 
 
-def row(**changes):
-    defaults = {
-        "variant": "onnx",
-        "scenario": "stream",
-        "provider": "cpu",
-        "precision": "float32",
-        "batch": 1,
-        "seq_len": 1,
-        "threads": 1,
-        "p50_us": 12.345,
-        "p90_us": 13.0,
-        "p99_us": None,
-        "steps_per_s": 81_004.2,
-        "ratio_to_baseline": None,
-        "warnings": [],
-    }
-    return {**defaults, **changes}
-
-
 def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
     text = (forecast_bundle / "report.md").read_text(encoding="utf-8")
     assert "`h_in: float32[2, batch, 8]`" in text
@@ -50,20 +33,12 @@ def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
 
 def test_measurements_join_the_report(bundle_copy):
     bundle = Bundle(bundle_copy)
-    document = {"results": [row(), row(variant="eager")], "environment": {"cpu": {"model": "A CPU"}}}
-    bundle.update(measurements=document)
+    bundle.update(measurements=without_samples(document(row("eager", p50=100.0), row())))
     report.write(bundle)
     text = (bundle_copy / "report.md").read_text(encoding="utf-8")
-    assert "On A CPU" in text
-    assert "| onnx | 12.3 | 13 | – | 81,004 | – |" in text
+    assert "A CPU, 2 core(s)" in text
+    assert "| onnx | 12.3 | 13.6 | – | 81,004 | 0.123 (0.121–0.126) | 25% L2 |" in text
     assert (bundle_copy / "report" / "latency.png").is_file()
-
-
-def test_only_columns_that_vary_are_shown():
-    headings, rows = report.bench_table([row(), row(batch=32)])
-    assert "batch" in headings
-    assert "threads" not in headings
-    assert [cells[headings.index("batch")] for cells in rows] == ["1", "32"]
 
 
 def test_artifacts_stand_side_by_side():

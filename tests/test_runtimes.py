@@ -6,12 +6,16 @@ from lstm_deploy import sources
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes import open_runtime
 from lstm_deploy.runtimes.onnxrt import probe_providers
+from lstm_deploy.runtimes.openvino import OpenVinoRuntime
 from lstm_deploy.runtimes.torchrt import EagerRuntime
 from lstm_deploy.sampling import sample_inputs
 
 
-@pytest.fixture(params=["onnx", "torchscript", "eager"])
+@pytest.fixture(params=["onnx", "torchscript", "eager", "openvino"])
 def runtime(request, forecast_bundle, forecaster):
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason='OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+        return OpenVinoRuntime(forecast_bundle / "model.onnx", 1)
     if request.param == "eager":
         return EagerRuntime(sources.load(sources.Origin(path=forecaster)).lifted)
     return open_runtime(forecast_bundle / f"model.{request.param}")
@@ -102,5 +106,5 @@ def test_cuda_computes_what_the_cpu_computes(forecast_bundle, name):
 def test_probing_says_which_providers_load(capfd):
     found = probe_providers()
     assert found["CPUExecutionProvider"] == "loads"
-    assert set(found) == {"CPUExecutionProvider", "CUDAExecutionProvider"}
+    assert set(found) == {"CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"}
     assert capfd.readouterr() == ("", "")

@@ -12,13 +12,12 @@ from msgspec.structs import replace
 
 from lstm_deploy import benchmark, environment
 from lstm_deploy.bundle import Artifact, Evidence
-from lstm_deploy.errors import ParityError
+from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.float16 import export_float16
 from lstm_deploy.exporters.int8 import lstm_counts
 from lstm_deploy.exporters.trials import Examiner, Trial, search_int8
 from lstm_deploy.runtimes import SUFFIXES
 from lstm_deploy.signature import StateDtype
-from lstm_deploy.statistics import ratio
 
 INT8 = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript"}
 FLOAT16 = "model.fp16.onnx"
@@ -164,28 +163,39 @@ def _is_faster(timed: Mapping[str, Any]) -> tuple[bool, str]:
     return high < 1, f"in int8 {what} takes {timed['time_ratio']:.2f} ({low:.2f} to {high:.2f}) of float32's time"
 
 
-def times(paths: Sequence[Path], seq_len: int, rounds: int = 9) -> dict[Path, dict[str, Any]]:
+def times(paths: Sequence[Path], seq_len: int, rounds: int = 20) -> dict[Path, dict[str, Any]]:
     """Time single steps of artifacts side by side, or sequences where they cannot be streamed.
 
     For each path the fields of `Evidence` about time; the first path is the float32 artifact. Empty where one of them
     runs in neither way.
     """
-    for scenario in benchmark.SCENARIOS:
-        plan = benchmark.Plan(scenarios=(scenario,), batches=(1,), seq_lens=(seq_len,), baselines=(), rounds=rounds)
-        rows = {row["artifact"]: row for row in benchmark.bench(paths, plan)["results"]}
+    for scenario in ("stream", "sequence"):
+        plan = benchmark.Plan(
+            scenarios=(scenario,),
+            scopes=("end_to_end",),
+            batches=(1,),
+            seq_lens=(seq_len,),
+            baselines=(),
+            rounds=rounds,
+            roofline=False,
+            unvalidated=True,  # they are just being made
+        )
+        try:
+            results = benchmark.bench(paths, plan)["results"]
+        except InputError:  # none of them takes part in this scenario
+            continue
+        rows = {row["artifact"]: row for row in results if not row["again"]}
         if len(rows) == len(paths):
             break
     else:
         return {}
-    medians = {path: [np.array([median]) for median in rows[path.name]["round_medians_us"]] for path in paths}
-    found = {}
-    for path in paths:
-        time_ratio, interval = ratio(medians[path], medians[paths[0]])
-        found[path] = {
+    return {
+        path: {
             "scenario": scenario,
             "p50_us": rows[path.name]["p50_us"],
             "p50_us_float32": rows[paths[0].name]["p50_us"],
-            "time_ratio": time_ratio,
-            "time_ratio_interval": interval,
+            "time_ratio": rows[path.name]["ratio_to_baseline"],
+            "time_ratio_interval": rows[path.name]["ratio_interval"],
         }
-    return found
+        for path in paths
+    }

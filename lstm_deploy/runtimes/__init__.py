@@ -1,5 +1,6 @@
 """Runtimes: what can run an artifact, all behind one protocol. Providers and devices are their business alone."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -10,13 +11,15 @@ from lstm_deploy.signature import Feeds, Outputs, Signature, TensorSpec
 SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript"}
 """Artifact format by file name."""
 
-PROVIDERS = ("cpu", "cuda")
+PROVIDERS = ("cpu", "cuda", "tensorrt")
 """Execution providers by the names of the command line."""
-
+SETTINGS = ("tf32", "graph")
+"""What may be asked of CUDA: to round factors to 10 bits; to replay a captured graph in `Recurrence.step`."""
 
 NO_KERNEL = {
     ("float16", "cpu"): "the CPU has no float16 LSTM",
     ("int8", "cuda"): "CUDA has no int8 LSTM, and would leave it to the CPU",
+    ("int8", "tensorrt"): "TensorRT has no int8 LSTM of this kind, and would leave it to the CPU",
 }
 """Precisions that a provider cannot run, and why."""
 
@@ -31,6 +34,9 @@ class Recurrence(Protocol):
 
     def step(self) -> None:
         """Run once from the state that the last call left."""
+
+    def advance(self) -> None:
+        """Run once more on the inputs of the last `step`, copy nothing, and wait until it is computed."""
 
     def get_state(self) -> Outputs:
         """A copy of the state, by the names of the state inputs."""
@@ -56,6 +62,9 @@ class Runtime(Protocol):
     def misplaced(self) -> list[str]:
         """A sentence for each kind of work that is not done on `provider`."""
 
+    def active(self) -> list[str]:
+        """Where it computes, in the runtime's own words."""
+
     def recur(self, batch: int, seq: int) -> Recurrence:
         """Buffers for calls of `[batch, seq]`, started from the initial state."""
 
@@ -63,25 +72,28 @@ class Runtime(Protocol):
         """Free what the runtime holds."""
 
 
-def open_runtime(path: Path, provider: str = "cpu", threads: int | None = None) -> Runtime:
+def open_runtime(
+    path: Path, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
+) -> Runtime:
     """Load an artifact by its suffix.
 
-    `threads` bounds the threads within one operator; the runtime chooses where it is not given.
+    `threads` bounds the threads within one operator; the runtime chooses where it is not given. `settings` are of
+    `SETTINGS`.
     Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that is not there.
     """
     if provider not in PROVIDERS:
-        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
+        raise InputError(f"{provider!r} is not an execution provider; use {', '.join(PROVIDERS)}.")
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
     match SUFFIXES.get(path.suffix):
         case "onnx":
             from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 
-            return OnnxRuntime(path, provider, threads)
+            return OnnxRuntime(path, provider, threads, settings)
         case "torchscript":
             if find_spec("torch") is None:
                 raise InputError(f"{path} needs PyTorch, which is not installed; use the ONNX artifact.")
             from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
 
-            return TorchScriptRuntime(path, provider, threads)
+            return TorchScriptRuntime(path, provider, threads, settings)
     raise InputError(f"{path} is neither .onnx nor .torchscript; give an exported artifact, or export it first.")

@@ -1,9 +1,10 @@
 """ONNX Runtime: sessions on the CPU and CUDA execution providers, and buffers bound once for streaming."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lstm_deploy.runtimes import NO_KERNEL
 from lstm_deploy.sampling import sizes_of
 from lstm_deploy.signature import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec
 
-ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """What onnxruntime calls the providers of `runtimes.PROVIDERS`."""
 DTYPES: dict[str, Any] = {
     f"tensor({theirs})": ours
@@ -46,7 +47,8 @@ SHAPE_OPERATORS = (
     "ConstantOfShape",
 )
 """What a provider may leave to the CPU: it works on sizes. On values, a copy between devices would show, as Memcpy."""
-CUDA_OPTIONS = {"use_tf32": "0"}  # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
+GRAPH_ID = "gpu_graph_id"
+"""Which captured graph a run replays; -1 neither captures nor replays."""
 ERRORS_ONLY, FATAL_ONLY = 3, 4
 """Log severities: what can be acted on arrives as an exception."""
 
@@ -56,11 +58,15 @@ class OnnxRuntime:
 
     swallows_nan = True  # its vectorised sigmoid and tanh clamp their argument, and NaN with it
 
-    def __init__(self, path: Path | bytes, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path | bytes, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
+    ) -> None:
         self.provider = provider
         if isinstance(path, Path):
             _refuse(path, provider)
-        self.session = open_session(path, provider, threads)
+        self.session = open_session(path, provider, threads, settings)
+        self._graphs = count(1) if "graph" in settings else None
+        self._unbound = _replaying(-1) if "graph" in settings else None
         try:
             text = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
         except UnicodeDecodeError as error:
@@ -72,7 +78,7 @@ class OnnxRuntime:
     def run(self, feeds: Feeds) -> Outputs:
         names = self.signature.output_names
         try:
-            return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+            return dict(zip(names, self.session.run(names, dict(feeds), self._unbound), strict=True))
         except Exception as error:  # onnxruntime raises a dozen unrelated types
             raise InputError(f"onnxruntime cannot run this input ({one_line(error)}).") from error
 
@@ -92,9 +98,13 @@ class OnnxRuntime:
                     found[node.op_type, part.ep_name] = found.get((node.op_type, part.ep_name), 0) + 1
         return [f"{number} {kind} node(s) run on {name}." for (kind, name), number in found.items()]
 
+    def active(self) -> list[str]:
+        return list(self.session.get_providers())
+
     def recur(self, batch: int, seq: int) -> "BoundRecurrence":
-        kind = BoundRecurrence if self.provider == "cpu" else DeviceRecurrence
-        return kind(self.session, self.signature, self.provider, batch, seq)
+        if self.provider == "cpu":
+            return BoundRecurrence(self, batch, seq)
+        return DeviceRecurrence(self, batch, seq, device="cuda", graphs=self._graphs)
 
     def close(self) -> None:
         del self.session
@@ -103,11 +113,12 @@ class OnnxRuntime:
 class Side:
     """One of two bindings used in turn: it reads the state from its own buffers and leaves it in the other's."""
 
-    __slots__ = ("other", "run", "state")
+    __slots__ = ("other", "run", "state", "wait")
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
         self.run: Callable[[], None]
+        self.wait: Callable[[], None]
         self.other: Side
 
 
@@ -117,16 +128,21 @@ class BoundRecurrence:
     On the CPU nothing is copied or allocated by a step.
     """
 
-    def __init__(self, session: Any, signature: Signature, provider: str, batch: int, seq: int) -> None:
-        self._session, self._device = session, provider
+    def __init__(
+        self, runtime: OnnxRuntime, batch: int, seq: int, *, device: str = "cpu", graphs: "count[int] | None" = None
+    ) -> None:
+        """`graphs` numbers the graphs that are to be captured: one for each binding, since addresses are fixed.
+
+        A capture runs the model more than once; that changes nothing, since no binding writes what it reads.
+        """
+        session, signature = runtime.session, runtime.signature
+        self._session, self._device = session, device
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
         self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
         initial = signature.initial_state(sizes["batch"])
         # Only a run tells the size of a dimension that the contract cannot name.
-        first = session.run([spec.name for spec in signature.outputs], {**self.inputs, **initial})
-        self.outputs: Outputs = {
-            spec.name: np.zeros_like(value) for spec, value in zip(signature.outputs, first, strict=True)
-        }
+        first = runtime.run({**self.inputs, **initial})
+        self.outputs: Outputs = {spec.name: np.zeros_like(first[spec.name]) for spec in signature.outputs}
         self._inputs = {name: self._on_device(value) for name, value in self.inputs.items()}
         self._outputs = {name: self._on_device(value) for name, value in self.outputs.items()}
         # The arrays behind the state's buffers stay referenced: on the CPU the buffers are their memory.
@@ -134,13 +150,17 @@ class BoundRecurrence:
         sides = [Side({name: self._on_device(value) for name, value in arrays.items()}) for arrays in self._arrays]
         pairs = [(i.name, o.name) for i, o in zip(signature.state_inputs, signature.state_outputs, strict=True)]
         for side, other in (sides, sides[::-1]):
-            side.other, side.run = other, _caller(session, self._bind(pairs, side.state, other.state))
+            binding = self._bind(pairs, side.state, other.state)
+            side.other, side.wait = other, binding.synchronize_outputs
+            side.run = _caller(session, binding, None if graphs is None else _replaying(next(graphs)))
         self._now = sides[0]
 
     def step(self) -> None:
         now = self._now
         now.run()
         self._now = now.other
+
+    advance = step  # nothing is copied anyway
 
     def get_state(self) -> Outputs:
         return {name: value.numpy().copy() for name, value in self._now.state.items()}
@@ -175,19 +195,34 @@ class DeviceRecurrence(BoundRecurrence):
         for name, value in self._outputs.items():
             self.outputs[name][...] = value.numpy()
 
+    def advance(self) -> None:
+        now = self._now
+        now.run()
+        now.wait()
+        self._now = now.other
 
-def _caller(session: Any, binding: Any) -> Callable[[], None]:
-    """`session.run_with_iobinding(binding)`, past its Python wrapper where it has the usual insides.
+
+def _replaying(graph: int) -> Any:
+    """Options of a run that captures, and from then on replays, the graph of this number."""
+    options = ort.RunOptions()
+    options.add_run_config_entry(GRAPH_ID, str(graph))
+    return options
+
+
+def _caller(session: Any, binding: Any, options: Any = None) -> Callable[[], None]:
+    """`session.run_with_iobinding(binding, options)`, past its Python wrapper where it has the usual insides.
 
     The wrapper adds a twentieth to a step of a small LSTM.
     """
     try:
-        return partial(session._sess.run_with_iobinding, binding._iobinding, None)
+        return partial(session._sess.run_with_iobinding, binding._iobinding, options)
     except AttributeError:
-        return partial(session.run_with_iobinding, binding)
+        return partial(session.run_with_iobinding, binding, options)
 
 
-def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None = None) -> Any:
+def open_session(
+    model: Path | bytes, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
+) -> Any:
     """An onnxruntime session that runs on `provider` and nowhere else but, for single nodes, the CPU.
 
     Raises `InputError` for a file that onnxruntime cannot load and `ProviderError` where the provider does
@@ -204,22 +239,29 @@ def open_session(model: Path | bytes, provider: str = "cpu", threads: int | None
     if threads is not None:
         options.intra_op_num_threads = threads
     providers: list[Any] = [ORT_NAMES["cpu"]]
-    if provider == "cuda":
+    if provider != "cpu":
         _preload_cuda()
-        providers.insert(0, (wanted, CUDA_OPTIONS))
+        # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance.
+        on = {"use_tf32": "tf32" in settings, "enable_cuda_graph": "graph" in settings}
+        providers.insert(0, (ORT_NAMES["cuda"], {name: str(int(value)) for name, value in on.items()}))
+    if provider == "tensorrt":
+        providers.insert(0, wanted)
+    needed = "onnxruntime-gpu[cuda,cudnn]" + (" and TensorRT's libraries" if provider == "tensorrt" else "")
+    missing = ProviderError(
+        f"{wanted} does not load on this machine; install {needed} and an NVIDIA driver, or use --provider cpu."
+    )
     try:
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
+        if provider == "tensorrt" and "TensorRT libraries" in str(error):
+            raise missing from error
         raise InputError(
             f"onnxruntime cannot load {_name(model)} ({one_line(error)}); check or re-export it."
         ) from error
     if wanted not in session.get_providers():
-        raise ProviderError(
-            f"{wanted} does not load on this machine; install onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver, "
-            "or use --provider cpu."
-        )
+        raise missing
     return session
 
 
@@ -232,8 +274,10 @@ def _refuse(path: Path, provider: str) -> None:
     if provider == "cpu" and lint.has_float16_lstm(model):
         why = NO_KERNEL["float16", "cpu"]
         raise InputError(f"{path} cannot run here: {why}; use --provider cuda, or the float32 artifact.")
-    if provider == "cuda" and lint.operators(model)["DynamicQuantizeLSTM"]:
-        raise InputError(f"{path} cannot run there: {NO_KERNEL['int8', 'cuda']}; use --provider cpu, or export --half.")
+    if provider != "cpu" and lint.operators(model)["DynamicQuantizeLSTM"]:
+        raise InputError(
+            f"{path} cannot run there: {NO_KERNEL['int8', provider]}; use --provider cpu, or export --half."
+        )
 
 
 def _preload_cuda() -> None:

@@ -1,6 +1,7 @@
 """PyTorch: TorchScript files, and the lifted module itself, which is the reference and the baseline."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ class TorchRuntime:
     swallows_nan = False
 
     def __init__(
-        self, module: Any, signature: Signature, provider: str, threads: int | None, dtype: str = "float32"
+        self,
+        module: Any,
+        signature: Signature,
+        provider: str,
+        threads: int | None,
+        dtype: str = "float32",
+        settings: Sequence[str] = (),
     ) -> None:
-        if provider == "cuda" and not torch.cuda.is_available():
-            raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        prepare(provider, threads, settings)
+        self.settings = settings
         self.module, self.signature, self.provider = module.to(provider), signature, provider
         self.dtype = DTYPES[dtype]
 
@@ -56,8 +61,11 @@ class TorchRuntime:
         elsewhere = {state.device.type for state in states} - {self.provider}
         return [f"Some weights are on {device}." for device in sorted(elsewhere)]
 
+    def active(self) -> list[str]:
+        return [torch.cuda.get_device_name()] if self.provider == "cuda" else ["cpu"]
+
     def recur(self, batch: int, seq: int) -> "TorchRecurrence":
-        return TorchRecurrence(self, batch, seq)
+        return (GraphRecurrence if "graph" in self.settings else TorchRecurrence)(self, batch, seq)
 
     def close(self) -> None:
         del self.module
@@ -67,10 +75,15 @@ class EagerRuntime(TorchRuntime):
     """A lifted module as PyTorch runs it."""
 
     def __init__(
-        self, lifted: Lifted, provider: str = "cpu", threads: int | None = None, dtype: str = "float32"
+        self,
+        lifted: Lifted,
+        provider: str = "cpu",
+        threads: int | None = None,
+        dtype: str = "float32",
+        settings: Sequence[str] = (),
     ) -> None:
         module = lifted.double() if dtype == "float64" else lifted.float()
-        super().__init__(module, lifted.signature, provider, threads, dtype)
+        super().__init__(module, lifted.signature, provider, threads, dtype, settings)
 
 
 class InFloat64(TorchFunctionMode):
@@ -135,7 +148,9 @@ class ReferenceRuntime(EagerRuntime):
 class TorchScriptRuntime(TorchRuntime):
     """A TorchScript file of ours, with the contract it carries."""
 
-    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
+    ) -> None:
         extra = {CONTRACT_FILE: ""}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
@@ -145,7 +160,7 @@ class TorchScriptRuntime(TorchRuntime):
                 raise InputError(f"PyTorch cannot load {path} ({one_line(error)}); check or re-export it.") from error
         if not extra[CONTRACT_FILE]:
             raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
-        super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads)
+        super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads, settings=settings)
 
 
 class TorchRecurrence:
@@ -155,26 +170,85 @@ class TorchRecurrence:
         self._runtime, signature = runtime, runtime.signature
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
         self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
-        self._tensors = {name: torch.from_numpy(value) for name, value in self.inputs.items()}
-        self._state: list[torch.Tensor]
+        host = [torch.from_numpy(value) for value in self.inputs.values()]
+        self._inputs = [runtime.tensor(value) for value in self.inputs.values()]
+        pairs = zip(self._inputs, host, strict=True)
+        self._copied = [(tensor, array) for tensor, array in pairs if tensor.data_ptr() != array.data_ptr()]
+        self._state: list[torch.Tensor] = []
         self._state_names = [spec.name for spec in signature.state_inputs]
         self.set_state(signature.initial_state(sizes["batch"]))
-        first = runtime.call([*map(runtime.tensor, self.inputs.values()), *self._state])
+        self._results = runtime.call([*self._inputs, *self._state])
         self.outputs: Outputs = {
-            spec.name: np.zeros(value.shape, spec.dtype) for spec, value in zip(signature.outputs, first, strict=False)
+            spec.name: np.zeros(value.shape, spec.dtype)
+            for spec, value in zip(signature.outputs, self._results, strict=False)
         }
         self._outputs = [torch.from_numpy(value) for value in self.outputs.values()]
 
     def step(self) -> None:
-        device = self._runtime.provider
-        inputs = [tensor.to(device) for tensor in self._tensors.values()]
-        results = self._runtime.call([*inputs, *self._state])
-        for target, result in zip(self._outputs, results, strict=False):
+        for tensor, array in self._copied:
+            tensor.copy_(array)
+        self.run()
+        for target, result in zip(self._outputs, self._results, strict=False):
             target.copy_(result)  # from CUDA this waits for the result
-        self._state = list(results[len(self._outputs) :])
+
+    def advance(self) -> None:
+        self.run()
+        if self._runtime.provider == "cuda":
+            torch.cuda.synchronize()
+
+    def run(self) -> None:
+        self._results = self._runtime.call([*self._inputs, *self._state])
+        self._state = list(self._results[len(self._outputs) :])
 
     def get_state(self) -> Outputs:
         return {name: value.cpu().numpy().copy() for name, value in zip(self._state_names, self._state, strict=True)}
 
     def set_state(self, state: Feeds) -> None:
         self._state = [self._runtime.tensor(np.array(state[name])) for name in self._state_names]
+
+
+class GraphRecurrence(TorchRecurrence):
+    """The same as a captured CUDA graph that is replayed: at fixed addresses, with nothing launched from Python."""
+
+    def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
+        super().__init__(runtime, batch, seq)
+        before = [state.clone() for state in self._state]  # warming up and capturing run the model, so the state moves
+        # As PyTorch asks: nothing is captured that ran on the default stream only.
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._run_in_place()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._run_in_place()
+        for state, value in zip(self._state, before, strict=True):
+            state.copy_(value)
+
+    def run(self) -> None:
+        self._graph.replay()
+
+    def set_state(self, state: Feeds) -> None:
+        if not self._state:
+            super().set_state(state)
+            return
+        for tensor, name in zip(self._state, self._state_names, strict=True):
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(state[name])))
+
+    def _run_in_place(self) -> None:
+        self._results = self._runtime.call([*self._inputs, *self._state])
+        for state, after in zip(self._state, self._results[len(self._outputs) :], strict=True):
+            state.copy_(after)
+
+
+def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) -> None:
+    """Set what PyTorch knows for a whole process only; raises `ProviderError` where there is no such device."""
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")
+    if provider not in ("cpu", "cuda"):
+        raise ProviderError(f"PyTorch has no {provider}; use --provider cpu or cuda, or the ONNX artifact.")
+    if provider == "cuda":  # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in settings
+    if threads is not None:
+        torch.set_num_threads(threads)

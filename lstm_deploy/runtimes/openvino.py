@@ -1,0 +1,111 @@
+"""OpenVINO on the CPU, for our ONNX files: `pip install "lstm-deploy[openvino]"`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.sampling import sizes_of
+from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature, TensorSpec
+
+
+class OpenVinoRuntime:
+    """An ONNX file of ours, compiled for the CPU.
+
+    The precision is forced: OpenVINO runs float32 models in bfloat16 without a word where the CPU has it.
+    """
+
+    provider = "cpu"
+    swallows_nan = True
+
+    def __init__(self, path: Path, threads: int | None = None, *, bf16: bool = False) -> None:
+        """Raises `ProviderError` where OpenVINO is not installed and `InputError` for a file that it cannot read."""
+        if find_spec("openvino") is None:
+            raise ProviderError('OpenVINO is not installed; pip install "lstm-deploy[openvino]".')
+        import openvino
+
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(path)
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO cannot read {path} ({one_line(error)}).") from error
+        self.signature = Signature.from_json(self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str))
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+        self._options |= {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        if threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def sized(self, feeds: Feeds) -> Any:
+        """The model compiled for the shapes of these inputs alone, which is the fastest that OpenVINO has."""
+        shapes = tuple(np.shape(feeds[name]) for name in self.signature.input_names)
+        if shapes not in self._compiled:
+            model = self._model.clone()
+            model.reshape(dict(zip(self.signature.input_names, map(list, shapes), strict=True)))
+            self._compiled[shapes] = self._core.compile_model(model, "CPU", self._options)
+        return self._compiled[shapes]
+
+    def run(self, feeds: Feeds) -> Outputs:
+        results = self.sized(feeds)({name: feeds[name] for name in self.signature.input_names})
+        return {name: np.array(results[name]) for name in self.signature.output_names}
+
+    def declared(self) -> list[TensorSpec] | None:
+        return None
+
+    def misplaced(self) -> list[str]:
+        return []
+
+    def active(self) -> list[str]:
+        found = {
+            f"{device} {compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()}"
+            for compiled in self._compiled.values()
+            for device in compiled.get_property("EXECUTION_DEVICES")
+        }
+        return sorted(found)
+
+    def recur(self, batch: int, seq: int) -> "OpenVinoRecurrence":
+        return OpenVinoRecurrence(self, batch, seq)
+
+    def close(self) -> None:
+        del self._compiled, self._model
+
+
+class OpenVinoRecurrence:
+    """Two requests used in turn, on shared memory: the state goes from buffers a to b, then from b to a."""
+
+    def __init__(self, runtime: OpenVinoRuntime, batch: int, seq: int) -> None:
+        import openvino
+
+        signature = runtime.signature
+        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
+        self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
+        initial = signature.initial_state(sizes["batch"])
+        compiled = runtime.sized({**self.inputs, **initial})
+        first = compiled({**self.inputs, **initial})
+        self.outputs: Outputs = {spec.name: np.zeros_like(first[spec.name]) for spec in signature.outputs}
+        self._sides = [{name: value.copy() for name, value in initial.items()} for _ in range(2)]
+        self._requests = []
+        for before, after in (self._sides, self._sides[::-1]):
+            request = compiled.create_infer_request()
+            states = zip(signature.state_inputs, signature.state_outputs, strict=True)
+            memory = {**self.inputs, **self.outputs, **before}
+            memory |= {given.name: after[taken.name] for taken, given in states}
+            for name, array in memory.items():
+                request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+            self._requests.append(request)
+        self._now = 0
+
+    def step(self) -> None:
+        self._requests[self._now].infer()
+        self._now ^= 1
+
+    advance = step
+
+    def get_state(self) -> Outputs:
+        return {name: value.copy() for name, value in self._sides[self._now].items()}
+
+    def set_state(self, state: Feeds) -> None:
+        for name, value in self._sides[self._now].items():
+            value[...] = state[name]
