@@ -72,7 +72,7 @@ BEGIN, END = "<!-- latency: made by benchmarks/sizes.py --readme -->\n", "<!-- l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--only", help="one network, by its name")
     parser.add_argument("--readme", action="store_true", help="measure nothing")
     arguments = parser.parse_args()

@@ -37,7 +37,7 @@ from lstm_deploy.variants import BASELINES, Variant, Wanted, variants_of
 if TYPE_CHECKING:
     from lstm_deploy.sources import Origin
 
-CASE_S = 15.0
+CASE_S = 10.0
 """How long a case takes at most, unless the fewest rounds take longer."""
 UNSTABLE = 0.05
 """Part of a figure that its interval may reach to either side; beyond it the row is marked."""
