@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-int8 bench-streams bench-cuda reference clean
+.PHONY: demo test lint bench bench-int8 bench-streams bench-method bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -15,7 +15,7 @@ lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.installed  ## latency of the usual sizes on the CPU, into benchmarks/results
+bench: .venv/.installed  ## latency of the usual sizes and systems on the CPU, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/sizes.py --provider cpu
 
 bench-int8: .venv/.installed  ## what int8 saves and costs, into benchmarks/results
@@ -24,6 +24,9 @@ bench-int8: .venv/.installed  ## what int8 saves and costs, into benchmarks/resu
 bench-streams: .venv/.installed  ## what steps, pipes and rollouts cost beside onnxruntime's and PyTorch's own calls
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/rollouts.py
+
+bench-method: .venv/.installed  ## whether the benchmark can be believed
+	$(BIN)/python benchmarks/method.py
 
 bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU
 	$(BIN)/pip install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]"

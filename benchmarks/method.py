@@ -126,8 +126,8 @@ def report(found: dict[str, Any], nodes: int) -> None:
         if max(one[name][1][0], two[name][1][0]) > min(one[name][1][1], two[name][1][1])
     ]
     lines = [
-        f"LSTM {SIZE}, one step of a stream, {RUNS} runs each: the file beside itself, and beside one with {nodes} more "
-        f"nodes, which make it {SLOWER:.0%} slower or a little more.",
+        f"LSTM {SIZE}, one step of a stream, {RUNS} runs each: the file beside itself, and beside one with {nodes} "
+        f"more nodes, which make it {SLOWER:.0%} slower or a little more.",
         "",
         "Three runs of all variants, fastest first:",
         "",
@@ -141,8 +141,8 @@ def report(found: dict[str, Any], nodes: int) -> None:
         "`lstm-deploy compare` of two runs, one after the other:",
         "",
         *(
-            f"- {'the same file' if each['new'] == SIZE else 'the slower one'}: {each['times']:.3f} times, by chance with "
-            f"{each['probability']:.2g}: {each['verdict']}"
+            f"- {'the same file' if each['new'] == SIZE else 'the slower one'}: {each['times']:.3f} times "
+            f"(chance {each['probability']:.2g}): {each['verdict']}"
             for each in found["compared"]
         ),
     ]

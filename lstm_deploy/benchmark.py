@@ -5,6 +5,7 @@ slows all alike; ratios are taken within rounds. The baseline runs twice, under 
 those two do is no difference.
 """
 
+import os
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def bench(
-    targets: Sequence[Path],
+    targets: "Sequence[str | os.PathLike[str]]",
     plan: Plan,
     on_progress: OnProgress = lambda *_: None,
     reference: "Origin | None" = None,
@@ -86,6 +87,7 @@ def bench(
     nothing can be timed, and `ProviderError` for a provider that does not load; nothing runs elsewhere instead.
     """
     _check(plan)
+    paths = [Path(target) for target in targets]
     cases = _cases(plan)
     before = environment.state()
     results: list[dict[str, Any]] = []
@@ -93,7 +95,7 @@ def bench(
     with tempfile.TemporaryDirectory() as folder:
         wanted = Wanted(plan.providers, plan.baselines, cases, plan.unvalidated, _origin(reference))
         on_progress(0, 1, "preparing")
-        variants, left_out = variants_of(targets, wanted, Path(folder))
+        variants, left_out = variants_of(paths, wanted, Path(folder))
         steps = Steps(len(plan.threads) * len(cases) * plan.rounds, on_progress)
         for threads in plan.threads:
             if plan.roofline:
@@ -117,7 +119,7 @@ def bench(
         "schema_version": SCHEMA_VERSION,
         "environment": environment.describe(),
         "state": {"before": before, "after": environment.state()},
-        "plan": {**asdict(plan), "targets": [target.name for target in targets]},
+        "plan": {**asdict(plan), "targets": [path.name for path in paths]},
         "peaks": found_peaks,
         "left_out": left_out,
         "results": results,
@@ -229,7 +231,8 @@ def _time_case(
         for timing in order.sample(timings, len(timings)):
             timing.measure()
         steps.take(case)
-    steps.take(case, plan.rounds - rounds)
+    if rounds < plan.rounds:
+        steps.take(case, plan.rounds - rounds)
     own = [timing.variant for timing in timings if not timing.variant.twin]
     references = {key: variant.name for key, variant in _references(own).items()}
     by_name = {timing.variant.name: timing for timing in timings}

@@ -128,7 +128,7 @@ def _change(
     baseline = (old.get("baseline"), *key[1:2], "float32", *key[3:])
     if old.get("baseline") == new.get("baseline") != old["variant"] and baseline in before and baseline in after:
         beside = [
-            [mine / its for mine, its in zip(row["round_medians_us"], rows[baseline]["round_medians_us"], strict=True)]
+            [mine / its for mine, its in zip(row["round_medians_us"], rows[baseline]["round_medians_us"], strict=False)]
             for row, rows in ((new, after), (old, before))
         ]
         pairs.append((beside[0], beside[1]))

@@ -162,6 +162,8 @@ def check_streams(signature: Signature) -> None:
     """Raise `InputError` for a model that cannot carry its state: the same one, whatever it would run on."""
     if signature.streaming == "none":
         raise InputError(f"This model cannot be streamed ({signature.streaming_reason}).")
+    if len(signature.inputs) > 1:
+        raise InputError(f"A stream takes one input, and this model has {len(signature.inputs)}.")
 
 
 def inputs_of(signature: Signature, case: Case) -> list[dict[str, Array]]:

@@ -24,8 +24,10 @@ class Tolerance(NamedTuple):
 TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("float32", "cpu"): Tolerance(1e-5, "rounding over 1,000 steps stays below 3e-6; a bias off by 1e-4 does not"),
     ("float32", "cuda"): Tolerance(1e-4, "cuDNN sums in another order, with TF32 off"),
+    ("float32", "tensorrt"): Tolerance(1e-4, "as on CUDA"),
     ("float16", "cpu"): Tolerance(1e-2, "weights and state keep 11 bits; the rest is computed in float32"),
     ("float16", "cuda"): Tolerance(1e-2, "float16 keeps 11 bits, and the state is rounded at every step"),
+    ("float16", "tensorrt"): Tolerance(1e-2, "as on CUDA"),
     ("int8", "cpu"): Tolerance(
         0.25,
         "trained networks whose metric moved by 0.01 % were off by 0.1 in single cells over 10,000 steps; a wrong "

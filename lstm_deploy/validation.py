@@ -26,7 +26,7 @@ from lstm_deploy.judging import (
     open_for_proof,
 )
 from lstm_deploy.parity import Verdict
-from lstm_deploy.runtimes import NO_KERNEL, PROVIDERS, SUFFIXES, Runtime, open_runtime
+from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, Runtime, cannot_run, open_runtime
 from lstm_deploy.signature import Feeds, Outputs, Signature
 from lstm_deploy.tolerances import Override, overrides
 
@@ -202,11 +202,9 @@ def _chosen(bundle: Bundle, path: Path, provider: str) -> tuple[list[Artifact], 
     for artifact in bundle.manifest.exported:
         if not path.is_dir() and bundle.file(artifact) != path.resolve():
             continue
-        why = NO_KERNEL.get((artifact.precision, provider), "")
+        why = cannot_run(artifact.format, artifact.precision, provider)
         if artifact.precision == "float16" and artifact.format == "onnx":
             why = ""  # on the CPU it is computed in float32
-        if artifact.format == "torchscript" and find_spec("torch") is None:
-            why = "PyTorch is not installed"
         if why:
             left_out.append(f"{artifact.path}: {why}")
         else:

@@ -16,7 +16,7 @@ from lstm_deploy.contenders import END_TO_END, SCOPES, Case
 from lstm_deploy.errors import InputError
 from lstm_deploy.isolation import isolated
 from lstm_deploy.roofline import Work
-from lstm_deploy.runtimes import NO_KERNEL, SUFFIXES
+from lstm_deploy.runtimes import SUFFIXES, cannot_run
 
 STEPS = ("stream", "sequence")
 """What a model itself is timed in; a rollout is compared with the model called for each step, too."""
@@ -71,7 +71,7 @@ class Variant(Struct, frozen=True, kw_only=True):
 
     name: str
     target: str
-    """The bundle that it is of, or stands beside; empty for files that were named themselves. Ratios stay within."""
+    """The bundle that it is of, or stands beside, where there are several. Ratios stay within."""
     kind: str
     path: str
     artifact: str
@@ -109,11 +109,12 @@ def variants_of(targets: Sequence[Path], wanted: Wanted, folder: Path) -> tuple[
     """
     found: list[Variant] = []
     left_out: list[str] = []
-    for number, target in enumerate(targets):
-        prefix = f"{target.name}: " if len(targets) > 1 else ""
+    labels = _labels(targets)
+    for number, (target, label) in enumerate(zip(targets, labels, strict=True)):
+        prefix = f"{label}: " if len(targets) > 1 else ""
         bundle = Bundle(target) if target.is_dir() else None
         works = _works(bundle, target)
-        for provider in wanted.providers:
+        for provider in dict.fromkeys(wanted.providers):
             suffix = f" {provider}" if len(wanted.providers) > 1 else ""
             made = folder / f"{number}-{provider}"
             made.mkdir()
@@ -127,15 +128,25 @@ def variants_of(targets: Sequence[Path], wanted: Wanted, folder: Path) -> tuple[
     return found, left_out
 
 
+def _labels(targets: Sequence[Path]) -> list[str]:
+    """What targets are called: by their names, or by their paths where two have the same name."""
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise InputError("A target is named twice; name each once: what is timed first is timed again by itself.")
+    names = [target.name for target in targets]
+    return [name if names.count(name) == 1 else str(target) for name, target in zip(names, targets, strict=True)]
+
+
 def _renamed(variant: Variant, prefix: str, suffix: str) -> Variant:
-    return replace(variant, name=f"{prefix}{variant.name}{suffix}")
+    return replace(
+        variant, name=f"{prefix}{variant.name}{suffix}", target=prefix.removesuffix(": ") if variant.target else ""
+    )
 
 
 def _baselines(
     bundle: Bundle, provider: str, wanted: Wanted, folder: Path, works: dict[str, Work]
 ) -> tuple[list[Variant], list[str]]:
     found, left_out = [], []
-    for name in wanted.baselines:
+    for name in dict.fromkeys(wanted.baselines):
         baseline = BASELINES[name]
         if provider not in baseline.providers:
             continue
@@ -201,12 +212,8 @@ def _artifacts(
 ) -> tuple[list[Variant], list[str]]:
     found, left_out = [], []
     for artifact in bundle.manifest.exported:
-        if why := NO_KERNEL.get((artifact.precision, provider)):
+        if why := cannot_run(artifact.format, artifact.precision, provider):
             left_out.append(f"{artifact.path}: {why}")
-        elif artifact.format == "torchscript" and find_spec("torch") is None:
-            left_out.append(f"{artifact.path}: PyTorch is not installed")
-        elif artifact.format == "torchscript" and provider not in ("cpu", "cuda"):
-            left_out.append(f"{artifact.path}: PyTorch has no {provider}")
         else:
             found += _variants(bundle, artifact, provider, wanted, works)
     return found, left_out

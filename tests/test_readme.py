@@ -128,10 +128,20 @@ def test_the_document_of_streams_works_as_written(folder, monkeypatch):
 def test_the_two_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
     assert targets == ["demo", "test"]
-    for target in [*targets, "lint", "bench", "bench-int8", "bench-streams", "bench-cuda"]:
+    for target in [*targets, "lint", "bench", "bench-int8", "bench-streams", "bench-method", "bench-cuda"]:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_table_of_latencies_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import sizes
+
+    found = sizes.read("cpu")
+    assert len(found) == len(sizes.SIZES) + len(sizes.SYSTEMS)
+    assert sizes.with_table(README, found) == README
+    assert (sizes.RESULTS / "cpu.md").read_text(encoding="utf-8") == sizes.markdown(found)

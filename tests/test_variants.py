@@ -69,6 +69,7 @@ def test_baselines_of_another_provider_take_no_part(forecast_bundle, tmp_path):
 
 def test_what_cannot_run_is_left_out_with_its_reason(bundle_copy, tmp_path, monkeypatch):
     monkeypatch.setattr("lstm_deploy.variants.find_spec", lambda name: None)
+    monkeypatch.setattr("lstm_deploy.runtimes.find_spec", lambda name: None)
     variants, left_out = found([bundle_copy], tmp_path, baselines=["eager", "openvino", "floor"])
     assert names(variants) == ["floor", "onnx", "onnx rollout"]
     assert left_out == [

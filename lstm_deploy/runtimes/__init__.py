@@ -24,6 +24,15 @@ NO_KERNEL = {
 """Precisions that a provider cannot run, and why."""
 
 
+def cannot_run(format: str, precision: str, provider: str) -> str:  # noqa: A002 - the field's name
+    """Why an artifact cannot run on a provider, or here at all; empty where it can."""
+    if format == "torchscript" and find_spec("torch") is None:
+        return "PyTorch is not installed"
+    if format == "torchscript" and provider == "tensorrt":
+        return "PyTorch has no TensorRT"
+    return NO_KERNEL.get((precision, provider), "")
+
+
 class Recurrence(Protocol):
     """A model at one batch size and length, its buffers made once and its state kept between calls."""
 

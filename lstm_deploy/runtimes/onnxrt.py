@@ -1,6 +1,7 @@
 """ONNX Runtime: sessions on the CPU and CUDA execution providers, and buffers bound once for streaming."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -245,6 +246,7 @@ def open_session(
         on = {"use_tf32": "tf32" in settings, "enable_cuda_graph": "graph" in settings}
         providers.insert(0, (ORT_NAMES["cuda"], {name: str(int(value)) for name, value in on.items()}))
     if provider == "tensorrt":
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # TensorRT has no option for it
         providers.insert(0, wanted)
     needed = "onnxruntime-gpu[cuda,cudnn]" + (" and TensorRT's libraries" if provider == "tensorrt" else "")
     missing = ProviderError(
