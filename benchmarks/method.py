@@ -97,7 +97,7 @@ def beside(one: Path, other: Path, seed: int) -> dict[str, Any]:
 
 def ranks(path: Path) -> dict[str, Any]:
     """One whole run."""
-    baselines = ("eager", "eager-no-onednn", "stock-onnx", "legacy-onnx", "openvino", "floor")
+    baselines = ("eager", "eager-no-onednn", "stock-onnx", "stock-fixed", "legacy-onnx", "openvino", "floor")
     rows = lstm_deploy.bench([path], lstm_deploy.Plan(**STREAM, baselines=baselines))["results"]
     return {row["variant"]: (row["ratio_to_baseline"], row["ratio_interval"]) for row in rows if not row["again"]}
 

@@ -61,6 +61,7 @@ COMPARED = (
     "torchscript",
     "compile",
     "stock-onnx",
+    "stock-fixed",
     "legacy-onnx",
     "legacy-int8",
     "openvino",

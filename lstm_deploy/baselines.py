@@ -208,8 +208,9 @@ def _load(bundle: Path, origin: str) -> Lifted:
 def write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequence[Case]) -> None:
     """Export a bundle's network with PyTorch's own exporter, as `path` or, for each size, as `sized_file` names it.
 
-    `kind` is `stock-onnx`, or `legacy-onnx` for the deprecated exporter, or `legacy-int8` for that and onnxruntime's
-    `quantize_dynamic` as it comes. Raises `InputError` where they fail.
+    `kind` is `stock-onnx`, `stock-fixed` for one whose batch is fixed, too (the number of steps is, whatever one asks
+    for), `legacy-onnx` for the deprecated exporter, or `legacy-int8` for that and onnxruntime's `quantize_dynamic` as
+    it comes. Raises `InputError` where they fail.
     """
     lifted = _load(bundle, origin)
     signature = lifted.signature
@@ -218,10 +219,9 @@ def write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequenc
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if kind == "stock-onnx":
+            if kind.startswith("stock"):
                 for sized, case in {sized_file(path, case): case for case in cases}.items():
-                    tensors = _example(lifted, case.batch, case.seq_len)
-                    torch.onnx.export(lifted, tensors, sized, dynamo=True, external_data=False, verbose=False, **names)
+                    _export_stock(lifted, sized, case, names, fixed=kind == "stock-fixed")
                 return
             specs = (*signature.inputs, *signature.state_inputs, *signature.outputs, *signature.state_outputs)
             axes = {
@@ -234,6 +234,22 @@ def write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequenc
             quantize_dynamic(path, path)
     except Exception as error:  # they raise whatever they meet
         raise InputError(f"PyTorch's exporter fails on this model ({one_line(error)}).") from error
+
+
+def _export_stock(lifted: Lifted, path: Path, case: Case, names: dict[str, Any], *, fixed: bool) -> None:
+    batch = torch.export.Dim("batch")
+    specs = (*lifted.signature.inputs, *lifted.signature.state_inputs)
+    shapes = tuple({axis: batch for axis, dim in enumerate(spec.shape) if dim == "batch"} for spec in specs)
+    torch.onnx.export(
+        lifted,
+        _example(lifted, case.batch if fixed else max(2, case.batch), case.seq_len),  # 1 would be taken for a constant
+        path,
+        dynamo=True,
+        dynamic_shapes=None if fixed else (shapes,),
+        external_data=False,
+        verbose=False,
+        **names,
+    )
 
 
 def _example(lifted: Lifted, batch: int, seq_len: int) -> tuple[Tensor, ...]:

@@ -414,7 +414,8 @@ def bench(
         str,
         typer.Option(
             help="What to compare with, the first of them for ratios: eager, eager-no-onednn, eager-graph, "
-            "torchscript, compile, stock-onnx, legacy-onnx, legacy-int8, openvino, openvino-bf16, floor; all; none."
+            "torchscript-trace, compile, stock-onnx, stock-fixed, legacy-onnx, legacy-int8, openvino, openvino-bf16, "
+            "floor; all; none."
         ),
     ] = "eager,eager-no-onednn,floor",
     reference: Annotated[

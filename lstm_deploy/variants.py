@@ -43,7 +43,8 @@ BASELINES = {
     "eager-graph": Baseline("eager", "PyTorch as a CUDA graph", ("graph",), ("cuda",)),
     "torchscript-trace": Baseline("torchscript-trace", "torch.jit.trace"),
     "compile": Baseline("compile", "torch.compile"),
-    "stock-onnx": Baseline("stock-onnx", "torch.onnx.export, then session.run", scopes=(END_TO_END,)),
+    "stock-onnx": Baseline("stock-onnx", "torch.onnx.export, dynamic batch, then session.run", scopes=(END_TO_END,)),
+    "stock-fixed": Baseline("stock-fixed", "the same for one batch only", scopes=(END_TO_END,)),
     "legacy-onnx": Baseline("legacy-onnx", "torch.onnx.export(dynamo=False), then session.run", scopes=(END_TO_END,)),
     "legacy-int8": Baseline(
         "legacy-int8",
@@ -164,7 +165,7 @@ def _baselines(
                 left_out.append(f"{name}: {error}")
                 continue
         kind = baseline.kind
-        if kind in ("stock-onnx", "legacy-onnx", "legacy-int8"):
+        if kind in ("stock-onnx", "stock-fixed", "legacy-onnx", "legacy-int8"):
             path, kind = folder / f"{name}.onnx", "stock"
             try:
                 cases = [case for case in wanted.cases if case.scenario in baseline.scenarios]
