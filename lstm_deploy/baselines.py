@@ -78,9 +78,11 @@ class EagerContender:
         arrays = [row[name] for row in inputs_of(signature, case)]
         position = self.lifted.kept[0]
 
+        initial = list(signature.initial_state(case.batch).values())
+
         def restart() -> None:
-            initial = [torch.from_numpy(value).to(device) for value in signature.initial_state(case.batch).values()]
-            for child, h, c in zip(recurrent, initial[::2], initial[1::2], strict=True):
+            states = [torch.from_numpy(value).to(device) for value in initial]
+            for child, h, c in zip(recurrent, states[::2], states[1::2], strict=True):
                 child.carried = self.lifted.in_layout(h), self.lifted.in_layout(c)
 
         def computed(x: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def distribution_plot(document: Document) -> Figure | None:
     for axes, (case, found) in panels:
         axes.set_title(str(case), fontsize=9, loc="left")
         _draw_tails(axes, found, styles)
-    used = {row["label"] for row in rows}
+    used = {row["variant"] for row in rows}
     handles = [_line(style, label) for label, style in styles.items() if label in used]
     _legend_beside(figure, handles, "Share of calls that take\nat least so long: at p90,\na tenth of them")
     return figure
@@ -185,7 +185,7 @@ def scaling_plot(document: Document) -> Figure | None:
         axes.set_title(title, fontsize=9, loc="left")
         axes.set_xlabel("batch" if along == "batch" else "steps of a call", fontsize=8)
         _draw_scaling(axes, found, along, styles)
-    used = {row["label"] for _, found in shown for row in found}
+    used = {row["variant"] for _, found in shown for row in found}
     handles = [_line(style, label, style.marker) for label, style in styles.items() if label in used]
     _legend_beside(figure, handles, "Time of one step\nof one row")
     return figure
@@ -213,7 +213,7 @@ def roofline_plot(document: Document) -> Figure | None:
         axes.set_title(f"{scope.replace('_', ' ')}\n{provider}, {_count(threads, 'thread')}", fontsize=9, loc="left")
         axes.set_xlabel("operations for each byte that must be read", fontsize=8)
         _draw_roofline(axes, found, peaks[provider, threads], styles)
-    used = {row["label"] for found in panels.values() for row in found}
+    used = {row["variant"] for found in panels.values() for row in found}
     handles: list[Artist] = [_dot(style.color, label, style.marker) for label, style in styles.items() if label in used]
     _legend_beside(figure, handles, "Operations per second,\na point for each case")
     figure.draw_without_rendering()  # how steep the lines are depends on the layout
@@ -280,7 +280,7 @@ def _draw_latency(axes: Axes, rows: Sequence[Row]) -> bool:
             axes.axvline(row["p50_us"], color=GREY, linewidth=0.9, linestyle="--", zorder=0)
     faces = ["white" if row["warnings"] else color for row, color in zip(rows, colors, strict=True)]
     beyond = _draw_dots(axes, medians, faces, colors)
-    _name_rows(axes, rows, [row["label"] for row in rows], [_time(median) for median in medians])
+    _name_rows(axes, rows, [row["variant"] for row in rows], [_time(median) for median in medians])
     _finish(axes)
     return beyond
 
@@ -339,7 +339,7 @@ def _draw_tails(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]) ->
     edge = _lowest(*(min(times[0] for _, times, _ in some) for some in (tails, rivals)))
     tails = [tail for tail in tails if tail[1][0] >= edge]
     for row, times, shares in tails:
-        style = styles[row["label"]]
+        style = styles[row["variant"]]
         axes.step(times, shares, where="pre", color=style.color, linestyle=style.dashes, linewidth=1.3)
     lowest = min(0.1, *(shares[-1] for _, _, shares in rivals)) / 1.3
     axes.set(yscale="log", ylim=(lowest, 1.1))
@@ -351,7 +351,7 @@ def _draw_tails(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]) ->
 def _draw_scaling(axes: Axes, rows: Sequence[Row], along: str, styles: Mapping[str, Style]) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        lines.setdefault(row["label"], []).append((row[along], row["p50_us"] / (row["batch"] * row["seq_len"])))
+        lines.setdefault(row["variant"], []).append((row[along], row["p50_us"] / (row["batch"] * row["seq_len"])))
     for label, points in lines.items():
         style = styles[label]
         axes.plot(
@@ -386,7 +386,7 @@ def _draw_roofline(axes: Axes, rows: Sequence[Row], known: Mapping[str, Any], st
     for rate in levels.values():
         axes.plot([left, top / rate], [left * rate, top], color=GREY, linewidth=0.9)
     for row, (x, y) in zip(rows, points, strict=True):
-        style = styles[row["label"]]
+        style = styles[row["variant"]]
         axes.plot([x], [y], style.marker, color=style.color, markersize=5, alpha=0.75, markeredgewidth=0)
     _finish(axes)
 
@@ -515,21 +515,14 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _rows(document: Document, *, twins: bool = False) -> list[dict[str, Any]]:
-    """The rows with a `label` that tells variants of one name apart; the baseline's second timing only if asked for."""
-    artifacts: dict[str, set[str]] = {}
-    for row in document["results"]:
-        artifacts.setdefault(row["variant"], set()).add(row.get("artifact", ""))
-    return [
-        {**row, "label": row["variant"] + (f" ({row['artifact']})" if len(artifacts[row["variant"]]) > 1 else "")}
-        for row in document["results"]
-        if twins or not row["again"]
-    ]
+    """The rows; the baseline's second timing only if asked for."""
+    return [row for row in document["results"] if twins or not row["again"]]
 
 
 def _short(row: Row) -> str:
-    """Its label beside others of the same target and provider."""
-    label: str = row["label"]
-    return label.removeprefix(f"{row['target']}: ").removesuffix(f" {row['provider']}")
+    """Its name beside others of the same target and provider."""
+    name: str = row["variant"]
+    return name.removeprefix(f"{row['group']}: ").removesuffix(f" {row['provider']}")
 
 
 def _case(row: Row) -> Case:
@@ -582,11 +575,11 @@ def _is_baseline(row: Row) -> bool:
 
 def _is_floor(row: Row) -> bool:
     """Whether it is the model that does nothing: no rival, only what a call costs."""
-    return "floor" in row["variant"].split()
+    return bool(row["kind"] == "floor")
 
 
 def _styles(rows: Iterable[Row]) -> dict[str, Style]:
-    labels = dict.fromkeys(row["label"] for row in rows)
+    labels = dict.fromkeys(row["variant"] for row in rows)
     return {
         label: Style(
             COLORS[index % len(COLORS)],

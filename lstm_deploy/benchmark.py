@@ -64,7 +64,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...] = ("cpu",)
     baselines: tuple[str, ...] = ("eager", "eager-no-onednn", "floor")
     """See `variants.BASELINES`. The first that runs is what ratios refer to; without any, the first artifact is."""
-    rounds: int = 150
+    rounds: int = 60
     """At most; where calls are slow, as many as fit into `CASE_S`."""
     seed: int = 0
     roofline: bool = True
@@ -205,11 +205,11 @@ def _twinned(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _references(variants: Sequence[Variant]) -> dict[tuple[str, str], Variant]:
-    """What ratios refer to: the first variant of each target on each provider."""
+    """What ratios refer to: the first variant of each group on each provider."""
     references: dict[tuple[str, str], Variant] = {}
     for variant in variants:
         if variant.kind != "floor":
-            references.setdefault((variant.target, variant.provider), variant)
+            references.setdefault((variant.group, variant.provider), variant)
     return references
 
 
@@ -239,7 +239,7 @@ def _time_case(
     rows = []
     for timing in timings:
         variant = timing.variant
-        reference = by_name.get(references.get((variant.target, variant.provider), ""))
+        reference = by_name.get(references.get((variant.group, variant.provider), ""))
         twin = by_name.get(f"{reference.variant.name} {TWIN}") if reference else None
         row = _row(timing, reference, twin, case, threads)
         known = [p for p in found_peaks if (p["provider"], p["threads"]) == (variant.provider, threads)]
@@ -256,7 +256,7 @@ def _row(timing: Timing, reference: Timing | None, twin: Timing | None, case: Ca
     error = None if variant.kind == "floor" or not reference else _error(timing.y, reference.y)
     row = {
         "variant": variant.name,
-        "target": variant.target,
+        "group": variant.group,
         "kind": variant.kind,
         "artifact": variant.artifact,
         "provider": variant.provider,

@@ -14,7 +14,7 @@ from lstm_deploy import roofline
 from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.contenders import END_TO_END, SCOPES, Case
 from lstm_deploy.errors import InputError
-from lstm_deploy.isolation import isolated
+from lstm_deploy.isolation import CrashError, isolated
 from lstm_deploy.roofline import Work
 from lstm_deploy.runtimes import SUFFIXES, cannot_run
 
@@ -71,8 +71,8 @@ class Variant(Struct, frozen=True, kw_only=True):
     """One thing to time."""
 
     name: str
-    target: str
-    """The bundle that it is of, or stands beside, where there are several. Ratios stay within."""
+    group: str = ""
+    """The target whose baseline its ratios refer to; empty for all that have none, which refer to the first of them."""
     kind: str
     path: str
     artifact: str
@@ -123,9 +123,12 @@ def variants_of(targets: Sequence[Path], wanted: Wanted, folder: Path) -> tuple[
                 baselines, reasons = _baselines(bundle, provider, wanted, made, works)
                 artifacts, refused = _artifacts(bundle, provider, wanted, works)
                 left_out += [f"{prefix}{reason}" for reason in (*reasons, *refused)]
-                found += [_renamed(each, prefix, suffix) for each in (*baselines, *artifacts)]
             else:
-                found += [_renamed(each, prefix, suffix) for each in _single(target, provider, wanted, works)]
+                baselines, artifacts = [], _single(target, provider, wanted, works)
+            group = label if any(each.kind != "floor" for each in baselines) else ""
+            found += [
+                replace(each, name=f"{prefix}{each.name}{suffix}", group=group) for each in (*baselines, *artifacts)
+            ]
     return found, left_out
 
 
@@ -135,12 +138,6 @@ def _labels(targets: Sequence[Path]) -> list[str]:
         raise InputError("A target is named twice; name each once: what is timed first is timed again by itself.")
     names = [target.name for target in targets]
     return [name if names.count(name) == 1 else str(target) for name, target in zip(names, targets, strict=True)]
-
-
-def _renamed(variant: Variant, prefix: str, suffix: str) -> Variant:
-    return replace(
-        variant, name=f"{prefix}{variant.name}{suffix}", target=prefix.removesuffix(": ") if variant.target else ""
-    )
 
 
 def _baselines(
@@ -170,13 +167,12 @@ def _baselines(
             try:
                 cases = [case for case in wanted.cases if case.scenario in baseline.scenarios]
                 _write_stock(bundle.path, wanted.origin, name, path, cases)
-            except InputError as error:
+            except (InputError, CrashError) as error:
                 left_out.append(f"{name}: {error}")
                 continue
         found.append(
             Variant(
                 name=name,
-                target=bundle.path.name,
                 kind=kind,
                 path=str(path),
                 artifact="",
@@ -226,7 +222,7 @@ def _single(target: Path, provider: str, wanted: Wanted, works: dict[str, Work])
         bundle = Bundle(target.parent)
         for artifact in bundle.manifest.exported:
             if artifact.path == target.name:
-                return [replace(each, target="") for each in _variants(bundle, artifact, provider, wanted, works)]
+                return _variants(bundle, artifact, provider, wanted, works)
     if not target.is_file():
         raise InputError(f"{target} does not exist; give a bundle or an artifact.")
     if target.suffix not in SUFFIXES:
@@ -240,7 +236,6 @@ def _single(target: Path, provider: str, wanted: Wanted, works: dict[str, Work])
     return [
         Variant(
             name=kind,
-            target="",
             kind=kind,
             path=str(target),
             artifact=target.name,
@@ -268,7 +263,6 @@ def _variants(
     return [
         Variant(
             name=" ".join([artifact.format, *(["rollout"] if is_rollout else []), *precision, *settings]),
-            target=bundle.path.name,
             kind=artifact.format,
             path=str(bundle.file(artifact)),
             artifact=artifact.path,

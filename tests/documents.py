@@ -34,7 +34,8 @@ def row(variant="onnx", p50=12.345, rounds=30, spread=0.02, seed=0, **changes):
     medians = p50 * np.exp(np.random.default_rng(seed).normal(0, spread, rounds))
     defaults = {
         "variant": variant,
-        "target": "model",
+        "group": "",
+        "kind": variant,
         "artifact": "" if variant == "eager" else "model.onnx",
         "provider": "cpu",
         "active": ["CPUExecutionProvider"],

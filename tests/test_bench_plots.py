@@ -30,7 +30,8 @@ def row(variant, p50_us, **changes):
     ratio = p50_us / 200
     defaults = {
         "variant": variant,
-        "target": "lm",
+        "group": "",
+        "kind": variant.split()[-1],
         "artifact": f"{variant}.file",
         "provider": "cpu",
         "precision": "float32",
@@ -225,7 +226,7 @@ def test_ratios_to_several_baselines_stand_apart():
         {
             **each,
             "variant": f"b: {each['variant']} cuda",
-            "target": "b",
+            "group": "b",
             "provider": "cuda",
             "baseline": "b: eager cuda",
             "noise_floor": 0.2,
@@ -321,12 +322,6 @@ def test_labels_of_points_cover_neither_each_other_nor_the_edge():
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     inside = axes.get_window_extent()
     assert all(inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1 for box in boxes)
-
-
-def test_variants_of_one_name_are_told_apart_by_their_files():
-    rows = [row("eager", 200.0), row("onnx", 20.0, artifact="a.onnx"), row("onnx", 30.0, artifact="b.onnx")]
-    (axes,) = bench_plots.latency_plot(document(*rows)).axes
-    assert texts(axes) == ["onnx (a.onnx)", "onnx (b.onnx)", "eager"]
 
 
 def test_what_is_not_known_is_left_out(tmp_path):

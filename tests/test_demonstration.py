@@ -18,7 +18,7 @@ def test_the_demo_takes_both_models_from_training_to_use(tmp_path, capsys):
         if words[0] == "train":
             words = (*words, "--epochs", "1")
         if words[0] == "bench":
-            words = (*words, "--rounds", "9", "--batch", "1", "--scope", "end_to_end", "--no-roofline")
+            words = (*words, "--batch", "1", "--baseline", "floor", "--no-roofline")
         return app(words, prog_name="lstm-deploy", standalone_mode=False)
 
     demonstration.show(tmp_path / "demo ü", run)

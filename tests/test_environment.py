@@ -18,3 +18,26 @@ def test_the_description_is_json_and_names_the_machine():
     assert found["cpu"]["model"]
     assert found["cpu"]["usable_cores"] >= 1
     assert found["versions"]["lstm-deploy"]
+
+
+def test_the_state_of_the_machine_is_json():
+    found = json.loads(json.dumps(environment.state()))
+    assert set(found) == {"load_average", "cpu_mhz", "gpu"}
+
+
+def test_a_machine_is_known_by_what_computes():
+    described = environment.describe()
+    again = json.loads(json.dumps(described))
+    assert environment.machine(described) == environment.machine(again)
+    again["cpu"]["model"] = "another"
+    assert environment.machine(described) != environment.machine(again)
+
+
+def test_a_gpu_is_told_field_by_field(monkeypatch):
+    answer = subprocess.CompletedProcess([], 0, stdout="NVIDIA H200, 570.1, 143771 MiB, 1980 MHz, 700.00 W\n")
+    monkeypatch.setattr(environment.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: answer)
+    (gpu,) = environment.describe()["gpu"]
+    assert gpu["name"] == "NVIDIA H200"
+    assert gpu["power.limit"] == "700.00 W"
+    assert environment.machine(environment.describe())["gpu"] == ["NVIDIA H200"]

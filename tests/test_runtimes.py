@@ -44,6 +44,23 @@ def test_a_recurrence_is_a_chain_of_runs(runtime, batch, seq):
             np.testing.assert_array_equal(value, state[name])
 
 
+def test_advancing_is_a_step_on_the_same_inputs(runtime):
+    recurrence = runtime.recur(2, 1)
+    recurrence.inputs["x"][...] = 150
+    recurrence.step()
+    before = recurrence.get_state()
+    wanted = fed_back(runtime, runtime.run({"x": recurrence.inputs["x"], **before}))
+    recurrence.advance()
+    for name, value in recurrence.get_state().items():
+        np.testing.assert_array_equal(value, wanted[name])
+
+
+def test_a_runtime_says_where_it_computes(runtime):
+    recurrence = runtime.recur(1, 1)
+    recurrence.step()
+    assert runtime.active() in (["cpu"], ["CPUExecutionProvider"], ["CPU f32"])
+
+
 def test_a_saved_state_is_a_copy_and_can_be_set_again(runtime):
     recurrence = runtime.recur(1, 1)
     recurrence.inputs["x"][...] = 150
@@ -108,3 +125,31 @@ def test_probing_says_which_providers_load(capfd):
     assert found["CPUExecutionProvider"] == "loads"
     assert set(found) == {"CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"}
     assert capfd.readouterr() == ("", "")
+
+
+def test_openvino_computes_in_the_precision_that_is_asked_for(forecast_bundle):
+    pytest.importorskip("openvino", reason='OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+    ours = open_runtime(forecast_bundle / "model.onnx")
+    feeds = {**sample_inputs(ours.signature.inputs, {"batch": 2, "seq": 5}, np.random.default_rng(0))}
+    feeds |= ours.signature.initial_state(2)
+    wanted = ours.run(feeds)["h_out"]
+    exact = OpenVinoRuntime(forecast_bundle / "model.onnx", 1).run(feeds)["h_out"]
+    rounded = OpenVinoRuntime(forecast_bundle / "model.onnx", 1, bf16=True)
+    np.testing.assert_allclose(exact, wanted, atol=1e-5)
+    found = rounded.run(feeds)["h_out"]
+    np.testing.assert_allclose(found, wanted, atol=0.1)
+    if rounded.active() == ["CPU bf16"]:  # older CPUs have no such arithmetic
+        assert np.abs(found - wanted).max() > 1e-5
+
+
+def test_openvino_that_is_not_there_is_told(forecast_bundle, monkeypatch):
+    monkeypatch.setattr("lstm_deploy.runtimes.openvino.find_spec", lambda _: None)
+    with pytest.raises(ProviderError, match=r"lstm-deploy\[openvino\]"):
+        OpenVinoRuntime(forecast_bundle / "model.onnx")
+
+
+def test_openvino_refuses_what_is_no_model(tmp_path):
+    pytest.importorskip("openvino", reason='OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+    (tmp_path / "m.onnx").write_bytes(b"garbage")
+    with pytest.raises(InputError, match="OpenVINO cannot read"):
+        OpenVinoRuntime(tmp_path / "m.onnx")

@@ -46,6 +46,22 @@ def test_several_targets_and_providers_are_told_apart(forecast_bundle, lm_bundle
     assert f"{lm_bundle.name}: onnx graph cuda" in all_names
 
 
+def test_ratios_stay_within_a_target_that_has_a_baseline(forecast_bundle, lm_bundle, tmp_path):
+    variants, _ = found([forecast_bundle, lm_bundle], tmp_path, baselines=["eager", "floor"])
+    assert {variant.group for variant in variants} == {forecast_bundle.name, lm_bundle.name}
+    variants, _ = found([forecast_bundle, lm_bundle], tmp_path, baselines=["floor"])
+    assert {variant.group for variant in variants} == {""}
+
+
+def test_targets_of_one_name_are_told_apart_and_none_is_named_twice(forecast_bundle, tmp_path):
+    (tmp_path / "other").mkdir()
+    copy = shutil.copytree(forecast_bundle, tmp_path / "other" / forecast_bundle.name)
+    variants, _ = found([forecast_bundle, copy], tmp_path)
+    assert len({variant.name for variant in variants}) == len(variants)
+    with pytest.raises(InputError, match="named twice"):
+        found([forecast_bundle, forecast_bundle], tmp_path)
+
+
 def test_cuda_is_timed_with_and_without_tf32_and_graphs(forecast_bundle, tmp_path):
     variants, _ = found([forecast_bundle], tmp_path, providers=["cuda"], unvalidated=True)
     assert names(variants) == [
