@@ -48,6 +48,11 @@ def main() -> None:
             "compared": [against(bundle.path, path) for path in (bundle.path, slow) for _ in range(3)],
         }
     report(found, nodes)
+    wrong = [each["verdict"] for each in found["same"]].count("no difference") < RUNS - 1
+    wrong |= any(each["verdict"] != "slower" for each in found["slower"])
+    wrong |= any((each["verdict"] == "slower") != (each["new"] == "slow") for each in found["compared"])
+    if wrong:
+        raise SystemExit("The benchmark said what is not so; see benchmarks/results/method.md.")
 
 
 def slow_down(path: Path, part: float) -> int:
@@ -127,7 +132,7 @@ def report(found: dict[str, Any], nodes: int) -> None:
     ]
     lines = [
         f"LSTM {SIZE}, one step of a stream, {RUNS} runs each: the file beside itself, and beside one with {nodes} "
-        f"more nodes, which make it {SLOWER:.0%} slower or a little more.",
+        f"more nodes, so that a plain call takes {SLOWER:.0%} longer or a little more.",
         "",
         "Three runs of all variants, fastest first:",
         "",

@@ -30,7 +30,6 @@ from lstm_deploy.contenders import (
     sized_file,
 )
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.exporters.tracing import trace
 from lstm_deploy.runtimes.torchrt import EagerRuntime, TorchRuntime, prepare
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Array
@@ -53,10 +52,16 @@ class CarryingLSTM(nn.LSTM):
 class EagerContender:
     """The network as PyTorch runs it; `adapt` is what is done to it first, as `torch.compile`."""
 
-    def __init__(self, lifted: Lifted, provider: str, adapt: Callable[[Any], Any] = lambda module: module) -> None:
+    def __init__(
+        self,
+        lifted: Lifted,
+        provider: str,
+        adapt: Callable[[Any], Any] = lambda module: module,
+        settings: Sequence[str] = (),
+    ) -> None:
         self.provider, self.signature = provider, lifted.signature
         self.lifted = lifted
-        self.as_lifted = ArtifactContender(EagerRuntime(lifted, provider))
+        self.as_lifted = ArtifactContender(EagerRuntime(lifted, provider, settings=settings))
         self.recurrent = carrying(lifted)
         self.module = adapt(_called(lifted)) if self.recurrent else None
 
@@ -159,6 +164,8 @@ def open_baseline(
     torch.set_grad_enabled(False)
     lifted = _load(bundle, origin)
     if kind == "torchscript-trace":
+        from lstm_deploy.exporters.tracing import trace  # which loads much that would count as this process's memory
+
         return ArtifactContender(
             TorchRuntime(trace(lifted).script, lifted.signature, provider, threads, settings=settings)
         )
@@ -170,9 +177,11 @@ def open_baseline(
             raise InputError("torch.compile is tried only on a module that its LSTMs alone make recurrent.")
         return contender
     if "no-onednn" in settings:
-        torch._C._set_mkldnn_enabled(False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Intel GPUs
+            torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
     FOREVER.enter_context(torch.inference_mode())
-    return EagerContender(lifted, provider)
+    return EagerContender(lifted, provider, settings=settings)
 
 
 def compiled(module: Any) -> Any:

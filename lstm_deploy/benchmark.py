@@ -20,8 +20,8 @@ from msgspec.structs import asdict, replace
 from lstm_deploy import environment, peaks, roofline
 from lstm_deploy.bench_report import SCHEMA_VERSION
 from lstm_deploy.contenders import SCENARIOS, SCOPES, Case
-from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES
+from lstm_deploy.errors import InputError, LstmDeployError
+from lstm_deploy.runtimes import PROVIDERS
 from lstm_deploy.statistics import (
     LEAST_ROUNDS,
     Samples,
@@ -88,6 +88,8 @@ def bench(
     """
     _check(plan)
     paths = [Path(target) for target in targets]
+    if reference is not None and len(paths) > 1:
+        raise InputError("--reference is the model of one bundle; time the others apart.")
     cases = _cases(plan)
     before = environment.state()
     results: list[dict[str, Any]] = []
@@ -98,17 +100,17 @@ def bench(
         variants, left_out = variants_of(paths, wanted, Path(folder))
         steps = Steps(len(plan.threads) * len(cases) * plan.rounds, on_progress)
         for threads in plan.threads:
-            if plan.roofline:
-                found_peaks += [peaks.measure(provider, threads) for provider in plan.providers]
             with ExitStack() as stack:
                 workers = []
                 for variant in _twinned(variants):
                     try:
                         workers.append(stack.enter_context(Worker(variant, threads)))
-                    except InputError as error:
-                        if variant.kind in SUFFIXES.values():
+                    except LstmDeployError as error:
+                        if not variant.may_fail:
                             raise
-                        left_out.append(f"{variant.name}: {error}")  # a baseline that cannot be is no reason to stop
+                        left_out.append(f"{variant.name}: {error}")
+                if plan.roofline:
+                    found_peaks += _peaks(plan.providers, threads, left_out)
                 for case in cases:
                     results += _time_case(workers, case, plan, threads, steps, found_peaks)
                     left_out += _refused(workers, case)
@@ -148,13 +150,24 @@ def _refused(workers: Sequence[Worker], case: Case) -> list[str]:
     """Who does not take part in a case, and why; a reason that all share is told once."""
     names: dict[str, list[str]] = {}
     for worker in workers:
-        if worker.refusal and not worker.variant.twin:
+        if worker.refusal and worker.variant.takes_part(case) and not worker.variant.twin:
             names.setdefault(worker.refusal, []).append(worker.variant.name)
-    everybody = sum(case.scenario in worker.variant.scenarios and not worker.variant.twin for worker in workers)
+    everybody = sum(worker.variant.takes_part(case) and not worker.variant.twin for worker in workers)
     return [
         f"{case.scenario}: {reason}" if len(who) == everybody > 1 else f"{', '.join(who)}, {case.scenario}: {reason}"
         for reason, who in names.items()
     ]
+
+
+def _peaks(providers: Sequence[str], threads: int, left_out: list[str]) -> list[dict[str, Any]]:
+    """What the machine can do on each provider; where that cannot be measured, the figures stand without it."""
+    found = []
+    for provider in dict.fromkeys(providers):
+        try:
+            found.append(peaks.measure(provider, threads))
+        except LstmDeployError as error:
+            left_out.append(f"limits of {provider}: {error}")
+    return found
 
 
 def _origin(reference: "Origin | None") -> str:
@@ -221,7 +234,7 @@ def _time_case(
     steps: Steps,
     found_peaks: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    taking_part = [w for w in workers if case.scenario in w.variant.scenarios and case.scope in w.variant.scopes]
+    taking_part = [worker for worker in workers if worker.variant.takes_part(case)]
     timings = [timing for worker in taking_part if (timing := worker.prepare(case))]
     order = random.Random(plan.seed)
     rounds = plan.rounds

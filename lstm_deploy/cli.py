@@ -340,7 +340,7 @@ def validate(
         list[str] | None,
         typer.Option("--map", help="OURS=THEIRS: a name of the contract and the file's for it; repeatable."),
     ] = None,
-    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
     atol: Annotated[
         list[str] | None,
         typer.Option(help="Difference to allow in place of the table's: a number, or OUTPUT=NUMBER; repeatable."),
@@ -413,7 +413,7 @@ def bench(
     baseline: Annotated[
         str,
         typer.Option(
-            help="What to compare with, the first of them for ratios: eager, eager-no-onednn, eager-graph, "
+            help="What to compare with, the first of them for ratios: eager, eager-no-onednn, eager-tf32, eager-graph, "
             "torchscript-trace, compile, stock-onnx, stock-fixed, legacy-onnx, legacy-int8, openvino, openvino-bf16, "
             "floor; all; none."
         ),
@@ -458,6 +458,8 @@ def bench(
         _show_benchmark(bench_report.read(targets[0]), plot, table, json)
         return
     against = None
+    if (model or init or weights_key or inputs or trust_pickle) and not reference:
+        raise InputError("--model, --init, --weights-key, --input and --trust-pickle describe a --reference; name it.")
     if reference:
         against = arguments.origin(reference, model, init, weights_key, inputs, trust_pickle)
     names = {"all": tuple(BASELINES), "none": ()}
@@ -476,8 +478,6 @@ def bench(
     )
     with console.progress("bench") as on_progress:
         document = benchmark.bench(targets, plan, on_progress, against)
-    for reason in document["left_out"]:
-        console.note(f"left out: {reason}")
     if record and len(targets) == 1 and targets[0].is_dir():
         _record(targets[0], measurements=benchmark.without_samples(document))
     _show_benchmark(document, plot, table, json)
@@ -509,7 +509,7 @@ def compare(
             console.note(f"not measured again: {missing}")
         slower = len(found.regressions)
         verdict = f"{slower} of {len(found.changes)} rows are SLOWER" if slower else "no row is slower"
-        console.say(f"{verdict} by more than {allowed:.3g} of its time and more than chance.")
+        console.say(f"{verdict} by more than {allowed:.0%}, noise and chance.")
     if found.regressions:
         raise typer.Exit(5)
 
@@ -838,25 +838,27 @@ def _show_benchmark(document: dict[str, Any], plot: Path | None, table: Path | N
     from lstm_deploy import bench_plots, bench_report, report
     from lstm_deploy.files import replacing
 
+    if json and json != "-":
+        _write_json(Path(json), document)
+    if json == "-":
+        console.say_json(document)
+    else:
+        console.say_table(*bench_report.table(document))
+    for reason in document["left_out"]:
+        console.note(f"left out: {reason}.")
+    for warning in bench_report.warnings(document):
+        console.note(warning)
+    for line in bench_report.notes(document):
+        console.note(line)
+    if table:
+        with replacing(table) as partial:
+            partial.write_text(bench_report.WRITERS[table.suffix](document), encoding="utf-8")
     if plot and plot.suffix:
         report.save_plot(bench_plots.latency_plot(document), plot)
     elif plot:
         plot.mkdir(parents=True, exist_ok=True)
         for name, figure in bench_plots.plots(document).items():
             report.save_plot(figure, plot / f"{name}.png")
-    if table:
-        with replacing(table) as partial:
-            partial.write_text(bench_report.WRITERS[table.suffix](document), encoding="utf-8")
-    if json == "-":
-        console.say_json(document)
-        return
-    if json:
-        _write_json(Path(json), document)
-    console.say_table(*bench_report.table(document))
-    for warning in bench_report.warnings(document):
-        console.note(warning)
-    for line in bench_report.notes(document):
-        console.note(line)
 
 
 def _write_json(path: Path, document: Any) -> None:

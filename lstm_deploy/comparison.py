@@ -53,7 +53,8 @@ def compare(
 ) -> Comparison:
     """Hold each artifact's row of `new` against the row of `old` with the same `KEY`.
 
-    A row is `slower` (or `faster`) if it is so by more than `allowed`, and no chance: by rank tests of its rounds, at
+    A row is `slower` (or `faster`) if it is so by more than `allowed` and more than its baselines differed from
+    themselves, and if the rounds do not differ by chance: by rank tests of its rounds, at
     5 % for all rows together (Holm's correction). Raises `InputError` for documents of different machines,
     unless with `force`, and for documents that have no row in common.
     """
@@ -63,14 +64,15 @@ def compare(
     common = [key for key in asked if key in after]
     if not common:
         raise InputError("The two have no row in common; measure the same artifacts and sizes.")
-    found = [_change(before[key], after[key], before, after, key) for key in common]
+    found = [_change(before[key], after[key], before, after) for key in common]
     real = holm([probability for _, _, probability in found])
     changes = []
     for key, (times, slower, probability), is_real in zip(common, found, real, strict=True):
         verdict = NO_DIFFERENCE
-        if is_real and slower and times > 1 + allowed:
+        least = 1 + max(allowed, before[key]["noise_floor"] or 0, after[key]["noise_floor"] or 0)
+        if is_real and slower and times > least:
             verdict = "slower"
-        elif is_real and not slower and times < 1 / (1 + allowed):
+        elif is_real and not slower and times < 1 / least:
             verdict = "faster"
         changes.append(
             Change(
@@ -118,18 +120,18 @@ def _change(
     new: Mapping[str, Any],
     before: Mapping[Key, Mapping[str, Any]],
     after: Mapping[Key, Mapping[str, Any]],
-    key: Key,
 ) -> tuple[float, bool, float]:
     """By how many times it is slower (or faster), whether it is slower, and the probability of that by chance.
 
     In microseconds and beside the baseline, whichever says less; where they disagree on the direction, nothing.
     """
     pairs = [(new["round_medians_us"], old["round_medians_us"])]
-    baseline = (old.get("baseline"), *key[1:2], "float32", *key[3:])
-    if old.get("baseline") == new.get("baseline") != old["variant"] and baseline in before and baseline in after:
+    baselines = [_baseline(row, rows) for row, rows in ((new, after), (old, before))]
+    if old["baseline"] == new["baseline"] != old["variant"] and all(baselines):
         beside = [
-            [mine / its for mine, its in zip(row["round_medians_us"], rows[baseline]["round_medians_us"], strict=False)]
-            for row, rows in ((new, after), (old, before))
+            [mine / its for mine, its in zip(row["round_medians_us"], baseline["round_medians_us"], strict=False)]
+            for row, baseline in zip((new, old), baselines, strict=True)
+            if baseline
         ]
         pairs.append((beside[0], beside[1]))
     slower = [slower_by(a, b) for a, b in pairs]
@@ -139,6 +141,19 @@ def _change(
     if all(times > 1 for times, _ in faster):
         return 1 / min(times for times, _ in faster), False, max(chance for _, chance in faster)
     return 1.0, False, 1.0
+
+
+def _baseline(row: Mapping[str, Any], rows: Mapping[Key, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of its baseline, in the same case."""
+    case = [name for name in KEY if name not in ("variant", "precision")]
+    return next(
+        (
+            other
+            for other in rows.values()
+            if other["variant"] == row["baseline"] and all(other[name] == row[name] for name in case)
+        ),
+        None,
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, force: bool) -> list[str]:

@@ -51,9 +51,9 @@ def state() -> dict[str, Any]:
     return {
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "cpu_mhz": _cpuinfo().get("cpu MHz"),
-        "gpu": _query_gpus(
-            "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active"
-        ),
+        "gpu": _query_gpus("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"),
+        # What slows the clocks down: the name of older drivers, then that of newer ones.
+        "gpu_throttling": _query_gpus("clocks_throttle_reasons.active") or _query_gpus("clocks_event_reasons.active"),
     }
 
 

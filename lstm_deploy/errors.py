@@ -6,6 +6,8 @@
     ├── ParityError            3   an artifact does not compute what the model computes
     └── ProviderError          4   the execution provider asked for is not there
 
+The command line also ends with 5 where `compare` finds a regression, and with 130 when it is interrupted.
+
 A message is one sentence: what is wrong, then what to do.
 """
 

@@ -22,6 +22,7 @@ SIDE = 1024
 CUDA_SIDE = 8192
 WORKING_SETS = tuple(1 << power for power in range(14, 29, 2))
 """Bytes that are read again and again, from 16 KiB to 256 MiB: what they fit into decides how fast."""
+CUDA_WORKING_SETS = tuple(1 << power for power in range(22, 31, 2))
 CALL_BYTES = 1 << 23
 DEFAULT_CACHES = (("L1", 32 << 10), ("L2", 1 << 20), ("L3", 16 << 20))
 """Where the system does not tell."""
@@ -56,7 +57,10 @@ def caches() -> list[tuple[str, int]]:
     """Name and bytes of each level of data cache that one core sees."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+        try:
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+        except OSError:  # firmware does not always tell the size
+            continue
         match = re.fullmatch(r"(\d+)([KMG]?)", size)
         if kind != "Instruction" and match:
             found[f"L{level}"] = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
@@ -115,18 +119,22 @@ def _cuda() -> dict[str, Any]:
 
         return 2.0 * CUDA_SIDE**3 / _fastest(multiply, 0.5)
 
-    whole = torch.empty(1 << 28, device="cuda")
-    target = torch.empty_like(whole)
+    cache = int(torch.cuda.get_device_properties(0).L2_cache_size)
+    memory = []
+    for used in CUDA_WORKING_SETS:
+        source = torch.empty(used // 8, device="cuda")  # half is read, half is written
+        target, times = torch.empty_like(source), max(1, CUDA_SIDE**2 // used)
 
-    def copy() -> None:
-        target.copy_(whole)
-        torch.cuda.synchronize()
+        def copy(source: Any = source, target: Any = target, times: int = times) -> None:
+            for _ in range(times):  # launched ahead of the device, so that launching weighs little
+                target.copy_(source)
+            torch.cuda.synchronize()
 
-    rate_of_copies = 2 * 4 * whole.numel() / _fastest(copy, 0.3)
-    memory = {"name": "device memory", "working_set": 4 * whole.numel(), "bytes_per_s": rate_of_copies}
+        name = "L2" if used <= cache else "device memory"
+        memory.append({"name": name, "working_set": used, "bytes_per_s": times * used / _fastest(copy, 0.2)})
     found = {"float32": (torch.float32, False), "tf32": (torch.float32, True), "float16": (torch.float16, False)}
     rates = {name: rate(dtype, tf32=tf32) for name, (dtype, tf32) in found.items()}
-    return {"operations_per_s": rates, "caches": [], "memory": [memory]}
+    return {"operations_per_s": rates, "caches": [("L2", cache)], "memory": memory}
 
 
 def _fastest(call: Callable[[], object], seconds: float) -> float:

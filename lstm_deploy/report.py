@@ -33,8 +33,8 @@ def write(bundle: Bundle) -> None:
         save_plot(parity_plot(manifest), plots / "parity.png")
     if manifest.parity and manifest.parity.profiles:
         save_plot(error_plot(manifest.parity), plots / "errors.png")
-    if manifest.measurements:
-        save_plot(bench_plots.latency_plot(manifest.measurements), plots / "latency.png")
+    if measurements := _measurements(manifest):
+        save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
     with replacing(bundle.path / REPORT) as file:
         file.write_text(_markdown(manifest), encoding="utf-8")
 
@@ -274,11 +274,16 @@ def _markdown(manifest: Manifest) -> str:
         lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
         if any(profile.steps for profile in manifest.parity.profiles):
             lines += ["", "![differences over carried steps, and how they are distributed](report/errors.png)"]
-    if manifest.measurements:
-        lines += ["", "## Latency", "", bench_report.markdown(manifest.measurements).rstrip()]
+    if measurements := _measurements(manifest):
+        lines += ["", "## Latency", "", bench_report.markdown(measurements).rstrip()]
         lines += ["", "![latency](report/latency.png)"]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     return "\n".join([*lines, "", f"Made with {versions}.", ""])
+
+
+def _measurements(manifest: Manifest) -> dict[str, Any] | None:
+    """The benchmark that is recorded; none where a version that kept less recorded it."""
+    return manifest.measurements if "peaks" in (manifest.measurements or {}) else None
 
 
 def why_no_rollout(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float64]
 
 CALLS_FOR_P99 = 662
-"""Fewer samples say nothing of the 99th percentile: with 662, its 95 % interval lies within the sample."""
+"""Of so many samples, at least two lie beyond the 99th percentile with a probability of 99 %."""
 
 LEAST_ROUNDS = 9
 RESAMPLES = 2000
@@ -64,7 +64,8 @@ def verdict(interval: tuple[float, float], floor: float) -> str:
 def slower_by(new: Sequence[float], old: Sequence[float]) -> tuple[float, float]:
     """How many times slower one set of medians is than another, and the probability of that by chance.
 
-    The medians of rounds that were not taken side by side: the ratio of their medians, and the one-sided rank test of
+    The medians of rounds that were not taken side by side, each within one process; what differs from one process to
+    the next is not in them. The ratio of their medians, and the one-sided rank test of
     Mann and Whitney (1947), by its normal approximation, which holds from about eight rounds on.
     """
     a, b = np.asarray(new), np.sort(np.asarray(old))

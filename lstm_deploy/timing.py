@@ -17,6 +17,9 @@ from lstm_deploy.variants import Variant
 SLICE_S = 0.003
 """How long a variant is timed in each round: neighbours on a shared machine come and go within tens of milliseconds."""
 
+LONG_US = 50_000
+"""Calls from here on are long enough to warm up by themselves."""
+
 
 class Worker:
     """A process that holds one variant; see `worker` for what is said between them."""
@@ -65,7 +68,7 @@ class Worker:
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
+        except OSError:  # EPIPE, or EINVAL on Windows
             pass  # it died; the missing answer says so
         line = self.process.stdout.readline()
         if not line:
@@ -79,11 +82,13 @@ class Worker:
         return answer
 
     def prepare(self, case: Case) -> "Timing | None":
-        """Get ready for a case; none, with the reason in `refusal`, if the model cannot do it."""
+        """Get ready for a case; none, with the reason in `refusal`, if that cannot be."""
         self.refusal = ""
         try:
             return Timing(self, self.ask(case=asdict(case)))
-        except InputError as error:
+        except LstmDeployError as error:
+            if not isinstance(error, InputError) and not self.variant.may_fail:
+                raise
             self.refusal = str(error)
             return None
 
@@ -97,7 +102,7 @@ class Timing:
         self.y = np.array(prepared["y"], np.float64)  # None becomes NaN
         self.calls = max(1, int(SLICE_S * 1e6 / prepared["call_us"]))
         # Another process ran meanwhile; what that costs the next calls is not theirs.
-        self.warm = math.ceil(self.calls / 10) if self.calls > 1 else 0
+        self.warm = math.ceil(self.calls / 10) if prepared["call_us"] < LONG_US else 0
         self.round_s = (self.calls + self.warm) * prepared["call_us"] / 1e6
         self.rounds: list[Samples] = []
 

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy import roofline
+from lstm_deploy import lint, roofline
 from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.contenders import END_TO_END, SCOPES, Case
 from lstm_deploy.errors import InputError
@@ -38,7 +38,8 @@ class Baseline(NamedTuple):
 
 
 BASELINES = {
-    "eager": Baseline("eager", "PyTorch as it comes", scenarios=(*STEPS, "rollout")),
+    "eager": Baseline("eager", "PyTorch, on CUDA without TF32", scenarios=(*STEPS, "rollout")),
+    "eager-tf32": Baseline("eager", "PyTorch with TF32", ("tf32",), ("cuda",), precision="tf32"),
     "eager-no-onednn": Baseline("eager", "PyTorch without oneDNN", ("no-onednn",), ("cpu",)),
     "eager-graph": Baseline("eager", "PyTorch as a CUDA graph", ("graph",), ("cuda",)),
     "torchscript-trace": Baseline("torchscript-trace", "torch.jit.trace"),
@@ -91,6 +92,18 @@ class Variant(Struct, frozen=True, kw_only=True):
     work: Work | None = None
     """What one step has to compute and read."""
 
+    @property
+    def may_fail(self) -> bool:
+        """Whether a run goes on without it: baselines, and graphs, which cannot hold every model."""
+        return not self.artifact or "graph" in self.settings
+
+    def takes_part(self, case: Case) -> bool:
+        """Whether it is timed in a case; a captured graph has its buffers bound, so plain calls are not it."""
+        plain = case.scenario != "stream" and case.scope == END_TO_END
+        return (
+            case.scenario in self.scenarios and case.scope in self.scopes and not ("graph" in self.settings and plain)
+        )
+
 
 class Wanted(NamedTuple):
     """What was asked for."""
@@ -114,17 +127,19 @@ def variants_of(targets: Sequence[Path], wanted: Wanted, folder: Path) -> tuple[
     for number, (target, label) in enumerate(zip(targets, labels, strict=True)):
         prefix = f"{label}: " if len(targets) > 1 else ""
         bundle = Bundle(target) if target.is_dir() else None
-        works = _works(bundle, target)
         for provider in dict.fromkeys(wanted.providers):
             suffix = f" {provider}" if len(wanted.providers) > 1 else ""
             made = folder / f"{number}-{provider}"
             made.mkdir()
             if bundle:
+                works = _works(bundle)
                 baselines, reasons = _baselines(bundle, provider, wanted, made, works)
                 artifacts, refused = _artifacts(bundle, provider, wanted, works)
                 left_out += [f"{prefix}{reason}" for reason in (*reasons, *refused)]
             else:
-                baselines, artifacts = [], _single(target, provider, wanted, works)
+                baselines, artifacts = [], _single(target, provider, wanted)
+                if wanted.baselines:
+                    left_out.append(f"baselines of {label}: they stand beside bundles only")
             group = label if any(each.kind != "floor" for each in baselines) else ""
             found += [
                 replace(each, name=f"{prefix}{each.name}{suffix}", group=group) for each in (*baselines, *artifacts)
@@ -147,6 +162,7 @@ def _baselines(
     for name in dict.fromkeys(wanted.baselines):
         baseline = BASELINES[name]
         if provider not in baseline.providers:
+            left_out.append(f"{name}: not on {provider}")
             continue
         if baseline.needs_source and (reason := _no_source(bundle, wanted.origin)):
             left_out.append(f"{name}: {reason}")
@@ -166,7 +182,7 @@ def _baselines(
             path, kind = folder / f"{name}.onnx", "stock"
             try:
                 cases = [case for case in wanted.cases if case.scenario in baseline.scenarios]
-                _write_stock(bundle.path, wanted.origin, name, path, cases)
+                isolated(_write_stock, bundle.path, wanted.origin, name, path, cases)
             except (InputError, CrashError) as error:
                 left_out.append(f"{name}: {error}")
                 continue
@@ -190,10 +206,10 @@ def _baselines(
 
 
 def _write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequence[Case]) -> None:
-    """In a process of its own: an exporter that crashes, or changes what is global, does so there."""
+    """To be run in a process of its own: an exporter that crashes, or changes what is global, does so there."""
     from lstm_deploy.baselines import write_stock
 
-    isolated(write_stock, bundle, origin, kind, path, cases)
+    write_stock(bundle, origin, kind, path, cases)
 
 
 def _no_source(bundle: Bundle, origin: str) -> str:
@@ -216,13 +232,13 @@ def _artifacts(
     return found, left_out
 
 
-def _single(target: Path, provider: str, wanted: Wanted, works: dict[str, Work]) -> list[Variant]:
+def _single(target: Path, provider: str, wanted: Wanted) -> list[Variant]:
     """A file that was named itself; what its bundle says of it holds."""
     if (target.parent / MANIFEST).is_file():
         bundle = Bundle(target.parent)
         for artifact in bundle.manifest.exported:
             if artifact.path == target.name:
-                return _variants(bundle, artifact, provider, wanted, works)
+                return _variants(bundle, artifact, provider, wanted, _works(bundle))
     if not target.is_file():
         raise InputError(f"{target} does not exist; give a bundle or an artifact.")
     if target.suffix not in SUFFIXES:
@@ -233,6 +249,7 @@ def _single(target: Path, provider: str, wanted: Wanted, works: dict[str, Work])
             "with --unvalidated."
         )
     kind = SUFFIXES[target.suffix]
+    model = _graph(target) if kind == "onnx" else None
     return [
         Variant(
             name=kind,
@@ -240,9 +257,9 @@ def _single(target: Path, provider: str, wanted: Wanted, works: dict[str, Work])
             path=str(target),
             artifact=target.name,
             provider=provider,
-            precision="float32",
+            precision=lint.precision(model) if model else "float32",
             scenarios=(*STEPS, "rollout"),
-            work=works.get("float32"),
+            work=roofline.work_of(model) if model else None,
         )
     ]
 
@@ -290,20 +307,19 @@ def _unproven(bundle: Bundle, artifact: Artifact, provider: str) -> str:
     return "" if all(check.passed for check in checks) else "has failed validation"
 
 
-def _works(bundle: Bundle | None, target: Path) -> dict[str, Work]:
+def _works(bundle: Bundle) -> dict[str, Work]:
     """What one step has to compute and read, by precision."""
-    if bundle is None:
-        files = {"float32": target} if target.suffix == ".onnx" else {}
-    else:
-        files = {a.precision: bundle.path / a.path for a in bundle.manifest.artifacts if a.format == "onnx"}
-    found: dict[str, Work] = {}
-    for precision, path in files.items():
-        try:
-            work = roofline.work_of(onnx.load(path, load_external_data=False))
-        except (DecodeError, OSError, ValueError):
-            continue  # what cannot be read is told when it is opened
-        if work:
-            found[precision] = work
+    artifacts = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
+    graphs = {artifact.precision: _graph(bundle.path / artifact.path) for artifact in artifacts}
+    found = {precision: work for precision, graph in graphs.items() if graph and (work := roofline.work_of(graph))}
     if "float32" in found:
         found["tf32"] = roofline.in_precision(found["float32"], "tf32")
     return found
+
+
+def _graph(path: Path) -> onnx.ModelProto | None:
+    """The graph of a file; none where it cannot be read, which is told when it is opened."""
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError):
+        return None

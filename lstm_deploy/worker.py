@@ -108,9 +108,8 @@ def _peak_mib() -> float | None:
     Not from `getrusage`, which on Linux counts what the parent held when it forked, too.
     """
     status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    told = status.read_text().partition("VmHWM:")[2].split() if status.is_file() else []
+    return int(told[0]) / 1024 if told else None
 
 
 if __name__ == "__main__":

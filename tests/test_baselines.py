@@ -47,7 +47,7 @@ def test_eager_without_what_lifting_adds_computes_the_same(module, features, sce
     np.testing.assert_allclose(prepared.outputs().ravel(), wanted.ravel(), atol=1e-6)
 
 
-def test_calls_go_on_from_the_state(forecaster):
+def test_calls_go_on_from_the_state():
     made = lifted(modules.ReturnsState())
     call = baselines.EagerContender(made, "cpu").prepare(case("stream")).call
     first, second = call(), call()
@@ -69,6 +69,9 @@ def test_a_module_is_itself_again_for_rollouts_and_streams():
     assert all(type(child) is StatefulLSTM for child in contender.recurrent)
     contender.prepare(case("stream"))
     assert all(type(child) is baselines.CarryingLSTM for child in contender.recurrent)
+    with pytest.raises(InputError):  # it has no task
+        contender.prepare(case("rollout"))
+    assert all(type(child) is StatefulLSTM for child in contender.recurrent)
 
 
 @pytest.mark.parametrize("kind", ["stock-onnx", "stock-fixed", "legacy-onnx", "legacy-int8"])

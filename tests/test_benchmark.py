@@ -142,6 +142,23 @@ def test_a_model_that_cannot_stream_is_left_out_with_one_reason(tmp_path):
         bench([bundle.path], Plan(**STREAM))
 
 
+def test_a_baseline_that_fails_is_left_out_with_its_reason(forecast_bundle, monkeypatch):
+    from lstm_deploy import variants
+
+    broken = variants.BASELINES["openvino"]._replace(kind="no such kind", needs_source=False)
+    monkeypatch.setitem(variants.BASELINES, "floor", broken)
+    found = bench([forecast_bundle / "model.onnx"], Plan(**STREAM))
+    assert found["results"]
+    found = bench([forecast_bundle], Plan(**{**STREAM, "baselines": ("floor",)}))
+    assert {row["variant"] for row in found["results"]} == {"onnx", "torchscript", "onnx again"}
+    assert any(reason.startswith("floor: ") for reason in found["left_out"])
+
+
+def test_a_reference_is_of_one_bundle(forecast_bundle, lm_bundle, forecaster):
+    with pytest.raises(InputError, match="the model of one bundle"):
+        bench([forecast_bundle, lm_bundle], Plan(**STREAM), reference=Origin(path=forecaster))
+
+
 def test_a_rollout_is_timed_beside_calls_for_each_step(lm_bundle):
     plan = Plan(**{**QUICK, "scenarios": ("rollout",), "baselines": ("eager",)})
     rows = {row["variant"]: row for row in bench([lm_bundle], plan)["results"]}

@@ -258,6 +258,13 @@ def test_a_regression_is_exit_5(tmp_path):
     assert "no result of lstm-deploy bench" in fails("compare", old, __file__)
 
 
+def test_the_help_of_bench_names_every_baseline():
+    from lstm_deploy.variants import BASELINES
+
+    out = "".join(run("bench", "--help")[0].split())
+    assert all(f"{name}," in out or f"{name};" in out for name in BASELINES)
+
+
 def test_what_was_not_validated_is_not_timed(bundle_copy):
     (bundle_copy / "model.onnx").write_bytes((bundle_copy / "model.onnx").read_bytes() + b"\0")
     assert "is not the file that was validated" in fails("bench", bundle_copy)

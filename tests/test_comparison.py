@@ -59,6 +59,20 @@ def test_without_a_baseline_microseconds_count():
     assert verdict(compare(old, new)) == "slower"
 
 
+def test_a_baseline_of_another_precision_stands_beside_too():
+    def measured(ours, theirs, seed):
+        baseline = row("legacy-int8", p50=theirs, precision="int8", seed=seed, baseline="legacy-int8", artifact="")
+        return document(baseline, row(p50=ours, seed=seed + 1, baseline="legacy-int8"))
+
+    assert not compare(measured(10.0, 20.0, 0), measured(12.0, 24.0, 2)).regressions
+    assert compare(measured(10.0, 20.0, 0), measured(12.0, 20.0, 2)).regressions
+
+
+def test_what_a_baseline_differs_from_itself_is_allowed():
+    old = document(row(p50=10.0, baseline=None, noise_floor=0.3))
+    assert not compare(old, document(row(p50=12.0, seed=1, baseline=None))).regressions
+
+
 def test_rows_are_known_by_their_case():
     old = document(row(p50=10.0), row(p50=50.0, batch=32))
     new = document(row(p50=50.0, batch=32, seed=1), row(p50=10.0, seed=2), row(p50=99.0, threads=2))

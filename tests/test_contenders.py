@@ -60,7 +60,21 @@ def test_the_floor_hands_everything_through(forecast_bundle):
     assert ArtifactContender(runtime).prepare(STREAM).outputs().shape == (20, 2, 4)
 
 
-def test_a_size_that_the_model_does_not_take_is_refused(tmp_path):
+def test_a_size_that_the_model_does_not_take_is_refused():
+    import modules
+    import torch
+
+    from lstm_deploy.lifting import lift
+    from lstm_deploy.signature import TensorSpec
+
+    torch.manual_seed(0)
+    made = lift(modules.Cells().eval(), (TensorSpec(name="x", dtype="float32", shape=("batch", 7, 3)),))
+    assert made.signature.fixed
+    with pytest.raises(InputError, match="has seq 7, not 4; ask for that"):
+        inputs_of(made.signature, case("sequence"))
+
+
+def test_a_model_of_a_fixed_window_is_not_streamed(tmp_path):
     import modules
 
     from lstm_deploy import export

@@ -22,7 +22,7 @@ def test_the_description_is_json_and_names_the_machine():
 
 def test_the_state_of_the_machine_is_json():
     found = json.loads(json.dumps(environment.state()))
-    assert set(found) == {"load_average", "cpu_mhz", "gpu"}
+    assert set(found) == {"load_average", "cpu_mhz", "gpu", "gpu_throttling"}
 
 
 def test_a_machine_is_known_by_what_computes():

@@ -5,7 +5,7 @@ import torch
 from lstm_deploy import sources
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes import open_runtime
-from lstm_deploy.runtimes.onnxrt import probe_providers
+from lstm_deploy.runtimes.onnxrt import DeviceRecurrence, probe_providers
 from lstm_deploy.runtimes.openvino import OpenVinoRuntime
 from lstm_deploy.runtimes.torchrt import EagerRuntime
 from lstm_deploy.sampling import sample_inputs
@@ -53,6 +53,47 @@ def test_advancing_is_a_step_on_the_same_inputs(runtime):
     recurrence.advance()
     for name, value in recurrence.get_state().items():
         np.testing.assert_array_equal(value, wanted[name])
+
+
+def test_buffers_of_a_device_are_copied_there_and_back(forecast_bundle):
+    """On the CPU in place of a GPU: the same calls, with buffers that are not the caller's memory."""
+    runtime = open_runtime(forecast_bundle / "model.onnx")
+    device, bound = DeviceRecurrence(runtime, 2, 1), runtime.recur(2, 1)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x = rng.uniform(100, 200, device.inputs["x"].shape)
+        for recurrence in (device, bound):
+            recurrence.inputs["x"][...] = x
+            recurrence.step()
+            recurrence.advance()
+        for name, value in bound.get_state().items():
+            np.testing.assert_array_equal(device.get_state()[name], value)
+        device.step()
+        bound.step()
+        np.testing.assert_array_equal(device.outputs["y"], bound.outputs["y"])
+        device.set_state(bound.get_state())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and onnxruntime-gpu[cuda,cudnn]")
+@pytest.mark.parametrize("settings", [(), ("graph",)], ids=str)
+@pytest.mark.parametrize("suffix", ["onnx", "torchscript"])
+def test_a_recurrence_on_cuda_is_a_chain_of_runs(forecast_bundle, suffix, settings):
+    runtime = open_runtime(forecast_bundle / f"model.{suffix}", "cuda", settings=settings)
+    plain = open_runtime(forecast_bundle / f"model.{suffix}", "cuda")
+    recurrence, state = runtime.recur(2, 3), plain.signature.initial_state(2)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x = sample_inputs(plain.signature.inputs, {"batch": 2, "seq": 3}, rng)["x"]
+        recurrence.inputs["x"][...] = x
+        recurrence.step()
+        wanted = plain.run({"x": x, **state})
+        state = fed_back(plain, wanted)
+        np.testing.assert_allclose(recurrence.outputs["y"], wanted["y"], rtol=1e-4)
+        recurrence.advance()
+        again = plain.run({"x": x, **state})
+        state = fed_back(plain, again)
+        for name, value in recurrence.get_state().items():
+            np.testing.assert_allclose(value, state[name], atol=1e-4)
 
 
 def test_a_runtime_says_where_it_computes(runtime):

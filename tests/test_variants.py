@@ -78,9 +78,10 @@ def test_cuda_is_timed_with_and_without_tf32_and_graphs(forecast_bundle, tmp_pat
 
 def test_baselines_of_another_provider_take_no_part(forecast_bundle, tmp_path):
     wanted = {"providers": ["cuda"], "unvalidated": True, "baselines": ["eager-no-onednn", "eager-graph", "openvino"]}
-    variants, _ = found([forecast_bundle], tmp_path, **wanted)
+    variants, left_out = found([forecast_bundle], tmp_path, **wanted)
     assert names(variants)[0] == "eager-graph"
     assert not {"eager-no-onednn", "openvino"} & set(names(variants))
+    assert left_out == ["eager-no-onednn: not on cuda", "openvino: not on cuda"]
 
 
 def test_what_cannot_run_is_left_out_with_its_reason(bundle_copy, tmp_path, monkeypatch):
@@ -120,10 +121,33 @@ def test_a_provider_has_a_validation_of_its_own(bundle_copy, tmp_path):
 
 
 def test_a_file_in_a_bundle_is_vouched_for_and_another_is_not(forecast_bundle, tmp_path):
-    assert names(found([forecast_bundle / "model.onnx"], tmp_path)[0]) == ["onnx"]
+    variants, left_out = found([forecast_bundle / "model.onnx"], tmp_path, baselines=["eager"])
+    assert names(variants) == ["onnx"]
+    assert left_out == ["baselines of model.onnx: they stand beside bundles only"]
     shutil.copy(forecast_bundle / "model.onnx", tmp_path / "m.onnx")
     with pytest.raises(InputError, match="has passed no validation that is known of"):
         found([tmp_path / "m.onnx"], tmp_path)
+
+
+def test_a_captured_graph_is_timed_only_where_its_buffers_are_bound(forecast_bundle, tmp_path):
+    variants, _ = found([forecast_bundle], tmp_path, providers=["cuda"], unvalidated=True, baselines=["eager-graph"])
+    taken = {
+        (scenario, scope)
+        for variant in variants
+        if "graph" in variant.settings
+        for scenario in ("stream", "sequence", "rollout")
+        for scope in ("end_to_end", "resident")
+        if variant.takes_part(Case(scenario=scenario, scope=scope, batch=1, seq_len=1))
+    }
+    assert taken == {("stream", "end_to_end"), ("stream", "resident"), ("sequence", "resident")}
+
+
+def test_what_a_file_has_to_compute_is_counted_in_it(forecast_bundle, tmp_path):
+    (variant,), _ = found([forecast_bundle / "model.onnx"], tmp_path)
+    shutil.copy(forecast_bundle / "model.onnx", tmp_path / "m.onnx")
+    (other,), _ = found([tmp_path / "m.onnx"], tmp_path, unvalidated=True)
+    assert variant.work == other.work is not None
+    assert other.precision == "float32"
 
 
 def test_every_baseline_says_what_it_is():

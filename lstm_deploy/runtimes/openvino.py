@@ -49,7 +49,7 @@ class OpenVinoRuntime:
 
     def run(self, feeds: Feeds) -> Outputs:
         results = self.sized(feeds)({name: feeds[name] for name in self.signature.input_names})
-        return {name: np.array(results[name]) for name in self.signature.output_names}
+        return {name: results[name] for name in self.signature.output_names}
 
     def declared(self) -> list[TensorSpec] | None:
         return None
