@@ -176,6 +176,8 @@ def open_baseline(
         if contender.module is None:
             raise InputError("torch.compile is tried only on a module that its LSTMs alone make recurrent.")
         return contender
+    if kind != "eager":
+        raise ValueError(f"There is no baseline {kind!r}.")
     if "no-onednn" in settings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Intel GPUs

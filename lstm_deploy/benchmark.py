@@ -101,14 +101,8 @@ def bench(
         steps = Steps(len(plan.threads) * len(cases) * plan.rounds, on_progress)
         for threads in plan.threads:
             with ExitStack() as stack:
-                workers = []
-                for variant in _twinned(variants):
-                    try:
-                        workers.append(stack.enter_context(Worker(variant, threads)))
-                    except LstmDeployError as error:
-                        if not variant.may_fail:
-                            raise
-                        left_out.append(f"{variant.name}: {error}")
+                workers = _opened(variants, threads, stack, left_out)
+                workers += _opened(_twins([worker.variant for worker in workers]), threads, stack, left_out)
                 if plan.roofline:
                     found_peaks += _peaks(plan.providers, threads, left_out)
                 for case in cases:
@@ -211,10 +205,22 @@ def _cases(plan: Plan) -> list[Case]:
     ]
 
 
-def _twinned(variants: Sequence[Variant]) -> list[Variant]:
-    """All variants, and what ratios refer to once more."""
-    twins = [replace(variant, name=f"{variant.name} {TWIN}", twin=True) for variant in _references(variants).values()]
-    return [*variants, *twins]
+def _opened(variants: Sequence[Variant], threads: int, stack: ExitStack, left_out: list[str]) -> list[Worker]:
+    """A process for each variant; those that may fail, and do, are left out."""
+    workers = []
+    for variant in variants:
+        try:
+            workers.append(stack.enter_context(Worker(variant, threads)))
+        except LstmDeployError as error:
+            if not variant.may_fail:
+                raise
+            left_out.append(f"{variant.name}: {error}")
+    return workers
+
+
+def _twins(variants: Sequence[Variant]) -> list[Variant]:
+    """What ratios refer to, once more."""
+    return [replace(variant, name=f"{variant.name} {TWIN}", twin=True) for variant in _references(variants).values()]
 
 
 def _references(variants: Sequence[Variant]) -> dict[tuple[str, str], Variant]:

@@ -175,6 +175,12 @@ def inputs_of(signature: Signature, case: Case) -> list[dict[str, Array]]:
     for name, asked in (("batch", case.batch), ("seq", case.seq_len)):
         if sizes[name] != asked:
             raise InputError(f"A call of this model has {name} {sizes[name]}, not {asked}; ask for that.")
+    shape = signature.inputs[0].shape
+    fixed = "seq" not in {dim for spec in signature.inputs for dim in spec.shape}
+    if case.scenario == "sequence" and fixed and case.seq_len not in shape:
+        raise InputError(
+            f"A call of this model takes x {list(shape)}, not {case.seq_len} step(s); ask for its own number."
+        )
     rng = np.random.default_rng(0)
     calls = CHECKED_STEPS if case.scenario == "stream" else 1
     return [sample_inputs(signature.inputs, sizes, rng) for _ in range(calls)]

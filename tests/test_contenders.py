@@ -69,8 +69,11 @@ def test_a_size_that_the_model_does_not_take_is_refused():
 
     torch.manual_seed(0)
     made = lift(modules.Cells().eval(), (TensorSpec(name="x", dtype="float32", shape=("batch", 7, 3)),))
-    assert made.signature.fixed
-    with pytest.raises(InputError, match="has seq 7, not 4; ask for that"):
+    with pytest.raises(InputError, match="not 4 step"):
+        inputs_of(made.signature, case("sequence"))
+    assert inputs_of(made.signature, case("sequence", seq_len=7))[0]["x"].shape == (2, 7, 3)
+    made = lift(modules.Cells().eval(), (TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3)),))
+    with pytest.raises(InputError, match="has seq 1, not 4; ask for that"):
         inputs_of(made.signature, case("sequence"))
 
 
