@@ -30,7 +30,7 @@ from lstm_deploy.variants import BASELINES
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 AUTHORS = ROOT / "tests" / "authors.py"
-SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2), (480, 480, 3), (320, 320, 6))
+SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2), (80, 480, 3), (80, 320, 6))
 """Inputs, hidden size, layers."""
 
 
