@@ -66,7 +66,7 @@ def slow_down(path: Path, part: float) -> int:
             if name == y:
                 node.output[index] = "y0"
     nodes = 0
-    while step_us(model.SerializeToString()) < (1 + part) * base or not nodes:
+    while not nodes or step_us(model.SerializeToString()) < (1 + part) * base:
         if nodes:
             model.graph.node[-1].output[0] = f"y{nodes}"
         for _ in range(2):  # twice the opposite

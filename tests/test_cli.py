@@ -231,7 +231,7 @@ def test_bench_json_to_standard_output(forecast_bundle):
         "--scenario",
         "stream",
     ]
-    assert json.loads(run("bench", forecast_bundle, *words)[0])["results"]
+    assert json.loads(run("bench", forecast_bundle / "model.onnx", *words)[0])["results"]
 
 
 def test_results_are_shown_again_without_measuring(tmp_path):
