@@ -64,7 +64,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     providers: tuple[str, ...] = ("cpu",)
     baselines: tuple[str, ...] = ("eager", "eager-no-onednn", "floor")
     """See `variants.BASELINES`. The first that runs is what ratios refer to; without any, the first artifact is."""
-    rounds: int = 60
+    rounds: int = 150
     """At most; where calls are slow, as many as fit into `CASE_S`."""
     seed: int = 0
     roofline: bool = True

@@ -427,7 +427,7 @@ def bench(
     weights_key: KeyOption = None,
     inputs: InputOption = None,
     trust_pickle: TrustFlag = False,
-    rounds: Annotated[int, typer.Option(min=9, help="Rounds at most; every round times every variant.")] = 60,
+    rounds: Annotated[int, typer.Option(min=9, help="Rounds at most; every round times every variant.")] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Of the order within rounds.")] = 0,
     roofline: Annotated[bool, typer.Option(help="Measure what the machine can do, too.")] = True,
     unvalidated: Annotated[

@@ -48,9 +48,9 @@ def ratio(
 
 
 def noise_floor(again: Sequence[Samples], baseline: Sequence[Samples]) -> float:
-    """By how much two processes that run the same thing differ here. How far that is by chance, intervals tell."""
-    times, _ = ratio(again, baseline)
-    return max(LEAST_DIFFERENCE, abs(times - 1))
+    """By how much two processes that run the same thing may differ here: as far as their ratio's interval reaches."""
+    _, (low, high) = ratio(again, baseline)
+    return max(LEAST_DIFFERENCE, abs(low - 1), abs(high - 1))
 
 
 def verdict(interval: tuple[float, float], floor: float) -> str:
