@@ -14,6 +14,9 @@ from lstm_deploy.statistics import NO_DIFFERENCE
 from lstm_deploy.tables import cell, markdown_table
 
 SCHEMA_VERSION = 1
+UNSTABLE_SAYS = "The median is known only to lie between"
+MOST_UNSTABLE = 5
+"""Rows that are told one by one."""
 KEY = ("variant", "provider", "precision", "scenario", "scope", "batch", "seq_len", "threads")
 """What a row is known by."""
 
@@ -120,11 +123,19 @@ def notes(document: Document) -> list[str]:
 
 
 def warnings(document: Document) -> list[str]:
-    """One line for each row that should not be trusted."""
-    return [
+    """One line for each row that should not be trusted; one for all where many are only unstable."""
+    found = [(row, warning) for row in document["results"] for warning in row["warnings"]]
+    unstable = [warning for _, warning in found if warning.startswith(UNSTABLE_SAYS)]
+    lines = []
+    if len(unstable) > MOST_UNSTABLE:
+        found = [(row, warning) for row, warning in found if warning not in unstable]
+        lines.append(
+            f"{len(unstable)} of {len(document['results'])} rows: the interval of the median (p50_interval_us in the "
+            "JSON) reaches more than 5 % to a side; close other programs, or give more --rounds. Ratios have their own."
+        )
+    return lines + [
         f"{row['variant']}, {row['scenario']}, {row['scope'].replace('_', ' ')}, batch {row['batch']}: {warning}"
-        for row in document["results"]
-        for warning in row["warnings"]
+        for row, warning in found
     ]
 
 

@@ -18,10 +18,11 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from lstm_deploy import environment, peaks, roofline
-from lstm_deploy.bench_report import SCHEMA_VERSION
+from lstm_deploy.bench_report import SCHEMA_VERSION, UNSTABLE_SAYS
 from lstm_deploy.contenders import SCENARIOS, SCOPES, Case
 from lstm_deploy.errors import InputError, LstmDeployError
 from lstm_deploy.runtimes import PROVIDERS
+from lstm_deploy.runtimes.onnxrt import check_provider
 from lstm_deploy.statistics import (
     LEAST_ROUNDS,
     Samples,
@@ -32,6 +33,7 @@ from lstm_deploy.statistics import (
     ratio,
     verdict,
 )
+from lstm_deploy.tables import cell
 from lstm_deploy.timing import Timing, Worker
 from lstm_deploy.variants import BASELINES, Variant, Wanted, variants_of
 
@@ -90,6 +92,10 @@ def bench(
     paths = [Path(target) for target in targets]
     if reference is not None and len(paths) > 1:
         raise InputError("--reference is the model of one bundle; time the others apart.")
+    if reference is not None and not reference.path.is_file():
+        raise InputError(f"{reference.path} does not exist or is not a file; check --reference.")
+    for provider in plan.providers:
+        check_provider(provider)  # before anything is said of what must be validated on it
     cases = _cases(plan)
     before = environment.state()
     results: list[dict[str, Any]] = []
@@ -137,7 +143,8 @@ class Steps:
     def take(self, case: Case, rounds: int = 1) -> None:
         """So many rounds are done, or need not be done."""
         self.done += rounds
-        self.on_progress(self.done, self.total, f"{case.scenario}, batch {case.batch}, {case.seq_len} step(s)")
+        what = f"{case.scenario}, {case.scope.replace('_', ' ')}, batch {case.batch}, {case.seq_len} step(s)"
+        self.on_progress(self.done, self.total, what)
 
 
 def _refused(workers: Sequence[Worker], case: Case) -> list[str]:
@@ -310,10 +317,7 @@ def _warnings(row: dict[str, Any], *, compared: bool) -> list[str]:
     found = []
     low, high = row["p50_interval_us"]
     if max(high - row["p50_us"], row["p50_us"] - low) > UNSTABLE * row["p50_us"]:
-        found.append(
-            f"The median is known only to lie between {low:.3g} and {high:.3g} µs; close other programs, or give more "
-            "--rounds."
-        )
+        found.append(f"{UNSTABLE_SAYS} {cell(low)} and {cell(high)} µs; close other programs, or give more --rounds.")
     error = row["error"]
     if error is None and compared:
         found.append("Its outputs cannot be compared with the baseline's; run lstm-deploy validate.")

@@ -413,9 +413,9 @@ def bench(
     baseline: Annotated[
         str,
         typer.Option(
-            help="What to compare with, the first of them for ratios: eager, eager-no-onednn, eager-tf32, eager-graph, "
-            "torchscript-trace, compile, stock-onnx, stock-fixed, legacy-onnx, legacy-int8, openvino, openvino-bf16, "
-            "floor; all; none."
+            help="What to compare with, the first of them (but floor) for ratios: eager, eager-no-onednn, eager-tf32, "
+            "eager-graph, torchscript-trace, compile, stock-onnx, stock-fixed, legacy-onnx, legacy-int8, openvino, "
+            "openvino-bf16, floor; all; none."
         ),
     ] = "eager,eager-no-onednn,floor",
     reference: Annotated[
@@ -450,10 +450,15 @@ def bench(
 
     if json and json.startswith("-") and json != "-":
         raise InputError("--json needs a file name, or - for standard output.")
+    for path in (plot, table, Path(json) if json else None):
+        if path and not path.absolute().parent.is_dir():
+            raise InputError(f"{path.parent} is not a directory; make it, or choose another place for {path.name}.")
     if plot:
         report.check_plot(plot)
     if table and table.suffix not in bench_report.WRITERS:
         raise InputError(f"--table {table} is neither .md nor .csv; name one of these.")
+    if len(targets) > 1 and any(target.suffix == ".json" for target in targets):
+        raise InputError("One .json is shown at a time; lstm-deploy compare holds two against each other.")
     if [target.suffix for target in targets] == [".json"]:
         _show_benchmark(bench_report.read(targets[0]), plot, table, json)
         return
@@ -503,6 +508,9 @@ def compare(
         console.say_json({**msgspec.to_builtins(found), "passed": not found.regressions})
     else:
         console.say_table(*comparison.table(found))
+        console.note(
+            "times: the new over the old, in µs or beside the baseline, whichever says less; 1 where they disagree."
+        )
         for note in found.notes:
             console.note(note)
         for missing in found.missing:

@@ -54,9 +54,9 @@ def compare(
     """Hold each artifact's row of `new` against the row of `old` with the same `KEY`.
 
     A row is `slower` (or `faster`) if it is so by more than `allowed` and more than its baselines differed from
-    themselves, and if the rounds do not differ by chance: by rank tests of its rounds, at
-    5 % for all rows together (Holm's correction). Raises `InputError` for documents of different machines,
-    unless with `force`, and for documents that have no row in common.
+    themselves, and if the rounds do not differ by chance: by rank tests of its rounds, at 5 % for all rows together
+    (Holm's correction). Raises `InputError` for documents of different machines, or of models that have not the same
+    to compute, unless with `force`, and for documents that have no row in common.
     """
     notes = _differences(old, new, force=force)
     before, after = _rows(old), _rows(new)
@@ -64,6 +64,12 @@ def compare(
     common = [key for key in asked if key in after]
     if not common:
         raise InputError("The two have no row in common; measure the same artifacts and sizes.")
+    if not force and (key := next((key for key in common if _differ(before[key], after[key])), None)):
+        raise InputError(
+            f"{key[0]} has to compute {before[key]['operations']:,.0f} operations in the first and "
+            f"{after[key]['operations']:,.0f} in the second, so they are of different models; compare measurements of "
+            "one model, or use --force."
+        )
     found = [_change(before[key], after[key], before, after) for key in common]
     real = holm([probability for _, _, probability in found])
     changes = []
@@ -141,6 +147,11 @@ def _change(
     if all(times > 1 for times, _ in faster):
         return 1 / min(times for times, _ in faster), False, max(chance for _, chance in faster)
     return 1.0, False, 1.0
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two rows are of models that have not the same to compute."""
+    return None not in (old["operations"], new["operations"]) and old["operations"] != new["operations"]
 
 
 def _baseline(row: Mapping[str, Any], rows: Mapping[Key, Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -55,6 +55,15 @@ def test_markdown_names_the_machine_what_was_left_out_and_what_not_to_trust():
     assert "at best 100 in float32, 400 in int8 billion operations per second; 100 from L1" in text
 
 
+def test_many_unstable_rows_are_one_line():
+    shaky = row(warnings=[f"{bench_report.UNSTABLE_SAYS} 1 and 2 µs."])
+    assert len(bench_report.warnings(document(shaky, shaky))) == 2
+    lines = bench_report.warnings(document(*[shaky] * 6, row(warnings=["Its outputs differ."])))
+    assert len(lines) == 2
+    assert lines[0].startswith("6 of 7 rows")
+    assert "Its outputs differ." in lines[1]
+
+
 def test_csv_has_every_figure_but_single_samples():
     rows = list(csv.DictReader(io.StringIO(bench_report.csv_text(document(row(), row(batch=32))))))
     assert [each["batch"] for each in rows] == ["1", "32"]

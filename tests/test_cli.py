@@ -206,8 +206,8 @@ def test_a_missing_provider_is_exit_4(forecast_bundle):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     assert "--provider cpu" in fails("validate", forecast_bundle, "--provider", "cuda", code=4)
-    words = ["--provider", "cuda", "--unvalidated", "--baseline", "none"]
-    assert "--provider cpu" in fails("bench", forecast_bundle, *words, code=4)
+    assert "--provider cpu" in fails("bench", forecast_bundle, "--provider", "cuda", code=4)
+    assert "--provider cpu" in fails("bench", forecast_bundle, "--provider", "tensorrt", code=4)
 
 
 @pytest.mark.parametrize("words", [["inspect"], ["validate", "--no-record"]])
@@ -243,6 +243,8 @@ def test_results_are_shown_again_without_measuring(tmp_path):
     assert {"latency.png", "distribution.png", "ratio.png"} <= set(os.listdir(tmp_path / "plots"))
     run("bench", tmp_path / "b.json", "--table", tmp_path / "t.md")
     assert (tmp_path / "t.md").read_text(encoding="utf-8").startswith("A CPU, 2 core(s)")
+    assert "one .json" in fails("bench", tmp_path / "b.json", tmp_path / "b.json").lower()
+    assert "is not a directory" in fails("bench", tmp_path / "b.json", "--json", tmp_path / "none" / "b.json")
     assert ".md nor .csv" in fails("bench", tmp_path / "b.json", "--table", tmp_path / "t.txt")
 
 

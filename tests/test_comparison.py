@@ -97,6 +97,14 @@ def test_different_machines_are_not_compared():
     )
 
 
+def test_different_models_are_not_compared():
+    old, new = document(row(operations=1000.0)), document(row(operations=2000.0))
+    with pytest.raises(InputError, match=r"1,000 operations in the first and 2,000 in the second"):
+        compare(old, new)
+    assert compare(old, new, force=True).changes
+    assert compare(old, document(row(operations=None))).changes
+
+
 def test_other_versions_are_told():
     other = copy.deepcopy(ENVIRONMENT)
     other["versions"] = {"python": "3.12", "torch": "2.13"}

@@ -297,17 +297,22 @@ def probe_providers() -> dict[str, str]:
 
     onnxruntime's own list names what it was built with, not what works on this machine.
     """
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     found = {}
     for name, provider in ORT_NAMES.items():
         try:
-            open_session(model.SerializeToString(), name)
+            check_provider(name)
             found[provider] = "loads"
         except ProviderError as error:
             found[provider] = str(error)
     return found
+
+
+def check_provider(provider: str) -> None:
+    """Raise `ProviderError` for an execution provider that does not load here."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    open_session(model.SerializeToString(), provider)
 
 
 def _dim(dim: Any) -> Dim:
