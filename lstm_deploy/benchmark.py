@@ -248,7 +248,7 @@ def _time_case(
     found_peaks: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     taking_part = [worker for worker in workers if worker.variant.takes_part(case)]
-    timings = [timing for worker in taking_part if (timing := worker.prepare(case))]
+    timings = [timing for worker in taking_part if (timing := worker.prepare(case, CASE_S / 5))]
     order = random.Random(plan.seed)
     rounds = plan.rounds
     if once := sum(timing.round_s for timing in timings):

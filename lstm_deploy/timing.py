@@ -81,11 +81,14 @@ class Worker:
             raise kinds.get(answer["exit_code"], LstmDeployError)(answer["error"])
         return answer
 
-    def prepare(self, case: Case) -> "Timing | None":
-        """Get ready for a case; none, with the reason in `refusal`, if that cannot be."""
+    def prepare(self, case: Case, warm_up_s: float) -> "Timing | None":
+        """Get ready for a case, and wait so long at most until calls are stable.
+
+        None, with the reason in `refusal`, if that cannot be.
+        """
         self.refusal = ""
         try:
-            return Timing(self, self.ask(case=asdict(case)))
+            return Timing(self, self.ask(case=asdict(case), warm_up_s=warm_up_s))
         except LstmDeployError as error:
             if not isinstance(error, InputError) and not self.variant.may_fail:
                 raise

@@ -5,7 +5,7 @@ disturb another, and so that timing an ONNX file never imports PyTorch. Requests
 on standard input and output:
 
     {"open": {"kind": "onnx", "path": …, "provider": "cpu", "threads": 1, …}}     ->  {"load_s": …}
-    {"case": {"scenario": "stream", "scope": "resident", "batch": 1, "seq_len": 1}} ->  {"first_call_us": …, …}
+    {"case": {"scenario": "stream", "scope": "resident", …}, "warm_up_s": 2}      ->  {"first_call_us": …, …}
     {"calls": 100, "warm": 10}                                                     ->  {"samples_us": […]}
     {"state": true}                                                                ->  {"peak_mib": …, "active": […]}
 
@@ -25,8 +25,6 @@ from lstm_deploy.contenders import Case, Contender, Prepared, open_contender
 from lstm_deploy.errors import LstmDeployError, one_line
 
 BLOCK_S = 0.02
-WARM_UP_S = 2.0
-"""How long to wait at most for calls to become stable."""
 STABLE = 0.05
 """How far the medians of the latest three blocks of calls may lie apart."""
 SENT_OUTPUTS = 4096
@@ -66,19 +64,19 @@ class Timer:
             self.contender = open_contender(**request["open"])
             return {"load_s": time.perf_counter() - start}
         if "case" in request:
-            return self.prepare(Case(**request["case"]))
+            return self.prepare(Case(**request["case"]), request["warm_up_s"])
         if "calls" in request:
             self.measure(request["warm"])
             return {"samples_us": self.measure(request["calls"]).tolist()}
         return {"peak_mib": _peak_mib(), "active": self.contender.active()}
 
-    def prepare(self, case: Case) -> dict[str, Any]:
-        """Get ready for a case: the first call, calls until they are stable, and then what they compute."""
+    def prepare(self, case: Case, warm_up_s: float) -> dict[str, Any]:
+        """Get ready for a case: the first call, calls until they are stable, or so long, and what they compute."""
         self.prepared = self.contender.prepare(case)
         first = self.measure(1)[0]
         medians: list[float] = []
         start = time.perf_counter()
-        while time.perf_counter() - start < WARM_UP_S or len(medians) < 3:
+        while time.perf_counter() - start < warm_up_s or len(medians) < 3:
             block, began = [], time.perf_counter()
             while time.perf_counter() - began < BLOCK_S:
                 block += self.measure(1).tolist()
