@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from lstm_deploy.recipe import Range
     from lstm_deploy.signature import StatePolicy
     from lstm_deploy.sources import Origin
     from lstm_deploy.tasks import Task
@@ -113,6 +114,36 @@ def names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
+def ranges(texts: list[str] | None) -> "dict[str, Range]":
+    """`OPTION=LOW..HIGH` (`:log` for small values as often as large ones) or `OPTION=A,B,C`, by field of a recipe."""
+    from lstm_deploy.recipe import RANGES, SEARCHABLE, Range, option_of
+
+    if not texts:
+        return RANGES
+    fields = {option_of(field): field for field in SEARCHABLE}
+    found: dict[str, Range] = {}
+    for option, text in pairs("range", texts).items():
+        field = fields.get(option.strip().removeprefix("--").replace("_", "-"))
+        if field is None:
+            raise InputError(f"--range {option} is nothing that a search can try; name one of {', '.join(fields)}.")
+        kind = SEARCHABLE[field]
+        values, log = text.removesuffix(":log"), text.endswith(":log")
+        try:
+            if ".." in values:
+                low, high = map(kind, values.split(".."))
+                if kind is str or not (low > 0 if log else low >= 0) or not low <= high < float("inf"):
+                    raise ValueError
+                found[field] = Range(low=low, high=high, log=log, whole=kind is int)
+            else:
+                found[field] = Range(choices=tuple(kind(value.strip()) for value in values.split(",")))
+        except ValueError as error:
+            raise InputError(
+                f"--range {option}={text} is no range; write {option}=LOW..HIGH, with :log where both are above 0, or "
+                f"{option}=A,B,C."
+            ) from error
+    return found
+
+
 def choices(option: str, text: str) -> tuple[str, ...]:
     """As `names`, at least one."""
     if found := names(text):
@@ -126,15 +157,6 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
     if not found or not all(name.isascii() and name.isdigit() and int(name) for name in found):
         raise InputError(f"--{option} {text!r} is not a list of positive numbers; write it as 1,32.")
     return tuple(map(int, found))
-
-
-def targets(given: str | None, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns to predict: those that are named, or the only one."""
-    if found := names(given):
-        return found
-    if len(columns) == 1:
-        return columns
-    raise InputError(f"Which column is to be predicted? Name it with --target; there are {', '.join(columns)}.")
 
 
 def part(option: str, text: str | None) -> float | None:

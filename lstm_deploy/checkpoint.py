@@ -4,7 +4,7 @@ Reading one needs no PyTorch and runs no code from the file.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
+from lstm_deploy.recipe import Pooling
 from lstm_deploy.signature import Array, StatePolicy, decode
 from lstm_deploy.tasks import Task
 
@@ -21,35 +22,39 @@ SPEC_KEY = "lstm_deploy.spec"
 NETWORK_FILE = "network.json"
 """Name of a `Network` among the extra files of a TorchScript archive of ours."""
 SCHEMA_VERSION = 1
+Input = Literal["values", "one-hot", "embedding"]
 
 
-class ForecasterConfig(Struct, frozen=True, kw_only=True, tag="forecaster", tag_field="kind"):
-    """Scaled inputs, LSTM, one linear layer on every step, outputs in raw units."""
+class NetworkConfig(Struct, frozen=True, kw_only=True, tag="lstm", tag_field="kind"):
+    """What `models.Network` is made of, from input to output; what is 0, false or `none` is not there."""
 
+    input: Input
     input_size: int
-    output_columns: tuple[int, ...]
-    """For each output, the input column that it is the next value of."""
+    """Features of one row, or tokens of the vocabulary."""
+    embedding_size: int = 0
+    """Width of the vector of each token, where `input` is `embedding`."""
+    window_norm: int = 0
+    """BatchNorm over the window: of each of so many steps, which a call must then have."""
     hidden_size: int
-    num_layers: int
+    num_layers: int = 1
+    bidirectional: bool = False
+    proj_size: int = 0
+    layer_norm: bool = False
+    """LayerNorm of what the LSTM gives at each step."""
+    pooling: Pooling = "none"
     dropout: float = 0.0
-    residual: bool = True
-    """Predict the change from the present value rather than the value."""
-
-
-class LanguageModelConfig(Struct, frozen=True, kw_only=True, tag="language_model", tag_field="kind"):
-    """One-hot tokens, LSTM, one linear layer on every step, logits."""
-
-    vocabulary_size: int
-    hidden_size: int
-    num_layers: int
-    dropout: float = 0.0
+    """Between layers of the LSTM, and before the head."""
+    head_size: int = 0
+    """Width of a layer with a ReLU before the last one."""
+    output_size: int
+    output_columns: tuple[int, ...] = ()
+    """Forecasts only: for each output, the input column of which it is a later value."""
+    residual: bool = False
+    """Forecasts only: predict the change from the present value rather than the value."""
 
 
 class InferredConfig(Struct, frozen=True, kw_only=True, tag="inferred", tag_field="kind"):
     """An LSTM, and before and after it what its weights tell: see `recognition`."""
-
-
-NetworkConfig = ForecasterConfig | LanguageModelConfig
 
 
 class Spec(Struct, frozen=True, kw_only=True):

@@ -4,16 +4,14 @@ import os
 import signal
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from lstm_deploy import arguments, console
+from lstm_deploy.cli_train import ForceFlag, JsonFlag, quoted, train
 from lstm_deploy.errors import InputError
-
-if TYPE_CHECKING:
-    from lstm_deploy.training import Trained
 
 
 class Commands(TyperGroup):
@@ -34,13 +32,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Take an LSTM out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured.",
 )
-
-
-class TaskName(StrEnum):
-    """What to train for."""
-
-    forecast = "forecast"
-    lm = "lm"
 
 
 class Purpose(StrEnum):
@@ -93,14 +84,6 @@ class StateType(StrEnum):
     float32 = "float32"
 
 
-DEFAULTS: dict[TaskName, dict[str, Any]] = {
-    TaskName.forecast: {"hidden_size": 32, "epochs": 30, "learning_rate": 2e-3, "window": 20, "batch_size": 64},
-    TaskName.lm: {"hidden_size": 128, "epochs": 10, "learning_rate": 5e-3, "window": 100, "batch_size": 32},
-}
-"""What `train` uses where an option is not given."""
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 ModelOption = Annotated[
     str | None, typer.Option(help="Class that the weights belong to: FILE.py:Class or package.module:Class.")
 ]
@@ -140,79 +123,7 @@ def options(
     """Take an LSTM out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured."""
 
 
-@app.command()
-def train(
-    data: Annotated[Path, typer.Argument(help="CSV or .npz for a forecast, UTF-8 text for a language model.")],
-    task: Annotated[TaskName, typer.Option(help="What to learn: the next value, or the next character.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="Checkpoint to write, with a plot beside it [default: DATA's name.safetensors]."
-        ),
-    ] = None,
-    target: Annotated[str | None, typer.Option(help="Columns to predict, comma-separated.")] = None,
-    features: Annotated[
-        str | None, typer.Option(help="Columns to predict from, comma-separated [default: all of numbers].")
-    ] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Steps in one example [20; lm: 100].")] = None,
-    hidden_size: Annotated[int | None, typer.Option(min=1, max=16384, help="Width of the LSTM [32; lm: 128].")] = None,
-    layers: Annotated[int, typer.Option(min=1, max=8, help="LSTM layers.")] = 2,
-    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Between layers.")] = 0.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data [30; lm: 10].")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples in one step [64; lm: 32].")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam [0.002; lm: 0.005].")] = None,
-    residual: Annotated[bool, typer.Option(help="Forecast the change from the present value.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the order.")] = 0,
-    force: ForceFlag = False,
-    json: JsonFlag = False,
-) -> None:
-    """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
-    from lstm_deploy.data import read_series, read_text
-
-    output = output or Path(f"{data.stem or 'model'}.safetensors")
-    _check_output(output, force)
-    given = {
-        "hidden_size": hidden_size,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "window": window,
-        "batch_size": batch_size,
-    }
-    chosen = {**DEFAULTS[task], **{name: value for name, value in given.items() if value is not None}}
-    if task is TaskName.forecast:
-        series = read_series(data, arguments.names(features))
-        targets = arguments.targets(target, series.columns)
-        if series.left_out:
-            console.note(f"Left out, of no numbers or of one only: {', '.join(series.left_out)}.")
-        if series.dropped:
-            console.note(f"{series.dropped} row(s) at the start have missing values and are left out.")
-        if series.filled:
-            console.note(f"{series.filled} missing value(s) take the latest value before them.")
-    else:
-        if target or features:
-            raise InputError("A language model has no columns; leave out --target and --features.")
-        text = read_text(data)
-
-    from msgspec.structs import replace
-
-    from lstm_deploy import checkpoint, report, training
-
-    options = training.Options(num_layers=layers, dropout=dropout, seed=seed, residual=residual, **chosen)
-    with console.progress("training") as on_progress:
-        if task is TaskName.forecast:
-            trained = training.train_forecaster(series, targets, options, on_progress)
-        else:
-            trained = training.train_language_model(text, options, on_progress)
-    spec = replace(trained.spec, training={**trained.spec.training, "data": _pointer(data, output)})
-    checkpoint.save(output, trained.tensors, spec)
-    plot = _plot_training(trained, output.with_suffix(".png"))
-    if json:
-        console.say_json({"checkpoint": str(output), "plot": str(plot), **trained.spec.training})
-        return
-    metrics = trained.spec.training["metrics"]
-    console.say_table(["on held-out data", ""], report.metric_rows(metrics))
-    console.say(report.verdict(metrics))
-    console.note(f"\nwrote {output} and {plot}\nnext: lstm-deploy export {_quoted(output)} -o exported/{output.stem}")
+app.command(name="train")(train)
 
 
 @app.command()
@@ -319,7 +230,7 @@ def export(
     parity = bundle.manifest.parity
     assert parity is not None
     console.say(f"{len(parity.checks)} checks passed, against {parity.reference}.")
-    name = _quoted(output)
+    name = quoted(output)
     use = f"lstm-deploy run {name}" if bundle.signature.task else f"lstm_deploy.open({str(output)!r}) in Python"
     console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}")
 
@@ -582,7 +493,7 @@ def run(
                 raise InputError(
                     "This bundle forecasts series; give one with --input FILE, or a pipe with --stream, no --prompt."
                 )
-            _run_forecast(model, task, input, steps or 1, where, output, plot, json)
+            _run_forecast(model, task, input, steps or task.horizon, where, output, plot, json)
         case LanguageModel() as task:
             if not prompt or input is not None:
                 raise InputError(
@@ -692,7 +603,7 @@ def _run_forecast(
     plot: Path | None,
     json: bool,
 ) -> None:
-    from lstm_deploy import inference, report
+    from lstm_deploy import inference, report, training_plots
     from lstm_deploy.data import read_series
 
     series = read_series(file, task.features)
@@ -703,7 +614,7 @@ def _run_forecast(
         columns = [series.columns.index(name) for name in task.targets]
         past = series.values[-3 * task.window :, columns]
         labels = (*series.labels[-len(past) :], *(f"+{step}" for step in range(1, steps + 1)))
-        report.save_plot(report.forecast_plot(task.targets, labels, past, values), plot)
+        report.save_plot(training_plots.forecast_plot(task.targets, labels, past, values), plot)
         console.note(f"wrote {plot}")
     document = {"last": series.labels[-1], "targets": task.targets, "values": values.tolist()}
     _show_result("\n".join(lines), document, output, json)
@@ -732,7 +643,7 @@ def _run_classification(
     model: Any, task: Any, file: Path, where: dict[str, str], output: Path | None, json: bool
 ) -> None:
     from lstm_deploy import inference
-    from lstm_deploy.data import read_text
+    from lstm_deploy.files import read_text
 
     found = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
@@ -790,35 +701,6 @@ def _show_result(text: str, document: Any, output: Path | None, json: bool) -> N
         console.say_json(document)
     elif not output:
         console.say(text)
-
-
-def _check_output(output: Path, force: bool) -> None:
-    if output.suffix != ".safetensors":
-        raise InputError(f"{output} must end in .safetensors, the only format that train writes.")
-    if output.is_dir():
-        raise InputError(f"{output} is a directory; give a file name with -o.")
-    for file in (output, output.with_suffix(".png")):
-        if file.exists() and not force:
-            raise InputError(f"{file} already exists; replace it with --force or choose another name with -o.")
-
-
-def _plot_training(trained: "Trained", path: Path) -> Path:
-    from lstm_deploy import report
-    from lstm_deploy.tasks import Forecast
-
-    task, metrics = trained.spec.task, trained.spec.training["metrics"]
-    if isinstance(task, Forecast):
-        assert trained.truth is not None
-        assert trained.prediction is not None
-        title = f"one step ahead on held-out rows: RMSE {metrics['rmse']:.4g}, naive {metrics['naive_rmse']:.4g}"
-        figure = report.forecast_plot(
-            task.targets, trained.labels, trained.truth, trained.prediction, beside=True, title=title
-        )
-    else:
-        naive = metrics["naive_nats_per_character"]
-        figure = report.loss_plot(trained.validation_losses, naive, "nats per character")
-    report.save_plot(figure, path)
-    return path
 
 
 def _record_parity(target: Path, provider: str, found: Any) -> None:
@@ -879,17 +761,6 @@ def _write_json(path: Path, document: Any) -> None:
     console.note(f"wrote {path}")
 
 
-def _pointer(data: Path, checkpoint: Path) -> dict[str, str]:
-    """Where a file lies, from where the checkpoint lies, so that the end that was held out can be found again."""
-    from lstm_deploy.files import sha256
-
-    try:
-        path = os.path.relpath(data.resolve(), checkpoint.resolve().parent)
-    except ValueError:  # another drive on Windows
-        path = str(data.resolve())
-    return {"path": Path(path).as_posix(), "sha256": sha256(data)}
-
-
 def _show_plan(plan: dict[str, Any], json: bool) -> None:
     import msgspec
 
@@ -921,9 +792,3 @@ def _flat(value: Any) -> str:
         text = ", ".join(map(_flat, value))
         return text if len(text) < 200 else f"{len(value)} entries"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _quoted(path: Path) -> str:
-    from shlex import quote
-
-    return quote(str(path))

@@ -48,8 +48,11 @@ def say_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[OnProgress]:
-    """A bar on standard error, drawn only where that is a terminal."""
+def progress(title: str, *, shown: bool = True) -> Iterator[OnProgress]:
+    """A bar on standard error where that is a terminal, else a line for each tenth."""
+    if not shown:
+        yield lambda *_: None
+        return
     if not sys.stderr.isatty():
         tenths = 0
         note(f"{title} …")

@@ -1,12 +1,11 @@
 """Reading series and text from files. No PyTorch: `run` reads its input here too."""
 
-import io
 import json
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.files import read_npz
+from lstm_deploy.files import read_text
+from lstm_deploy.tabular import read_table
 
+Missing = Literal["previous", "interpolate", "drop", "refuse"]
+"""What becomes of missing values: see `read_series`."""
 Values = NDArray[np.float64]
 LARGEST = 1e37
 """Beyond it, float32 overflows when values are scaled."""
@@ -38,55 +40,49 @@ class Series(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     """What each row is called: its date, or its number."""
     filled: int
-    """How many missing values were replaced by the latest one before them."""
+    """How many missing values were replaced."""
     dropped: int
-    """How many rows at the start were left out, where some column had no value yet."""
+    """How many rows were left out: at the start, where some column had no value yet, or as was asked for."""
     left_out: tuple[str, ...]
     """Columns that nobody asked for and that hold no numbers, or one number only."""
+    noiseless: Values | None = None
+    """The values without their noise, where these were generated."""
 
 
-def read_series(path: Path, columns: Sequence[str] | None = None) -> Series:
-    """Read the named columns (default: all numeric ones) of a table, oldest row first.
+def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missing = "previous") -> Series:
+    """Read the named columns (default: all numeric ones) of a table (see `read_table`), oldest row first.
 
-    CSV (comma, semicolon, tab or bar) with a header, or `.npz` with a record array or one-dimensional
-    arrays of one length. Missing values take the latest value before them; rows before every column
-    has a value are left out. Raises `InputError` for what is not such a table.
+    Missing values take the `previous` value, or one on the line to the next (`interpolate`), or their rows are left out
+    (`drop`), or they are refused (`refuse`). Rows before every column has a value are left out. Raises `InputError` for
+    what is not such a table.
     """
-    table = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
-    if table.empty:
-        raise InputError(f"{path} has no rows; give a file with a header and one row for each step.")
+    table = read_table(path)
     table, labels = _split_dates(table, path)
     chosen = list(columns) if columns else [str(name) for name in table.columns if _has_information(table[name])]
     if not chosen:
         raise InputError(f"{path} has no column of numbers; check the separator and the header.")
-    values = np.column_stack([_numbers(table, name, path) for name in chosen])
-    missing = np.isnan(values)
-    started = ~np.isnan(pd.DataFrame(values).ffill().to_numpy())
-    complete = np.flatnonzero(started.all(axis=1))
-    if not complete.size:
-        empty = next(name for name, has in zip(chosen, started.any(axis=0), strict=True) if not has)
-        raise InputError(f"Column {empty!r} of {path} has no value; leave it out with --features.")
-    first = int(complete[0])
+    values = pd.DataFrame({name: _numbers(table, name, path) for name in chosen})
+    gaps = values.isna()
+    if empty := [name for name in chosen if gaps[name].all()]:
+        raise InputError(f"Column {empty[0]!r} of {path} has no value; leave it out with --features.")
+    if missing == "refuse" and gaps.to_numpy().any():
+        name = next(name for name in chosen if gaps[name].any())
+        raise InputError(f"Column {name!r} of {path} lacks {gaps[name].sum()} value(s); choose another --missing.")
+    if missing == "interpolate":
+        values = values.interpolate(limit_direction="forward")
+    elif missing != "drop":
+        values = values.ffill()
+    kept = np.flatnonzero(values.notna().all(axis=1))
+    if not kept.size:
+        raise InputError(f"No row of {path} has a value in every column; choose other --features or --missing.")
     return Series(
         columns=tuple(chosen),
-        values=pd.DataFrame(values).ffill().to_numpy(dtype=np.float64)[first:],
-        labels=tuple(labels[first:]),
-        filled=int(missing[first:].sum()),
-        dropped=first,
+        values=values.to_numpy(dtype=np.float64)[kept],
+        labels=tuple(labels[row] for row in kept),
+        filled=int(gaps.to_numpy()[kept].sum()),
+        dropped=len(values) - kept.size,
         left_out=() if columns else tuple(str(name) for name in table.columns if name not in chosen),
     )
-
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text; raises `InputError` if it is empty or something else."""
-    _require_file(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
-    if not text.strip():
-        raise InputError(f"{path} is empty; give a file with text in it.")
-    return text
 
 
 def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], int | None]:
@@ -118,42 +114,6 @@ def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], i
         raise InputError(f"{path} has the entry {long[0]!r}, which is no character; correct it.")
     unknown = next((token for token, entry in enumerate(entries) if entry in UNKNOWN), None)
     return tuple(entries), unknown
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    text = read_text(path)
-    header = text.lstrip().splitlines()[0]
-    separator = max(",;\t|", key=header.count)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            return pd.read_csv(
-                io.StringIO(text), sep=separator, skipinitialspace=True, low_memory=False, index_col=False
-            )
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is not a table ({str(error).strip()}); check its rows.") from error
-
-
-def _read_npz(path: Path) -> pd.DataFrame:
-    _require_file(path)
-    arrays = read_npz(path)
-    records = [array for array in arrays.values() if array.dtype.names]
-    if len(arrays) == 1 and records:
-        arrays = {name: records[0][name] for name in records[0].dtype.names or ()}
-    shapes = {array.shape for array in arrays.values()}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-        raise InputError(
-            f"{path} must hold one record array or one-dimensional arrays of one length, one for each column; "
-            f"it has {', '.join(f'{name}{list(array.shape)}' for name, array in arrays.items()) or 'none'}."
-        )
-    return pd.DataFrame(arrays)
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a directory; give a file.")
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path.")
 
 
 def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -49,6 +49,35 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
 
 
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text; raises `InputError` if it is empty or something else."""
+    require_file(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
+    if not text.strip():
+        raise InputError(f"{path} is empty; give a file with text in it.")
+    return text
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, so that both can be moved together."""
+    try:
+        found = os.path.relpath(path.resolve(), folder)
+    except ValueError:  # another drive on Windows
+        found = str(path.resolve())
+    return Path(found).as_posix()
+
+
+def require_file(path: Path) -> None:
+    """Raise `InputError` where there is no file."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give a file.")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path.")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -30,13 +30,13 @@ class Verdict(NamedTuple):
         return f"{self.label}\t{self.probability:.4f}"
 
 
-def forecast(model: Model, task: Forecast, series: Series, steps: int = 1, where: Where = CPU) -> Values:
-    """The next `steps` values after the series, `[steps, targets]`, in raw units.
+def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where: Where = CPU) -> Values:
+    """The next `steps` values after the series, `[steps, targets]`, in raw units; 0 steps are the model's horizon.
 
     A model trained with policy `reset` sees the last `task.window` rows, from the initial state, for each step; one
     trained with `carry` sees the whole series and keeps its state. `where` says on which runtime, as `Model.runtime`
-    does. Raises `InputError` if the series is too short, or if more than one step is asked of a model that cannot feed
-    itself.
+    does. Raises `InputError` if the series is too short, or if more steps than its horizon are asked of a model that
+    cannot feed itself.
     """
     if len(series.values) < task.window:
         raise InputError(
@@ -44,14 +44,17 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 1, where
             "give a longer one."
         )
     rows = series.values.astype(np.float32)[None]
-    if steps > 1 or task.feeds_itself:
+    steps = steps or task.horizon
+    if task.horizon == 1 and (steps > 1 or task.feeds_itself):
         contract = model.rollout_contract  # says why it cannot feed itself
         rows = rows[:, -contract.least_seq :] if not contract.recurrent else rows
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
+    if steps > task.horizon:
+        raise InputError(f"The model tells the next {task.horizon} steps and none after them; ask for as many.")
     signature = model.signature
     rows = rows if carries(signature) else rows[:, -window_of(signature) :]
     y, _ = Stepper(model.runtime(**where))(rows, signature.initial_state(1))
-    return np.asarray(y, np.float64)
+    return np.asarray(y, np.float64).reshape(task.horizon, len(task.targets))[:steps]
 
 
 def generate(
@@ -72,44 +75,30 @@ def generate(
     `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
     `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
     """
-    index = task.index
-    for text in prompts:
-        if not text:
-            raise InputError("The prompt is empty; give at least one character with --prompt.")
-        if unknown := [character for character in text if character not in index]:
-            raise InputError(
-                f"The model has never seen {unknown[0]!r}; its vocabulary is {''.join(task.vocabulary)!r}."
-            )
-    if stop and stop not in index:
-        raise InputError(f"The text cannot stop at {stop!r}, which the model has never seen; give another --stop.")
-    lengths = np.array([len(text) for text in prompts])
+    if not all(prompts):
+        raise InputError("The prompt is empty; give at least one character with --prompt.")
+    encoded = [task.encode(text) for text in prompts]
+    if stop and (stop not in task.index or (task.unit == "byte" and not stop.isascii())):
+        raise InputError(f"The text cannot stop at {stop!r}, which is no token of the model; give another --stop.")
+    lengths = np.array([len(tokens) for tokens in encoded])
     x = np.zeros((len(prompts), lengths.max()), np.int64)
-    for row, text in zip(x, prompts, strict=True):
-        row[: len(text)] = [index[character] for character in text]
+    for row, tokens in zip(x, encoded, strict=True):
+        row[: len(tokens)] = tokens
     feeds = {
         "x": x,
         "lengths": lengths,
         "noise": np.random.default_rng(seed).random((len(prompts), steps), np.float32),
         "temperature": np.array(temperature, np.float32),
         "top_k": np.array(top_k),
-        "stop": np.array(index[stop] if stop else NO_STOP),
+        "stop": np.array(task.index[stop] if stop else NO_STOP),
     }
-    texts = ["".join(task.vocabulary[token] for token in row) for row in model.rollout(feeds, **where)["y"]]
+    texts = [task.decode(row) for row in model.rollout(feeds, **where)["y"].tolist()]
     return [text.partition(stop)[0] if stop else text for text in texts]
 
 
 def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Verdict:
     """The class of one line of text; raises `InputError` for one with nothing in it that the model knows."""
-    index = task.index
-    pieces = line.split() if task.unit == "word" else list(line)
-    tokens = []
-    for piece in pieces:
-        token = index.get(piece, index.get(piece.lower(), task.unknown))
-        if token is None:
-            raise InputError(f"The model has never seen {piece!r}; leave it out of the line.")
-        tokens.append(token)
-    if not tokens:
-        raise InputError("There is nothing to classify in an empty line; leave it out.")
+    tokens = task.encode(line)
     layout, signature = layout_of(model.signature), model.signature
     rows = np.array([tokens])
     if layout.window and len(tokens) != layout.window:

@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.data import read_series, read_text
+from lstm_deploy.data import Series, read_series
 from lstm_deploy.errors import InputError
-from lstm_deploy.files import read_npz, sha256
+from lstm_deploy.files import read_npz, read_text, sha256
+from lstm_deploy.generators import generate
+from lstm_deploy.labelled import Labelled, read_labelled, split
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Array, Feeds, Signature, TensorSpec
-from lstm_deploy.tasks import Forecast, LanguageModel
+from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
-HELD_OUT = {"forecast": 0.2, "lm": 0.1}
-"""The part at the end of a file that `train` keeps for the metric, by task."""
 ROWS, STEPS = 32, 100
 """Streams of a text, and steps of a call, where the training does not tell."""
 WINDOWS = 256
@@ -52,28 +52,33 @@ class Measured(NamedTuple):
 def examples(signature: Signature, data: Path | None, training: Mapping[str, Any] | None = None) -> Examples:
     """What to measure on: the data, the part of the training's file that was held out, or inputs that are drawn.
 
-    A series (CSV, `.npz`) for a forecast and a text for a language model; for other models an `.npz` with an array for
-    each input by its name and `y`, what the first output should be: of the same shape, or its classes as integers.
-    `training` is what the training reported; of the file that it names only the end is used, which it never saw.
-    Raises `InputError` for a file that does not fit.
+    A series for a forecast, a text for a language model, a table of texts and labels for a classifier; for other models
+    an `.npz` with an array for each input by its name and `y`, what the first output should be: of the same shape, or
+    its classes as integers. `training` is what the training reported; of the data that it names only the part is used
+    that it never saw. Raises `InputError` for a file that does not fit.
     """
     known = (training or {}).get("data") or {}
-    held_out = False
+    options = (training or {}).get("options") or {}
+    options = options if "test" in options else {}
+    held_out = options if data is None else {}
+    if data is None and "generator" in known and isinstance(signature.task, Forecast):
+        series = generate(known["generator"], known["rows"], known["seed"])
+        return _series(signature, signature.task, series, known["generator"], held_out)
     if data is None:
-        path = Path(known.get("path") or "")
-        if not path.is_file() or sha256(path) != known.get("sha256"):
+        data = Path(known.get("path") or "")
+        if not data.is_file() or sha256(data) != known.get("sha256"):
             return _drawn(signature)
-        data, held_out = path, True
-    elif data.is_file():
-        held_out = sha256(data) == known.get("sha256")
+    elif data.is_file() and sha256(data) == known.get("sha256"):
+        held_out = options
     match signature.task:
         case Forecast() as task:
-            return _series(signature, task, data, held_out=held_out)
+            series = read_series(data, task.features, known.get("missing", "previous") if held_out else "previous")
+            return _series(signature, task, series, data.name, held_out)
         case LanguageModel() as task:
-            options = (training or {}).get("options") or {}
-            return _text(
-                signature, task, data, options.get("batch_size", ROWS), options.get("window", STEPS), held_out=held_out
-            )
+            return _text(signature, task, data, held_out)
+        case Classify() as task if data.suffix != ".npz":
+            given = read_labelled(data, known.get("text_column"), known.get("label_column"))
+            return _labelled(signature, task, given, data.name, held_out)
     return _arrays(signature, data)
 
 
@@ -139,17 +144,17 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float]:
     return off / spread if spread else (math.inf if off else 0.0), min(cosine, 1.0)
 
 
-def _series(signature: Signature, task: Forecast, path: Path, *, held_out: bool) -> Examples:
-    """Windows of a series and the row after each, as in training."""
-    rows = read_series(path, task.features).values.astype(np.float32)
-    first = len(rows) - max(1, round(HELD_OUT["forecast"] * len(rows))) if held_out else task.window
-    if first < task.window or first >= len(rows):
-        raise InputError(f"{path} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
+def _series(signature: Signature, task: Forecast, series: Series, name: str, held_out: Mapping[str, Any]) -> Examples:
+    """Windows of a series and the rows after each, as in training."""
+    rows = series.values.astype(np.float32)
+    first = len(rows) - max(task.horizon, round(held_out["test"] * len(rows))) if held_out else task.window
+    if first < task.window or first + task.horizon > len(rows):
+        raise InputError(f"{name} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(name) for name in task.targets]
     layout = layout_of(signature)
-    described = f"the held-out part of {path.name}" if held_out else path.name
+    described = f"the held-out part of {name}" if held_out else name
     (x,) = (spec.name for spec in signature.inputs)
-    if signature.state_policy == "carry" and layout.y_time_axis is not None:
+    if signature.state_policy == "carry" and task.horizon == 1 and layout.y_time_axis is not None:
         parts = [
             (start, min(start + STEPS, len(rows) - 1)) for start in range(first - task.window, len(rows) - 1, STEPS)
         ]
@@ -157,15 +162,15 @@ def _series(signature: Signature, task: Forecast, path: Path, *, held_out: bool)
         return Examples(
             described, "rmse", calls, tuple(rows[None, a + 1 : b + 1, columns] for a, b in parts), carry=True
         )
-    ends = np.arange(first, len(rows))
+    ends = np.arange(first, len(rows) - task.horizon + 1)
     batches = np.split(ends, range(WINDOWS, len(ends), WINDOWS))
+    ahead = np.arange(task.horizon)
+    truths = [rows[batch[:, None] + ahead][:, :, columns].reshape(len(batch), -1) for batch in batches]
     windows = tuple({x: layout.inputs(rows[batch[:, None] + np.arange(-task.window, 0)])} for batch in batches)
-    return Examples(described, "rmse", windows, tuple(rows[batch][:, columns] for batch in batches), carry=False)
+    return Examples(described, "rmse", windows, tuple(truths), carry=False)
 
 
-def _text(
-    signature: Signature, task: LanguageModel, path: Path, streams: int, steps: int, *, held_out: bool
-) -> Examples:
+def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mapping[str, Any]) -> Examples:
     """A text cut into equal streams that are read side by side, as in training."""
     layout = layout_of(signature)
     if layout.y_time_axis is None:
@@ -173,15 +178,12 @@ def _text(
             "This model tells only what follows the last character of a call, so a text would take a call for each; "
             "leave out --data."
         )
-    index = task.index
-    text = read_text(path)
-    text = text[round((1 - HELD_OUT["lm"]) * len(text)) :] if held_out else text
-    if unknown := sorted(set(text) - set(index)):
-        raise InputError(f"{path} has {unknown[0]!r}, which the model has never seen; give another text.")
-    text = text[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else text
-    if len(text) < 3:
-        raise InputError(f"{path} has {len(text)} characters, too few to predict; give a longer text.")
-    tokens = np.array([index[character] for character in text], np.int64)
+    streams, steps = held_out.get("batch_size", ROWS), held_out.get("window", STEPS)
+    tokens = np.array(task.encode(read_text(path)), np.int64)
+    tokens = tokens[round((1 - held_out["test"]) * len(tokens)) :] if held_out else tokens
+    tokens = tokens[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else tokens
+    if len(tokens) < 3:
+        raise InputError(f"{path} has {len(tokens)} {task.unit}s, too few to predict; give a longer text.")
     streams = max(1, min(streams, (len(tokens) - 1) // steps))
     length = (len(tokens) - 1) // streams
     x = tokens[: streams * length].reshape(streams, length)
@@ -192,6 +194,31 @@ def _text(
     calls = tuple({name: layout.inputs(x[:, cut])} for cut in cuts)
     truth = tuple(y[:, cut].T if layout.y_time_axis == 0 else y[:, cut] for cut in cuts)
     return Examples(described, "bits_per_character", calls, truth, carry=True)
+
+
+def _labelled(
+    signature: Signature, task: Classify, given: Labelled, name: str, held_out: Mapping[str, Any]
+) -> Examples:
+    """Texts as tokens, padded where the model takes lengths, else one in each call, and their labels."""
+    if unknown := sorted(set(given.labels) - set(task.labels)):
+        raise InputError(f"{name} has the label {unknown[0]!r}, which the model has never seen; leave it out.")
+    rows = np.arange(len(given.texts))
+    if held_out:
+        rows = split(given.labels, held_out["test"], held_out["validation"], held_out["seed"]).test
+    layout, x, lengths = layout_of(signature), signature.inputs[0], signature.inputs[1:]
+    calls, truths = [], []
+    size = WINDOWS if lengths else 1
+    for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
+        tokens = [task.encode(given.texts[row])[: held_out.get("window")] for row in batch]
+        counts = np.array([len(row) for row in tokens])
+        padded = np.zeros((len(tokens), counts.max()), np.int64)
+        for place, row in zip(padded, tokens, strict=True):
+            place[: len(row)] = row
+        feeds = {spec.name: counts.astype(spec.dtype) for spec in lengths}
+        calls.append({x.name: layout.inputs(padded).astype(x.dtype, copy=False), **feeds})
+        truths.append(np.array([task.labels.index(given.labels[row]) for row in batch]))
+    described = f"the held-out part of {name}" if held_out else name
+    return Examples(described, "accuracy", tuple(calls), tuple(truths), carry=False)
 
 
 def _arrays(signature: Signature, path: Path) -> Examples:

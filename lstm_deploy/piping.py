@@ -87,7 +87,7 @@ def pipe_values(model: Model, source: BinaryIO, sink: BinaryIO, where: Where, *,
             columns = [_text(cell).strip().strip('"') for cell in cells]
             order, cells_in_line, first = _order(columns, names), len(columns), False
             if isinstance(task, Forecast) and not as_json:
-                sink.write((",".join(task.targets) + "\n").encode())
+                sink.write((",".join(task.output_names) + "\n").encode())
             continue
         first = False
         if len(cells) != cells_in_line:

@@ -1,13 +1,12 @@
-"""Tables and plots: `report.md` of a bundle from its manifest alone, and the plots of training and `run`."""
+"""Tables and plots: `report.md` of a bundle, from its manifest alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from lstm_deploy import bench_plots, bench_report
 from lstm_deploy.bundle import REPORT, REPORT_PLOTS, Bundle, Manifest
@@ -15,9 +14,11 @@ from lstm_deploy.checks import Check, ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
 from lstm_deploy.rollouts import contract_of
-from lstm_deploy.signature import Array
 from lstm_deploy.tables import cell, markdown_table
 from lstm_deploy.tasks import Forecast, LanguageModel
+
+if TYPE_CHECKING:
+    from lstm_deploy.searching import Tried
 
 BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#8a8a8a"
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "^"), ("#3a9a5b", "D"), ("#8b5fb0", "v"), ("#b03a48", "P"))
@@ -93,22 +94,52 @@ def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Each metric beside the naive baseline's, which bears its name with `naive_` before it."""
-    return [
-        [name.replace("_", " "), cell(value) if isinstance(value, float) else f"{value:,}"]
-        for name, value in metrics.items()
-    ]
+    return [[name.replace("_", " "), _figure(value)] for name, value in metrics.items() if value is not None]
 
 
-def verdict(metrics: Mapping[str, float]) -> str:
-    """Whether the model beats its baseline, by the metric that it was trained for."""
-    name = next(name for name in ("rmse", "nats_per_character") if name in metrics)
-    ours, naive = metrics[name], metrics[f"naive_{name}"]
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Whether the model beats its baselines, by the metric that it was trained for; the better of them counts."""
+    name = next(name for name in metrics if name in ("rmse", "accuracy") or name.startswith("nats_per_"))
+    higher_is_better = name == "accuracy"
+    naive = {
+        kind: metrics[key]
+        for kind in ("naive", "seasonal naive")
+        if (key := f"{kind} {name}".replace(" ", "_")) in metrics
+    }
+    which = (max if higher_is_better else min)(naive, key=lambda kind: naive[kind])
+    ours, theirs = metrics[name], naive[which]
     label = name.replace("_", " ")
-    if naive == 0:
-        return f"The naive baseline makes no error at all ({label} 0), so there is nothing to beat."
-    if ours < naive:
-        return f"Better than the naive baseline by {1 - ours / naive:.1%} ({label})."
-    return f"It does NOT beat the naive baseline: {label} is {ours / naive - 1:.1%} worse."
+    if theirs == (1 if higher_is_better else 0):
+        return f"The {which} baseline makes no error at all ({label} {theirs:g}), so there is nothing to beat."
+    part = ours / theirs - 1 if higher_is_better else 1 - ours / theirs
+    if higher_is_better:
+        beats = "Better than" if part > 0 else "It does NOT beat"
+        return f"{beats} the {which} baseline: {label} {ours:.3f} against {theirs:.3f}."
+    if part > 0:
+        return f"Better than the {which} baseline by {part:.1%} ({label})."
+    return f"It does NOT beat the {which} baseline: {label} is {abs(part):.1%} worse."
+
+
+def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: every trial of a search, the best first."""
+    names = list(dict.fromkeys(name for trial in tried for name in trial.chosen))
+    rows = [
+        [
+            str(trial.trial),
+            "–" if trial.loss is None else cell(trial.loss),
+            str(trial.epochs),
+            trial.state,
+            *(cell(value) if isinstance(value, float) else str(value) for value in map(trial.chosen.get, names)),
+        ]
+        for trial in tried
+    ]
+    return ["trial", "validation loss", "epochs", "", *(name.replace("_", " ") for name in names)], rows
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_figure, value))
+    return cell(value) if isinstance(value, float) else f"{value:,}"
 
 
 def parity_plot(manifest: Manifest) -> Figure:
@@ -169,58 +200,6 @@ def error_plot(report: ParityReport) -> Figure:
     panels[-1, 1].set_xlabel("n")
     handles, labels = panels[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(artifacts), fontsize=8)
-    return figure
-
-
-def forecast_plot(
-    names: Sequence[str],
-    labels: Sequence[str],
-    history: Array,
-    forecast: Array,
-    *,
-    beside: bool = False,
-    title: str = "",
-) -> Figure:
-    """One panel for each target: what was (`[rows, targets]`) and what was predicted.
-
-    The forecast follows the history, or stands `beside` it, row for row.
-    """
-    figure = Figure(figsize=(8, 0.6 + 2.8 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
-    first = 0 if beside else len(history)
-    for column, (name, axes) in enumerate(zip(names, panels, strict=True)):
-        past, future = history[:, column], forecast[:, column]
-        past_style = {"color": "#b9c4d0", "linewidth": 2.4} if beside else {"color": GREY, "linewidth": 1.2}
-        axes.plot(range(len(past)), past, label="truth" if beside else "history", **past_style)
-        if not beside:  # connected with the latest value that is known
-            axes.plot([first - 1, first], [past[-1], future[0]], color=ORANGE, linewidth=0.9, linestyle=":")
-        axes.plot(
-            range(first, first + len(future)),
-            future,
-            color=ORANGE,
-            linewidth=0.9,
-            label="prediction" if beside else "forecast",
-            marker="o" if len(future) == 1 else None,
-            markersize=4,
-        )
-        axes.set_ylabel(name, parse_math=False)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    panels[0].set_title(title, fontsize=10, loc="left")
-    _label_rows(panels[-1], labels)
-    return figure
-
-
-def loss_plot(losses: Sequence[float], naive: float, unit: str) -> Figure:
-    """The validation loss after each epoch, with a naive baseline's loss as a line."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(range(1, len(losses) + 1), losses, color=BLUE, marker="o", markersize=3, label="validation")
-    axes.axhline(naive, color=GREY, linestyle="--", label="bigram baseline on held-out text")
-    axes.set(xlabel="epoch", ylabel=unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
     return figure
 
 
@@ -340,11 +319,3 @@ def _verdict(check: Check | None) -> str:
         return ""
     figure = "" if check.max_abs is None else f"{check.max_abs:.1e}"
     return figure or "passed" if check.passed else f"FAILED {figure}".strip()
-
-
-def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
-    """A few of the labels along the x axis."""
-    if not labels:
-        return
-    ticks = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int))
-    axes.set_xticks(ticks, [labels[tick] for tick in ticks], fontsize=8)

@@ -36,6 +36,11 @@ def contract_of(signature: Signature) -> Signature:
     layout, task = layout_of(signature), signature.task
     if isinstance(task, Classify):
         raise InputError("A classifier does not feed itself, so it has no rollout; run it on whole inputs.")
+    if isinstance(task, Forecast) and task.horizon > 1:
+        raise InputError(
+            f"The model tells the next {task.horizon} steps in one call, and none after them; train with a horizon of "
+            "1 for a rollout."
+        )
     if isinstance(task, Forecast) and not task.feeds_itself and set(task.features) == set(task.targets):
         raise InputError(
             f"The model predicts {', '.join(task.targets)} in another order than it takes {', '.join(task.features)}, "

@@ -22,7 +22,7 @@ from lstm_deploy.models import build
 from lstm_deploy.recognition import recognize
 from lstm_deploy.signature import CONTRACT_FILE, Signature, StateLayout, StatePolicy, TensorSpec, decode
 from lstm_deploy.stateful import Lifted
-from lstm_deploy.tasks import Classify, Forecast, LanguageModel, Task
+from lstm_deploy.tasks import Classify, Forecast, Task
 from lstm_deploy.weights import extra_files, read_module, read_weights
 
 
@@ -152,7 +152,7 @@ def guess_input(network: nn.Module) -> TensorSpec:
 def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
     spec = read_spec(path)
     network = build(spec.network, {name: value.numpy() for name, value in read_weights(path).items()})
-    lifted = lift(network, [_input(spec)], task=spec.task, state_policy=spec.state_policy, state_layout=state_layout)
+    lifted = lift(network, _inputs(spec), task=spec.task, state_policy=spec.state_policy, state_layout=state_layout)
     source = Source(kind="checkpoint", path=str(path), sha256=sha256(path), summary=_summary(lifted))
     return Loaded(lifted=lifted, source=source, training=spec.training)
 
@@ -259,13 +259,14 @@ def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
     return replace(spec, low=(0,), high=(min(sizes) - 1,))
 
 
-def _input(spec: Spec) -> TensorSpec:
-    match spec.task:
-        case Forecast(features=features):
-            shape: tuple[int | str, ...] = ("batch", "seq", len(features))
-            return TensorSpec(name="x", dtype="float32", shape=shape, low=spec.low, high=spec.high)
-        case LanguageModel() | Classify():
-            return TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=spec.low, high=spec.high)
+def _inputs(spec: Spec) -> tuple[TensorSpec, ...]:
+    if isinstance(spec.task, Forecast):
+        shape: tuple[int | str, ...] = ("batch", "seq", len(spec.task.features))
+        return (TensorSpec(name="x", dtype="float32", shape=shape, low=spec.low, high=spec.high),)
+    x = TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=spec.low, high=spec.high)
+    if isinstance(spec.task, Classify):
+        return (x, TensorSpec(name="lengths", dtype="int64", shape=("batch",), is_lengths=True))
+    return (x,)
 
 
 def _summary(lifted: Lifted) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lstm_deploy import benchmark, checkpoint, data, demonstration, export, training
+from lstm_deploy import benchmark, checkpoint, demonstration, export, material, training
+from lstm_deploy.recipe import Recipe, make_recipe
 
 COLUMNS = ("open", "high", "low", "close")
 
@@ -31,18 +32,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def options(**changes: object) -> training.Options:
-    defaults = {
-        "hidden_size": 8,
-        "num_layers": 2,
-        "dropout": 0.0,
-        "epochs": 1,
-        "batch_size": 64,
-        "learning_rate": 5e-3,
-        "window": 20,
-        "seed": 0,
-    }
-    return training.Options(**{**defaults, **changes})
+def small(task: str, **changes: object) -> Recipe:
+    """A recipe of a small network and one epoch."""
+    settings = {"hidden_size": 8, "num_layers": 2, "epochs": 1, "batch_size": 64, "learning_rate": 5e-3}
+    settings |= {"forecast": {"window": 20}, "lm": {"window": 50}, "classify": {"embedding_size": 6}}[task]
+    return make_recipe(task, **{**settings, **changes})
 
 
 def ignore(*_: object) -> None:
@@ -52,7 +46,7 @@ def ignore(*_: object) -> None:
 @pytest.fixture(scope="session")
 def forecaster(prices: Path) -> Path:
     """Checkpoint that predicts all four columns, so that it can feed itself."""
-    trained = training.train_forecaster(data.read_series(prices, COLUMNS), COLUMNS, options(), ignore)
+    trained = training.train(material.series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
     path = prices.with_name("forecaster.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path
@@ -60,7 +54,7 @@ def forecaster(prices: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def language_model(text: Path) -> Path:
-    trained = training.train_language_model(text.read_text(encoding="utf-8"), options(window=50), ignore)
+    trained = training.train(material.text(text), small("lm"), ignore)
     path = text.with_name("lm.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path

@@ -6,13 +6,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from lstm_deploy import checkpoint
-from lstm_deploy.checkpoint import ForecasterConfig, LanguageModelConfig, Spec
+from lstm_deploy.checkpoint import NetworkConfig, Spec
 from lstm_deploy.errors import InputError
 from lstm_deploy.models import build
 from lstm_deploy.tasks import Forecast
 
 SPEC = Spec(
-    network=ForecasterConfig(input_size=2, output_columns=(1,), hidden_size=3, num_layers=1),
+    network=NetworkConfig(input="values", input_size=2, output_size=1, output_columns=(1,), hidden_size=3),
     task=Forecast(features=("a", "ü"), targets=("ü",), window=5),
     state_policy="reset",
     training={"metrics": {"rmse": 0.25}},
@@ -63,4 +63,4 @@ def test_a_missing_file_is_refused(tmp_path):
 )
 def test_weights_that_contradict_the_spec_are_refused(tensors):
     with pytest.raises(InputError, match="contradict"):
-        build(LanguageModelConfig(vocabulary_size=3, hidden_size=4, num_layers=1), tensors)
+        build(NetworkConfig(input="one-hot", input_size=3, output_size=3, hidden_size=4), tensors)

@@ -55,7 +55,7 @@ def test_the_main_job_from_file_to_forecast(prices):
         "m.safetensors",
         *QUICK,
     )
-    assert Path("m.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("m.training/prediction.png").read_bytes().startswith(b"\x89PNG")
     out, _ = run("export", "m.safetensors", "-o", "out/m")
     assert "h_in: float32[2, batch, 4]" in out
     out, _ = run("validate", "out/m")
@@ -81,7 +81,7 @@ def test_the_main_job_from_file_to_forecast(prices):
     out, _ = run("run", "out/m", "--input", prices, "--plot", "f.png")
     assert out.splitlines()[0] == "step,close"
     assert 200 < float(out.splitlines()[1].split(",")[1]) < 800
-    assert sorted(os.listdir()) == ["b.json", "b.png", "f.png", "m.png", "m.safetensors", "out"]
+    assert sorted(os.listdir()) == ["b.json", "b.png", "f.png", "m.safetensors", "m.training", "out"]
 
 
 def test_the_main_job_from_text_to_text(text):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from lstm_deploy.data import read_series, read_text, read_vocabulary
+from lstm_deploy.data import read_series, read_vocabulary
 from lstm_deploy.errors import InputError
+from lstm_deploy.files import read_text
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from documents import document, row
 
-from lstm_deploy import report
+from lstm_deploy import report, training_plots
 from lstm_deploy.benchmark import without_samples
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
@@ -65,6 +65,6 @@ def test_failures_say_where():
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_forecasts_of_any_length_and_number_can_be_plotted(tmp_path, steps):
-    figure = report.forecast_plot(("a", "ü"), ["x"] * (9 + steps), np.zeros((9, 2)), np.ones((steps, 2)))
+    figure = training_plots.forecast_plot(("a", "ü"), ["x"] * (9 + steps), np.zeros((9, 2)), np.ones((steps, 2)))
     report.save_plot(figure, tmp_path / "p.svg")
     assert b"<svg" in (tmp_path / "p.svg").read_bytes()

@@ -1,0 +1,336 @@
+"""One training on Lightning: the loop, what is written while it runs, and how it goes on where it was stopped."""
+
+import logging
+import math
+import pickle
+import signal
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from msgspec import Struct
+from msgspec.structs import asdict
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from lstm_deploy.batches import Batch, Place
+from lstm_deploy.errors import InputError, LstmDeployError, one_line
+from lstm_deploy.fit_log import LAST, LOG, Epoch, write_log
+from lstm_deploy.models import State
+from lstm_deploy.problem import Lesson
+from lstm_deploy.recipe import Recipe
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and the latest loss in words."""
+Weights = dict[str, Tensor]
+VALIDATION_LOSS = "validation_loss"
+OURS = "lstm_deploy"
+"""Entry of `LAST` for what Lightning does not know of."""
+SAVE_S = 2.0
+"""Seconds between two writings of the folder at least: epochs of small networks take less than writing does."""
+SHOW_S = 0.1
+"""Seconds between two reports of progress at least."""
+
+
+class Fitted(Struct, frozen=True, kw_only=True):
+    """How a training went; the network has the weights of its best epoch."""
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    interrupted: bool = False
+
+
+def fit(
+    lesson: Lesson,
+    recipe: Recipe,
+    on_progress: OnProgress,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    on_best: Callable[[Weights, int], None] | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Fitted:
+    """Train the network of a lesson, and leave the weights of its best epoch in it.
+
+    `folder` gets the log and the last state, at most every `SAVE_S` seconds; with `resume` training goes on from there,
+    as if it had never stopped: bit for bit on a CPU. `on_best` gets the weights of each epoch that is the best so far;
+    `on_epoch` each epoch's number and its validation loss, and may raise to stop. Ctrl-C keeps the best so far; if
+    there is none yet it raises `KeyboardInterrupt`. Raises `InputError` for a folder that holds another training, and
+    `LstmDeployError` if the loss is no longer finite.
+    """
+    last = _last_state(folder, lesson, recipe) if resume else None
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # hints about hardware and itself
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    learner = _Learner(lesson, recipe)
+    keeper = _Keeper(folder, on_best, on_epoch)
+    interrupted = False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # advice on workers for loading: ours need none
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # Lightning's own
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")  # 16-mixed skips steps
+        trainer = _trainer(recipe, [_Progress(on_progress), keeper])
+        try:
+            trainer.fit(learner, ckpt_path=last, weights_only=True)
+        except SystemExit as error:  # what Lightning turns Ctrl-C into, with further ones ignored
+            signal.signal(signal.SIGINT, on_interrupt)
+            if not keeper.weights:
+                raise KeyboardInterrupt from error
+            interrupted = True
+    if trainer.global_rank:
+        raise SystemExit(0)  # one of several processes is enough to go on
+    network = lesson.network
+    if keeper.weights:
+        network.load_state_dict(keeper.weights)
+    network.cpu().eval()
+    return Fitted(history=tuple(learner.history), best_epoch=keeper.best_epoch, interrupted=interrupted)
+
+
+def mean_loss(lesson: Lesson, batches: "DataLoader[Batch]") -> float:
+    """The loss over some batches, each entry counting alike."""
+    total, count, state = 0.0, 0, None
+    lesson.network.eval()
+    with torch.no_grad():
+        for batch in batches:
+            loss, state = _loss(lesson, batch, state)
+            total += float(loss) * batch.wanted.numel()
+            count += batch.wanted.numel()
+    return total / count
+
+
+def _loss(lesson: Lesson, batch: Batch, state: State | None) -> tuple[Tensor, State | None]:
+    output, (h, c) = lesson.network(*batch.inputs, state=state)
+    return lesson.loss(output, batch.wanted), (h.detach(), c.detach()) if lesson.carry else None
+
+
+class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes no types
+    def __init__(self, lesson: Lesson, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = lesson.network
+        self.lesson, self.recipe = lesson, recipe
+        self.history: list[Epoch] = []
+        self.state: State | None = None
+        self.began = 0.0
+        self.sums = torch.zeros(2, dtype=torch.float64)
+        """Of losses and what they are means of, in this epoch."""
+        self.validation_loss: float | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.trainer.global_rank, self.trainer.world_size)
+
+    def train_dataloader(self) -> "DataLoader[Batch]":
+        return self.lesson.train(self.place)
+
+    def val_dataloader(self) -> "DataLoader[Batch] | list[Any]":
+        return self.lesson.validate(self.place) if self.lesson.validate else []  # Lightning asks in any case
+
+    def on_train_epoch_start(self) -> None:
+        self.state, self.began = None, time.perf_counter()
+        self.sums.zero_()
+        # What is drawn in an epoch depends on nothing before it, so a resumed training draws the same.
+        torch.manual_seed(((self.recipe.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank) % 2**63)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        loss, self.state = _loss(self.lesson, batch, self.state)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise LstmDeployError(
+                f"The loss became {value} at step {self.global_step} (epoch {self.current_epoch + 1}); try a smaller "
+                "--learning-rate, a --warmup, or a smaller --clip."
+            )
+        self.sums += torch.tensor([value * batch.weight, batch.weight], dtype=torch.float64)
+        return loss * batch.weight
+
+    def on_validation_epoch_start(self) -> None:
+        self.trained, self.sums = self.sums, torch.zeros(2, dtype=torch.float64)
+        self.state = None
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        loss, self.state = _loss(self.lesson, batch, self.state)
+        count = batch.wanted.numel() if batch.weight else 0
+        self.sums += torch.tensor([float(loss) * count, count], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        self.validation_loss = self._over_all_processes(self.sums)
+        self.sums = self.trained
+        self.log(VALIDATION_LOSS, self.validation_loss)
+
+    def on_train_epoch_end(self) -> None:
+        found = Epoch(
+            epoch=self.current_epoch + 1,
+            step=self.global_step,
+            train_loss=self._over_all_processes(self.sums),
+            validation_loss=self.validation_loss,
+            learning_rate=self.trainer.optimizers[0].param_groups[0]["lr"],
+            seconds=time.perf_counter() - self.began,
+        )
+        self.history.append(found)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        match recipe.optimizer:
+            case "adam":
+                optimizer: torch.optim.Optimizer = torch.optim.Adam(weights, **settings)
+            case "adamw":
+                optimizer = torch.optim.AdamW(weights, **settings)
+            case "sgd":
+                optimizer = torch.optim.SGD(weights, momentum=0.9, **settings)
+        return [optimizer], self._schedulers(optimizer)
+
+    def _schedulers(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        recipe, warmup = self.recipe, self.recipe.warmup
+        if recipe.schedule == "cosine":
+            total = max(1, int(self.trainer.estimated_stepping_batches))
+
+            def part(step: int) -> float:
+                return min(1.0, (step + 1) / (warmup + 1)) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
+
+            return [{"scheduler": LambdaLR(optimizer, part), "interval": "step"}]
+        schedulers: list[dict[str, Any]] = []
+        if warmup:
+            rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+            schedulers.append({"scheduler": rise, "interval": "step"})
+        if recipe.schedule == "plateau":
+            fall = ReduceLROnPlateau(optimizer, factor=0.5, patience=max(1, recipe.patience // 3 or 3))
+            # At the last step of an epoch: Lightning's own "epoch" comes after the last state has been written.
+            batches = len(self.lesson.train(self.place))
+            schedulers.append({"scheduler": fall, "interval": "step", "frequency": batches, "monitor": VALIDATION_LOSS})
+        return schedulers
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        history = [asdict(epoch) for epoch in self.history]
+        checkpoint[OURS] = {"recipe": asdict(self.recipe), "data": self.lesson.data, "history": history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = [Epoch(**epoch) for epoch in checkpoint[OURS]["history"]]
+
+    def _over_all_processes(self, sums: Tensor) -> float:
+        total, count = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
+        return float(total / count)
+
+
+class _Progress(pl.Callback):  # type: ignore[misc]
+    def __init__(self, on_progress: OnProgress) -> None:
+        self.on_progress, self.shown = on_progress, 0.0
+
+    def on_train_batch_end(self, trainer: Any, learner: Any, outputs: Any, *_: Any) -> None:
+        total = trainer.estimated_stepping_batches
+        now = time.monotonic()
+        if now - self.shown < SHOW_S and trainer.global_step < total:
+            return
+        self.shown = now
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, loss {float(outputs['loss']):.4f}"
+        if learner.validation_loss is not None:
+            text += f", validation {learner.validation_loss:.4f}"
+        self.on_progress(trainer.global_step, total, text)
+
+
+class _Keeper(Checkpoint):  # type: ignore[misc]
+    """Keeps the weights of the best epoch, and writes the folder. Lightning runs it after all other callbacks."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        on_best: Callable[[Weights, int], None] | None,
+        on_epoch: Callable[[int, float], None] | None,
+    ) -> None:
+        self.folder, self.on_best, self.on_epoch = folder, on_best, on_epoch
+        self.loss, self.best_epoch, self.told_epoch = math.inf, 0, 0
+        self.weights: Weights = {}
+        self.written = -math.inf
+
+    def on_train_epoch_end(self, trainer: Any, learner: _Learner) -> None:
+        epoch = learner.history[-1]
+        # Without a part to validate on, the latest is the best.
+        loss = -float(epoch.epoch) if epoch.validation_loss is None else epoch.validation_loss
+        if loss < self.loss:
+            self.loss, self.best_epoch = loss, epoch.epoch
+            self.weights = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
+        if self.folder is not None:
+            self._write(trainer, learner, self.folder)
+        if self.on_epoch and epoch.validation_loss is not None:
+            self.on_epoch(epoch.epoch, epoch.validation_loss)
+
+    def _write(self, trainer: Any, learner: _Learner, folder: Path) -> None:
+        at_end = trainer.should_stop or trainer.current_epoch + 1 >= trainer.max_epochs
+        due = at_end or time.monotonic() - self.written >= SAVE_S
+        if not trainer.strategy.broadcast(due):  # as the first process has it: all of them take part in saving
+            return
+        trainer.save_checkpoint(folder / LAST)
+        if trainer.is_global_zero:
+            write_log(folder / LOG, learner.history)
+            if self.on_best and self.told_epoch != self.best_epoch:
+                self.on_best(self.weights, self.best_epoch)
+                self.told_epoch = self.best_epoch
+        self.written = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "best_epoch": self.best_epoch, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss, self.best_epoch, self.weights = state["loss"], state["best_epoch"], state["weights"]
+
+
+def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:
+    gpu = torch.cuda.is_available()
+    if recipe.precision == "16-mixed" and not gpu:
+        raise InputError("16-mixed needs a GPU, and there is none; give --precision bf16-mixed or 32.")
+    if recipe.patience:
+        callbacks.append(EarlyStopping(VALIDATION_LOSS, patience=recipe.patience, check_on_train_epoch_end=False))
+    try:
+        return pl.Trainer(
+            max_epochs=recipe.epochs,
+            gradient_clip_val=recipe.clip or None,
+            accumulate_grad_batches=recipe.accumulate,
+            accelerator="gpu" if gpu else "cpu",
+            devices=recipe.devices,
+            num_nodes=recipe.nodes,
+            strategy=recipe.strategy,
+            precision=recipe.precision,
+            deterministic="warn" if gpu else None,  # CPUs are; asking for it there costs time
+            use_distributed_sampler=False,  # ours know their place
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if recipe.validation else 0,
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(
+            f"Lightning cannot train so ({one_line(error)}); check --devices, --nodes, --strategy and --precision."
+        ) from error
+
+
+def _last_state(folder: Path | None, lesson: Lesson, recipe: Recipe) -> Path:
+    """The file to go on from; raises `InputError` if there is none, or if it is of another training."""
+    path = (folder or Path()) / LAST
+    if not path.is_file():
+        raise InputError(f"There is no {path} to resume from; leave out --resume.")
+    try:
+        told = torch.load(path, map_location="cpu", weights_only=True)[OURS]
+        before, data = dict(told["recipe"]), told["data"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not the state of a training ({one_line(error)}); leave out --resume.") from error
+    now = asdict(recipe)
+    if recipe.schedule != "cosine":  # whose course depends on the epochs
+        before["epochs"] = now["epochs"]
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        name = changed[0]
+        raise InputError(
+            f"The training in {path.parent} had {name} {before.get(name)}, not {now[name]}; repeat its options to "
+            "resume it."
+        )
+    if data != lesson.data:
+        raise InputError(f"The training in {path.parent} had other data; give the same to resume it.")
+    return path

@@ -1,0 +1,92 @@
+"""Language models: a text becomes tokens, streams or windows of them, and the cross-entropy of what follows."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lstm_deploy.batches import Batch, Order, Place, Streams, Windows, loader
+from lstm_deploy.checkpoint import NetworkConfig
+from lstm_deploy.errors import InputError
+from lstm_deploy.evaluation import Evaluation, bigram_nats, text_metrics
+from lstm_deploy.fitting import mean_loss
+from lstm_deploy.models import Network
+from lstm_deploy.problem import Lesson, Problem
+from lstm_deploy.recipe import Recipe
+from lstm_deploy.tasks import BYTES, LanguageModel
+
+
+def make_problem(text: str, recipe: Recipe) -> Problem:
+    """Predict the next character or byte, with the state carried through the text or anew in each window.
+
+    The end of the text is held out for the metrics, and what stands before it chooses the best epoch. Raises
+    `InputError` for a text that is too short.
+    """
+    vocabulary = BYTES if recipe.unit == "byte" else tuple(sorted(set(text)))
+    task = LanguageModel(vocabulary=vocabulary, unit="byte" if recipe.unit == "byte" else "character")
+    tokens = torch.tensor(task.encode(text))
+    test_start = round((1 - recipe.test) * len(tokens))
+    fit_end = round((1 - recipe.validation) * test_start)
+    window, pooled = recipe.window, recipe.pooling != "none"
+    least = 2 if recipe.state == "carry" else window + 1
+    parts = {"fit": fit_end, "validate": test_start - fit_end, "test": len(tokens) - test_start}
+    if fit_end - 1 < window or any(size < least for name, size in parts.items() if name != "validate" or size):
+        raise InputError(
+            f"A text of {len(tokens)} {recipe.unit}s is too short for windows of {window}; "
+            "give a longer text or a smaller --window."
+        )
+    if recipe.validation and not parts["validate"]:
+        raise InputError(f"A text of {len(tokens)} {recipe.unit}s leaves none to validate on; give --validation 0.")
+    network = Network(_config(recipe, len(vocabulary)))
+    last = recipe.loss_on == "last" or pooled
+
+    def batches(begin: int, end: int, place: Place, *, shuffle: bool = False) -> "DataLoader[Batch]":
+        if recipe.state == "carry":
+            return loader(Streams(tokens[begin:end], recipe.batch_size, window, place))
+        examples = Windows(tokens[begin:end], window, stride=recipe.stride or window, last=last)
+        seed = recipe.seed if shuffle else None
+        return loader(examples, Order(len(examples), recipe.batch_size, place, seed=seed))
+
+    def loss(output: Tensor, wanted: Tensor) -> Tensor:
+        output = output[:, -1] if wanted.dim() == 1 and output.dim() == 3 else output
+        return nn.functional.cross_entropy(output.flatten(0, -2), wanted.flatten())
+
+    lesson = Lesson(
+        network=network,
+        loss=loss,
+        train=lambda place: batches(0, fit_end, place, shuffle=True),
+        validate=(lambda place: batches(fit_end, test_start, place)) if recipe.validation else None,
+        carry=recipe.state == "carry",
+        data=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+    )
+
+    def evaluate() -> Evaluation:
+        nats = mean_loss(lesson, batches(test_start, len(tokens), Place()))
+        naive = bigram_nats(tokens[:fit_end].numpy(), tokens[test_start:].numpy(), len(vocabulary))
+        return Evaluation(metrics=text_metrics(nats, naive, len(tokens) - test_start, recipe.unit))
+
+    return Problem(
+        lesson=lesson,
+        task=task,
+        state_policy=recipe.state,
+        low=(0,),
+        high=(len(vocabulary) - 1,),
+        evaluate=evaluate,
+    )
+
+
+def _config(recipe: Recipe, tokens: int) -> NetworkConfig:
+    return NetworkConfig(
+        input="embedding" if recipe.embedding_size else "one-hot",
+        input_size=tokens,
+        embedding_size=recipe.embedding_size,
+        hidden_size=recipe.hidden_size,
+        num_layers=recipe.num_layers,
+        proj_size=recipe.proj_size,
+        layer_norm=recipe.layer_norm,
+        pooling=recipe.pooling,
+        dropout=recipe.dropout,
+        head_size=recipe.head_size,
+        output_size=tokens,
+    )

@@ -1,0 +1,44 @@
+"""What a training is given: a network, batches to learn from, and a way to judge the result."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lstm_deploy.batches import Batch, Place
+from lstm_deploy.evaluation import Evaluation
+from lstm_deploy.models import Network
+from lstm_deploy.signature import StatePolicy
+from lstm_deploy.tasks import Task
+
+Batches = Callable[[Place], "DataLoader[Batch]"]
+
+
+class Lesson(Struct, frozen=True, kw_only=True):
+    """What is learned, and from what."""
+
+    network: Network
+    loss: Callable[[Tensor, Tensor], Tensor]
+    """Of outputs and what is wanted: the mean over examples."""
+    train: Batches
+    validate: Batches | None
+    carry: bool = False
+    """Whether each batch starts from the state that the one before left."""
+    data: str
+    """Which data it is: a training on other data cannot be resumed."""
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """A lesson, with what a checkpoint says of it besides its weights."""
+
+    lesson: Lesson
+    task: Task
+    state_policy: StatePolicy
+    low: tuple[float, ...]
+    """Smallest input of the training part, per feature; 0 for tokens."""
+    high: tuple[float, ...]
+    evaluate: Callable[[], Evaluation]
+    """Judge the network as it is then, on the part that was held out."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know of the data, one sentence each."""
