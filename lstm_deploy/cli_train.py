@@ -222,8 +222,12 @@ def _train(
 
         epochs = given["search_epochs"] or -(-recipe.epochs // 3)
         ranges = arguments.ranges(given["span"])
-        with console.progress("search") as on_trial:
-            found = search(material, task, recipe, given["search"], ranges, epochs, folder, on_trial, resume=resume)
+        try:
+            with console.progress("search") as on_trial:
+                found = search(material, task, recipe, given["search"], ranges, epochs, folder, on_trial, resume=resume)
+        except KeyboardInterrupt:
+            console.note("repeat the command with --resume to go on with the search.")
+            raise
         recipe, resume = found.recipe, resume and (folder / LAST).exists()
     with console.progress("training", shown=is_first_process()) as on_progress:
         return train(material, recipe, on_progress, folder=folder, resume=resume), found

@@ -11,6 +11,8 @@ from lstm_deploy.signature import Array
 
 LONGEST_SEASON = 1000
 """Steps of the longest season that is looked for."""
+LOOKED_AT = 20_000
+"""Rows that a season is looked for in."""
 
 
 class Compared(Struct, frozen=True, kw_only=True):
@@ -70,26 +72,19 @@ def forecast_metrics(
 def find_season(history: Values) -> int | None:
     """Steps of the season of a series `[rows]`, or none.
 
-    It is the first lag of nearly the highest autocorrelation, without the trend, beyond the first lag at which that is
-    negative, if the seasonal naive forecast is better than the naive one there.
+    It is the lag of the seasonal naive forecast that is nearly the best one there, the shortest of these, if it is
+    better than the naive one by more than chance would make it.
     """
-    rows = len(history)
-    time = np.arange(rows) - (rows - 1) / 2
-    centred = history - history.mean()
-    centred = centred - time * (time @ centred) / max(time @ time, 1)
-    power = np.abs(np.fft.rfft(centred, 2 * rows)) ** 2
-    lags = min(rows // 3, LONGEST_SEASON)
-    correlation = np.fft.irfft(power)[: lags + 1] / np.arange(rows, rows - lags - 1, -1)  # unbiased
-    negative = np.flatnonzero(correlation < 0)
-    if not negative.size or negative[0] >= lags:
+    history = history[-LOOKED_AT:]
+    lags = np.arange(1, min(len(history) // 3, LONGEST_SEASON) + 1)
+    if len(lags) < 2:
         return None
-    high = correlation >= 0.95 * correlation[negative[0] :].max()
-    high[: negative[0]] = False
-    begin = int(high.argmax())
-    end = begin + int(np.append(~high[begin:], True).argmax())
-    season = begin + int(correlation[begin:end].argmax())
-    seasonal, naive = (np.abs(history[lag:] - history[:-lag]).mean() for lag in (season, 1))
-    return season if season > 1 and seasonal < naive else None
+    errors = np.array([np.abs(history[lag:] - history[:-lag]).mean() for lag in lags])
+    good = np.append(errors[1:] <= 1.05 * errors[1:].min(), False)
+    begin = int(good.argmax())
+    end = begin + int((~good[begin:]).argmax())
+    best = 1 + begin + int(errors[1 + begin : 1 + end].argmin())
+    return int(lags[best]) if errors[best] < 0.95 * errors[0] else None
 
 
 def rmse(prediction: Array, truth: Array) -> float:

@@ -2,11 +2,9 @@
 
 import logging
 import math
-import pickle
 import signal
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +65,8 @@ def fit(
     `LstmDeployError` if the loss is no longer finite.
     """
     last = _last_state(folder, lesson, recipe) if resume else None
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # hints about hardware and itself
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # hints about hardware and itself
     on_interrupt = signal.getsignal(signal.SIGINT)
     learner = _Learner(lesson, recipe)
     keeper = _Keeper(folder, on_best, on_epoch)
@@ -135,10 +134,13 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
     def on_train_epoch_start(self) -> None:
         self.state, self.began = None, time.perf_counter()
         self.sums.zero_()
-        # What is drawn in an epoch depends on nothing before it, so a resumed training draws the same.
-        torch.manual_seed(((self.recipe.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank) % 2**63)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        if number == 0:
+            # What is drawn in an epoch depends on nothing before it, so a resumed training draws the same. Not earlier
+            # than here: loaders draw, too, when they begin.
+            place = (self.recipe.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank
+            torch.manual_seed(place % 2**63)
         loss, self.state = _loss(self.lesson, batch, self.state)
         value = loss.item()
         if not math.isfinite(value):
@@ -318,10 +320,12 @@ def _last_state(folder: Path | None, lesson: Lesson, recipe: Recipe) -> Path:
     if not path.is_file():
         raise InputError(f"There is no {path} to resume from; leave out --resume.")
     try:
-        told = torch.load(path, map_location="cpu", weights_only=True)[OURS]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of old protocols
+            told = torch.load(path, map_location="cpu", weights_only=True)[OURS]
         before, data = dict(told["recipe"]), told["data"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not the state of a training ({one_line(error)}); leave out --resume.") from error
+    except Exception as error:  # torch.load on garbage raises anything
+        raise InputError(f"{path} is not the state of a training of ours; leave out --resume.") from error
     now = asdict(recipe)
     if recipe.schedule != "cosine":  # whose course depends on the epochs
         before["epochs"] = now["epochs"]

@@ -27,17 +27,14 @@ def make_problem(text: str, recipe: Recipe) -> Problem:
     task = LanguageModel(vocabulary=vocabulary, unit="byte" if recipe.unit == "byte" else "character")
     tokens = torch.tensor(task.encode(text))
     test_start = round((1 - recipe.test) * len(tokens))
-    fit_end = round((1 - recipe.validation) * test_start)
     window, pooled = recipe.window, recipe.pooling != "none"
     least = 2 if recipe.state == "carry" else window + 1
-    parts = {"fit": fit_end, "validate": test_start - fit_end, "test": len(tokens) - test_start}
-    if fit_end - 1 < window or any(size < least for name, size in parts.items() if name != "validate" or size):
+    fit_end = test_start - (max(least, round(recipe.validation * test_start)) if recipe.validation else 0)
+    if fit_end - 1 < window or len(tokens) - test_start < least:
         raise InputError(
             f"A text of {len(tokens)} {recipe.unit}s is too short for windows of {window}; "
             "give a longer text or a smaller --window."
         )
-    if recipe.validation and not parts["validate"]:
-        raise InputError(f"A text of {len(tokens)} {recipe.unit}s leaves none to validate on; give --validation 0.")
     network = Network(_config(recipe, len(vocabulary)))
     last = recipe.loss_on == "last" or pooled
 

@@ -90,10 +90,12 @@ def search(
         try:
             check(task, changed)
             torch.manual_seed(changed.seed)
-            fit(make_problem(material, changed).lesson, changed, on_progress, on_epoch=on_epoch)
+            fitted = fit(make_problem(material, changed).lesson, changed, on_progress, on_epoch=on_epoch)
         except LstmDeployError as error:  # a loss that is not finite, or values that do not go together
             trial.set_user_attr("failed", str(error))
             raise optuna.TrialPruned from error
+        if fitted.interrupted:
+            raise KeyboardInterrupt
         return best
 
     done = len([trial for trial in study.trials if trial.state.is_finished()])
@@ -128,7 +130,7 @@ def _study(path: Path, material: Material, recipe: Recipe, epochs: int, ranges: 
             sampler=optuna.samplers.TPESampler(seed=recipe.seed),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=1),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # Optuna on garbage raises anything
         raise InputError(f"{path} is not a search that can go on; leave out --resume.") from error
     if study.user_attrs.setdefault(MEANING, meaning) != meaning:
         raise InputError(f"{path} is a search with other options, ranges or data; repeat them to resume it.")

@@ -332,7 +332,7 @@ class WindowStream(Stream):
         self.signature, self.batch, self._batch_axis = signature, _checked_batch(batch), 0
         self._call, self._allow_nan = Stepper(runtime), allow_nan
         self._spec = TensorSpec(name="x", dtype="float32", shape=("batch", layout.width))
-        self._outputs = len(task.targets)
+        self._outputs = len(task.output_names)
         self.row_shape, self.row_dtype = (batch, layout.width), np.dtype(np.float32)
         self.state = self.initial_state(batch)
 

@@ -14,6 +14,8 @@ from lstm_deploy.report import BLUE, GREY, ORANGE
 from lstm_deploy.signature import Array
 from lstm_deploy.tasks import Classify, Forecast, Task
 
+SHOWN_ROWS = 300
+"""Held-out rows that are drawn beside their prediction."""
 LARGEST_CONFUSION = 40
 """Labels of a confusion matrix that is drawn."""
 NUMBERED = 12
@@ -27,8 +29,14 @@ def plots(history: Sequence[Epoch], evaluation: Evaluation, task: Task) -> dict[
         title = f"one step ahead on held-out rows: RMSE {metrics['rmse']:.4g}, naive {metrics['naive_rmse']:.4g}"
         if task.horizon > 1:
             title = f"the first of {task.horizon} steps ahead; {title.partition(': ')[2]} over all"
+        latest = slice(-SHOWN_ROWS, None)
         found["prediction"] = forecast_plot(
-            task.targets, shown.labels, shown.truth, shown.prediction, beside=True, title=title
+            task.targets,
+            shown.labels[latest],
+            shown.truth[latest],
+            shown.prediction[latest],
+            beside=True,
+            title=title + (f", the last {SHOWN_ROWS}" if len(shown.truth) > SHOWN_ROWS else ""),
         )
         found["residuals"] = residual_plot(task.targets, shown)
     if isinstance(task, Forecast) and (rolled := evaluation.rollout):
@@ -93,7 +101,15 @@ def residual_plot(names: Sequence[str], shown: Compared) -> Figure:
         course.axhline(0, color=GREY, linewidth=0.9)
         course.set_ylabel(name, parse_math=False)
         course.grid(alpha=0.3)
-        spread.hist(errors, bins=min(40, max(5, len(errors) // 5)), orientation="horizontal", color=BLUE, alpha=0.7)
+        margin = 1e-3 * np.abs(errors).max() + 1e-9  # so that errors which are all the same have a bin, too
+        spread.hist(
+            errors,
+            bins=min(40, max(5, len(errors) // 5)),
+            range=(errors.min() - margin, errors.max() + margin),
+            orientation="horizontal",
+            color=BLUE,
+            alpha=0.7,
+        )
         spread.axhline(errors.mean(), color=ORANGE, linewidth=1.2, label=f"mean {errors.mean():.3g}")
         spread.legend(fontsize=8)
     panels[0, 0].set_title("prediction − truth on held-out rows", fontsize=10, loc="left")

@@ -300,10 +300,10 @@ def column_scaled_as_another(model):
 
 
 def no_output_scaling(model):
-    mul = [node for node in model.graph.node if node.op_type == "Mul"][-1]
+    div = [node for node in model.graph.node if node.op_type == "Div"][-1]
     add = [node for node in model.graph.node if node.op_type == "Add"][-1]
-    kept = next(name for name in mul.input if name not in {tensor.name for tensor in model.graph.initializer})
-    model.graph.node.remove(mul)
+    kept = div.input[0]
+    model.graph.node.remove(div)
     model.graph.node.remove(add)
     rename_outputs({kept: "y"})(model)
 

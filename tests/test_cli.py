@@ -131,7 +131,7 @@ def test_the_version_is_told():
         (["train", "ok.csv", "--task", "forecast", "--target", "a", "-o", "there.safetensors"], "--force"),
         (["train", "ok.csv", "--task", "forecast", "--target", "a"], "too few"),
         (["train", "short.txt", "--task", "lm"], "too short"),
-        (["train", "short.txt", "--task", "lm", "--target", "a"], "no columns"),
+        (["train", "short.txt", "--task", "lm", "--target", "a"], "means nothing for --task lm"),
         (["export", "none.safetensors"], "does not exist"),
         (["export", "there.safetensors"], "not a safetensors file"),
         (["validate", "none"], "does not exist"),
@@ -154,7 +154,7 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(words, message):
 def test_a_wrong_use_of_a_bundle_is_told(forecast_bundle, lm_bundle, prices):
     assert "--input" in fails("run", forecast_bundle, "--prompt", "a")
     assert "--prompt" in fails("run", lm_bundle, "--input", prices)
-    assert "vocabulary" in fails("run", lm_bundle, "--prompt", "☃")
+    assert "never seen '☃'" in fails("run", lm_bundle, "--prompt", "☃")
     assert "does not exist" in fails("run", forecast_bundle, "--input", "none.csv")
     Path("other.csv").write_text("a\n1\n")
     assert "no column 'open'" in fails("run", forecast_bundle, "--input", "other.csv")
@@ -318,17 +318,46 @@ def test_no_color_and_no_terminal_give_plain_text(forecast_bundle):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_leaves_nothing(prices, how):
-    words = ["train", str(prices), "--task", "forecast", "--target", "close", "--epochs", "100000"]
-    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr.readline().startswith("training")
-        time.sleep(3)
+def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how):
+    words = [
+        "train",
+        str(prices),
+        "--task",
+        "forecast",
+        "--target",
+        "close",
+        "-o",
+        "m.safetensors",
+        "--hidden-size",
+        "4",
+    ]
+    with subprocess.Popen([*COMMAND, *words, "--epochs", "100000"], stderr=subprocess.PIPE, text=True) as process:
+        while not Path("m.training/last.ckpt").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
         process.send_signal(how)
         err = process.stderr.read()
         assert process.wait(timeout=60) == 130
-    assert "interrupted" in err
+    assert "interrupted after epoch" in err
     assert "Traceback" not in err
-    assert os.listdir() == []
+    assert "m.safetensors" in os.listdir()
+    done = len(Path("m.training/log.csv").read_text().splitlines()) - 1
+    _, err = run(*words, "--epochs", str(done + 1), "--resume")
+    assert f"epoch {done + 1}/{done + 1}" in err
+    assert f"epoch {done}/{done + 1}" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_training_that_is_interrupted_at_once_leaves_nothing(prices):
+    words = ["train", str(prices), "--task", "forecast", "--target", "close", "--epochs", "2", "--hidden-size", "3000"]
+    with subprocess.Popen([*COMMAND, *words, "-o", "m.safetensors"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline().startswith("training")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert "interrupted: nothing was left half-written." in err
+    assert not Path("m.safetensors").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")

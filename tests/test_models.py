@@ -7,9 +7,7 @@ from lstm_deploy.checkpoint import NetworkConfig
 from lstm_deploy.errors import InputError
 from lstm_deploy.models import Network, build
 
-CONFIG = NetworkConfig(
-    input="values", input_size=3, hidden_size=4, output_size=2, output_columns=(2, 0), residual=True
-)
+CONFIG = NetworkConfig(input="values", input_size=3, hidden_size=4, output_size=2, output_columns=(2, 0), residual=True)
 
 
 def scaled(low, high):

@@ -16,6 +16,13 @@ NEEDS_TORCH = tuple(
     for name in (
         "baselines",
         "models",
+        "batches",
+        "classification",
+        "fitting",
+        "forecasting",
+        "language_modelling",
+        "problem",
+        "searching",
         "training",
         "packing",
         "calling",

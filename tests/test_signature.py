@@ -135,7 +135,7 @@ def test_the_json_keeps_its_shape():
         "state_policy": "reset",
         "fixed": [],
         "least_seq": 1,
-        "task": {"kind": "lm", "vocabulary": ["a", "é"]},
+        "task": {"kind": "lm", "vocabulary": ["a", "é"], "unit": "character"},
         "rollout": False,
     }
 

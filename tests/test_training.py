@@ -4,117 +4,217 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import COLUMNS, ignore, options
+from conftest import ignore, small
+from msgspec.structs import replace
 
-from lstm_deploy import data, training
-from lstm_deploy.data import Series
+from lstm_deploy import checkpoint, fit_log, material, training
 from lstm_deploy.errors import InputError, LstmDeployError
+from lstm_deploy.labelled import Labelled
+from lstm_deploy.material import Material
 
 
-def series(values: np.ndarray) -> Series:
-    columns = tuple(f"c{index}" for index in range(values.shape[1]))
-    labels = tuple(map(str, range(len(values))))
-    return Series(columns=columns, values=values, labels=labels, filled=0, dropped=0, left_out=())
+def sine(rows: int = 300) -> Material:
+    return material.generated("sine", rows, seed=0)
 
 
-def sine(rows: int = 400) -> Series:
-    return series(np.sin(np.arange(rows) / 3)[:, None] * 40 + 1000)
+def text(content: str = "abcdefgh" * 100) -> Material:
+    return Material(content=content)
 
 
-def test_a_sine_is_learned_far_better_than_the_naive_forecast():
-    trained = training.train_forecaster(sine(), ("c0",), options(hidden_size=16, epochs=30, learning_rate=0.01), ignore)
-    metrics = trained.spec.training["metrics"]
-    assert metrics["rmse"] < 0.25 * metrics["naive_rmse"]
+def reviews(rows: int = 60) -> Material:
+    words = {"good": ("fine", "great"), "bad": ("poor", "awful")}
+    labels = tuple("good" if row % 3 else "bad" for row in range(rows))
+    texts = tuple(f"{'it was ' * (row % 4)}{words[label][row % 2]}" for row, label in enumerate(labels))
+    return Material(content=Labelled(texts=texts, labels=labels))
 
 
-def test_metrics_are_those_of_the_predictions_on_the_last_fifth():
-    given = sine()
-    trained = training.train_forecaster(given, ("c0",), options(), ignore)
-    metrics = trained.spec.training["metrics"]
-    assert np.array_equal(trained.truth, given.values[320:])
-    assert trained.prediction.shape == trained.truth.shape == (80, 1)
-    assert metrics["rmse"] == pytest.approx(np.sqrt(np.mean((trained.prediction - trained.truth) ** 2)))
-    assert metrics["naive_mae"] == pytest.approx(np.abs(np.diff(given.values[319:, 0])).mean())
+TASKS = {
+    "forecast": (sine, {}),
+    "forecast, dropout, plateau, warm-up": (
+        sine,
+        {"dropout": 0.3, "schedule": "plateau", "warmup": 5, "patience": 50, "optimizer": "sgd"},
+    ),
+    "forecast, normalised windows": (sine, {"window_norm": True, "optimizer": "adamw", "weight_decay": 0.1}),
+    "lm, carried": (text, {"task": "lm", "batch_size": 4, "schedule": "constant", "window": 20}),
+    "lm, windows": (text, {"task": "lm", "state": "reset", "schedule": "constant", "window": 20, "accumulate": 2}),
+    "classify": (reviews, {"task": "classify", "batch_size": 8, "least_count": 1}),
+}
 
 
-def test_scaling_knows_the_training_part_only():
-    values = np.arange(100.0)[:, None]
-    trained = training.train_forecaster(series(values), ("c0",), options(window=5), ignore)
-    assert (trained.spec.low, trained.spec.high) == ((0.0,), (71.0,))
+def recipe(task="forecast", **changes):
+    return small(task, **changes)
 
 
-def test_the_seed_decides_the_result(prices):
-    given = data.read_series(prices, COLUMNS)
-    first, again, other = (
-        training.train_forecaster(given, ("close",), options(seed=seed), ignore).tensors["fc.weight"]
-        for seed in (1, 1, 2)
-    )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+def equal(first, second):
+    return all(np.array_equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
-def test_a_repeated_text_is_learned():
-    trained = training.train_language_model(
-        "abcdefgh" * 400, options(epochs=15, learning_rate=0.02, window=20, batch_size=4), ignore
-    )
-    metrics = trained.spec.training["metrics"]
-    assert metrics["nats_per_character"] < 0.05
-    assert metrics["bits_per_character"] == pytest.approx(metrics["nats_per_character"] / math.log(2))
-    assert trained.spec.task.vocabulary == tuple("abcdefgh")
-
-
-def test_progress_ends_at_the_last_step(text):
-    seen = []
-    training.train_language_model(
-        text.read_text(encoding="utf-8"), options(window=50, epochs=2), lambda *event: seen.append(event)
-    )
-    assert seen[-1][0] == seen[-1][1] == len(seen)
-    assert "epoch 2/2" in seen[-1][2]
-
-
-def test_the_weights_of_the_best_epoch_are_kept(prices):
-    given = data.read_series(prices, COLUMNS)
-    trained = training.train_forecaster(given, ("close",), options(epochs=6, learning_rate=0.05), ignore)
-    best = trained.spec.training["best_epoch"]
-    assert trained.validation_losses[best - 1] == min(trained.validation_losses)
-
-
-def test_too_few_rows_and_too_short_texts_are_refused():
-    with pytest.raises(InputError, match="smaller --window"):
-        training.train_forecaster(sine(20), ("c0",), options(), ignore)
-    with pytest.raises(InputError, match="smaller --window"):
-        training.train_language_model("abc" * 20, options(window=100), ignore)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])
-def test_the_smallest_series_is_trained_on_or_refused(rows):
-    try:
-        trained = training.train_forecaster(sine(rows), ("c0",), options(window=1), ignore)
-    except InputError:
-        assert rows < 5
-    else:
-        assert np.isfinite(trained.spec.training["metrics"]["rmse"])
-
-
-def test_a_constant_column_is_refused_by_name():
-    values = np.column_stack([np.arange(100.0), np.full(100, 3.0)])
-    with pytest.raises(InputError, match="'c1' is constant"):
-        training.train_forecaster(series(values), ("c0",), options(window=5), ignore)
-
-
-def test_a_target_that_is_no_feature_is_refused():
-    with pytest.raises(InputError, match="'z'"):
-        training.train_forecaster(sine(), ("z",), options(), ignore)
-
-
-def test_a_loss_that_is_not_finite_stops_the_training():
-    with pytest.raises(LstmDeployError, match="smaller --learning-rate"):
-        training.train_forecaster(sine(), ("c0",), options(learning_rate=1e30, epochs=5), ignore)
+@pytest.mark.parametrize("name", TASKS)
+def test_a_resumed_training_gives_what_an_uninterrupted_one_gives_bit_for_bit(name, tmp_path):
+    make, options = TASKS[name]
+    whole = training.train(make(), recipe(epochs=5, **options), ignore, folder=tmp_path / "whole")
+    training.train(make(), recipe(epochs=2, **options), ignore, folder=tmp_path / "parts")
+    resumed = training.train(make(), recipe(epochs=5, **options), ignore, folder=tmp_path / "parts", resume=True)
+    assert equal(whole, resumed)
+    assert whole.evaluation.metrics == resumed.evaluation.metrics
+    losses = [[(epoch.train_loss, epoch.validation_loss) for epoch in each.history] for each in (whole, resumed)]
+    assert losses[0] == losses[1]
+    assert [epoch.epoch for epoch in resumed.history] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_stops_and_can_be_pressed_again():
+def test_ctrl_c_keeps_the_best_so_far_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("lstm_deploy.fitting.SAVE_S", 0.0)
+    monkeypatch.setattr("lstm_deploy.fitting.SHOW_S", 0.0)
+    before = signal.getsignal(signal.SIGINT)
+    given = recipe(epochs=5, schedule="cosine", dropout=0.2)
+
+    def interrupt(done, total, _):
+        if done == round(0.5 * total):
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = training.train(sine(), given, interrupt, folder=tmp_path)
+    assert stopped.interrupted
+    assert len(stopped.history) == 2
+    assert stopped.evaluation.metrics["rmse"] > 0
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = training.train(sine(), given, ignore, folder=tmp_path, resume=True)
+    assert equal(resumed, training.train(sine(), given, ignore))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_before_the_first_epoch_ends_leaves_nothing(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        training.train_forecaster(sine(), ("c0",), options(epochs=1000), lambda *_: signal.raise_signal(signal.SIGINT))
+        training.train(sine(), recipe(), lambda *_: signal.raise_signal(signal.SIGINT), folder=tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "message"),
+    [
+        ({"hidden_size": 9}, 300, "had hidden_size 8, not 9"),
+        ({"epochs": 9}, 300, "had epochs 2, not 9"),
+        ({}, 310, "other data"),
+    ],
+)
+def test_another_training_is_not_resumed(tmp_path, changes, data, message):
+    given = recipe(epochs=2, schedule="cosine")
+    training.train(sine(), given, ignore, folder=tmp_path)
+    with pytest.raises(InputError, match=message):
+        training.train(sine(data), replace(given, **changes), ignore, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 nonsense", b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR."])
+def test_what_is_no_state_of_a_training_is_not_resumed_and_never_unpickled(tmp_path, content):
+    if content is not None:
+        (tmp_path / fit_log.LAST).write_bytes(content)
+    with pytest.raises(InputError, match="leave out --resume"):
+        training.train(sine(), recipe(), ignore, folder=tmp_path, resume=True)
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_the_folder_holds_a_log_and_the_best_checkpoint(tmp_path):
+    trained = training.train(sine(), recipe(epochs=3), ignore, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.ckpt", "log.csv"]
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0] == "epoch,step,train_loss,validation_loss,learning_rate,seconds"
+    assert len(lines) == 4
+    best = checkpoint.read_tensors(tmp_path / "best.safetensors")
+    assert all(np.array_equal(best[name], value) for name, value in trained.tensors.items())
+
+
+def test_the_seed_decides_the_result():
+    first, again, other = (training.train(sine(), recipe(seed=seed), ignore) for seed in (1, 1, 2))
+    assert equal(first, again)
+    assert not equal(first, other)
+
+
+def test_progress_ends_at_the_last_step():
+    seen = []
+    training.train(sine(), recipe(epochs=2), lambda *event: seen.append(event))
+    assert seen[-1][0] == seen[-1][1]
+    assert "epoch 2/2" in seen[-1][2]
+
+
+def test_the_weights_of_the_best_epoch_are_kept():
+    trained = training.train(sine(), recipe(epochs=6, learning_rate=0.05), ignore)
+    losses = [epoch.validation_loss for epoch in trained.history]
+    best = trained.spec.training["best_epoch"]
+    assert losses[best - 1] == min(losses)
+    stopped = training.train(sine(), recipe(epochs=best, learning_rate=0.05), ignore)
+    assert equal(trained, stopped)
+
+
+def test_without_validation_the_last_epoch_is_kept():
+    trained = training.train(sine(), recipe(epochs=2, validation=0.0), ignore)
+    assert trained.spec.training["best_epoch"] == 2
+    assert [epoch.validation_loss for epoch in trained.history] == [None, None]
+
+
+def test_training_ends_when_validation_no_longer_improves():
+    trained = training.train(sine(), recipe(epochs=50, patience=2, learning_rate=0.5, optimizer="sgd"), ignore)
+    losses = [epoch.validation_loss for epoch in trained.history]
+    assert len(losses) < 50
+    assert min(losses) == losses[-3]
+
+
+def test_the_learning_rate_follows_its_schedule():
+    def rates(**changes):
+        trained = training.train(sine(), recipe(epochs=4, learning_rate=0.01, **changes), ignore)
+        return [epoch.learning_rate for epoch in trained.history], trained.history[0].step
+
+    constant, steps = rates()
+    assert constant == [0.01] * 4
+    cosine, _ = rates(schedule="cosine")
+    assert cosine == pytest.approx([0.005 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 3, 4)])
+    rising, _ = rates(warmup=2 * steps)
+    assert rising[0] == pytest.approx(0.01 * (steps + 1) / (2 * steps + 1))
+    assert rising[2] == pytest.approx(0.01)
+    halved = training.train(
+        sine(), recipe(epochs=12, learning_rate=2.0, optimizer="sgd", clip=1.0, schedule="plateau"), ignore
+    )
+    assert halved.history[-1].learning_rate < 2.0
+
+
+def test_accumulated_batches_make_one_step():
+    one = training.train(sine(), recipe(epochs=1), ignore).history[-1].step
+    assert training.train(sine(), recipe(epochs=1, accumulate=2), ignore).history[-1].step == math.ceil(one / 2)
+
+
+def test_gradients_are_clipped_to_their_norm():
+    """With plain descent a step is never longer than learning rate times norm."""
+    before = training.make_problem(sine(), recipe(seed=3))
+    given = recipe(seed=3, optimizer="sgd", clip=1e-3, learning_rate=1.0, batch_size=10_000)
+    import torch
+
+    torch.manual_seed(3)
+    before = training.make_problem(sine(), given).lesson.network.state_dict()
+    after = training.train(sine(), given, ignore).tensors
+    moved = math.sqrt(sum(float(np.square(after[name] - value.numpy()).sum()) for name, value in before.items()))
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_brain_floats_train():
+    trained = training.train(sine(), recipe(epochs=2, precision="bf16-mixed"), ignore)
+    assert trained.history[-1].train_loss < trained.history[0].train_loss
+
+
+def test_half_floats_are_refused_without_a_gpu():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="needs a GPU"):
+        training.train(sine(), recipe(precision="16-mixed"), ignore)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_with_the_step(tmp_path):
+    with pytest.raises(LstmDeployError, match=r"at step \d+ \(epoch \d\); try a smaller --learning-rate"):
+        training.train(sine(), recipe(learning_rate=1e30, epochs=5), ignore, folder=tmp_path)
+
+
+def test_strategies_that_do_not_exist_are_refused():
+    with pytest.raises(InputError, match="--strategy"):
+        training.train(sine(), recipe(strategy="dpp"), ignore)

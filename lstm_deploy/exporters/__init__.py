@@ -255,7 +255,7 @@ def _rollout_name(model: str) -> str:
 
 def _missing_data(request: Request, training: Mapping[str, Any] | None, given: Examples) -> list[str]:
     """What must be said where the training's own file should have told the metric, and could not."""
-    if request.data is not None or given.truth or "data" not in (training or {}):
+    if request.data is not None or given.truth or not (training or {}).get("data"):
         return []
     return [
         f"what is lost was measured on {given.described}, not on what the training held out: its file is not there any "
@@ -265,7 +265,7 @@ def _missing_data(request: Request, training: Mapping[str, Any] | None, given: E
 
 def _with_data(training: Mapping[str, Any] | None, directory: Path) -> Mapping[str, Any] | None:
     """What the training reported, its data found from where the checkpoint lies."""
-    if not training or "data" not in training:
+    if not training or "path" not in (training.get("data") or {}):
         return training
     return {**training, "data": {**training["data"], "path": str(directory / training["data"]["path"])}}
 
