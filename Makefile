@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-int8 bench-streams bench-method bench-cuda reference clean
+.PHONY: demo test lint bench bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -27,6 +27,9 @@ bench-streams: .venv/.installed  ## what steps, pipes and rollouts cost beside o
 
 bench-method: .venv/.installed  ## whether the benchmark can be believed
 	$(BIN)/python benchmarks/method.py
+
+bench-training: .venv/.installed  ## what training the five systems costs and reaches, into benchmarks/results; half an hour
+	$(BIN)/python benchmarks/training.py
 
 bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU
 	$(BIN)/pip install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]"

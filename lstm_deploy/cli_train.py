@@ -172,6 +172,7 @@ def train(
 ) -> None:
     """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
     given = dict(locals())  # every option by its name
+    from lstm_deploy.processes import is_first_process
     from lstm_deploy.recipe import Recipe, make_recipe
 
     if task is None:
@@ -182,8 +183,9 @@ def train(
     _check_options(task, given, recipe)
     _check_output(output, folder, force=force, resume=resume)
     material = _read(task, given, output)
-    for remark in material.remarks:
-        console.note(remark)
+    if is_first_process():
+        for remark in material.remarks:
+            console.note(remark)
     result = _train(task, material, recipe, folder, given)
     _finish(result, output, folder, json)
 
@@ -269,6 +271,10 @@ def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, 
 
 def _check_options(task: TaskName, given: dict[str, Any], recipe: "Recipe") -> None:
     """Raise `InputError` for options of other tasks, and for those that go with others."""
+    from msgspec.structs import replace
+
+    from lstm_deploy.recipe import check_values
+
     for other, names in OF_TASK.items():
         if wrong := [name for name in names if other != task and given[name] is not None]:
             raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for --task {task}; leave it out.")
@@ -286,7 +292,9 @@ def _check_options(task: TaskName, given: dict[str, Any], recipe: "Recipe") -> N
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")
     if given["search"] and recipe.processes > 1:
         raise InputError("A search runs on one device; leave out --devices and --nodes, and train the winner on them.")
-    arguments.ranges(given["span"])
+    for field, span in arguments.ranges(given["span"]).items():
+        for value in span.choices or (span.low, span.high):
+            check_values(replace(recipe, **{field: value}))
 
 
 def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> None:

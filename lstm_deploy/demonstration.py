@@ -53,9 +53,8 @@ def show(output: Path, run_command: RunCommand) -> None:
         ["run", words, "--prompt", "The for statement ", "--steps", "300", "--temperature", "0.5"],
     ]
     _run_all(commands, run_command)
-    console.say(
-        f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training; reports: {goog}/report.md, {words}/report.md."
-    )
+    console.say(f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training.")
+    console.say(f"Reports: {goog}/report.md, {words}/report.md.")
     console.say("Try next:")
     for command in (
         ["inspect", f"{goog}/model.onnx"],

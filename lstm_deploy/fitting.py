@@ -217,7 +217,7 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
         self.history = [Epoch(**epoch) for epoch in checkpoint[OURS]["history"]]
 
     def _over_all_processes(self, sums: Tensor) -> float:
-        total, count = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum").tolist()
+        total, count = self.trainer.strategy.reduce(sums.to(self.device, copy=True), reduce_op="sum").tolist()
         return float(total / count)
 
 
@@ -250,6 +250,10 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         self.loss, self.best_epoch, self.told_epoch = math.inf, 0, 0
         self.weights: Weights = {}
         self.written = -math.inf
+        self.ended_early = False
+
+    def on_train_start(self, trainer: Any, _: Any) -> None:
+        trainer.should_stop = self.ended_early
 
     def on_train_epoch_end(self, trainer: Any, learner: _Learner) -> None:
         epoch = learner.history[-1]
@@ -258,6 +262,7 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         if loss < self.loss:
             self.loss, self.best_epoch = loss, epoch.epoch
             self.weights = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
+        self.ended_early = trainer.should_stop
         if self.folder is not None:
             self._write(trainer, learner, self.folder)
         if self.on_epoch and epoch.validation_loss is not None:
@@ -268,6 +273,7 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         due = at_end or time.monotonic() - self.written >= SAVE_S
         if not trainer.strategy.broadcast(due):  # as the first process has it: all of them take part in saving
             return
+        folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(folder / LAST)
         if trainer.is_global_zero:
             write_log(folder / LOG, learner.history)
@@ -277,10 +283,12 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         self.written = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loss": self.loss, "best_epoch": self.best_epoch, "weights": self.weights}
+        kept = {"loss": self.loss, "best_epoch": self.best_epoch, "weights": self.weights}
+        return kept | {"ended_early": self.ended_early}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.loss, self.best_epoch, self.weights = state["loss"], state["best_epoch"], state["weights"]
+        self.ended_early = state["ended_early"]
 
 
 def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:

@@ -1,9 +1,10 @@
 """A recipe: everything, besides the data, that decides what a training makes. No PyTorch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
-from msgspec.structs import replace
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import asdict, replace
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.tasks import Unit
@@ -15,17 +16,19 @@ LossOn = Literal["every", "last"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "plateau", "cosine"]
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
     """The options of `train`, under the names that they have there."""
 
     # Examples
-    window: int
+    window: Positive
     """Steps in one example; `classify`: pieces of a text that are read, at most."""
-    horizon: int = 1
+    horizon: Positive = 1
     """Forecasts: steps that one prediction tells."""
-    stride: int | None = None
+    stride: Positive | None = None
     """Steps from one example to the next; none: 1 for a forecast, the window for a text."""
     loss_on: LossOn = "every"
     """Steps of an example that are learned from."""
@@ -33,57 +36,57 @@ class Recipe(Struct, frozen=True, kw_only=True):
     """`lm`: whether each example starts anew, or goes on where the one before it in the text ended."""
     scaling: Scaling = "minmax"
     """Forecasts: to (-1, 1), or to mean 0 and deviation 1, of each column in the training part."""
-    season: int | None = None
+    season: Positive | None = None
     """Forecasts: steps of one season, for the seasonal naive forecast; none: found in the training part."""
     unit: Unit | Literal["byte"] = "character"
     """Texts: what one token is."""
-    vocabulary_size: int = 20_000
+    vocabulary_size: Positive = 20_000
     """`classify`: entries of the vocabulary, at most."""
-    least_count: int = 2
+    least_count: Positive = 2
     """`classify`: how often an entry of the vocabulary occurs in the training part, at least."""
-    test: float = 0.2
+    test: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """Part of the data that is held out for the metrics."""
-    validation: float = 0.1
+    validation: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Part of the rest that chooses the best epoch; 0: the last one is kept."""
 
     # Network: see `checkpoint.NetworkConfig`
-    hidden_size: int
-    num_layers: int = 2
+    hidden_size: Positive
+    num_layers: Positive = 2
     bidirectional: bool = False
-    proj_size: int = 0
-    dropout: float = 0.0
-    embedding_size: int = 0
+    proj_size: NotNegative = 0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    embedding_size: NotNegative = 0
     """Width of a learned vector for each token; 0: one-hot."""
     freeze_vectors: bool = False
     """Whether pretrained vectors stay as they are."""
     window_norm: bool = False
     layer_norm: bool = False
     pooling: Pooling = "none"
-    head_size: int = 0
+    head_size: NotNegative = 0
     residual: bool = False
 
     # Training
-    epochs: int
-    batch_size: int
+    epochs: Positive
+    batch_size: Positive
     """Examples in one step of one process; `lm` with carried state: streams that are read side by side."""
-    learning_rate: float
+    learning_rate: Annotated[float, Meta(gt=0)]
     optimizer: Optimizer = "adam"
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     schedule: Schedule = "constant"
-    warmup: int = 0
+    warmup: NotNegative = 0
     """Steps in which the learning rate rises to its value."""
-    patience: int = 0
+    patience: NotNegative = 0
     """Epochs without improvement after which training ends; 0: it does not."""
-    clip: float = 1.0
+    clip: Annotated[float, Meta(ge=0)] = 1.0
     """Norm that gradients are clipped to; 0: they are not."""
-    accumulate: int = 1
+    accumulate: Positive = 1
     """Batches whose gradients make one step."""
-    seed: int = 0
+    seed: NotNegative = 0
 
     # Machines
     precision: Precision = "32"
-    devices: int = 1
-    nodes: int = 1
+    devices: Positive = 1
+    nodes: Positive = 1
     strategy: str = "auto"
 
     @property
@@ -179,19 +182,29 @@ def make_recipe(task: TaskName, **given: Any) -> Recipe:
         if name in ONLY and task not in ONLY[name]:
             raise InputError(f"--{option_of(name)} {value} means nothing for --task {task}; leave it out.")
     recipe = Recipe(**{**DEFAULTS[task], **chosen})
-    if task == "forecast" and recipe.pooling == "none" and (recipe.bidirectional or recipe.window_norm):
-        if "pooling" in chosen or chosen.get("loss_on") == "every":
-            raise InputError(
-                "A bidirectional network sees the values that it is to predict at every step but the last, and one "
-                "normalised over the window takes whole windows only; give --pooling last, attention, max or mean."
-            )
+    if _sees_whole_windows(task, recipe) and not {"pooling", "loss_on"} & set(chosen):
         recipe = replace(recipe, pooling="last")
     check(task, recipe)
     return recipe
 
 
+def check_values(recipe: Recipe) -> None:
+    """Raise `InputError` for a value that no training can have, whatever the others are."""
+    try:
+        msgspec.convert(asdict(recipe), Recipe)
+    except msgspec.ValidationError as error:
+        what, _, field = str(error).partition(" - at `$.")
+        raise InputError(f"--{option_of(field.rstrip('`'))}: {what}; give another value.") from error
+
+
 def check(task: TaskName, recipe: Recipe) -> None:
     """Raise `InputError` for options that contradict each other, or the task."""
+    check_values(recipe)
+    if _sees_whole_windows(task, recipe) and recipe.pooling == "none":
+        raise InputError(
+            "A bidirectional network sees the values that it is to predict at every step but the last, and one "
+            "normalised over the window takes whole windows only; give --pooling last, attention, max or mean."
+        )
     if task == "lm" and recipe.bidirectional:
         raise InputError(
             "A bidirectional language model sees the character that it is to predict; leave out --bidirectional."
@@ -210,13 +223,13 @@ def check(task: TaskName, recipe: Recipe) -> None:
         )
     if recipe.proj_size >= recipe.hidden_size:
         raise InputError(f"A projection to {recipe.proj_size} is no smaller than --hidden-size; give a smaller one.")
-    if not 0 < recipe.test < 1 or not 0 <= recipe.validation < 1:
-        raise InputError("--test is a part between 0 and 1, --validation one from 0 up to 1; give 0.2 and 0.1.")
     needs_validation = "--patience" if recipe.patience else "--schedule plateau" if recipe.schedule == "plateau" else ""
     if needs_validation and not recipe.validation:
         raise InputError(f"{needs_validation} needs a part to validate on; give a --validation above 0.")
-    if not recipe.learning_rate > 0:
-        raise InputError("The learning rate must be above 0, or nothing is learned; give --learning-rate.")
+
+
+def _sees_whole_windows(task: TaskName, recipe: Recipe) -> bool:
+    return task == "forecast" and (recipe.bidirectional or recipe.window_norm)
 
 
 def option_of(field: str) -> str:

@@ -49,13 +49,11 @@ def train(
 ) -> Trained:
     """Train a network and judge it on data that it never saw.
 
-    `folder` is created, and gets what `fitting.fit` writes and the best checkpoint so far. The rest is as in
-    `fitting.fit`.
+    `folder` is created with the first epoch, and gets what `fitting.fit` writes and the best checkpoint so far. The
+    rest is as in `fitting.fit`.
     """
     torch.manual_seed(recipe.seed)  # of the weights
     problem = make_problem(material, recipe)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
 
     def keep_best(weights: Weights, epoch: int) -> None:
         assert folder is not None

@@ -1,6 +1,7 @@
 """Every command and program of the README is run, in the order in which a reader meets them."""
 
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,8 @@ from lstm_deploy.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+SYSTEMS = README.partition("## The five systems")[2].partition("\n## ")[0].splitlines()
 STREAMS = (ROOT / "docs/streams.md").read_text(encoding="utf-8")
 
 
@@ -33,16 +36,41 @@ def folder(tmp_path_factory):
         code.read_text(encoding="utf-8").replace("class Stock", "class Net"), encoding="utf-8"
     )
     torch.save(authors.Stock(hidden=16).state_dict(), folder / "weights.pt")
+    prices = (folder / "prices.csv").read_text().splitlines()  # in the place of what is not in the repository
+    (folder / "aaxj.us.txt").write_text("\n".join(["Date,Open,High,Low,Close", *prices[1:]]))
+    demonstration.write_text(folder / "help.txt")
+    (folder / "tinyshakespeare.txt").write_text((folder / "help.txt").read_text(encoding="utf-8")[:20_000])
+    (folder / "reviews.csv").write_text("text,label\n" + "a great film,good\nan awful film,bad\n" * 20)
+    (folder / "vectors.txt").write_text("great 1 2\nawful -1 -2\nfilm 0 1\n")
     return folder
 
 
 def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
-    assert len(commands) == 8
+    systems = [command for command in commands if command in SYSTEMS]
+    assert (len(commands), len(systems)) == (14, 6)
     for command in commands:
-        assert not app(shlex.split(command)[1:], standalone_mode=False), command
+        quick = ["--epochs", "1", "--hidden-size", "8"] if command in systems else []
+        assert not app([*shlex.split(command)[1:], *quick], standalone_mode=False), command
     assert "step,close" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_document_of_training_work_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (command,) = [line for block in blocks("sh", TRAINING) for line in block.splitlines()]
+    assert not app([*shlex.split(command)[1:], "--rows", "200"], standalone_mode=False)
+    assert "hidden size" in capsys.readouterr().out
+
+
+def test_the_results_of_training_are_those_of_these_commands(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import training as benchmark
+
+    found = json.loads((benchmark.RESULTS / "training.json").read_text(encoding="utf-8"))
+    assert (benchmark.RESULTS / "training.md").read_text(encoding="utf-8") == benchmark.markdown(found)
+    written = [shlex.join(["lstm-deploy", *words]) for words in benchmark.commands()]
+    assert [system["command"] for system in found["systems"]] == [line for line in written if "reviews" not in line]
 
 
 def test_the_programs_work_as_written(folder, monkeypatch, capsys):
@@ -128,7 +156,16 @@ def test_the_document_of_streams_works_as_written(folder, monkeypatch):
 def test_the_two_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
     assert targets == ["demo", "test"]
-    for target in [*targets, "lint", "bench", "bench-int8", "bench-streams", "bench-method", "bench-cuda"]:
+    for target in [
+        *targets,
+        "lint",
+        "bench",
+        "bench-int8",
+        "bench-streams",
+        "bench-method",
+        "bench-training",
+        "bench-cuda",
+    ]:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 

@@ -31,12 +31,14 @@ def test_what_is_given_replaces_the_default_and_none_does_not():
         ("forecast", {"bidirectional": True, "pooling": "none"}, "give --pooling last"),
         ("forecast", {"window_norm": True, "loss_on": "every"}, "give --pooling last"),
         ("forecast", {"proj_size": 32}, "no smaller than --hidden-size"),
-        ("forecast", {"test": 0.0}, "--test is a part"),
-        ("forecast", {"test": 1.0}, "--test is a part"),
-        ("forecast", {"validation": 1.0}, "--validation"),
+        ("forecast", {"test": 0.0}, "--test: Expected `float` > 0"),
+        ("forecast", {"test": 1.0}, "--test: Expected `float` < 1"),
+        ("forecast", {"validation": 1.0}, "--validation: Expected"),
+        ("forecast", {"num_layers": 0}, "--layers: Expected `int` >= 1"),
+        ("forecast", {"optimizer": "lion"}, "--optimizer: Invalid enum value 'lion'"),
         ("forecast", {"validation": 0.0, "patience": 3}, "--patience needs a part to validate on"),
         ("forecast", {"validation": 0.0, "schedule": "plateau"}, "--schedule plateau needs"),
-        ("forecast", {"learning_rate": 0.0}, "above 0"),
+        ("forecast", {"learning_rate": 0.0}, "--learning-rate: Expected `float` > 0"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(task, given, message):

@@ -160,6 +160,14 @@ def test_training_ends_when_validation_no_longer_improves():
     assert min(losses) == losses[-3]
 
 
+def test_a_training_that_has_ended_is_not_gone_on_with(tmp_path):
+    given = recipe(epochs=50, patience=2, learning_rate=0.5, optimizer="sgd")
+    first = training.train(sine(), given, ignore, folder=tmp_path)
+    again = training.train(sine(), given, ignore, folder=tmp_path, resume=True)
+    assert equal(first, again)
+    assert first.history == again.history
+
+
 def test_the_learning_rate_follows_its_schedule():
     def rates(**changes):
         trained = training.train(sine(), recipe(epochs=4, learning_rate=0.01, **changes), ignore)
@@ -185,7 +193,6 @@ def test_accumulated_batches_make_one_step():
 
 def test_gradients_are_clipped_to_their_norm():
     """With plain descent a step is never longer than learning rate times norm."""
-    before = training.make_problem(sine(), recipe(seed=3))
     given = recipe(seed=3, optimizer="sgd", clip=1e-3, learning_rate=1.0, batch_size=10_000)
     import torch
 

@@ -1,0 +1,198 @@
+"""What training costs and reaches: the five systems by the README's commands, and our loop beside a bare one.
+
+`make bench-training` writes results/training.md and training.json; half an hour on two quiet cores. The real files are
+looked for in `--data`, by default ../shared/data; what needs one that is not there is left out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lstm_deploy import material
+from lstm_deploy.batches import Place
+from lstm_deploy.fitting import fit
+from lstm_deploy.problems import make_problem
+from lstm_deploy.recipe import make_recipe
+from lstm_deploy.tables import cell, markdown_table
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+HEADING = "## The five systems"
+ROUNDS = 5
+
+
+def commands() -> list[list[str]]:
+    """The README's commands for the five systems."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
+    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    return [shlex.split(line)[1:] for line in block[1].replace("\\\n", " ").splitlines() if line]
+
+
+def run(words: list[str], folder: Path) -> dict:
+    """One command in a process of its own: seconds, peak memory, and what it reports."""
+    out = folder / "out.json"
+    began = time.perf_counter()
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "lstm_deploy", *words, "--json"],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, str(out), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)],
+    )
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"{shlex.join(words)} failed")
+    found = json.loads(out.read_text(encoding="utf-8"))
+    return {
+        "command": shlex.join(["lstm-deploy", *words]),
+        "seconds": time.perf_counter() - began,
+        "peak_mb": usage.ru_maxrss / 1024,
+        "epochs": found["epochs"],
+        "metrics": found["metrics"],
+    }
+
+
+def bare(given, recipe, epochs: int) -> float:
+    """Seconds of one epoch of a plain loop over the same batches, validation included: the median."""
+    torch.manual_seed(recipe.seed)
+    lesson = make_problem(given, recipe).lesson
+    network, weights = lesson.network, [each for each in lesson.network.parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=recipe.learning_rate)
+    times = []
+    for _ in range(epochs):
+        began = time.perf_counter()
+        network.train()
+        state = None
+        for batch in lesson.train(Place()):
+            output, (h, c) = network(*batch.inputs, state=state)
+            state = (h.detach(), c.detach()) if lesson.carry else None
+            loss = lesson.loss(output, batch.wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, recipe.clip)
+            optimizer.step()
+        network.eval()
+        state = None
+        with torch.no_grad():
+            for batch in lesson.validate(Place()):
+                output, state = network(*batch.inputs, state=state)
+                state = state if lesson.carry else None
+                lesson.loss(output, batch.wanted).item()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def ours(given, recipe, epochs: int, folder: Path) -> float:
+    """The same of `fit`, everything that it writes included."""
+    torch.manual_seed(recipe.seed)
+    ends = []
+    lesson = make_problem(given, recipe).lesson
+    fit(lesson, recipe, lambda *_: None, folder=folder, on_epoch=lambda *_: ends.append(time.perf_counter()))
+    return statistics.median(end - begin for begin, end in pairwise(ends))
+
+
+def overhead(folder: Path) -> list[dict]:
+    """Ratios of our epochs to those of a bare loop, in turn, the bare one twice."""
+    sines = material.generated("sines", None, 0)
+    text = "".join(chr(97 + (n * n + n // 7) % 23) for n in range(200_000))
+    cases = {
+        "1-64x1, windows of 20, 32 a batch": (
+            material.generated("sine", None, 0),
+            make_recipe("forecast", hidden_size=64, num_layers=1, batch_size=32, epochs=12, residual=False),
+        ),
+        "1-200x2, windows of 10, 64 a batch": (
+            sines,
+            make_recipe("forecast", hidden_size=200, window=10, epochs=3, residual=False),
+        ),
+        "23-128x2, 32 streams of 100": (
+            material.Material(content=text),
+            make_recipe("lm", epochs=3, schedule="constant"),
+        ),
+    }
+    found = []
+    for name, (given, recipe) in cases.items():
+        ratios, noise, seconds = [], [], []
+        for _ in range(ROUNDS):
+            first = bare(given, recipe, recipe.epochs)
+            ratios.append(ours(given, recipe, recipe.epochs, folder) / first)
+            noise.append(bare(given, recipe, recipe.epochs) / first)
+            seconds.append(first)
+        found.append(
+            {
+                "case": name,
+                "bare_s": statistics.median(seconds),
+                "ratio": statistics.median(ratios),
+                "ratios": sorted(ratios),
+                "bare_again": sorted(noise),
+            }
+        )
+        print(found[-1], flush=True)
+    return found
+
+
+def markdown(found: dict) -> str:
+    """Both tables."""
+    rows = []
+    for each in found["systems"]:
+        metrics = {name: value for name, value in each["metrics"].items() if isinstance(value, float)}
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+        rows.append([f"`{each['command']}`", f"{each['seconds']:.0f}", f"{each['peak_mb']:,.0f}", told])
+    loops = [
+        [
+            each["case"],
+            cell(1000 * each["bare_s"]),
+            f"{each['ratio']:.2f} ({each['ratios'][0]:.2f}–{each['ratios'][-1]:.2f})",
+            f"{each['bare_again'][0]:.2f}–{each['bare_again'][-1]:.2f}",
+        ]
+        for each in found["overhead"]
+    ]
+    lines = ["# Training", "", f"Made by `make bench-training` on {found['machine']}.", "", HEADING, ""]
+    lines += markdown_table(["command", "s", "MB at most", "on held-out data"], rows)
+    lines += ["", "## One epoch beside a bare loop", ""]
+    lines += [
+        "The same batches, the same network, validation included; `train` also writes its log and its state, checks "
+        "each loss and shows progress. Medians and ranges of ratios in one run, in turn; the bare loop twice.",
+        "",
+    ]
+    lines += markdown_table(["LSTM, batches", "bare, ms an epoch", "train ÷ bare", "bare again ÷ bare"], loops)
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the real files")
+    given = parser.parse_args()
+    found = {"machine": f"{os.cpu_count()} cores, {platform.machine()}, PyTorch {torch.__version__}"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "fit").mkdir()
+        found["overhead"] = overhead(folder / "fit")
+        for file in given.data.resolve().iterdir():
+            (folder / file.name).symlink_to(file)
+        os.chdir(folder)
+        found["systems"] = []
+        for words in commands():
+            file = words[1]
+            if not file.startswith("-") and not Path(file).exists():
+                print(f"left out: {file} is not in {given.data}", flush=True)
+                continue
+            found["systems"].append(run(words, folder))
+            print(found["systems"][-1], flush=True)
+    (RESULTS / "training.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "training.md").write_text(markdown(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
