@@ -64,14 +64,14 @@ def run(words: list[str], folder: Path) -> dict:
     }
 
 
-def bare(given, recipe, epochs: int) -> float:
+def bare(given, recipe) -> float:
     """Seconds of one epoch of a plain loop over the same batches, validation included: the median."""
     torch.manual_seed(recipe.seed)
     lesson = make_problem(given, recipe).lesson
     network, weights = lesson.network, [each for each in lesson.network.parameters() if each.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=recipe.learning_rate)
     times = []
-    for _ in range(epochs):
+    for _ in range(recipe.epochs):
         began = time.perf_counter()
         network.train()
         state = None
@@ -94,8 +94,8 @@ def bare(given, recipe, epochs: int) -> float:
     return statistics.median(times[1:])
 
 
-def ours(given, recipe, epochs: int, folder: Path) -> float:
-    """The same of `fit`, everything that it writes included."""
+def ours(given, recipe, folder: Path) -> float:
+    """The same of `fit`, with everything that it writes."""
     torch.manual_seed(recipe.seed)
     ends = []
     lesson = make_problem(given, recipe).lesson
@@ -125,9 +125,9 @@ def overhead(folder: Path) -> list[dict]:
     for name, (given, recipe) in cases.items():
         ratios, noise, seconds = [], [], []
         for _ in range(ROUNDS):
-            first = bare(given, recipe, recipe.epochs)
-            ratios.append(ours(given, recipe, recipe.epochs, folder) / first)
-            noise.append(bare(given, recipe, recipe.epochs) / first)
+            first = bare(given, recipe)
+            ratios.append(ours(given, recipe, folder) / first)
+            noise.append(bare(given, recipe) / first)
             seconds.append(first)
         found.append(
             {
