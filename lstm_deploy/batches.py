@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+WITHOUT_GRADIENT = 512
+"""Examples of a batch that nothing is learned from: whatever its size, the result is the same."""
 BUCKET = 32
 """Batches whose examples are sorted by length together."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_deploy.batches import Batch, Order, Place, Windows, loader
+from lstm_deploy.batches import WITHOUT_GRADIENT, Batch, Order, Place, Windows, loader
 from lstm_deploy.checkpoint import NetworkConfig
 from lstm_deploy.data import Series, Values
 from lstm_deploy.errors import InputError
@@ -67,11 +67,11 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
     def validate(place: Place) -> "torch.utils.data.DataLoader[Batch]":
         # A window ends before the row that it predicts, so a part's first one starts before the part.
         examples = windows(fit_end - window, test_start)
-        return loader(examples, Order(len(examples), recipe.batch_size, place))
+        return loader(examples, Order(len(examples), WITHOUT_GRADIENT, place))
 
     def evaluate() -> Evaluation:
         examples = windows(test_start - window, rows, last=True)
-        prediction = _predict(network, loader(examples, Order(len(examples), recipe.batch_size)))
+        prediction = _predict(network, loader(examples, Order(len(examples), WITHOUT_GRADIENT)))
         prediction = prediction.reshape(len(prediction), horizon, len(columns))
         season = recipe.season or find_season(fitted[:, columns[0]])
         metrics = forecast_metrics(prediction, series.values, test_start, columns, fit_end, season)
