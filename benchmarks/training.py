@@ -11,6 +11,7 @@ import platform
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,22 +44,23 @@ def commands() -> list[list[str]]:
 
 def run(words: list[str], folder: Path) -> dict:
     """One command in a process of its own: seconds, peak memory, and what it reports."""
-    out = folder / "out.json"
+    out, peak = folder / "out.json", 0
     began = time.perf_counter()
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "lstm_deploy", *words, "--json"],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, str(out), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
+    with out.open("w") as file:
+        child = subprocess.Popen([sys.executable, "-m", "lstm_deploy", *words, "--json"], stdout=file)
+        # Not from its resource usage, which begins with the memory of the process that started it.
+        status = Path(f"/proc/{child.pid}/status")
+        while child.poll() is None:
+            if told := re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else ""):
+                peak = max(peak, int(told[1]))
+            time.sleep(0.1)
+    if child.returncode:
         raise SystemExit(f"{shlex.join(words)} failed")
     found = json.loads(out.read_text(encoding="utf-8"))
     return {
         "command": shlex.join(["lstm-deploy", *words]),
         "seconds": time.perf_counter() - began,
-        "peak_mb": usage.ru_maxrss / 1024,
+        "peak_mb": peak / 1024,
         "epochs": found["epochs"],
         "metrics": found["metrics"],
     }
