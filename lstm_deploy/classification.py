@@ -1,8 +1,5 @@
 """Classifiers: labelled texts become padded batches of tokens, and the network tells a label for each."""
 
-import hashlib
-import json
-
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -13,7 +10,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.evaluation import Evaluation, classification_metrics, confusion_of
 from lstm_deploy.labelled import UNKNOWN, Labelled, Vectors, embed, split, vocabulary_of
 from lstm_deploy.models import Network
-from lstm_deploy.problem import Lesson, Problem
+from lstm_deploy.problem import Lesson, Problem, fingerprint
 from lstm_deploy.recipe import Recipe
 from lstm_deploy.signature import Array
 from lstm_deploy.tasks import Classify
@@ -66,7 +63,7 @@ def make_problem(given: Labelled, vectors: Vectors | None, recipe: Recipe) -> Pr
             loss=nn.functional.cross_entropy,
             train=lambda place: batches(parts.fit, place, shuffle=True),
             validate=(lambda place: batches(parts.validate, place)) if recipe.validation else None,
-            data=hashlib.sha256(json.dumps([given.texts, given.labels]).encode()).hexdigest(),
+            data=fingerprint(given.texts, given.labels, entries, matrix),
         ),
         task=task,
         state_policy="reset",

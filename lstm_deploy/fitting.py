@@ -32,6 +32,8 @@ Weights = dict[str, Tensor]
 VALIDATION_LOSS = "validation_loss"
 OURS = "lstm_deploy"
 """Entry of `LAST` for what Lightning does not know of."""
+STANDS_STILL = 3
+"""Epochs without improvement after which a plateau halves the learning rate; if there is a patience, a third of it."""
 SAVE_S = 2.0
 """Seconds between two writings of the folder at least: epochs of small networks take less than writing does."""
 SHOW_S = 0.1
@@ -119,6 +121,8 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
         self.began = 0.0
         self.sums = [0.0, 0.0]
         """Of losses and what they are means of, in this epoch."""
+        self.trained = self.sums
+        """Those of training, while those of validation are made."""
         self.validation_loss: float | None = None
         self.shown = 0.0
 
@@ -143,12 +147,7 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
             place = (self.recipe.seed * 1_000_003 + self.current_epoch) * 1_009 + self.global_rank
             torch.manual_seed(place % 2**63)
         loss, self.state = _loss(self.lesson, batch, self.state)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise LstmDeployError(
-                f"The loss became {value} at step {self.global_step} (epoch {self.current_epoch + 1}); try a smaller "
-                "--learning-rate, a --warmup, or a smaller --clip."
-            )
+        value = self._finite(loss.item(), "loss")
         self._add(value, batch.weight)
         return loss * batch.weight
 
@@ -173,7 +172,7 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
         self._add(float(loss), count)
 
     def on_validation_epoch_end(self) -> None:
-        self.validation_loss = self._over_all_processes(self.sums)
+        self.validation_loss = self._finite(self._over_all_processes(self.sums), "validation loss")
         self.sums = self.trained
         self.log(VALIDATION_LOSS, self.validation_loss)
 
@@ -217,7 +216,7 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
             rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
             schedulers.append({"scheduler": rise, "interval": "step"})
         if recipe.schedule == "plateau":
-            fall = ReduceLROnPlateau(optimizer, factor=0.5, patience=max(1, recipe.patience // 3 or 3))
+            fall = ReduceLROnPlateau(optimizer, factor=0.5, patience=max(1, recipe.patience // 3 or STANDS_STILL))
             # At the last step of an epoch: Lightning's own "epoch" comes after the last state has been written.
             batches = len(self.lesson.train(self.place))
             schedulers.append({"scheduler": fall, "interval": "step", "frequency": batches, "monitor": VALIDATION_LOSS})
@@ -229,6 +228,14 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = [Epoch(**epoch) for epoch in checkpoint[OURS]["history"]]
+
+    def _finite(self, loss: float, what: str) -> float:
+        if math.isfinite(loss):
+            return loss
+        raise LstmDeployError(
+            f"The {what} became {loss} at step {self.global_step} (epoch {self.current_epoch + 1}); try a smaller "
+            "--learning-rate, a --warmup, or a smaller --clip."
+        )
 
     def _add(self, loss: float, weight: float) -> None:
         self.sums[0] += loss * weight

@@ -1,7 +1,5 @@
 """Forecasts: a series becomes windows split in time, a network that scales its columns, and errors in raw units."""
 
-import hashlib
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from lstm_deploy.data import Series, Values
 from lstm_deploy.errors import InputError
 from lstm_deploy.evaluation import Compared, Evaluation, find_season, forecast_metrics, rmse
 from lstm_deploy.models import Network
-from lstm_deploy.problem import Lesson, Problem
+from lstm_deploy.problem import Lesson, Problem, fingerprint
 from lstm_deploy.recipe import Recipe
 from lstm_deploy.signature import Array
 from lstm_deploy.tasks import Forecast
@@ -91,7 +89,7 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
             loss=loss,
             train=train,
             validate=validate if recipe.validation else None,
-            data=hashlib.sha256(np.ascontiguousarray(series.values).tobytes()).hexdigest(),
+            data=fingerprint(series.values, series.columns, targets),
         ),
         task=task,
         state_policy="reset",

@@ -1,7 +1,5 @@
 """Language models: a text becomes tokens, streams or windows of them, and the cross-entropy of what follows."""
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -12,7 +10,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.evaluation import Evaluation, bigram_nats, text_metrics
 from lstm_deploy.fitting import mean_loss
 from lstm_deploy.models import Network
-from lstm_deploy.problem import Lesson, Problem
+from lstm_deploy.problem import Lesson, Problem, fingerprint
 from lstm_deploy.recipe import Recipe
 from lstm_deploy.tasks import BYTES, LanguageModel
 
@@ -55,7 +53,7 @@ def make_problem(text: str, recipe: Recipe) -> Problem:
         train=lambda place: batches(0, fit_end, place, shuffle=True),
         validate=(lambda place: batches(fit_end, test_start, place)) if recipe.validation else None,
         carry=recipe.state == "carry",
-        data=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        data=fingerprint(text),
     )
 
     def evaluate() -> Evaluation:

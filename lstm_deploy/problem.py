@@ -1,7 +1,9 @@
 """What a training is given: a network, batches to learn from, and a way to judge the result."""
 
+import hashlib
 from collections.abc import Callable
 
+import numpy as np
 from msgspec import Struct
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -13,6 +15,14 @@ from lstm_deploy.signature import StatePolicy
 from lstm_deploy.tasks import Task
 
 Batches = Callable[[Place], "DataLoader[Batch]"]
+
+
+def fingerprint(*parts: object) -> str:
+    """What tells one training's data from another's: arrays by their bytes, all else by how Python writes it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return digest.hexdigest()
 
 
 class Lesson(Struct, frozen=True, kw_only=True):

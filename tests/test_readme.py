@@ -61,6 +61,10 @@ def test_the_commands_of_the_document_of_training_work_as_written(tmp_path, monk
     (command,) = [line for block in blocks("sh", TRAINING) for line in block.splitlines()]
     assert not app([*shlex.split(command)[1:], "--rows", "200"], standalone_mode=False)
     assert "hidden size" in capsys.readouterr().out
+    (program,) = blocks("python", TRAINING)
+    Path("sine.safetensors").unlink()
+    exec(program, {})
+    assert Path("sine.safetensors").is_file()
 
 
 def test_the_results_of_training_are_those_of_these_commands(monkeypatch):

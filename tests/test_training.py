@@ -8,8 +8,9 @@ from conftest import ignore, small
 from msgspec.structs import replace
 
 from lstm_deploy import checkpoint, fit_log, material, training
+from lstm_deploy.data import Series
 from lstm_deploy.errors import InputError, LstmDeployError
-from lstm_deploy.labelled import Labelled
+from lstm_deploy.labelled import Labelled, Vectors
 from lstm_deploy.material import Material
 
 
@@ -104,6 +105,19 @@ def test_another_training_is_not_resumed(tmp_path, changes, data, message):
     training.train(sine(), given, ignore, folder=tmp_path)
     with pytest.raises(InputError, match=message):
         training.train(sine(data), replace(given, **changes), ignore, folder=tmp_path, resume=True)
+
+
+def test_the_same_rows_with_another_target_or_other_vectors_are_another_training(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((200, 2))
+    columns = Series(columns=("a", "b"), values=rows, labels=("",) * 200, filled=0, dropped=0, left_out=())
+    vectors = [Vectors(index={"fine": 0, "poor": 1}, values=np.full((2, 3), n, np.float32)) for n in (1, 2)]
+    for task, given, other in (
+        ("forecast", Material(content=columns, targets=("a",)), Material(content=columns, targets=("b",))),
+        ("classify", *(replace(reviews(), vectors=each) for each in vectors)),
+    ):
+        training.train(given, recipe(task), ignore, folder=tmp_path / task)
+        with pytest.raises(InputError, match="other data"):
+            training.train(other, recipe(task), ignore, folder=tmp_path / task, resume=True)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 nonsense", b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR."])
