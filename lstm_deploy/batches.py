@@ -54,20 +54,26 @@ class Order(Sampler[Item]):
         *,
         seed: int | None = None,
         lengths: Tensor | None = None,
+        least: int = 1,
     ) -> None:
-        """`seed` shuffles; `lengths` of the examples puts those of like length into one batch."""
+        """`seed` shuffles; `lengths` of the examples puts those of like length into one batch.
+
+        A last batch in which a process would get fewer than `least` examples is left out, if it is not the only one.
+        """
         self.examples, self.batch_size, self.place = examples, batch_size * place.processes, place
         self.seed, self.lengths, self.epoch = seed, lengths, 0
+        rest = examples % self.batch_size
+        self.left_out = rest if least > 1 and rest < least * place.processes and rest < examples else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning tells it before each epoch, also of one that is resumed."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(self.examples / self.batch_size)
+        return math.ceil((self.examples - self.left_out) / self.batch_size)
 
     def __iter__(self) -> Iterator[Item]:
-        for batch in self._batches():
+        for batch in self._batches()[: len(self)]:
             yield self.place.share(batch)
 
     def _batches(self) -> Sequence[Tensor]:

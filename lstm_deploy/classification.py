@@ -32,10 +32,10 @@ def make_problem(given: Labelled, vectors: Vectors | None, recipe: Recipe) -> Pr
     entries = vocabulary_of(fitted, unit, recipe.vocabulary_size, recipe.least_count)
     matrix, remarks = None, list[str]()
     if vectors:
-        if not (common := [entry for entry in entries if entry in vectors.index]):
+        if not (common := [entry for entry in entries if entry in vectors.index and entry != UNKNOWN]):
             raise InputError("The vectors have none of the words of the texts; check their language and case.")
         if recipe.freeze_vectors:
-            entries = (UNKNOWN, *(entry for entry in common if entry != UNKNOWN))
+            entries = (UNKNOWN, *common)
         matrix, found = embed(entries, vectors, recipe.seed)
         remarks.append(f"{found:,} of {len(entries):,} entries of the vocabulary have a vector.")
     task = Classify(labels=labels, vocabulary=entries, unit=unit, unknown=0)

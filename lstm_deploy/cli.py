@@ -287,8 +287,8 @@ def validate(
         )
     if found.reference == validation.GOLDEN_TRACE:
         console.note(
-            "Only the golden trace is replayed: the source is gone, or would have to run code of yours. To compare "
-            "with it, give --reference FILE, with the --model, --init and --input that it was exported with."
+            "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
+            "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."
         )
     elif record and target.is_dir():
         _record_parity(target, provider, found)
@@ -437,7 +437,8 @@ def compare(
 def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle to use.")],
     input: Annotated[  # noqa: A002 - the option's name
-        Path | None, typer.Option(help="Series to forecast from (CSV or .npz), or lines of text to classify.")
+        Path | None,
+        typer.Option(help="Series to forecast from (CSV, Parquet, .npz, .npy), or lines of text to classify."),
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; repeatable.")] = None,
     stream: Annotated[
@@ -607,6 +608,8 @@ def _run_forecast(
     from lstm_deploy.data import read_series
 
     series = read_series(file, task.features)
+    if series.filled:
+        console.note(f"{series.filled} missing value(s) take the latest value before them.")
     values = inference.forecast(model, task, series, steps, where)
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]

@@ -7,11 +7,11 @@ import typer
 
 from lstm_deploy import arguments, console
 from lstm_deploy.errors import InputError
-from lstm_deploy.recipe import LossOn, Optimizer, Pooling, Precision, Scaling, Schedule, TaskName
+from lstm_deploy.recipe import LossOn, Optimizer, Pooling, Precision, Scaling, Schedule, Strategy, TaskName
 
 if TYPE_CHECKING:
     from lstm_deploy.material import Material
-    from lstm_deploy.recipe import Recipe
+    from lstm_deploy.recipe import Range, Recipe
     from lstm_deploy.searching import Found
     from lstm_deploy.training import Trained
 
@@ -22,6 +22,8 @@ OF_TASK: dict[TaskName, tuple[str, ...]] = {
     "classify": ("text_column", "label_column", "vectors"),
 }
 """Options that say how data is read, by the task that they belong to."""
+LONGEST_NAME = 200
+"""Bytes of a file name, so that what is written beside it has a name, too."""
 OF_FILE = ("target", "features", "missing")
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
@@ -90,7 +92,8 @@ def train(
         int | None, typer.Option(min=1, help="Steps in one example [20; lm: 100; classify: 200].")
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Steps from one example to the next [1; lm: the window].")
+        int | None,
+        typer.Option(min=1, help="Steps from one example to the next [1; lm, with --state reset: the window]."),
     ] = None,
     state: Annotated[
         Literal["carry", "reset"] | None,
@@ -166,7 +169,7 @@ def train(
     precision: Annotated[Precision | None, typer.Option(help="[32].")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="GPUs, or processes on a CPU [1].")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Machines [1].")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Of Lightning, for several devices: ddp [auto].")] = None,
+    strategy: Annotated[Strategy | None, typer.Option(help="For several devices: ddp [auto].")] = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -214,7 +217,7 @@ def _read(task: TaskName, given: dict[str, Any], output: Path) -> "Material":
 def _train(
     task: TaskName, material: "Material", recipe: "Recipe", folder: Path, given: dict[str, Any]
 ) -> "tuple[Trained, Found | None]":
-    from lstm_deploy.fit_log import LAST
+    from lstm_deploy.fitting import belongs_to
     from lstm_deploy.processes import is_first_process
     from lstm_deploy.training import train
 
@@ -223,14 +226,14 @@ def _train(
         from lstm_deploy.searching import search
 
         epochs = given["search_epochs"] or -(-recipe.epochs // 3)
-        ranges = arguments.ranges(given["span"])
+        ranges = _ranges(given)
         try:
             with console.progress("search") as on_trial:
                 found = search(material, task, recipe, given["search"], ranges, epochs, folder, on_trial, resume=resume)
         except KeyboardInterrupt:
             console.note("repeat the command with --resume to go on with the search.")
             raise
-        recipe, resume = found.recipe, resume and (folder / LAST).exists()
+        recipe, resume = found.recipe, resume and belongs_to(folder, found.recipe)
     with console.progress("training", shown=is_first_process()) as on_progress:
         return train(material, recipe, on_progress, folder=folder, resume=resume), found
 
@@ -292,7 +295,7 @@ def _check_options(task: TaskName, given: dict[str, Any], recipe: "Recipe") -> N
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")
     if given["search"] and recipe.processes > 1:
         raise InputError("A search runs on one device; leave out --devices and --nodes, and train the winner on them.")
-    for field, span in arguments.ranges(given["span"]).items():
+    for field, span in _ranges(given).items() if given["search"] else ():
         for value in span.choices or (span.low, span.high):
             check_values(replace(recipe, **{field: value}))
 
@@ -311,14 +314,26 @@ def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> N
         raise InputError("--force begins anew and --resume goes on; leave one of them out.")
     if resume or not is_first_process():
         return
+    if len(output.name.encode()) > LONGEST_NAME:
+        raise InputError(f"The name of {output} is too long; give one of {LONGEST_NAME} bytes or fewer with -o.")
     if force:
-        (folder / LAST).unlink(missing_ok=True)
-    elif output.exists():
+        return
+    if output.exists():
         raise InputError(f"{output} already exists; replace it with --force or choose another name with -o.")
-    elif (folder / LAST).exists():
+    if (folder / LAST).exists():
         raise InputError(
             f"{folder} holds a training that was stopped; go on with --resume, or begin anew with --force."
         )
+
+
+def _ranges(given: dict[str, Any]) -> "dict[str, Range]":
+    """What a search tries: what is said, or what is usual, but for options that have a value already."""
+    ranges = arguments.ranges(given["span"])
+    if given["span"]:
+        return ranges
+    if left := {field: span for field, span in ranges.items() if given[_option(field)] is None}:
+        return left
+    raise InputError("All that a search tries by itself is given; name what it shall try with --range.")
 
 
 def _option(field: str) -> str:

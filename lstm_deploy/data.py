@@ -150,7 +150,10 @@ def _has_information(column: "pd.Series[Any]") -> bool:
     """Whether it is of numbers (a few bad cells are told later) that are not all the same."""
     if pd.api.types.is_bool_dtype(column):
         return False
-    numbers = pd.to_numeric(column, errors="coerce").dropna()
+    try:
+        numbers = pd.to_numeric(column, errors="coerce").dropna()
+    except OverflowError:
+        return True  # told when it is read
     return len(numbers) > len(column.dropna()) / 2 and (len(column) == 1 or numbers.nunique() > 1)
 
 

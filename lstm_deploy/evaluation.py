@@ -38,14 +38,20 @@ class Evaluation(Struct, frozen=True, kw_only=True):
 
 
 def forecast_metrics(
-    prediction: Array, values: Values, start: int, columns: tuple[int, ...], fit_end: int, season: int | None
+    prediction: Array,
+    values: Values,
+    start: int,
+    columns: tuple[int, ...],
+    fit_end: int,
+    season: int | None,
+    names: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Errors of forecasts in raw units, with those of the naive and the seasonal naive forecast of the same rows.
 
     `prediction` is `[rows, horizon, targets]`, of which entry `[r, s]` tells row `start + r + s` of `values`; `columns`
     are those of the targets. MASE (Hyndman and Koehler, 2006) is the mean absolute error divided by that of the naive
     forecast one step ahead in the rows up to `fit_end`, `mase_seasonal` by that of the seasonal one; the mean over
-    targets, each in its own unit.
+    targets, each in its own unit. RMSE and MAE are over all targets, and for several `names` also of each.
     """
     rows, horizon, _ = prediction.shape
     series = values[:, columns]
@@ -64,8 +70,14 @@ def forecast_metrics(
         metrics["season"] = season
         metrics["mase_seasonal"] = _scaled(prediction, truth, history, season)
         metrics |= {f"seasonal_naive_{name}": value for name, value in _errors(seasonal, truth).items()}
+        metrics["seasonal_naive_mase"] = _scaled(seasonal, truth, history, 1)
     if horizon > 1:
-        metrics["rmse_by_step"] = [_errors(prediction[:, step], truth[:, step])["rmse"] for step in steps]
+        metrics["rmse_by_step"] = [rmse(prediction[:, step], truth[:, step]) for step in steps]
+    if len(names) > 1:
+        metrics["by_target"] = {
+            name: {**_errors(prediction[..., n], truth[..., n]), "naive_rmse": rmse(naive[..., n], truth[..., n])}
+            for n, name in enumerate(names)
+        }
     return metrics
 
 

@@ -2,10 +2,12 @@
 
 import logging
 import math
+import os
 import signal
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,18 @@ from torch.utils.data import DataLoader
 
 from lstm_deploy.batches import Batch, Place
 from lstm_deploy.errors import InputError, LstmDeployError, one_line
+from lstm_deploy.files import replacing
 from lstm_deploy.fit_log import LAST, LOG, Epoch, write_log
 from lstm_deploy.models import State
 from lstm_deploy.problem import Lesson
-from lstm_deploy.recipe import Recipe
+from lstm_deploy.recipe import Recipe, option_of
 
 OnProgress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and the latest loss in words."""
 Weights = dict[str, Tensor]
 VALIDATION_LOSS = "validation_loss"
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
+"""Entries of `LAST` without which a training cannot go on as if it had never stopped."""
 OURS = "lstm_deploy"
 """Entry of `LAST` for what Lightning does not know of."""
 STANDS_STILL = 3
@@ -85,6 +90,10 @@ def fit(
             if not keeper.weights:
                 raise KeyboardInterrupt from error
             interrupted = True
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if last is None or keeper.started:
+                raise
+            raise _no_state(last) from error
     if trainer.global_rank:
         raise SystemExit(0)  # one of several processes is enough to go on
     network = lesson.network
@@ -153,14 +162,16 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
 
     def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
         """Tell the progress: here, since a callback of its own would cost small networks a few percent."""
-        trainer, now = self.trainer, time.monotonic()
-        if now - self.shown < SHOW_S and not trainer.is_last_batch:
-            return
-        self.shown = now
-        text = f"epoch {self.current_epoch + 1}/{trainer.max_epochs}, loss {float(outputs['loss']):.4f}"
-        if self.validation_loss is not None:
-            text += f", validation {self.validation_loss:.4f}"
-        self.on_progress(self.global_step, int(trainer.estimated_stepping_batches), text)
+        now = time.monotonic()
+        if now - self.shown >= SHOW_S and not self.trainer.is_last_batch:
+            self.shown = now
+            self._tell(float(outputs["loss"]), None)
+
+    def _tell(self, loss: float, validation: float | None) -> None:
+        text = f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}, loss {loss:.4f}"
+        if validation is not None:
+            text += f", validation {validation:.4f}"
+        self.on_progress(self.global_step, int(self.trainer.estimated_stepping_batches), text)
 
     def on_validation_epoch_start(self) -> None:
         self.trained, self.sums = self.sums, [0.0, 0.0]
@@ -186,12 +197,12 @@ class _Learner(pl.LightningModule):  # type: ignore[misc] # Lightning publishes 
             seconds=time.perf_counter() - self.began,
         )
         self.history.append(found)
+        self._tell(found.train_loss, found.validation_loss)
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
-        # Fused: one call for all weights, on a CPU too. With float16 it would do what the scaler of gradients does.
-        fused = recipe.precision != "16-mixed"
+        fused = recipe.precision == "32"  # one call for all weights, on a CPU too; Lightning cannot clip it when mixed
         settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": fused}
         match recipe.optimizer:
             case "adam":
@@ -260,10 +271,10 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         self.loss, self.best_epoch, self.told_epoch = math.inf, 0, 0
         self.weights: Weights = {}
         self.written = -math.inf
-        self.ended_early = False
+        self.ended_early = self.started = False
 
     def on_train_start(self, trainer: Any, _: Any) -> None:
-        trainer.should_stop = self.ended_early
+        trainer.should_stop, self.started = self.ended_early, True
 
     def on_train_epoch_end(self, trainer: Any, learner: _Learner) -> None:
         epoch = learner.history[-1]
@@ -283,8 +294,10 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         due = at_end or time.monotonic() - self.written >= SAVE_S
         if not trainer.strategy.broadcast(due):  # as the first process has it: all of them take part in saving
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(folder / LAST)
+        # Lightning moves what it writes from the folder of temporary files, which is no rename on another disk.
+        whole = replacing(folder / LAST) if trainer.is_global_zero else nullcontext(folder / LAST)
+        with whole as path:
+            trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             write_log(folder / LOG, learner.history)
             if self.on_best and self.told_epoch != self.best_epoch:
@@ -303,6 +316,9 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
 
 def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:
     gpu = torch.cuda.is_available()
+    there = torch.cuda.device_count() if gpu else os.cpu_count() or 1
+    if recipe.devices > there:
+        raise InputError(f"There are {there} {'GPUs' if gpu else 'cores'} here, not {recipe.devices}; give --devices.")
     if recipe.precision == "16-mixed" and not gpu:
         raise InputError("16-mixed needs a GPU, and there is none; give --precision bf16-mixed or 32.")
     if recipe.patience:
@@ -340,19 +356,34 @@ def _last_state(folder: Path | None, lesson: Lesson, recipe: Recipe) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles of old protocols
-            told = torch.load(path, map_location="cpu", weights_only=True)[OURS]
-        before, data = dict(told["recipe"]), told["data"]
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        before, data = dict(state[OURS]["recipe"]), state[OURS]["data"]
+        if missing := PARTS - set(state):
+            raise KeyError(*missing)
     except Exception as error:  # torch.load on garbage raises anything
-        raise InputError(f"{path} is not the state of a training of ours; leave out --resume.") from error
+        raise _no_state(path) from error
     now = asdict(recipe)
     if recipe.schedule != "cosine":  # whose course depends on the epochs
         before["epochs"] = now["epochs"]
     if changed := [name for name in now if before.get(name) != now[name]]:
         name = changed[0]
         raise InputError(
-            f"The training in {path.parent} had {name} {before.get(name)}, not {now[name]}; repeat its options to "
-            "resume it."
+            f"The training in {path.parent} had --{option_of(name)} {before.get(name)}, not {now[name]}; repeat its "
+            "options to resume it."
         )
     if data != lesson.data:
         raise InputError(f"The training in {path.parent} had other data; give the same to resume it.")
     return path
+
+
+def _no_state(path: Path) -> InputError:
+    return InputError(f"{path} is not the whole state of a training of ours; leave out --resume.")
+
+
+def belongs_to(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder holds the state of a training with this very recipe."""
+    try:
+        state = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+        return bool(state[OURS]["recipe"] == asdict(recipe))
+    except Exception:  # whatever it is, it is not that
+        return False

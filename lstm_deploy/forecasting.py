@@ -38,6 +38,8 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
             f"{rows} row(s) are too few for windows of {window} and a horizon of {horizon}; give more rows or a "
             "smaller --window."
         )
+    if recipe.season and recipe.season >= fit_end:
+        raise InputError(f"A season of {recipe.season} steps is longer than the training part; give another --season.")
     fitted = series.values[:fit_end]
     center, spread = _scaling(series, fitted, recipe.scaling)
     columns = tuple(series.columns.index(name) for name in targets)
@@ -58,13 +60,16 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
         factor = scale.to(output.device)
         return nn.functional.mse_loss(output * factor, wanted * factor)
 
+    least = 2 if recipe.window_norm else 1  # BatchNorm has no variance of one example
+
     def train(place: Place) -> "torch.utils.data.DataLoader[Batch]":
         examples = windows(0, fit_end, stride=recipe.stride or 1)
-        return loader(examples, Order(len(examples), recipe.batch_size, place, seed=recipe.seed))
+        return loader(examples, Order(len(examples), recipe.batch_size, place, seed=recipe.seed, least=least))
 
     def validate(place: Place) -> "torch.utils.data.DataLoader[Batch]":
         # A window ends before the row that it predicts, so a part's first one starts before the part.
-        examples = windows(fit_end - window, test_start)
+        # Only its last step is new.
+        examples = windows(fit_end - window, test_start, last=True)
         return loader(examples, Order(len(examples), WITHOUT_GRADIENT, place))
 
     def evaluate() -> Evaluation:
@@ -72,7 +77,7 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
         prediction = _predict(network, loader(examples, Order(len(examples), WITHOUT_GRADIENT)))
         prediction = prediction.reshape(len(prediction), horizon, len(columns))
         season = recipe.season or find_season(fitted[:, columns[0]])
-        metrics = forecast_metrics(prediction, series.values, test_start, columns, fit_end, season)
+        metrics = forecast_metrics(prediction, series.values, test_start, columns, fit_end, season, targets)
         truth = series.values[test_start : test_start + len(prediction)][:, columns]
         labels = series.labels[test_start : test_start + len(prediction)]
         rollout = _rollout(network, series, window, test_start) if task.feeds_itself else None

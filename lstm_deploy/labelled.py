@@ -1,5 +1,6 @@
 """Texts with a label each, from tables; the vocabulary of texts; word vectors that others trained. No PyTorch."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lstm_deploy.signature import Array
 from lstm_deploy.tabular import read_table
 from lstm_deploy.tasks import Unit, pieces
 
+_BLANK = re.compile(r"[ \t]+")
 UNKNOWN = "<unk>"
 """The entry of our vocabularies that stands for what they lack; its token is 0."""
 LEAST_EXAMPLES = 3
@@ -52,7 +54,7 @@ def read_labelled(path: Path, text: str | None = None, label: str | None = None)
 
     Raises `InputError` for what is not such a table.
     """
-    table = read_table(path)
+    table = read_table(path, texts=True)
     words = _column(table, text or "text", "--text-column", path)
     names = _column(table, label or "label", "--label-column", path)
     there = (words.str.strip() != "") & words.notna() & names.notna() & (names != "")
@@ -77,8 +79,10 @@ def split(labels: Sequence[str], test: float, validation: float, seed: int) -> S
                 f"Label {label!r} has {len(rows)} row(s), too few to learn from and to measure on; give "
                 f"{LEAST_EXAMPLES} or more, or leave it out."
             )
-        first = max(1, round(test * len(rows)))
-        second = first + (max(1, round(validation * len(rows))) if validation else 0)
+        # At least one row for each part, and of what is not held out the part that validates.
+        first = min(max(1, round(test * len(rows))), len(rows) - (2 if validation else 1))
+        rest = len(rows) - first
+        second = first + (min(max(1, round(validation * rest)), rest - 1) if validation else 0)
         for part, chosen in zip(parts, np.split(rows, [first, second]), strict=True):
             part.append(chosen)
     held_out, validate, fit = (rng.permutation(np.concatenate(part)) for part in parts)
@@ -149,24 +153,36 @@ def _vectors_of_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         raise InputError(
             f"words in {path} is {list(words.shape)} and vectors {list(values.shape)}; give [n] and [n, width]."
         )
-    return words.tolist(), values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return words.tolist(), values.astype(np.float32)
 
 
 def _vectors_of_text(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    lines = [line for line in read_text(path).split("\n") if line.strip()]
     if len(lines) > 1 and len(first := lines[0].split()) == 2 and all(cell.isdecimal() for cell in first):
         lines = lines[1:]
-    width = len(lines[0].split()) - 1
+    cells = lines[0].split()
+    width = min(next((n for n, cell in enumerate(reversed(cells)) if not _is_number(cell)), len(cells)), len(cells) - 1)
     if width < 1:
         raise InputError(f"Line 1 of {path} holds no vector; each line is a word and its numbers.")
     words, values = [], np.empty((len(lines), width), np.float32)
     for row, line in enumerate(lines):
-        cells = line.rstrip().rsplit(maxsplit=width)  # some files have words with spaces in them
+        cells = _BLANK.split(line.strip(" \t\r"))
+        cells = [" ".join(cells[:-width]), *cells[-width:]]  # some files have words with spaces in them
         try:
-            if len(cells) != width + 1:
-                raise ValueError(f"it has {len(cells) - 1} numbers, and the first line {width}")
-            values[row] = np.array(cells[1:], np.float64)
+            if len(cells) != width + 1 or not cells[0]:
+                raise ValueError(f"it has fewer numbers than the {width} of the first line")
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+                values[row] = np.array(cells[1:], np.float64)
         except ValueError as error:
             raise InputError(f"{line[:40]!r} in {path} is no word with its vector ({one_line(error)}).") from error
         words.append(cells[0])
     return words, values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

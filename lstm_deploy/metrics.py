@@ -76,7 +76,7 @@ def examples(signature: Signature, data: Path | None, training: Mapping[str, Any
             return _series(signature, task, series, data.name, held_out)
         case LanguageModel() as task:
             return _text(signature, task, data, held_out)
-        case Classify() as task if data.suffix != ".npz":
+        case Classify() as task if data.suffix != ".npz" or signature.inputs[0].name not in read_npz(data):
             given = read_labelled(data, known.get("text_column"), known.get("label_column"))
             return _labelled(signature, task, given, data.name, held_out)
     return _arrays(signature, data)

@@ -15,9 +15,11 @@ Scaling = Literal["minmax", "standard", "none"]
 LossOn = Literal["every", "last"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "plateau", "cosine"]
+Strategy = Literal["auto", "ddp"]
 Precision = Literal["32", "16-mixed", "bf16-mixed"]
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1, le=2**31)]
+NotNegative = Annotated[int, Meta(ge=0, le=2**31)]
+Width = Annotated[int, Meta(ge=0, le=16384)]
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -50,19 +52,19 @@ class Recipe(Struct, frozen=True, kw_only=True):
     """Part of the rest that chooses the best epoch; 0: the last one is kept."""
 
     # Network: see `checkpoint.NetworkConfig`
-    hidden_size: Positive
-    num_layers: Positive = 2
+    hidden_size: Annotated[int, Meta(ge=1, le=16384)]
+    num_layers: Annotated[int, Meta(ge=1, le=64)] = 2
     bidirectional: bool = False
-    proj_size: NotNegative = 0
+    proj_size: Width = 0
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    embedding_size: NotNegative = 0
+    embedding_size: Width = 0
     """Width of a learned vector for each token; 0: one-hot."""
     freeze_vectors: bool = False
     """Whether pretrained vectors stay as they are."""
     window_norm: bool = False
     layer_norm: bool = False
     pooling: Pooling = "none"
-    head_size: NotNegative = 0
+    head_size: Width = 0
     residual: bool = False
 
     # Training
@@ -87,7 +89,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     precision: Precision = "32"
     devices: Positive = 1
     nodes: Positive = 1
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
 
     @property
     def processes(self) -> int:
@@ -221,6 +223,8 @@ def check(task: TaskName, recipe: Recipe) -> None:
         raise InputError(
             "State is carried where every step is learned from; give --state reset, or leave the other out."
         )
+    if recipe.window_norm and recipe.batch_size < 2:
+        raise InputError("BatchNorm has no variance of one example; give a --batch-size of 2 or more.")
     if recipe.proj_size >= recipe.hidden_size:
         raise InputError(f"A projection to {recipe.proj_size} is no smaller than --hidden-size; give a smaller one.")
     needs_validation = "--patience" if recipe.patience else "--schedule plateau" if recipe.schedule == "plateau" else ""

@@ -13,6 +13,7 @@ from lstm_deploy.bundle import REPORT, REPORT_PLOTS, Bundle, Manifest
 from lstm_deploy.checks import Check, ParityReport
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import replacing
+from lstm_deploy.recipe import option_of
 from lstm_deploy.rollouts import contract_of
 from lstm_deploy.tables import cell, markdown_table
 from lstm_deploy.tasks import Forecast, LanguageModel
@@ -94,30 +95,36 @@ def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Each metric beside the naive baseline's, which bears its name with `naive_` before it."""
-    return [[name.replace("_", " "), _figure(value)] for name, value in metrics.items() if value is not None]
+    rows = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):  # of each target
+            rows += [[f"{key}: {metric}", figure] for key, own in value.items() for metric, figure in metric_rows(own)]
+        elif value is not None:
+            rows.append([name.replace("_", " "), _figure(value)])
+    return rows
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """Whether the model beats its baselines, by the metric that it was trained for; the better of them counts."""
+    """Whether the model beats its baselines, by the metric that it was trained for; the better of them counts.
+
+    Several targets are compared by MASE, in which each has its own unit.
+    """
     name = next(name for name in metrics if name in ("rmse", "accuracy") or name.startswith("nats_per_"))
+    name = "mase" if "by_target" in metrics and metrics["mase"] is not None else name
+    kinds = {kind: metrics.get(f"{kind}_{name}") for kind in ("naive", "seasonal_naive")}
+    baselines = {kind.replace("_", " "): value for kind, value in kinds.items() if value is not None}
     higher_is_better = name == "accuracy"
-    naive = {
-        kind: metrics[key]
-        for kind in ("naive", "seasonal naive")
-        if (key := f"{kind} {name}".replace(" ", "_")) in metrics
-    }
-    which = (max if higher_is_better else min)(naive, key=lambda kind: naive[kind])
-    ours, theirs = metrics[name], naive[which]
+    which = (max if higher_is_better else min)(baselines, key=lambda kind: baselines[kind])
+    ours, theirs = metrics[name], baselines[which]
     label = name.replace("_", " ")
     if theirs == (1 if higher_is_better else 0):
         return f"The {which} baseline makes no error at all ({label} {theirs:g}), so there is nothing to beat."
-    part = ours / theirs - 1 if higher_is_better else 1 - ours / theirs
     if higher_is_better:
-        beats = "Better than" if part > 0 else "It does NOT beat"
+        beats = "Better than" if ours > theirs else "It does NOT beat"
         return f"{beats} the {which} baseline: {label} {ours:.3f} against {theirs:.3f}."
-    if part > 0:
-        return f"Better than the {which} baseline by {part:.1%} ({label})."
-    return f"It does NOT beat the {which} baseline: {label} is {abs(part):.1%} worse."
+    if ours < theirs:
+        return f"Better than the {which} baseline by {1 - ours / theirs:.1%} ({label})."
+    return f"It does NOT beat the {which} baseline: {label} is {ours / theirs - 1:.1%} worse."
 
 
 def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
@@ -133,7 +140,7 @@ def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
         ]
         for trial in tried
     ]
-    return ["trial", "validation loss", "epochs", "", *(name.replace("_", " ") for name in names)], rows
+    return ["trial", "validation loss", "epochs", "", *(option_of(name) for name in names)], rows
 
 
 def _figure(value: Any) -> str:

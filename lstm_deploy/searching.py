@@ -70,6 +70,9 @@ def search(
     storage = folder / STORAGE
     if not resume:
         storage.unlink(missing_ok=True)
+    elif storage.exists():
+        content = storage.read_bytes()
+        storage.write_bytes(content[: content.rfind(b"\n") + 1])  # without a line that a kill has cut
     study = _study(storage, material, recipe, epochs, ranges)
 
     def objective(trial: Trial) -> float:
@@ -85,7 +88,8 @@ def search(
                 raise optuna.TrialPruned
 
         def on_progress(done: int, steps: int, text: str) -> None:
-            on_trial(trial.number * steps + done, trials * steps, f"trial {trial.number + 1}, {text}")
+            before = len(_finished(study))
+            on_trial(before * steps + done, trials * steps, f"trial {before + 1} of {trials}, {text}")
 
         try:
             check(task, changed)
@@ -98,9 +102,8 @@ def search(
             raise KeyboardInterrupt
         return best
 
-    done = len([trial for trial in study.trials if trial.state.is_finished()])
-    study.optimize(objective, n_trials=max(0, trials - done))
-    tried = sorted(map(_told, study.trials), key=lambda trial: (trial.state != "complete", trial.loss or math.inf))
+    study.optimize(objective, n_trials=max(0, trials - len(_finished(study))))
+    tried = sorted(map(_told, _finished(study)), key=lambda trial: (trial.state != "complete", trial.loss or math.inf))
     if not tried or tried[0].state != "complete":
         reason = next((trial.user_attrs["failed"] for trial in study.trials if "failed" in trial.user_attrs), "")
         raise LstmDeployError(f"No trial of the search came to its end ({reason}); narrow the --range of its values.")
@@ -109,7 +112,7 @@ def search(
 
 def _study(path: Path, material: Material, recipe: Recipe, epochs: int, ranges: Mapping[str, Range]) -> optuna.Study:
     """The study in a file, made if it is not there; raises `InputError` if it is another one."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # of trials that fail, which are told in a table
     meaning = json.dumps(
         [
             asdict(recipe),
@@ -118,10 +121,10 @@ def _study(path: Path, material: Material, recipe: Recipe, epochs: int, ranges: 
             make_problem(material, recipe).lesson.data,
         ]
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(path)))
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             storage=storage,
             study_name=STUDY,
@@ -140,6 +143,11 @@ def _study(path: Path, material: Material, recipe: Recipe, epochs: int, ranges: 
     return study
 
 
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials but those that Ctrl-C ended."""
+    return [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
 def _suggest(trial: Trial, name: str, span: Range) -> Any:
     if span.choices:
         return trial.suggest_categorical(name, span.choices)
@@ -150,7 +158,7 @@ def _suggest(trial: Trial, name: str, span: Range) -> Any:
 
 def _told(trial: FrozenTrial) -> Tried:
     losses = trial.intermediate_values
-    failed = "failed" in trial.user_attrs or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED)
+    failed = "failed" in trial.user_attrs
     return Tried(
         trial=trial.number + 1,
         loss=None if failed or not losses else min(losses.values()),

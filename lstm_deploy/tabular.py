@@ -1,6 +1,7 @@
 """Tables from files: CSV, Parquet, `.npy` and `.npz`. No PyTorch."""
 
 import io
+import tokenize
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from lstm_deploy.errors import InputError, LstmDeployError, one_line
 from lstm_deploy.files import read_npz, read_text, require_file
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A table with at least one row, as it stands in the file.
+def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
+    """A table with at least one row, as it stands in the file; of `texts`, where "None" is a word like any other.
 
     CSV (comma, semicolon, tab or bar) with a header; Parquet; `.npz` with a record array or one-dimensional arrays of
     one length; `.npy` with a record array, or `[rows]` or `[rows, columns]` of numbers, whose columns are then called
     `c0`, `c1`, … Raises `InputError` for what is no such table.
     """
     readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
-    table = readers.get(path.suffix.lower(), _read_csv)(path)
+    reader = readers.get(path.suffix.lower())
+    table = reader(path) if reader else _read_csv(path, texts)
     if table.empty:
         raise InputError(f"{path} has no rows; give a file with a header and one row for each step.")
     if twice := [str(name) for name in table.columns[table.columns.duplicated()]]:
@@ -29,7 +31,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
     text = read_text(path)
     header = text.lstrip().splitlines()[0]
     separator = max(",;\t|", key=header.count)
@@ -37,7 +39,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             return pd.read_csv(
-                io.StringIO(text), sep=separator, skipinitialspace=True, low_memory=False, index_col=False
+                io.StringIO(text),
+                sep=separator,
+                skipinitialspace=True,
+                low_memory=False,
+                index_col=False,
+                dtype=str if texts else None,
+                keep_default_na=not texts,
             )
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path} is not a table ({str(error).strip()}); check its rows.") from error
@@ -68,7 +76,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
             f"{path} must hold one record array or one-dimensional arrays of one length, one for each column; "
             f"it has {', '.join(f'{name}{list(array.shape)}' for name, array in arrays.items()) or 'none'}."
         )
-    return pd.DataFrame(arrays)
+    return pd.DataFrame({name: _native(array) for name, array in arrays.items()})
 
 
 def _read_npy(path: Path) -> pd.DataFrame:
@@ -77,11 +85,18 @@ def _read_npy(path: Path) -> pd.DataFrame:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds several arrays")
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{path} is not a .npy file of one plain array ({one_line(error)}); save it again.") from error
-    if array.dtype.names and array.ndim == 1:
-        return pd.DataFrame({name: array[name] for name in array.dtype.names})
+    if array.dtype.names and array.ndim == 1 and all(not array.dtype[name].shape for name in array.dtype.names):
+        return pd.DataFrame({name: _native(array[name]) for name in array.dtype.names})
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path} holds {array.dtype}{list(array.shape)}; give numbers, or records of single ones.")
     if array.ndim not in (1, 2):
         raise InputError(f"{path} holds an array of shape {list(array.shape)}; give [rows] or [rows, columns].")
-    columns = array[:, None] if array.ndim == 1 else array
+    columns = _native(array[:, None] if array.ndim == 1 else array)
     return pd.DataFrame(columns, columns=[f"c{index}" for index in range(columns.shape[1])])
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """In the byte order of this machine, as pandas wants it."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -26,9 +26,12 @@ def plots(history: Sequence[Epoch], evaluation: Evaluation, task: Task) -> dict[
     """Every plot that a training gives, by name; the one that tells most is the first."""
     metrics, found = evaluation.metrics, {}
     if isinstance(task, Forecast) and (shown := evaluation.forecast):
-        title = f"one step ahead on held-out rows: RMSE {metrics['rmse']:.4g}, naive {metrics['naive_rmse']:.4g}"
-        if task.horizon > 1:
-            title = f"the first of {task.horizon} steps ahead; {title.partition(': ')[2]} over all"
+        title = "one step" if task.horizon == 1 else f"the first of {task.horizon} steps"
+        title += " ahead on held-out rows"
+        if len(task.targets) == task.horizon == 1:
+            title += f": RMSE {metrics['rmse']:.4g}, naive {metrics['naive_rmse']:.4g}"
+            if "seasonal_naive_rmse" in metrics:
+                title += f", seasonal naive {metrics['seasonal_naive_rmse']:.4g}"
         latest = slice(-SHOWN_ROWS, None)
         found["prediction"] = forecast_plot(
             task.targets,
@@ -94,7 +97,7 @@ def forecast_plot(
 def residual_plot(names: Sequence[str], shown: Compared) -> Figure:
     """For each target a panel of its errors row by row, and one of how they are distributed."""
     figure = Figure(figsize=(8, 0.6 + 2.2 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 2, squeeze=False, width_ratios=(3, 1), sharey="row")
+    panels = figure.subplots(len(names), 2, squeeze=False, width_ratios=(3, 1), sharex="col", sharey="row")
     for column, (name, (course, spread)) in enumerate(zip(names, panels, strict=True)):
         errors = shown.prediction[:, column] - shown.truth[:, column]
         course.plot(errors, ".", color=BLUE, markersize=3)
@@ -113,7 +116,7 @@ def residual_plot(names: Sequence[str], shown: Compared) -> Figure:
         spread.axhline(errors.mean(), color=ORANGE, linewidth=1.2, label=f"mean {errors.mean():.3g}")
         spread.legend(fontsize=8)
     panels[0, 0].set_title("prediction − truth on held-out rows", fontsize=10, loc="left")
-    _label_rows(panels[-1, 0], shown.labels)
+    _label_rows(panels[-1, 0], shown.labels, ticks=4)
     panels[-1, 1].set_xlabel("rows")
     return figure
 
@@ -159,9 +162,9 @@ def loss_plot(history: Sequence[Epoch], naive: float | None) -> Figure:
     return figure
 
 
-def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
+def _label_rows(axes: Axes, labels: Sequence[str], ticks: int = 6) -> None:
     """A few of the labels along the x axis."""
     if not labels:
         return
-    ticks = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int))
-    axes.set_xticks(ticks, [labels[tick] for tick in ticks], fontsize=8)
+    rows = np.unique(np.linspace(0, len(labels) - 1, ticks).round().astype(int))
+    axes.set_xticks(rows, [labels[row] for row in rows], fontsize=8)

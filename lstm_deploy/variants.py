@@ -217,7 +217,10 @@ def _no_source(bundle: Bundle, origin: str) -> str:
         return "PyTorch is not installed"
     if origin or bundle.source_path:
         return ""
-    return "the model is gone, or would have to run code of yours; name it with --reference, and --model"
+    return (
+        "the model is gone, has changed since, or would have to run code of yours; export it again, or name it with "
+        "--reference, and --model"
+    )
 
 
 def _artifacts(

@@ -30,6 +30,14 @@ def test_weighted_means_over_processes_are_the_mean_over_the_batch(count, batch_
         torch.testing.assert_close(sum(means) / processes, values[whole].mean())
 
 
+@given(sizes, st.integers(2, 9), st.integers(1, 3))
+def test_a_last_batch_that_is_too_small_is_left_out(count, batch_size, processes):
+    orders = [list(Order(count, batch_size, Place(rank, processes), seed=0, least=2)) for rank in range(processes)]
+    assert {len(each) for each in orders} == {len(Order(count, batch_size, Place(0, processes), least=2))}
+    if count >= batch_size * processes:
+        assert all(len(numbers) >= 2 for each in orders for numbers, _ in each)
+
+
 def test_each_epoch_has_an_order_of_its_own_and_the_same_again():
     def drawn(epoch):
         order = Order(50, 8, seed=3)

@@ -96,7 +96,8 @@ def test_without_the_source_ratios_refer_to_the_first_artifact(bundle_copy, tmp_
     assert [row["variant"] for row in found["results"]] == ["onnx", "torchscript", "onnx again"]
     assert {row["baseline"] for row in found["results"]} == {"onnx"}
     assert found["left_out"] == [
-        "eager: the model is gone, or would have to run code of yours; name it with --reference, and --model"
+        "eager: the model is gone, has changed since, or would have to run code of yours; export it again, or name "
+        "it with --reference, and --model"
     ]
 
 

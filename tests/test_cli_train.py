@@ -90,7 +90,7 @@ def test_a_search_is_told_as_a_table_and_its_winner_trained_in_full():
     words = ["--data", "sine", "--rows", "200", "--task", "forecast", "--epochs", "3", "--search", "3"]
     words += ["--range", "hidden-size=2,4", "--range", "learning-rate=1e-4..1e-2:log"]
     out, _ = run("train", *words)
-    assert "learning rate" in out.splitlines()[0]
+    assert "learning-rate" in out.splitlines()[0]
     options = checkpoint.read_spec(Path("sine.safetensors")).training["options"]
     assert options["epochs"] == 3
     out, _ = run("train", *words[:-4], *words[-4:], "--resume", "--json")
@@ -167,7 +167,18 @@ BAD = {
         ("a.csv --task forecast --target a --search 3 --validation 0", "--validation above 0"),
         ("a.csv --task forecast --target a --search 3 --devices 2", "one device"),
         ("a.csv --task forecast --target a -o gone/../m.txt", "must end in .safetensors"),
-        ("a.csv --task forecast --target a --strategy dpp", "--strategy"),
+        ("a.csv --task forecast --target a --season 99", "longer than the training part"),
+        ("a.csv --task forecast --target a --window-norm --batch-size 1", "--batch-size of 2"),
+        ("a.csv --task forecast --target a --stride 99999999999", "--stride: Expected `int` <= 2147483648"),
+        (
+            "a.csv --task forecast --target a --search 1 --range hidden-size=1,99999999",
+            "--hidden-size: Expected `int` <=",
+        ),
+        (
+            "a.csv --task forecast --target a --search 1 --learning-rate 0.1 --layers 1 --hidden-size 2 --dropout 0",
+            "name what it shall try with --range",
+        ),
+        (f"a.csv --task forecast --target a -o {'n' * 210}.safetensors", "too long"),
         ("a.csv --task forecast --target a --window 99", "smaller --window"),
     ],
 )
@@ -199,6 +210,51 @@ def test_a_loss_that_is_no_number_ends_with_the_step_and_what_to_try():
     assert "at step" in error
     assert "smaller --learning-rate" in error
     assert not Path("sine.safetensors").exists()
+
+
+def test_a_search_that_goes_on_trains_another_winner_anew():
+    words = [
+        "--data",
+        "sine",
+        "--rows",
+        "150",
+        "--task",
+        "forecast",
+        "--window",
+        "5",
+        "--hidden-size",
+        "2",
+        "--epochs",
+        "2",
+    ]
+    words += ["--search-epochs", "1", "--layers", "1", "--range", "learning-rate=1e-7..5e-2:log"]
+    winners = set()
+    for trials in ("1", "4", "8"):
+        found = json.loads(run("train", *words, "--search", trials, "--resume", "--json")[0])
+        assert len(found["search"]) == int(trials)
+        assert found["options"]["learning_rate"] == found["search"][0]["chosen"]["learning_rate"]
+        winners.add(found["options"]["learning_rate"])
+    assert len(winners) > 1
+
+
+def test_force_leaves_the_state_where_the_input_is_wrong():
+    run("train", "--data", "sine", "--task", "forecast", *QUICK)
+    before = Path("sine.training/last.ckpt").read_bytes()
+    fails("train", "gone.csv", "--task", "forecast", "-o", "sine.safetensors", "--force")
+    assert Path("sine.training/last.ckpt").read_bytes() == before
+
+
+def test_a_classifier_of_texts_in_an_archive_is_measured_and_timed():
+    words = np.array(["a great film", "an awful film"] * 20)
+    np.savez("films.npz", text=words, label=np.array(["good", "bad"] * 20))
+    run("train", "films.npz", "--task", "classify", "--embedding-size", "4", *QUICK)
+    run("export", "films.safetensors", "--quantize", "int8", "--max-metric-loss", "100%")
+    manifest = json.loads(Path("exported/films/manifest.json").read_text(encoding="utf-8"))
+    (evidence, *_) = (each["evidence"] for each in manifest["artifacts"] if each["evidence"])
+    assert evidence["data"] == "the held-out part of films.npz"
+    bench = ["--rounds", "9", "--no-roofline", "--batch", "1", "--scenario", "sequence", "--seq-len", "5"]
+    out, _ = run("bench", "exported/films", *bench, "--scope", "end_to_end,resident")
+    assert "torchscript" in out
 
 
 def test_a_stopped_training_is_not_overwritten_unasked():

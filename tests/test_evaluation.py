@@ -47,7 +47,10 @@ def test_a_horizon_beyond_the_season_looks_at_known_values_only():
 def test_targets_count_alike_in_mase_whatever_their_unit():
     values = np.stack([np.arange(20.0), 1000 * np.arange(20.0)], 1)
     prediction = values[15:].reshape(5, 1, 2) + np.array([1.0, 1000.0])
-    assert forecast_metrics(prediction, values, 15, (0, 1), 15, None)["mase"] == pytest.approx(1.0)
+    found = forecast_metrics(prediction, values, 15, (0, 1), 15, None, ("a", "b"))
+    assert found["mase"] == pytest.approx(1.0)
+    assert found["by_target"]["a"] == {"rmse": 1.0, "mae": 1.0, "naive_rmse": 1.0}
+    assert found["by_target"]["b"] == {"rmse": 1000.0, "mae": 1000.0, "naive_rmse": 1000.0}
 
 
 @pytest.mark.parametrize("period", [7, 12, 24, 52])

@@ -50,6 +50,21 @@ def test_a_split_has_each_row_once_and_each_label_in_each_part(counts, test, val
         assert {labels[row] for row in part} == set(labels)
 
 
+def test_a_label_with_three_rows_is_in_every_part_whatever_the_parts():
+    labels = ["rare"] * 3 + ["often"] * 40
+    for test, validation in ((0.5, 0.1), (0.9, 0.5), (0.99, 0.99)):
+        parts = labelled.split(labels, test, validation, 0)
+        for part in (parts.fit, parts.validate, parts.test):
+            assert {labels[row] for row in part} == {"rare", "often"}
+    half = labelled.split(["x"] * 100, 0.5, 0.5, 0)
+    assert (len(half.test), len(half.validate), len(half.fit)) == (50, 25, 25)
+
+
+def test_words_for_nothing_are_labels_like_any_other(tmp_path):
+    found = labelled.read_labelled(write(tmp_path / "a.csv", "text,label\nNA,None\nnull,01\n"))
+    assert (found.texts, found.labels) == (("NA", "null"), ("None", "01"))
+
+
 def test_a_label_with_too_few_rows_is_refused_by_name():
     with pytest.raises(InputError, match="Label 'rare' has 2 row"):
         labelled.split(["a"] * 9 + ["rare"] * 2, 0.2, 0.1, 0)
@@ -66,6 +81,8 @@ def test_the_vocabulary_is_what_occurs_often_the_most_frequent_first():
 
 def test_vectors_are_read_from_text_with_and_without_a_first_line_and_from_npz(tmp_path):
     lines = "good 1 2 3\nvery bad 4 5 6\n"
+    dotted = labelled.read_vectors(write(tmp_path / "d.txt", ". . . 1 2 3\nnext\x85\u2028\xa0 4 5 6\n"))
+    assert dotted.index == {". . .": 0, "next\x85\u2028\xa0": 1}
     plain = labelled.read_vectors(write(tmp_path / "v.txt", lines))
     counted = labelled.read_vectors(write(tmp_path / "w.txt", f"2 3\n{lines}"))
     np.savez(tmp_path / "v.npz", words=np.array(["good", "very bad"]), vectors=np.arange(1.0, 7).reshape(2, 3))
@@ -83,6 +100,7 @@ def test_vectors_are_read_from_text_with_and_without_a_first_line_and_from_npz(t
         ("good 1 2\nbad 1\n", "'bad 1' in .* is no word with its vector"),
         ("good 1 2\nbad 1 x\n", "'bad 1 x' in .* is no word with its vector"),
         ("good 1 2\nbad 1 inf\n", "not finite"),
+        ("good 1 2\nbad 1 1e300\n", "not finite"),
     ],
 )
 def test_files_that_are_no_vectors_are_refused(tmp_path, content, message):

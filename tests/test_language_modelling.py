@@ -28,7 +28,7 @@ def test_a_repeated_text_is_learned_in_every_form(form):
     settings = {"hidden_size": 16, "epochs": 8, "learning_rate": 0.03, "window": 20, "batch_size": 2, **form}
     metrics = train("abcdefgh" * 200, **settings).evaluation.metrics
     unit = form.get("unit", "character")
-    assert metrics[f"nats_per_{unit}"] < 0.2
+    assert metrics[f"nats_per_{unit}"] < 0.5  # of 2.08 and 5.5 for guesses
     assert metrics[f"bits_per_{unit}"] == pytest.approx(metrics[f"nats_per_{unit}"] / math.log(2))
     assert metrics[f"{unit}s"] == 160
 

@@ -58,7 +58,9 @@ def test_ctrl_c_ends_a_search_that_can_go_on(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 4, on_trial=interrupt)
-    assert len(run(tmp_path, 4, resume=True).tried) >= 4
+    tried = run(tmp_path, 4, resume=True).tried
+    assert len(tried) == 4
+    assert "failed" not in {trial.state for trial in tried}
 
 
 @pytest.mark.parametrize(
@@ -72,10 +74,20 @@ def test_another_search_is_not_resumed(tmp_path, change):
     run(tmp_path, 1, **change)
 
 
-def test_what_is_no_search_is_not_resumed(tmp_path):
-    (tmp_path / "search.log").write_text("{]")
+@pytest.mark.parametrize("line", ["{]", "[1, 2]", "null", '{"op_code": 99}', '{"op_code": 0}', "\x00\x01"])
+def test_what_is_no_search_is_not_resumed(tmp_path, line):
+    (tmp_path / "search.log").write_text(f"{line}\n")
     with pytest.raises(InputError, match="leave out --resume"):
         run(tmp_path, 1, resume=True)
+
+
+def test_a_search_whose_last_line_was_cut_goes_on(tmp_path):
+    run(tmp_path, 3)
+    log = tmp_path / "search.log"
+    whole = log.read_bytes()
+    for left in (len(whole) - 10, len(whole) * 3 // 4, len(whole) // 2):
+        log.write_bytes(whole[:left])
+        assert len(run(tmp_path, 3, resume=True).tried) == 3
 
 
 def test_trials_that_fail_are_told_and_the_others_go_on(tmp_path):

@@ -45,9 +45,22 @@ def test_arrays_are_read_as_columns(tmp_path):
     assert list(read_table(tmp_path / "named.npz").columns) == ["a", "b"]
 
 
+def test_arrays_of_another_byte_order_are_read(tmp_path):
+    for order in "<>":
+        np.save(tmp_path / "a.npy", np.arange(4, dtype=f"{order}f8"))
+        np.savez(tmp_path / "a.npz", a=np.arange(4, dtype=f"{order}f4"))
+        np.save(tmp_path / "r.npy", np.array([(1, 2.5)], dtype=[("u", f"{order}i4"), ("v", f"{order}f8")]))
+        for name in ("a.npy", "a.npz"):
+            assert read_series(tmp_path / name).values[:, 0].tolist() == [0, 1, 2, 3]
+        assert read_series(tmp_path / "r.npy").values.tolist() == [[1, 2.5]]
+
+
 def test_files_that_are_no_tables_are_refused(tmp_path):
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    np.save(tmp_path / "complex.npy", np.zeros(3, complex))
+    np.save(tmp_path / "nested.npy", np.zeros(3, [("y", "f8", (2,))]))
+    np.save(tmp_path / "grid.npy", np.zeros((3, 2), [("y", "f8")]))
     np.savez(tmp_path / "archive.npz", a=np.zeros(2))
     (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
     (tmp_path / "text.npy").write_text("hello")
@@ -56,6 +69,9 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
     (tmp_path / "header.csv").write_text("a,b\n")
     for name, message in {
         "cube.npy": r"shape \[2, 2, 2\]",
+        "complex.npy": "holds complex128",
+        "nested.npy": "give numbers, or records of single ones",
+        "grid.npy": "give numbers, or records of single ones",
         "objects.npy": "not a .npy file of one plain array",
         "archive.npy": "several arrays",
         "text.npy": "not a .npy file",

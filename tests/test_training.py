@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from conftest import ignore, small
 from msgspec.structs import replace
 
@@ -95,8 +96,8 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "data", "message"),
     [
-        ({"hidden_size": 9}, 300, "had hidden_size 8, not 9"),
-        ({"epochs": 9}, 300, "had epochs 2, not 9"),
+        ({"hidden_size": 9}, 300, "had --hidden-size 8, not 9"),
+        ({"epochs": 9}, 300, "had --epochs 2, not 9"),
         ({}, 310, "other data"),
     ],
 )
@@ -208,8 +209,6 @@ def test_accumulated_batches_make_one_step():
 def test_gradients_are_clipped_to_their_norm():
     """With plain descent a step is never longer than learning rate times norm."""
     given = recipe(seed=3, optimizer="sgd", clip=1e-3, learning_rate=1.0, batch_size=10_000)
-    import torch
-
     torch.manual_seed(3)
     before = training.make_problem(sine(), given).lesson.network.state_dict()
     after = training.train(sine(), given, ignore).tensors
@@ -223,8 +222,6 @@ def test_brain_floats_train():
 
 
 def test_half_floats_are_refused_without_a_gpu():
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="needs a GPU"):
@@ -236,6 +233,46 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_the_step(tmp_path):
         training.train(sine(), recipe(learning_rate=1e30, epochs=5), ignore, folder=tmp_path)
 
 
-def test_strategies_that_do_not_exist_are_refused():
-    with pytest.raises(InputError, match="--strategy"):
-        training.train(sine(), recipe(strategy="dpp"), ignore)
+def test_more_devices_than_there_are_are_refused():
+    with pytest.raises(InputError, match="not 100000; give --devices"):
+        training.train(sine(), recipe(devices=100_000), ignore)
+
+
+@pytest.mark.parametrize("part", ["state_dict", "optimizer_states", "loops", "callbacks", "lr_schedulers"])
+def test_a_state_of_which_a_part_is_gone_is_not_resumed(tmp_path, part):
+    training.train(sine(), recipe(epochs=1), ignore, folder=tmp_path)
+    state = torch.load(tmp_path / fit_log.LAST, weights_only=True)
+    for damaged in ({**state, part: {"no": "such thing"}}, {name: state[name] for name in state if name != part}):
+        if part in ("callbacks", "lr_schedulers") and part in damaged:
+            continue  # Lightning looks for what it knows there, and takes no offence at more
+        torch.save(damaged, tmp_path / fit_log.LAST)
+        with pytest.raises(InputError, match="not the whole state of a training"):
+            training.train(sine(), recipe(epochs=2), ignore, folder=tmp_path, resume=True)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    """As when a disk is full, or the process is killed in the middle."""
+    training.train(sine(), recipe(epochs=1), ignore, folder=tmp_path)
+    before = (tmp_path / fit_log.LAST).read_bytes()
+
+    def half(_, path, *__):
+        path.write_bytes(before[: len(before) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.save_checkpoint", half)
+    with pytest.raises(OSError, match="No space"):
+        training.train(sine(), recipe(epochs=2), ignore, folder=tmp_path, resume=True)
+    assert (tmp_path / fit_log.LAST).read_bytes() == before
+
+
+def test_normalised_windows_are_learned_whatever_is_left_for_the_last_batch():
+    for rows in range(120, 132):
+        given = recipe(window=10, window_norm=True, batch_size=16, hidden_size=2)
+        assert training.train(sine(rows), given, ignore).history[0].train_loss > 0
+
+
+def test_progress_tells_the_losses_of_the_epoch_that_ends():
+    seen = []
+    trained = training.train(sine(), recipe(epochs=2), lambda *event: seen.append(event))
+    last = trained.history[-1]
+    assert seen[-1][2] == f"epoch 2/2, loss {last.train_loss:.4f}, validation {last.validation_loss:.4f}"

@@ -139,7 +139,11 @@ class BoundRecurrence:
         session, signature = runtime.session, runtime.signature
         self._session, self._device = session, device
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
+        self.inputs: Outputs = {
+            # All steps count until lengths are written: none would be no sequence at all.
+            spec.name: np.full(spec.sized(sizes), sizes.get("seq", seq) if spec.is_lengths else 0, spec.dtype)
+            for spec in signature.inputs
+        }
         initial = signature.initial_state(sizes["batch"])
         # Only a run tells the size of a dimension that the contract cannot name.
         first = runtime.run({**self.inputs, **initial})

@@ -169,7 +169,11 @@ class TorchRecurrence:
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         self._runtime, signature = runtime, runtime.signature
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
+        self.inputs: Outputs = {
+            # All steps count until lengths are written: none would be no sequence at all.
+            spec.name: np.full(spec.sized(sizes), sizes.get("seq", seq) if spec.is_lengths else 0, spec.dtype)
+            for spec in signature.inputs
+        }
         host = [torch.from_numpy(value) for value in self.inputs.values()]
         self._inputs = [runtime.tensor(value) for value in self.inputs.values()]
         pairs = zip(self._inputs, host, strict=True)
