@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_cli import COMMAND, QUICK, fails, run
 
-from lstm_deploy import checkpoint
+import lstm_deploy
+from lstm_deploy import checkpoint, metrics
 
 
 @pytest.fixture(autouse=True)
@@ -248,12 +249,13 @@ def test_a_classifier_of_texts_in_an_archive_is_measured_and_timed():
     words = np.array(["a great film", "an awful film"] * 20)
     np.savez("films.npz", text=words, label=np.array(["good", "bad"] * 20))
     run("train", "films.npz", "--task", "classify", "--embedding-size", "4", *QUICK)
-    run("export", "films.safetensors", "--quantize", "int8", "--max-metric-loss", "100%")
-    manifest = json.loads(Path("exported/films/manifest.json").read_text(encoding="utf-8"))
-    (evidence, *_) = (each["evidence"] for each in manifest["artifacts"] if each["evidence"])
-    assert evidence["data"] == "the held-out part of films.npz"
+    run("export", "films.safetensors")
+    training = checkpoint.read_spec(Path("films.safetensors")).training
+    given = metrics.examples(lstm_deploy.open("exported/films").signature, None, training)
+    assert (given.described, given.metric) == ("the held-out part of films.npz", "accuracy")
+    assert sum(map(len, given.truth)) == 8
     bench = ["--rounds", "9", "--no-roofline", "--batch", "1", "--scenario", "sequence", "--seq-len", "5"]
-    out, _ = run("bench", "exported/films", *bench, "--scope", "end_to_end,resident")
+    out, _ = run("bench", "exported/films", *bench, "--scope", "end_to_end,resident", "--baseline", "floor")
     assert "torchscript" in out
 
 

@@ -60,7 +60,7 @@ def test_the_commands_of_the_document_of_training_work_as_written(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (command,) = [line for block in blocks("sh", TRAINING) for line in block.splitlines()]
     assert not app([*shlex.split(command)[1:], "--rows", "200"], standalone_mode=False)
-    assert "hidden size" in capsys.readouterr().out
+    assert "hidden-size" in capsys.readouterr().out
     (program,) = blocks("python", TRAINING)
     Path("sine.safetensors").unlink()
     exec(program, {})
