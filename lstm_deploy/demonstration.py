@@ -50,7 +50,7 @@ def show(output: Path, run_command: RunCommand) -> None:
         ["export", f"{words}.safetensors", "-o", words, "--force"],
         ["validate", words],
         ["bench", words],
-        ["run", words, "--prompt", "The for statement ", "--steps", "300", "--temperature", "0.5"],
+        ["run", words, "--prompt", "The for statement ", "--steps", "300", "--temperature", "0.7"],
     ]
     _run_all(commands, run_command)
     console.say(f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training.")
