@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lstm_deploy.errors import InputError
+from lstm_deploy.recipe import RANGES, SEARCHABLE, Range, option_of
 
 if TYPE_CHECKING:
-    from lstm_deploy.recipe import Range
     from lstm_deploy.signature import StatePolicy
     from lstm_deploy.sources import Origin
     from lstm_deploy.tasks import Task
@@ -114,10 +114,8 @@ def names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
-def ranges(texts: list[str] | None) -> "dict[str, Range]":
+def ranges(texts: list[str] | None) -> dict[str, Range]:
     """`OPTION=LOW..HIGH` (`:log` for small values as often as large ones) or `OPTION=A,B,C`, by field of a recipe."""
-    from lstm_deploy.recipe import RANGES, SEARCHABLE, Range, option_of
-
     if not texts:
         return RANGES
     fields = {option_of(field): field for field in SEARCHABLE}

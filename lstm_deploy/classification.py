@@ -5,12 +5,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lstm_deploy.batches import Batch, Order, Padded, Place, loader
-from lstm_deploy.checkpoint import NetworkConfig
 from lstm_deploy.errors import InputError
 from lstm_deploy.evaluation import Evaluation, classification_metrics, confusion_of
 from lstm_deploy.labelled import UNKNOWN, Labelled, Vectors, embed, split, vocabulary_of
-from lstm_deploy.models import Network
-from lstm_deploy.problem import Lesson, Problem, fingerprint
+from lstm_deploy.problem import Lesson, Problem, fingerprint, network_of, tokens_enter
 from lstm_deploy.recipe import Recipe
 from lstm_deploy.signature import Array
 from lstm_deploy.tasks import Classify
@@ -39,7 +37,8 @@ def make_problem(given: Labelled, vectors: Vectors | None, recipe: Recipe) -> Pr
         matrix, found = embed(entries, vectors, recipe.seed)
         remarks.append(f"{found:,} of {len(entries):,} entries of the vocabulary have a vector.")
     task = Classify(labels=labels, vocabulary=entries, unit=unit, unknown=0)
-    network = Network(_config(recipe, task, recipe.embedding_size if matrix is None else matrix.shape[1]))
+    width = recipe.embedding_size if matrix is None else matrix.shape[1]
+    network = network_of(recipe, **tokens_enter(len(entries), width), output_size=len(labels))
     if matrix is not None:
         network.embedding.weight.data.copy_(torch.from_numpy(matrix))
         network.embedding.weight.requires_grad = not recipe.freeze_vectors
@@ -71,21 +70,4 @@ def make_problem(given: Labelled, vectors: Vectors | None, recipe: Recipe) -> Pr
         high=(len(entries) - 1,),
         evaluate=evaluate,
         remarks=tuple(remarks),
-    )
-
-
-def _config(recipe: Recipe, task: Classify, embedding_size: int) -> NetworkConfig:
-    return NetworkConfig(
-        input="embedding" if embedding_size else "one-hot",
-        input_size=len(task.vocabulary),
-        embedding_size=embedding_size,
-        hidden_size=recipe.hidden_size,
-        num_layers=recipe.num_layers,
-        bidirectional=recipe.bidirectional,
-        proj_size=recipe.proj_size,
-        layer_norm=recipe.layer_norm,
-        pooling=recipe.pooling,
-        dropout=recipe.dropout,
-        head_size=recipe.head_size,
-        output_size=len(task.labels),
     )

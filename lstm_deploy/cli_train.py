@@ -4,14 +4,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from msgspec.structs import replace
 
 from lstm_deploy import arguments, console
 from lstm_deploy.errors import InputError
-from lstm_deploy.recipe import LossOn, Optimizer, Pooling, Precision, Scaling, Schedule, Strategy, TaskName
+from lstm_deploy.processes import is_first_process
+from lstm_deploy.recipe import (
+    Generator,
+    LossOn,
+    Missing,
+    Optimizer,
+    Pooling,
+    Precision,
+    Range,
+    Recipe,
+    Scaling,
+    Schedule,
+    Strategy,
+    TaskName,
+    check_values,
+    make_recipe,
+    option_of,
+)
 
 if TYPE_CHECKING:
     from lstm_deploy.material import Material
-    from lstm_deploy.recipe import Range, Recipe
     from lstm_deploy.searching import Found
     from lstm_deploy.training import Trained
 
@@ -48,9 +65,7 @@ def train(
         ),
     ] = None,
     # Data
-    data: Annotated[
-        Literal["sine", "sines"] | None, typer.Option(help="Instead of DATA, for a forecast: a generated series.")
-    ] = None,
+    data: Annotated[Generator | None, typer.Option(help="Instead of DATA, for a forecast: a generated series.")] = None,
     rows: Annotated[
         int | None, typer.Option(min=2, max=10**7, help="With --data: its length [1000; sines: 5000].")
     ] = None,
@@ -59,7 +74,7 @@ def train(
         str | None, typer.Option(help="forecast: columns to predict from, comma-separated [default: all of numbers].")
     ] = None,
     missing: Annotated[
-        Literal["previous", "interpolate", "drop", "refuse"] | None,
+        Missing | None,
         typer.Option(help="forecast: what becomes of missing values [previous]."),
     ] = None,
     horizon: Annotated[
@@ -175,8 +190,6 @@ def train(
 ) -> None:
     """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
     given = dict(locals())  # every option by its name
-    from lstm_deploy.processes import is_first_process
-    from lstm_deploy.recipe import Recipe, make_recipe
 
     if task is None:
         raise InputError("What is to be learned? Give --task forecast, lm or classify.")
@@ -194,8 +207,6 @@ def train(
 
 
 def _read(task: TaskName, given: dict[str, Any], output: Path) -> "Material":
-    from msgspec.structs import replace
-
     from lstm_deploy import material
 
     file, generator = given["file"], given["data"]
@@ -215,10 +226,9 @@ def _read(task: TaskName, given: dict[str, Any], output: Path) -> "Material":
 
 
 def _train(
-    task: TaskName, material: "Material", recipe: "Recipe", folder: Path, given: dict[str, Any]
+    task: TaskName, material: "Material", recipe: Recipe, folder: Path, given: dict[str, Any]
 ) -> "tuple[Trained, Found | None]":
     from lstm_deploy.fitting import belongs_to
-    from lstm_deploy.processes import is_first_process
     from lstm_deploy.training import train
 
     resume, found = given["resume"], None
@@ -272,12 +282,8 @@ def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, 
     console.note(f"next: lstm-deploy export {quoted(output)} -o exported/{output.stem}")
 
 
-def _check_options(task: TaskName, given: dict[str, Any], recipe: "Recipe") -> None:
+def _check_options(task: TaskName, given: dict[str, Any], recipe: Recipe) -> None:
     """Raise `InputError` for options of other tasks, and for those that go with others."""
-    from msgspec.structs import replace
-
-    from lstm_deploy.recipe import check_values
-
     for other, names in OF_TASK.items():
         if wrong := [name for name in names if other != task and given[name] is not None]:
             raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for --task {task}; leave it out.")
@@ -302,7 +308,6 @@ def _check_options(task: TaskName, given: dict[str, Any], recipe: "Recipe") -> N
 
 def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> None:
     from lstm_deploy.fit_log import LAST
-    from lstm_deploy.processes import is_first_process
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output} must end in .safetensors, the only format that train writes.")
@@ -326,7 +331,7 @@ def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> N
         )
 
 
-def _ranges(given: dict[str, Any]) -> "dict[str, Range]":
+def _ranges(given: dict[str, Any]) -> dict[str, Range]:
     """What a search tries: what is said, or what is usual, but for options that have a value already."""
     ranges = arguments.ranges(given["span"])
     if given["span"]:
@@ -337,8 +342,6 @@ def _ranges(given: dict[str, Any]) -> "dict[str, Range]":
 
 
 def _option(field: str) -> str:
-    from lstm_deploy.recipe import option_of
-
     return option_of(field).replace("-", "_")
 
 

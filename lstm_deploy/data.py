@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_text
+from lstm_deploy.recipe import Missing
 from lstm_deploy.tabular import read_table
 
-Missing = Literal["previous", "interpolate", "drop", "refuse"]
-"""What becomes of missing values: see `read_series`."""
 Values = NDArray[np.float64]
 LARGEST = 1e37
 """Beyond it, float32 overflows when values are scaled."""
@@ -83,6 +82,11 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
         dropped=len(values) - kept.size,
         left_out=() if columns else tuple(str(name) for name in table.columns if name not in chosen),
     )
+
+
+def held_out_from(rows: int, part: float, horizon: int) -> int:
+    """The first row of the end of a series that training keeps for the metrics."""
+    return rows - max(horizon, round(part * rows))
 
 
 def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], int | None]:

@@ -353,15 +353,7 @@ def _last_state(folder: Path | None, lesson: Lesson, recipe: Recipe) -> Path:
     path = (folder or Path()) / LAST
     if not path.is_file():
         raise InputError(f"There is no {path} to resume from; leave out --resume.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles of old protocols
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        before, data = dict(state[OURS]["recipe"]), state[OURS]["data"]
-        if missing := PARTS - set(state):
-            raise KeyError(*missing)
-    except Exception as error:  # torch.load on garbage raises anything
-        raise _no_state(path) from error
+    before, data = _told(path)
     now = asdict(recipe)
     if recipe.schedule != "cosine":  # whose course depends on the epochs
         before["epochs"] = now["epochs"]
@@ -376,14 +368,26 @@ def _last_state(folder: Path | None, lesson: Lesson, recipe: Recipe) -> Path:
     return path
 
 
-def _no_state(path: Path) -> InputError:
-    return InputError(f"{path} is not the whole state of a training of ours; leave out --resume.")
-
-
 def belongs_to(folder: Path, recipe: Recipe) -> bool:
     """Whether a folder holds the state of a training with this very recipe."""
     try:
-        state = torch.load(folder / LAST, map_location="cpu", weights_only=True)
-        return bool(state[OURS]["recipe"] == asdict(recipe))
-    except Exception:  # whatever it is, it is not that
+        return _told(folder / LAST)[0] == asdict(recipe)
+    except InputError:
         return False
+
+
+def _told(path: Path) -> tuple[dict[str, Any], str]:
+    """The recipe and the data of a training, from its last state; raises `InputError` for what is no such file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of old protocols
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := PARTS - set(state):
+            raise KeyError(*missing)
+        return dict(state[OURS]["recipe"]), state[OURS]["data"]
+    except Exception as error:  # torch.load on garbage raises anything
+        raise _no_state(path) from error
+
+
+def _no_state(path: Path) -> InputError:
+    return InputError(f"{path} is not the whole state of a training of ours; leave out --resume.")

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lstm_deploy.batches import WITHOUT_GRADIENT, Batch, Order, Place, Windows, loader
-from lstm_deploy.checkpoint import NetworkConfig
-from lstm_deploy.data import Series, Values
+from lstm_deploy.data import Series, Values, held_out_from
 from lstm_deploy.errors import InputError
 from lstm_deploy.evaluation import Compared, Evaluation, find_season, forecast_metrics, rmse
 from lstm_deploy.models import Network
-from lstm_deploy.problem import Lesson, Problem, fingerprint
+from lstm_deploy.problem import Lesson, Problem, fingerprint, network_of
 from lstm_deploy.recipe import Recipe
 from lstm_deploy.signature import Array
 from lstm_deploy.tasks import Forecast
@@ -31,7 +31,7 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
             "name one of them, or add it with --features."
         )
     rows, window, horizon = len(series.values), recipe.window, recipe.horizon
-    test_start = rows - max(horizon, round(recipe.test * rows))
+    test_start = held_out_from(rows, recipe.test, horizon)
     fit_end = test_start - (max(horizon, round(recipe.validation * test_start)) if recipe.validation else 0)
     if fit_end < window + horizon:
         raise InputError(
@@ -43,7 +43,14 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
     fitted = series.values[:fit_end]
     center, spread = _scaling(series, fitted, recipe.scaling)
     columns = tuple(series.columns.index(name) for name in targets)
-    network = Network(_config(recipe, len(series.columns), columns))
+    network = network_of(
+        recipe,
+        input="values",
+        input_size=len(series.columns),
+        window_norm=window if recipe.window_norm else 0,
+        output_size=len(columns) * horizon,
+        output_columns=columns * horizon,
+    )
     network.scaling.offset.copy_(torch.from_numpy(center))
     network.scaling.scale.copy_(torch.from_numpy(1 / spread))
     scale = network.scaling.scale[list(columns) * horizon]
@@ -62,11 +69,11 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
 
     least = 2 if recipe.window_norm else 1  # BatchNorm has no variance of one example
 
-    def train(place: Place) -> "torch.utils.data.DataLoader[Batch]":
+    def train(place: Place) -> "DataLoader[Batch]":
         examples = windows(0, fit_end, stride=recipe.stride or 1)
         return loader(examples, Order(len(examples), recipe.batch_size, place, seed=recipe.seed, least=least))
 
-    def validate(place: Place) -> "torch.utils.data.DataLoader[Batch]":
+    def validate(place: Place) -> "DataLoader[Batch]":
         # A window ends before the row that it predicts, so a part's first one starts before the part.
         # Only its last step is new.
         examples = windows(fit_end - window, test_start, last=True)
@@ -104,25 +111,6 @@ def make_problem(series: Series, targets: tuple[str, ...], recipe: Recipe) -> Pr
     )
 
 
-def _config(recipe: Recipe, input_size: int, columns: tuple[int, ...]) -> NetworkConfig:
-    return NetworkConfig(
-        input="values",
-        input_size=input_size,
-        window_norm=recipe.window if recipe.window_norm else 0,
-        hidden_size=recipe.hidden_size,
-        num_layers=recipe.num_layers,
-        bidirectional=recipe.bidirectional,
-        proj_size=recipe.proj_size,
-        layer_norm=recipe.layer_norm,
-        pooling=recipe.pooling,
-        dropout=recipe.dropout,
-        head_size=recipe.head_size,
-        output_size=len(columns) * recipe.horizon,
-        output_columns=columns * recipe.horizon,
-        residual=recipe.residual,
-    )
-
-
 def _scaling(series: Series, fitted: Values, scaling: str) -> tuple[Array, Array]:
     """What is taken from each column, and what it is then divided by, in float32.
 
@@ -140,7 +128,7 @@ def _scaling(series: Series, fitted: Values, scaling: str) -> tuple[Array, Array
     return center.astype(np.float32), spread.astype(np.float32)
 
 
-def _predict(network: Network, batches: "torch.utils.data.DataLoader[Batch]") -> Values:
+def _predict(network: Network, batches: "DataLoader[Batch]") -> Values:
     """What the network says after the last row of each window: `[windows, horizon * targets]`."""
     with torch.no_grad():
         parts = [_after_last(network, batch.inputs[0]) for batch in batches]

@@ -3,16 +3,16 @@
 import numpy as np
 
 from lstm_deploy.data import Series
+from lstm_deploy.recipe import Generator
 
-GENERATORS = ("sine", "sines")
-ROWS = {"sine": 1000, "sines": 5000}
+ROWS: dict[Generator, int] = {"sine": 1000, "sines": 5000}
 
 
-def generate(name: str, rows: int | None = None, seed: int = 0) -> Series:
+def generate(name: Generator, rows: int | None = None, seed: int = 0) -> Series:
     """A series of one column, `y`, and the same without its noise (`Series.noiseless`).
 
     `sine`: sin x + N(0, 0.1²) at `rows` points from 0 to 20 π. `sines`: 3 sin t + cos 5 t + 6 + N(0, 1) at
-    t = 0, 1, 2, … Raises `KeyError` for another name.
+    t = 0, 1, 2, …
     """
     rows = rows or ROWS[name]
     if name == "sine":

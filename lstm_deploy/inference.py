@@ -10,7 +10,7 @@ import numpy as np
 
 from lstm_deploy.data import Series, Values
 from lstm_deploy.errors import InputError
-from lstm_deploy.layouts import layout_of
+from lstm_deploy.layouts import layout_of, padded
 from lstm_deploy.rollouts import NO_STOP, Stepper, carries, window_of
 from lstm_deploy.streaming import Model
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
@@ -77,13 +77,9 @@ def generate(
     """
     if not all(prompts):
         raise InputError("The prompt is empty; give at least one character with --prompt.")
-    encoded = [task.encode(text) for text in prompts]
+    x, lengths = padded([task.encode(text) for text in prompts])
     if stop and (stop not in task.index or (task.unit == "byte" and not stop.isascii())):
         raise InputError(f"The text cannot stop at {stop!r}, which is no token of the model; give another --stop.")
-    lengths = np.array([len(tokens) for tokens in encoded])
-    x = np.zeros((len(prompts), lengths.max()), np.int64)
-    for row, tokens in zip(x, encoded, strict=True):
-        row[: len(tokens)] = tokens
     feeds = {
         "x": x,
         "lengths": lengths,

@@ -11,7 +11,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.files import read_npz, read_text
+from lstm_deploy.files import read_npz, read_text, require_file
 from lstm_deploy.signature import Array
 from lstm_deploy.tabular import read_table
 from lstm_deploy.tasks import Unit, pieces
@@ -143,8 +143,7 @@ def _column(table: pd.DataFrame, name: str, option: str, path: Path) -> "pd.Seri
 
 
 def _vectors_of_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file; check the path.")
+    require_file(path)
     arrays = read_npz(path)
     words, values = arrays.get("words"), arrays.get("vectors")
     if words is None or values is None or words.dtype.kind != "U" or values.dtype.kind not in "fiu":

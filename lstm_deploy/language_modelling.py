@@ -5,12 +5,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lstm_deploy.batches import Batch, Order, Place, Streams, Windows, loader
-from lstm_deploy.checkpoint import NetworkConfig
 from lstm_deploy.errors import InputError
 from lstm_deploy.evaluation import Evaluation, bigram_nats, text_metrics
 from lstm_deploy.fitting import mean_loss
-from lstm_deploy.models import Network
-from lstm_deploy.problem import Lesson, Problem, fingerprint
+from lstm_deploy.problem import Lesson, Problem, fingerprint, network_of, tokens_enter
 from lstm_deploy.recipe import Recipe
 from lstm_deploy.tasks import BYTES, LanguageModel
 
@@ -33,7 +31,8 @@ def make_problem(text: str, recipe: Recipe) -> Problem:
             f"A text of {len(tokens)} {recipe.unit}s is too short for windows of {window}; "
             "give a longer text or a smaller --window."
         )
-    network = Network(_config(recipe, len(vocabulary)))
+    tokens_in = tokens_enter(len(vocabulary), recipe.embedding_size)
+    network = network_of(recipe, **tokens_in, output_size=len(vocabulary))
     last = recipe.loss_on == "last" or pooled
 
     def batches(begin: int, end: int, place: Place, *, shuffle: bool = False) -> "DataLoader[Batch]":
@@ -68,20 +67,4 @@ def make_problem(text: str, recipe: Recipe) -> Problem:
         low=(0,),
         high=(len(vocabulary) - 1,),
         evaluate=evaluate,
-    )
-
-
-def _config(recipe: Recipe, tokens: int) -> NetworkConfig:
-    return NetworkConfig(
-        input="embedding" if recipe.embedding_size else "one-hot",
-        input_size=tokens,
-        embedding_size=recipe.embedding_size,
-        hidden_size=recipe.hidden_size,
-        num_layers=recipe.num_layers,
-        proj_size=recipe.proj_size,
-        layer_norm=recipe.layer_norm,
-        pooling=recipe.pooling,
-        dropout=recipe.dropout,
-        head_size=recipe.head_size,
-        output_size=tokens,
     )

@@ -1,5 +1,6 @@
 """How the rows of a task lie in a model's tensors, so that people give and get them one way, whatever the model's."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,15 @@ class Layout(NamedTuple):
         """What the model says after the last row: `[batch, outputs]`."""
         y = y if self.y_time_axis is None else np.take(y, -1, axis=self.y_time_axis)
         return y if self.y_has_features else y[:, None]
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    """Tokens of unequal length as `[rows, longest]`, filled with 0, and their lengths."""
+    lengths = np.array([len(row) for row in rows])
+    x = np.zeros((len(rows), lengths.max()), np.int64)
+    for place, row in zip(x, rows, strict=True):
+        place[: len(row)] = row
+    return x, lengths
 
 
 def layout_of(signature: Signature) -> Layout:

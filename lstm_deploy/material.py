@@ -6,10 +6,11 @@ from typing import Any
 from msgspec import Struct
 
 from lstm_deploy import generators
-from lstm_deploy.data import Missing, Series, read_series
+from lstm_deploy.data import Series, read_series
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_text, relative, sha256
 from lstm_deploy.labelled import Labelled, Vectors, read_labelled, read_vectors
+from lstm_deploy.recipe import Generator, Missing
 
 
 class Material(Struct, frozen=True, kw_only=True):
@@ -21,7 +22,7 @@ class Material(Struct, frozen=True, kw_only=True):
     vectors: Vectors | None = None
     """Of labelled texts: word vectors to begin with."""
     origin: dict[str, Any] = {}
-    """What a checkpoint tells of it, so that `examples_of` can find what was held out again."""
+    """What a checkpoint tells of it, so that `metrics.examples` can find what was held out again."""
     remarks: tuple[str, ...] = ()
     """What the user should know of it, one sentence each."""
 
@@ -42,7 +43,7 @@ def series(path: Path, features: tuple[str, ...] | None, target: tuple[str, ...]
     )
 
 
-def generated(name: str, rows: int | None, seed: int) -> Material:
+def generated(name: Generator, rows: int | None, seed: int) -> Material:
     """A series of a generator."""
     content = generators.generate(name, rows, seed)
     origin = {"generator": name, "rows": len(content.values), "seed": seed}

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.data import Series, read_series
+from lstm_deploy.data import Series, held_out_from, read_series
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import read_npz, read_text, sha256
 from lstm_deploy.generators import generate
 from lstm_deploy.labelled import Labelled, read_labelled, split
-from lstm_deploy.layouts import layout_of
+from lstm_deploy.layouts import layout_of, padded
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Array, Feeds, Signature, TensorSpec
@@ -147,12 +147,12 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float]:
 def _series(signature: Signature, task: Forecast, series: Series, name: str, held_out: Mapping[str, Any]) -> Examples:
     """Windows of a series and the rows after each, as in training."""
     rows = series.values.astype(np.float32)
-    first = len(rows) - max(task.horizon, round(held_out["test"] * len(rows))) if held_out else task.window
+    first = held_out_from(len(rows), held_out["test"], task.horizon) if held_out else task.window
     if first < task.window or first + task.horizon > len(rows):
         raise InputError(f"{name} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(name) for name in task.targets]
     layout = layout_of(signature)
-    described = f"the held-out part of {name}" if held_out else name
+    described = _described(name, held_out)
     (x,) = (spec.name for spec in signature.inputs)
     if signature.state_policy == "carry" and task.horizon == 1 and layout.y_time_axis is not None:
         parts = [
@@ -189,11 +189,15 @@ def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mappi
     x = tokens[: streams * length].reshape(streams, length)
     y = tokens[1 : streams * length + 1].reshape(streams, length)
     cuts = [slice(a, b) for a, b in pairwise([*range(0, length, steps), length])]
-    described = f"the held-out part of {path.name}" if held_out else path.name
+    described = _described(path.name, held_out)
     name = signature.inputs[0].name
     calls = tuple({name: layout.inputs(x[:, cut])} for cut in cuts)
     truth = tuple(y[:, cut].T if layout.y_time_axis == 0 else y[:, cut] for cut in cuts)
     return Examples(described, "bits_per_character", calls, truth, carry=True)
+
+
+def _described(name: str, held_out: Mapping[str, Any]) -> str:
+    return f"the held-out part of {name}" if held_out else name
 
 
 def _labelled(
@@ -209,15 +213,11 @@ def _labelled(
     calls, truths = [], []
     size = WINDOWS if lengths else 1
     for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
-        tokens = [task.encode(given.texts[row])[: held_out.get("window")] for row in batch]
-        counts = np.array([len(row) for row in tokens])
-        padded = np.zeros((len(tokens), counts.max()), np.int64)
-        for place, row in zip(padded, tokens, strict=True):
-            place[: len(row)] = row
+        tokens, counts = padded([task.encode(given.texts[row])[: held_out.get("window")] for row in batch])
         feeds = {spec.name: counts.astype(spec.dtype) for spec in lengths}
-        calls.append({x.name: layout.inputs(padded).astype(x.dtype, copy=False), **feeds})
+        calls.append({x.name: layout.inputs(tokens).astype(x.dtype, copy=False), **feeds})
         truths.append(np.array([task.labels.index(given.labels[row]) for row in batch]))
-    described = f"the held-out part of {name}" if held_out else name
+    described = _described(name, held_out)
     return Examples(described, "accuracy", tuple(calls), tuple(truths), carry=False)
 
 

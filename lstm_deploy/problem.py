@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
@@ -9,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lstm_deploy.batches import Batch, Place
+from lstm_deploy.checkpoint import NetworkConfig
 from lstm_deploy.evaluation import Evaluation
 from lstm_deploy.models import Network
+from lstm_deploy.recipe import Recipe
 from lstm_deploy.signature import StatePolicy
 from lstm_deploy.tasks import Task
 
@@ -23,6 +26,31 @@ def fingerprint(*parts: object) -> str:
     for part in parts:
         digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return digest.hexdigest()
+
+
+LIKE_THE_RECIPE = (
+    "hidden_size",
+    "num_layers",
+    "bidirectional",
+    "proj_size",
+    "layer_norm",
+    "pooling",
+    "dropout",
+    "head_size",
+    "residual",
+)
+"""What a network has in common with its recipe, under the same names."""
+
+
+def network_of(recipe: Recipe, **of_its_data: Any) -> Network:
+    """A fresh network of a recipe; its data decide the other fields of its `NetworkConfig`."""
+    return Network(NetworkConfig(**{name: getattr(recipe, name) for name in LIKE_THE_RECIPE}, **of_its_data))
+
+
+def tokens_enter(tokens: int, embedding_size: int) -> dict[str, Any]:
+    """The fields of a `NetworkConfig` that say how tokens enter: as vectors of that width, one-hot where it is 0."""
+    kind = "embedding" if embedding_size else "one-hot"
+    return {"input": kind, "input_size": tokens, "embedding_size": embedding_size}
 
 
 class Lesson(Struct, frozen=True, kw_only=True):

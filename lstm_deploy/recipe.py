@@ -9,6 +9,8 @@ from msgspec.structs import asdict, replace
 from lstm_deploy.errors import InputError
 from lstm_deploy.tasks import Unit
 
+Generator = Literal["sine", "sines"]
+Missing = Literal["previous", "interpolate", "drop", "refuse"]
 Pooling = Literal["none", "last", "attention", "max", "mean"]
 TaskName = Literal["forecast", "lm", "classify"]
 Scaling = Literal["minmax", "standard", "none"]

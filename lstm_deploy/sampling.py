@@ -24,6 +24,11 @@ def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np
     return {spec.name: _sample(spec, sizes, rng, steps) for spec in specs}
 
 
+def blank_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Arrays for inputs that are written later: zeros, and lengths at which all steps count, as none is no sequence."""
+    return {spec.name: np.full(spec.sized(sizes), sizes["seq"] if spec.is_lengths else 0, spec.dtype) for spec in specs}
+
+
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:
     """A state as it could occur within a sequence: |h| below 1, c beyond it."""
     return {

@@ -78,7 +78,7 @@ def search(
     def objective(trial: Trial) -> float:
         chosen = {name: _suggest(trial, name, span) for name, span in ranges.items()}
         changed = replace(recipe, **chosen, epochs=epochs, patience=0)
-        best = math.inf
+        best, before = math.inf, len(_finished(study))
 
         def on_epoch(epoch: int, loss: float) -> None:
             nonlocal best
@@ -88,7 +88,6 @@ def search(
                 raise optuna.TrialPruned
 
         def on_progress(done: int, steps: int, text: str) -> None:
-            before = len(_finished(study))
             on_trial(before * steps + done, trials * steps, f"trial {before + 1} of {trials}, {text}")
 
         try:
@@ -129,8 +128,6 @@ def _study(path: Path, material: Material, recipe: Recipe, epochs: int, ranges: 
             storage=storage,
             study_name=STUDY,
             load_if_exists=True,
-            # Each time another seed, or a search that goes on would draw again what it has drawn.
-            sampler=optuna.samplers.TPESampler(seed=recipe.seed),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=1),
         )
     except Exception as error:  # Optuna on garbage raises anything
@@ -138,8 +135,8 @@ def _study(path: Path, material: Material, recipe: Recipe, epochs: int, ranges: 
     if study.user_attrs.setdefault(MEANING, meaning) != meaning:
         raise InputError(f"{path} is a search with other options, ranges or data; repeat them to resume it.")
     study.set_user_attr(MEANING, meaning)
-    if study.trials:
-        study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.trials))
+    # Each time another seed, or a search that goes on would draw again what it has drawn.
+    study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.trials))
     return study
 
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from lstm_deploy import lint
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes import NO_KERNEL
-from lstm_deploy.sampling import sizes_of
+from lstm_deploy.sampling import blank_inputs, sizes_of
 from lstm_deploy.signature import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec
 
 ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -139,11 +139,7 @@ class BoundRecurrence:
         session, signature = runtime.session, runtime.signature
         self._session, self._device = session, device
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = {
-            # All steps count until lengths are written: none would be no sequence at all.
-            spec.name: np.full(spec.sized(sizes), sizes.get("seq", seq) if spec.is_lengths else 0, spec.dtype)
-            for spec in signature.inputs
-        }
+        self.inputs: Outputs = blank_inputs(signature.inputs, sizes)
         initial = signature.initial_state(sizes["batch"])
         # Only a run tells the size of a dimension that the contract cannot name.
         first = runtime.run({**self.inputs, **initial})

@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
-from lstm_deploy.sampling import sizes_of
+from lstm_deploy.sampling import blank_inputs, sizes_of
 from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
 from lstm_deploy.stateful import Lifted
 
@@ -169,11 +169,7 @@ class TorchRecurrence:
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         self._runtime, signature = runtime, runtime.signature
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = {
-            # All steps count until lengths are written: none would be no sequence at all.
-            spec.name: np.full(spec.sized(sizes), sizes.get("seq", seq) if spec.is_lengths else 0, spec.dtype)
-            for spec in signature.inputs
-        }
+        self.inputs: Outputs = blank_inputs(signature.inputs, sizes)
         host = [torch.from_numpy(value) for value in self.inputs.values()]
         self._inputs = [runtime.tensor(value) for value in self.inputs.values()]
         pairs = zip(self._inputs, host, strict=True)
