@@ -19,6 +19,7 @@ from msgspec.structs import asdict, replace
 
 from lstm_deploy import environment, peaks, roofline
 from lstm_deploy.bench_report import SCHEMA_VERSION, UNSTABLE_SAYS
+from lstm_deploy.bundle import Bundle
 from lstm_deploy.contenders import SCENARIOS, SCOPES, Case
 from lstm_deploy.errors import InputError, LstmDeployError
 from lstm_deploy.runtimes import PROVIDERS
@@ -48,6 +49,9 @@ TWIN = "again"
 """What follows the name of a baseline that is timed a second time."""
 WRONG = 1e-3
 """Relative difference from the baseline above which a float32 variant computes something else."""
+SEQ_LEN = 100
+"""Steps of a sequence, where the model takes any number."""
+
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -60,8 +64,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...] = SCOPES
     """`end_to_end`: from the caller's arrays to the caller's arrays; `resident`: all stays where it is computed."""
     batches: tuple[int, ...] = (1, 32)
-    seq_lens: tuple[int, ...] = (100,)
-    """Steps of a sequence, and of a rollout; a stream always takes one step a call."""
+    seq_lens: tuple[int, ...] = ()
+    """Steps of a sequence, and of a rollout; none for what a model fixes, else 100. A stream takes one step a call."""
     threads: tuple[int, ...] = (1,)
     providers: tuple[str, ...] = ("cpu",)
     baselines: tuple[str, ...] = ("eager", "eager-no-onednn", "floor")
@@ -96,6 +100,7 @@ def bench(
         raise InputError(f"{reference.path} does not exist or is not a file; check --reference.")
     for provider in plan.providers:
         check_provider(provider)  # before anything is said of what must be validated on it
+    plan = replace(plan, seq_lens=plan.seq_lens or _own_lengths(paths))
     cases = _cases(plan)
     before = environment.state()
     results: list[dict[str, Any]] = []
@@ -195,6 +200,17 @@ def _check(plan: Plan) -> None:
         raise InputError(
             f"--rounds must be {LEAST_ROUNDS} or more: fewer say nothing of how far a figure can be trusted."
         )
+
+
+def _own_lengths(targets: Sequence[Path]) -> tuple[int, ...]:
+    """Steps of a call where nobody asks for a number: those that the bundles fix, else `SEQ_LEN`."""
+    fixed = set()
+    for target in targets:
+        if target.is_dir():
+            signature = Bundle(target).signature
+            fixed |= {dim.size for dim in signature.fixed if dim.name == "seq"}
+            fixed |= {dim for dim in signature.inputs[0].shape[1:2] if isinstance(dim, int)}  # [batch, 10, features]
+    return tuple(sorted(fixed)) or (SEQ_LEN,)
 
 
 def _cases(plan: Plan) -> list[Case]:

@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -75,6 +75,32 @@ class StayOnCPU(TorchFunctionMode):
         if func is Tensor.to:
             args = tuple("cpu" if isinstance(arg, str | torch.device) else arg for arg in args)
         return func(*args, **kwargs)
+
+
+class InFloat64(TorchFunctionMode):
+    """Within the block, what the user's code makes or casts to float32 is float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") is torch.float32:
+            kwargs["dtype"] = torch.float64
+        if func is Tensor.float:
+            func = Tensor.double
+        if func is Tensor.to or func is Tensor.type:
+            args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Within the block, code that was written for float32 computes in float64, its weights being that already."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with InFloat64():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> Convention:

@@ -319,7 +319,12 @@ def bench(
         str, typer.Option(help="end_to_end: from your arrays to your arrays; resident: without copies.")
     ] = "end_to_end,resident",
     batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,32",
-    seq_len: Annotated[str, typer.Option(help="Steps a call of the scenarios sequence and rollout.")] = "100",
+    seq_len: Annotated[
+        str | None,
+        typer.Option(
+            help="Steps a call of the scenarios sequence and rollout [default: what the model fixes, or 100]."
+        ),
+    ] = None,
     threads: Annotated[str, typer.Option(help="Threads within one operator.")] = "1",
     baseline: Annotated[
         str,
@@ -383,7 +388,7 @@ def bench(
         scenarios=arguments.choices("scenario", scenario),
         scopes=arguments.choices("scope", scope.replace("-", "_")),
         batches=arguments.sizes("batch", batch),
-        seq_lens=arguments.sizes("seq-len", seq_len),
+        seq_lens=arguments.sizes("seq-len", seq_len) if seq_len else (),
         threads=arguments.sizes("threads", threads),
         providers=arguments.choices("provider", provider),
         baselines=names[baseline] if baseline in names else arguments.choices("baseline", baseline),

@@ -1,7 +1,9 @@
 import json
 import shutil
 
+import modules
 import pytest
+import torch
 
 import lstm_deploy
 from lstm_deploy.benchmark import Plan, bench, without_samples
@@ -38,6 +40,14 @@ def document(forecast_bundle):
     assert seen[0][2] == "preparing"
     assert seen[-1][0] == seen[-1][1] == 4 * 9
     return found
+
+
+@pytest.mark.parametrize("shape", ["float32[batch,10]", "float32[batch,seq]"])
+def test_a_model_that_fixes_its_window_is_timed_on_that(shape, tmp_path):
+    torch.manual_seed(0)
+    bundle = lstm_deploy.export(modules.WindowNorm().eval(), tmp_path / "window", inputs={"x": shape}, formats=["onnx"])
+    found = bench([bundle.path], Plan(**{**STREAM, "scenarios": ("sequence",), "seq_lens": ()}))
+    assert {row["seq_len"] for row in found["results"]} == {10}
 
 
 def test_the_json_is_as_promised(document):

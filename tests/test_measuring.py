@@ -139,6 +139,18 @@ def test_many_steps_are_fewer_where_weights_are_many():
     assert _many(small) == 24
 
 
+def test_a_small_pool_upon_a_large_residual_is_seen_to_look_across_time():
+    class UponAResidual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            return 60 * (1 + x) + 0.05 * self.lstm(x)[0][..., :3].mean(1, keepdim=True)
+
+    assert lifted(UponAResidual()).signature.streaming == "state-only"
+
+
 def test_a_pool_whose_columns_differ_more_than_its_rows_is_seen_to_look_across_time():
     torch.manual_seed(533)
 

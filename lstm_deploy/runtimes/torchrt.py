@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from lstm_deploy.calling import in_float64
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
 from lstm_deploy.sampling import blank_inputs, sizes_of
 from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
@@ -86,20 +87,6 @@ class EagerRuntime(TorchRuntime):
         super().__init__(module, lifted.signature, provider, threads, dtype, settings)
 
 
-class InFloat64(TorchFunctionMode):
-    """Within the block, what the user's code makes or casts to float32 is float64."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") is torch.float32:
-            kwargs["dtype"] = torch.float64
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
-        if func is torch.Tensor.to or func is torch.Tensor.type:
-            args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
-        return func(*args, **kwargs)
-
-
 class CoarseActivations(TorchFunctionMode):
     """Within the block, activations of the user's code are off by what runtimes' faster ones are off by.
 
@@ -136,13 +123,8 @@ class ReferenceRuntime(EagerRuntime):
         if self.dtype is not torch.float64:
             self.lifted.double()
             self.dtype = torch.float64
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            with InFloat64():
-                return super().run(feeds)
-        finally:
-            torch.set_default_dtype(before)
+        with in_float64():
+            return super().run(feeds)
 
 
 class TorchScriptRuntime(TorchRuntime):
