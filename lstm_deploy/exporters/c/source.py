@@ -1,0 +1,361 @@
+"""`model.h` and `model.c` around the translated graph: state, step, sequence, rollout, and what a reader must know."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lstm_deploy.c_interface import STEPS, Interface, Tensor
+from lstm_deploy.exporters.c.nodes import Temporary, Translator
+from lstm_deploy.exporters.c.sizes import Size
+from lstm_deploy.exporters.c.weights import MAGIC, MAPPED_ABOVE
+from lstm_deploy.layouts import layout_of
+from lstm_deploy.rollouts import COLDEST, carries, window_of
+from lstm_deploy.signature import CONTRACT_KEY, Signature
+from lstm_deploy.tasks import Classify, Forecast, LanguageModel
+
+HELPERS = {
+    "clipped": (
+        "static float clipped(float x, float least, float most)\n{\n"
+        "  x = x < least ? least : x;\n  return x > most ? most : x;\n}\n"
+    ),
+    "place_of": (
+        "/* Places count from the end below 0, and never lie outside: an unknown token reads the last row. */\n"
+        "static size_t place_of(int64_t place, size_t length)\n{\n"
+        "  const size_t found = place < 0 ? (size_t)(place + (int64_t)length) : (size_t)place;\n"
+        "  return found < length ? found : length - 1;\n}\n"
+    ),
+}
+CHOOSE = """\
+/* The next token: the likeliest, or drawn from the `top_k` likeliest by `noise` from [0, 1). */
+static int64_t choose(float *said, float noise, float temperature, int64_t top_k)
+{
+  size_t k, best = 0, passed = 0, end = 0;
+  float sum = 0, total = 0, bound = INFINITY;
+  int64_t left = top_k > 0 && top_k < @VOCABULARY@ ? top_k : @VOCABULARY@;
+  for (k = 1; k < @VOCABULARY@; k++) if (said[k] > said[best]) best = k;
+  if (temperature < @COLDEST@f) return (int64_t)best;
+  while (left > 0 && left < @VOCABULARY@) { /* the top_k-th largest: one value after the other, equal ones at once */
+    float most = -INFINITY;
+    for (k = 0; k < @VOCABULARY@; k++) if (said[k] < bound && said[k] > most) most = said[k];
+    for (k = 0; k < @VOCABULARY@; k++) left -= said[k] == most;
+    if (most == -INFINITY) break;
+    bound = most;
+  }
+  if (top_k <= 0 || top_k >= @VOCABULARY@) bound = -INFINITY;
+  {
+    const float most = said[best];
+    for (k = 0; k < @VOCABULARY@; k++) {
+      said[k] = said[k] < bound ? 0.0f : expf(said[k] / temperature - most / temperature);
+      sum += said[k];
+    }
+  }
+  for (k = 0; k < @VOCABULARY@; k++) total = said[k] = total + said[k] / sum;
+  for (k = 0; k < @VOCABULARY@; k++) {
+    passed += said[k] <= noise * total;
+    end += said[k] < total;
+  }
+  return (int64_t)(passed < end ? passed : end);
+}
+"""
+
+
+class Writer(Interface):
+    """Writes the two files of one model."""
+
+    def __init__(self, name: str, signature: Signature, precision: str) -> None:
+        super().__init__(name, signature)
+        self.precision = precision
+        self.workspace = Size.of()
+
+    def rollout(self) -> str:
+        """The function itself, and what it needs."""
+        head = self.rollout_prototype()[1]
+        layout, name, w = layout_of(self.signature), self.name, self.weights_argument
+        if isinstance(self.signature.task, LanguageModel):
+            x = self.inputs[0]
+            choose = CHOOSE.replace("@VOCABULARY@", str(layout.width)).replace("@COLDEST@", f"{COLDEST:.9g}")
+            if layout.one_hot:
+                fed = f"  float now[{layout.width}];\n"
+                feed = (
+                    f"      size_t k;\n      for (k = 0; k < {layout.width}; k++) now[k] = (int64_t)k == token;\n"
+                    f"      {name}_step({w}state, now, said);\n"
+                )
+            else:
+                fed = ""
+                feed = f"      const {x.c_type} now = ({x.c_type})token;\n      {name}_step({w}state, &now, said);\n"
+            return (
+                f"{choose}\n{head}\n{{\n  float said[{layout.width}];\n{fed}  size_t made = 0, at = 0;\n"
+                f"  while (made < {STEPS}) {{\n"
+                "    const int64_t token = at < length ? x[at] : y[made - 1];\n"
+                "    if (made && token == stop) break;\n"
+                f"    {{\n{feed}    }}\n    at++;\n"
+                "    if (at >= length) {\n"
+                "      y[made] = choose(said, noise ? noise[made] : 0.0f, temperature, top_k);\n      made++;\n"
+                "    }\n  }\n  return made;\n}\n"
+            )
+        width = layout.width
+        if carries(self.signature):
+            return (
+                f"{head}\n{{\n  size_t k;\n"
+                f"  for (k = 0; k < rows; k++) {name}_step({w}state, x + k * {width}, y);\n"
+                f"  for (k = 1; k < {STEPS}; k++) {name}_step({w}state, y + (k - 1) * {width}, y + k * {width});\n"
+                f"  return {STEPS};\n}}\n"
+            )
+        window = window_of(self.signature)
+        if self.mode.one_step:
+            forecast = (
+                f"    for (k = 0; k < {window}; k++) {name}_step({w}&fresh, seen + k * {width}, y + at * {width});\n"
+            )
+            buffers, k = "", "k, "
+        else:
+            y = self.outputs[0]
+            rows = window if y.has_time or layout.y_time_axis is not None else 1
+            given = f"{window}, " if self.mode.dynamic else ""
+            memory = ", workspace" if self.mode.dynamic else ""
+            forecast = (
+                f"    {name}_sequence({w}&fresh, {given}seen, said{memory});\n"
+                f"    memcpy(y + at * {width}, said + {(rows - 1) * width}, {width} * sizeof(float));\n"
+            )
+            buffers, k = f"  float said[{rows * width}];\n", ""
+            if self.mode.dynamic:
+                buffers += f"  double workspace[({name.upper()}_WORKSPACE({window}) + 7) / 8];\n"
+        return (
+            f"{head}\n{{\n  float seen[{window * width}];\n{buffers}  size_t {k}at;\n"
+            f"  if (rows < {window}) return 0;\n"
+            f"  memcpy(seen, x + (rows - {window}) * {width}, sizeof seen);\n"
+            f"  for (at = 0; at < {STEPS}; at++) {{\n    {name}_state fresh;\n    {name}_init(&fresh);\n{forecast}"
+            + (f"    memmove(seen, seen + {width}, {(window - 1) * width} * sizeof(float));\n" if window > 1 else "")
+            + f"    memcpy(seen + {(window - 1) * width}, y + at * {width}, {width} * sizeof(float));\n"
+            f"  }}\n  return {STEPS};\n}}\n"
+        )
+
+    # The files.
+
+    def header(self, weights_file: str, weights_bytes: int) -> str:
+        name, upper = self.name, self.name.upper()
+        members = "".join(
+            f"  {each.c_type} {self.field(each)}[{each.size}]; /* {self._shape(each)}: {each.spec.name}, then "
+            f"{after.spec.name} */\n"
+            for each, after in zip(self.states_in, self.states_out, strict=True)
+        )
+        sizes = "".join(
+            f"#define {upper}_{each.name.upper()}_SIZE {each.size} /* numbers of {each.name}"
+            f"{' in one step' if each.has_time else ''} */\n"
+            for each in (*self.inputs, *self.outputs)
+        )
+        if self.mode.dynamic:
+            text = str(self.workspace).replace(STEPS, f"(size_t)({STEPS})")
+            sizes += f"#define {upper}_WORKSPACE({STEPS}) ({text})\n"
+        functions = "\n".join(f"{_wrapped(what)}\n{head};\n" for what, head in self.prototypes())
+        mapping = ""
+        if self.mapped:
+            mapping = (
+                f"#define {upper}_WEIGHTS_BYTES {weights_bytes}\n\n"
+                + _wrapped(
+                    f"The weights are the file {weights_file}, whole, in memory that is aligned to 64 bytes and only "
+                    f"read: mapped by {name}_map on POSIX systems, which gives NULL if the file is not there or not "
+                    f"this model's, or from anywhere else that {name}_fits says 1 of."
+                )
+                + f"\nconst void *{name}_map(const char *path);\n"
+                f"int {name}_fits(const void *weights, size_t bytes);\n\n"
+            )
+        return (
+            f"{self._about()}\n#ifndef {upper}_H\n#define {upper}_H\n\n#include <stddef.h>\n#include <stdint.h>\n\n"
+            f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\n{sizes}\n{mapping}'
+            + _wrapped(
+                "What a sequence carries from step to step: plain numbers, to be copied, saved and put back as it is. "
+                "One for each stream; functions on different ones may run at the same time."
+            )
+            + f"\ntypedef struct {{\n{members}}} {name}_state;\n\n{functions}\n"
+            f"#ifdef __cplusplus\n}}\n#endif\n\n#endif\n"
+        )
+
+    def source(self, header_name: str, translator: Translator, kernels: str, weights_path: Path) -> str:
+        """The text of `model.c`; weights that are too large for it go to `weights_path`."""
+        parts = [
+            self._contract(),
+            "#if defined(__unix__) || defined(__APPLE__)\n#define _POSIX_C_SOURCE 200809L\n#endif\n",
+        ]
+        parts.append(
+            f'#include "{header_name}"\n\n#include <math.h>\n#include <string.h>\n\n'
+            "#if defined(__GNUC__)\n#define ALIGNED __attribute__((aligned(64)))\n#else\n#define ALIGNED\n#endif\n"
+        )
+        digest = ""
+        self.mapped = translator.weights.nbytes > MAPPED_ABOVE
+        if self.mapped:
+            text, digest = translator.weights.as_file(weights_path)
+        else:
+            text = translator.weights.as_text()
+        parts += [HELPERS[name] for name in sorted(translator.helpers)]
+        parts += [kernels, text, self._call(translator), self._functions()]
+        if self.mapped:
+            parts.append(self._mapping(digest, weights_path.stat().st_size))
+        return "\n".join(parts)
+
+    def _call(self, translator: Translator) -> str:
+        """The graph as a function of its inputs and outputs, state included."""
+        given = [f"const {each.c_type} *{each.name}" for each in (*self.inputs, *self.states_in)]
+        given += [f"{each.c_type} *{each.name}" for each in (*self.outputs, *self.states_out)]
+        if self.mode.dynamic:
+            given = [f"size_t {STEPS}", *given, "char *workspace"]
+        lines, self.workspace = _memory(translator.temporaries, dynamic=self.mode.dynamic)
+        unused = [each.name for each in (*self.inputs, *self.states_in) if not _used(each.name, translator.lines)]
+        body = "".join(f"  {line}\n" for line in (*lines, *translator.lines, *(f"(void){name};" for name in unused)))
+        return f"static void call({self.weights_parameter}{', '.join(given)})\n{{\n{body}}}\n"
+
+    def _functions(self) -> str:
+        name, w = self.name, self.weights_argument
+        heads = {head.split("(")[0].rsplit("_", 1)[1]: head for _, head in self.prototypes()}
+        parts = [self._init(heads["init"])]
+        fields = ", ".join(f"state->{self.field(each)}" for each in self.states_in)
+        after = ", ".join(f"next.{self.field(each)}" for each in self.states_in)
+
+        def called(first: str, inputs: str, outputs: str, last: str) -> str:
+            return f"call({w}{first}{inputs}, {fields}, {outputs}, {after}{last});\n"
+
+        inputs, outputs = (", ".join(each.name for each in found) for found in (self.inputs, self.outputs))
+        if self.mode.one_step:
+            parts.append(
+                f"{heads['step']}\n{{\n  {name}_state next;\n  {called('', inputs, outputs, '')}  *state = next;\n}}\n"
+            )
+            parts.append(self._steps(heads["sequence"]))
+        elif self.mode.dynamic:
+            parts.append(
+                f"{heads['sequence']}\n{{\n  {name}_state next;\n"
+                f"  {called(f'{STEPS}, ', inputs, outputs, ', (char *)workspace')}  *state = next;\n}}\n"
+            )
+            if self.streams:
+                parts.append(
+                    f"{heads['step']}\n{{\n  double workspace[({name.upper()}_WORKSPACE(1) + 7) / 8];\n"
+                    f"  {name}_sequence({w}state, 1, {inputs}, {outputs}, workspace);\n}}\n"
+                )
+        else:
+            parts.append(
+                f"{heads['sequence']}\n{{\n  {name}_state next;\n  {called('', inputs, outputs, '')}"
+                "  *state = next;\n}\n"
+            )
+        if self.rolls:
+            parts.append(self.rollout())
+        return "\n".join(parts)
+
+    def _init(self, head: str) -> str:
+        initial = self.signature.initial_state(1)
+        lines = ["  memset(state, 0, sizeof *state);\n"]
+        for each in self.states_in:
+            start = initial[each.spec.name].reshape(-1)
+            if start.any():
+                numbers = ", ".join(f"{number:.9g}" for number in start.tolist())
+                field = self.field(each)
+                lines.append(
+                    f"  {{\n    static const float learned[{start.size}] = {{{numbers}}};\n"
+                    f"    memcpy(state->{field}, learned, sizeof learned);\n  }}\n"
+                )
+        return f"{head}\n{{\n{''.join(lines)}}}\n"
+
+    def _steps(self, head: str) -> str:
+        """A sequence as so many steps."""
+        before: list[str] = []
+        after: list[str] = []
+        arguments, buffers = [], []
+        for each in (*self.inputs, *self.outputs):
+            is_output = each in self.outputs
+            if not each.has_time:
+                arguments.append(each.name)
+            elif each.outer == 1:
+                arguments.append(f"{each.name} + t * {each.inner}")
+            else:  # time is not the first axis: one step is gathered
+                buffers.append(f"  {each.c_type} now_{each.name}[{each.size}];\n")
+                place = f"{each.name}[(k * {STEPS} + t) * {each.inner} + j]"
+                local = f"now_{each.name}[k * {each.inner} + j]"
+                copied = f"{place} = {local}" if is_output else f"{local} = {place}"
+                loop = f"    for (k = 0; k < {each.outer}; k++) for (j = 0; j < {each.inner}; j++) {copied};\n"
+                (after if is_output else before).append(loop)
+                arguments.append(f"now_{each.name}")
+        indices = "t, k, j" if buffers else "t"
+        return (
+            f"{head}\n{{\n{''.join(buffers)}  size_t {indices};\n  for (t = 0; t < {STEPS}; t++) {{\n{''.join(before)}"
+            f"    {self.name}_step({self.weights_argument}state, {', '.join(arguments)});\n{''.join(after)}  }}\n}}\n"
+        )
+
+    def _mapping(self, digest: str, size: int) -> str:
+        name = self.name
+        start = MAGIC.decode() + digest
+        return (
+            f"int {name}_fits(const void *weights, size_t bytes)\n{{\n"
+            f'  return bytes == {size} && memcmp(weights, "{start}", {len(start)}) == 0;\n}}\n\n'
+            "#if defined(__unix__) || defined(__APPLE__)\n"
+            "#include <fcntl.h>\n#include <sys/mman.h>\n#include <sys/stat.h>\n#include <unistd.h>\n\n"
+            f"const void *{name}_map(const char *path)\n{{\n"
+            "  struct stat found;\n  void *weights = MAP_FAILED;\n  const int file = open(path, O_RDONLY);\n"
+            "  if (file < 0) return NULL;\n"
+            f"  if (fstat(file, &found) == 0 && found.st_size == {size})\n"
+            f"    weights = mmap(NULL, {size}, PROT_READ, MAP_PRIVATE, file, 0);\n"
+            "  close(file);\n  if (weights == MAP_FAILED) return NULL;\n"
+            f"  if ({name}_fits(weights, {size})) return weights;\n"
+            f"  munmap(weights, {size});\n  return NULL;\n}}\n#endif\n"
+        )
+
+    def _contract(self) -> str:
+        """The contract as a comment: `/` is written so that none of it can end that."""
+        text = self.signature.to_json().replace("/", "\\/")
+        return f"/* {CONTRACT_KEY}\n{text}\n*/\n/* precision {self.precision}, functions {self.name}_… */\n".replace(
+            "…", "*"
+        )
+
+    def _about(self) -> str:
+        """What the header says of the model."""
+        signature, lines = self.signature, []
+        for each in self.inputs:
+            lines.append(f"{each.name}: {each.spec}, of one row of the batch")
+        for each in self.outputs:
+            lines.append(f"{each.name}: {each.spec}, in raw units")
+        task = signature.task
+        if isinstance(task, Forecast):
+            lines.append(f"takes {', '.join(task.features)}; predicts the next {', '.join(task.targets)}")
+        elif isinstance(task, LanguageModel):
+            lines.append("takes tokens; gives a logit for each that may be next")
+        elif isinstance(task, Classify):
+            lines.append(f"gives a logit for each of {', '.join(task.labels)}")
+        policy = "the end of the one before" if signature.state_policy == "carry" else "the initial state"
+        lines.append(f"a new sequence starts from {policy}, as in training")
+        if signature.streaming != "exact":
+            lines.append(f"chunks with carried state are not the whole sequence: {signature.streaming_reason}")
+        text = "\n".join(f" *   {line}" for line in lines).replace("*/", "* /").replace("/*", "/ *")
+        return (
+            f"/* {self.name}: an LSTM network in {self.precision} as C99, written by lstm-deploy. It needs libm only.\n"
+            " *\n"
+            f"{text}\n */"
+        )
+
+    def _shape(self, tensor: Tensor) -> str:
+        axis = self.signature.batch_axis_of_state
+        return f"[layers * directions, size] = {[dim for at, dim in enumerate(tensor.spec.shape) if at != axis]}"
+
+
+def _memory(temporaries: Sequence[Temporary], *, dynamic: bool) -> tuple[list[str], Size]:
+    """Declarations of all temporaries: on the stack, or in a workspace, and how many bytes that has."""
+    if not dynamic:
+        return [f"{each.c_type} {each.name}[{max(1, each.size.number or 0)}];" for each in temporaries], Size.of()
+    lines, place = [], Size.of()
+    bytes_of = {"float": 4, "int64_t": 8, "int32_t": 4, "unsigned char": 1, "uint8_t": 1}
+    for each in temporaries:
+        lines.append(f"{each.c_type} *{each.name} = ({each.c_type} *)(void *)(workspace + {place});")
+        # Every array takes a multiple of 8 bytes, whatever the number of steps.
+        rounded = Size.of(*(-(-factor * bytes_of[each.c_type] // 8) * 8 for factor in each.size.coefficients))
+        place = place + rounded
+    return [*lines, "(void)workspace;"], place
+
+
+def _used(name: str, lines: Sequence[str]) -> bool:
+    return any(re.search(rf"\b{name}\b", line) for line in lines)
+
+
+def _wrapped(text: str) -> str:
+    """A comment of lines that are not too long."""
+    lines, line = [], "/*"
+    for word in text.replace("*/", "* /").split():
+        if len(line) + len(word) > 114:
+            lines.append(line)
+            line = "  "
+        line += f" {word}"
+    return "\n".join([*lines, f"{line} */"])
