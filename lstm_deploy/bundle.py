@@ -80,7 +80,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
     path: str
     """Relative to the bundle."""
     format: str
-    """`onnx` or `torchscript`."""
+    """`onnx`, `torchscript` or `c`."""
     precision: str
     sha256: str
     bytes: int
@@ -88,6 +88,9 @@ class Artifact(Struct, frozen=True, kw_only=True):
     weights: str | None = None
     """The file beside it that holds its weights, where they are too large for one file."""
     weights_sha256: str | None = None
+    header: str | None = None
+    """Of C: the file that programs include."""
+    header_sha256: str | None = None
     state_dtype: StateDtype = "float32"
     """Of the state's inputs and outputs; the other numbers of the contract hold for every artifact."""
     evidence: Evidence | None = None
@@ -97,7 +100,8 @@ class Artifact(Struct, frozen=True, kw_only=True):
     def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
         """What the manifest says of a file that was just written; weights beside it belong to it."""
         weights = path.with_name(f"{path.name}.data")
-        files = [path, weights] if weights.exists() else [path]
+        header = path.with_suffix(".h")
+        files = [file for file in (path, weights, header) if file.exists()]
         return cls(
             path=path.name,
             format=format,
@@ -106,8 +110,16 @@ class Artifact(Struct, frozen=True, kw_only=True):
             bytes=sum(file.stat().st_size for file in files),
             weights=weights.name if weights.exists() else None,
             weights_sha256=sha256(weights) if weights.exists() else None,
+            header=header.name if header.exists() else None,
+            header_sha256=sha256(header) if header.exists() else None,
             **more,
         )
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """All its files, each with its SHA-256."""
+        beside = ((self.weights, self.weights_sha256), (self.header, self.header_sha256))
+        return [(self.path, self.sha256), *((name, digest or "") for name, digest in beside if name)]
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -203,10 +215,7 @@ class Bundle:
 
     def changed(self, artifact: Artifact) -> list[str]:
         """Which files of an artifact are not the bytes that the manifest vouches for."""
-        files = [(artifact.path, artifact.sha256)]
-        if artifact.weights:
-            files.append((artifact.weights, artifact.weights_sha256 or ""))
-        return [name for name, digest in files if not self.is_unchanged(name, digest)]
+        return [name for name, digest in artifact.files if not self.is_unchanged(name, digest)]
 
     def is_unchanged(self, name: str, digest: str) -> bool:
         """Whether a file is there with this SHA-256."""
@@ -229,7 +238,7 @@ def _foreign_files(path: Path) -> list[str]:
     names = sorted(file.name for file in path.iterdir())
     try:
         found = Bundle(path).manifest.exported
-        artifacts = {name for artifact in found for name in (artifact.path, artifact.weights) if name}
+        artifacts = {name for artifact in found for name, _ in artifact.files}
     except InputError:
         return names
     return [name for name in names if name not in {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *artifacts}]

@@ -26,7 +26,7 @@ RESERVED = frozenset(
             "asm auto bool break case catch char class const continue default delete do double else enum extern false",
             "float for friend goto if inline int long namespace new operator private protected public register",
             "restrict return short signed sizeof static struct switch template this throw true try typedef typename",
-            "union unsigned virtual void volatile while NULL INFINITY NAN ALIGNED LONGEST size_t int64_t int32_t int8_t",
+            "union unsigned virtual void volatile while NULL INFINITY NAN ALIGNED LONGEST size_t int64_t int32_t",
             "memcpy memset memmove expf logf sqrtf tanhf sinf cosf erff floorf ceilf rintf powf expm1f log1pf main",
             "steps state next workspace weights call lstm dense lstm_int8 dense_int8 clipped place_of choose made",
             "token now seen fresh said row sum mean scale most best",

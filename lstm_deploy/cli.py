@@ -60,6 +60,7 @@ class RuntimeName(StrEnum):
     """What runs an artifact."""
 
     onnx = "onnx"
+    native = "native"
     torchscript = "torchscript"
 
 
@@ -133,7 +134,8 @@ def export(
         Path | None, typer.Option("-o", "--output", help="Bundle to write [default: exported/SOURCE's name].")
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
-        list[str] | None, typer.Option(help="onnx or torchscript; repeat for several [default: all].")
+        list[str] | None,
+        typer.Option(help="onnx, torchscript or c; repeat for several [default: onnx and torchscript]."),
     ] = None,
     model: ModelOption = None,
     init: InitOption = None,
@@ -175,14 +177,14 @@ def export(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Export a checkpoint, or weights of others, to a bundle of ONNX and TorchScript, proven equal to PyTorch."""
+    """Export a checkpoint, or weights of others, to a bundle of ONNX, TorchScript or C, proven equal to PyTorch."""
     import msgspec
 
     from lstm_deploy import exporters, report
     from lstm_deploy.exporters.precision import Request
 
     output = output or Path("exported", source.stem)
-    formats = tuple(format or exporters.FORMATS)
+    formats = tuple(format or exporters.USUAL_FORMATS)
     purpose = arguments.task_of(task, features, target, window, vocabulary, labels, unit.value)
     policy: Any = state_policy.value if state_policy else None
     origin = arguments.origin(source, model, init, weights_key, inputs, trust_pickle, purpose, policy)
@@ -262,6 +264,9 @@ def validate(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Try more shapes, splits and steps, for minutes.")
     ] = False,
+    trust_c: Annotated[
+        bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")
+    ] = False,
     record: Annotated[bool, typer.Option(help="Keep the result in the bundle and its report.")] = True,
     json: JsonFlag = False,
 ) -> None:
@@ -283,6 +288,7 @@ def validate(
             names=arguments.pairs("map", map),
             atol=arguments.numbers("atol", atol),
             rtol=arguments.numbers("rtol", rtol),
+            trust_c=trust_c,
             on_progress=on_progress,
         )
     if found.reference == validation.GOLDEN_TRACE:
@@ -465,7 +471,12 @@ def run(
         str | None, typer.Option(help="Character that ends the text [with --stream: a line's end].")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
-    runtime: Annotated[RuntimeName, typer.Option(help="What runs it; torchscript needs PyTorch.")] = RuntimeName.onnx,
+    runtime: Annotated[
+        RuntimeName | None,
+        typer.Option(
+            help="What runs it; native compiles C, torchscript needs PyTorch [default: the first that it has]."
+        ),
+    ] = None,
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32, int8 or float16.")] = "float32",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
@@ -483,7 +494,7 @@ def run(
     if raw and not stream:
         raise InputError("--raw is for pipes; add --stream.")
     model = streaming.open(bundle)
-    where = {"provider": provider, "precision": precision, "format": runtime.value}
+    where = {"provider": provider, "precision": precision, **({"runtime": runtime.value} if runtime else {})}
     sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
     _check_use(model.signature.task, stream, plot=plot, steps=steps, stop=stop, **sampling)
     if stream:

@@ -110,7 +110,7 @@ class ArtifactContender:
         )
 
     def _rollout(self, case: Case) -> Prepared:
-        runtime = self.runtime
+        runtime = self.runtime.rollout or self.runtime
         contract = runtime.signature if runtime.signature.rollout else contract_of(runtime.signature)
         feeds = rollout_feeds(contract, case)
         if runtime.signature.rollout:
@@ -245,7 +245,7 @@ def open_contender(
     """What a variant names; see there for `contract` and `origin`."""
     file = Path(path)
     match kind:
-        case "onnx" | "torchscript":
+        case "onnx" | "torchscript" | "c":
             return ArtifactContender(open_runtime(file, provider, threads, settings))
         case "floor":
             from lstm_deploy.runtimes.onnxrt import OnnxRuntime

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.exporters import lowering
+from lstm_deploy.exporters.c import reading as c_weights
 from lstm_deploy.graph_weights import (
     constant_problems,
+    floats_of,
     lstm_layers,
+    matrices_of,
     matrix_problems,
     tensor_problems,
     weight_problems,
 )
 from lstm_deploy.lint import LSTM_OPERATORS, operators, precision
+from lstm_deploy.runtimes import native
 from lstm_deploy.signature import Array
 from lstm_deploy.stateful import Lifted
 
@@ -48,7 +52,7 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
     """One sentence for each weight of an artifact that is not the model's; none where they cannot be compared.
 
     A TorchScript file holds PyTorch's tensors by their names. An ONNX file holds those of the LSTMs in its LSTM nodes,
-    if these have constant weights, and most others as they are.
+    if these have constant weights, and most others as they are. A C file holds what the kernels want.
     """
     own = {name: _plain(value) for name, value in lifted.state_dict().items()}
     if path.suffix == ".torchscript":
@@ -60,15 +64,24 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
         wrappers = {name.removesuffix(next(iter(own))) for name in found if name.endswith(next(iter(own)))}
         wrapper = next((prefix for prefix in wrappers if all(prefix + name in found for name in own)), None)
         return None if wrapper is None else tensor_problems({name: found[wrapper + name] for name in own}, own)
-    model = onnx.load(path)
-    count = operators(model)
-    if len(lstm_layers(model)) != sum(count[name] for name in LSTM_OPERATORS):
-        return None
     inside = tuple(f"module.{path}." if path else "module." for path in lifted.calls)
     others = {name: value for name, value in own.items() if not name.startswith(inside)}
     others |= {name: _plain(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
-    different = weight_problems(model, lowering.layers(lifted)) + constant_problems(model, others)
-    return different + (matrix_problems(model, others) if precision(model) != "float32" else [])
+    wanted = lowering.layers(lifted)
+    if path.suffix == ".c":
+        read = c_weights.read(path)
+        wanted = [layer._replace(b=c_weights.summed(layer.b)) for layer in wanted]
+        layers, floats, matrices = read.layers, read.floats, read.matrices
+        coarse = native.precision_of(path) != "float32"
+    else:
+        model = onnx.load(path)
+        layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)
+        count = operators(model)
+        if len(layers) != sum(count[name] for name in LSTM_OPERATORS):
+            return None
+        coarse = precision(model) != "float32"
+    different = weight_problems(layers, wanted) + constant_problems(floats, others)
+    return different + (matrix_problems(matrices, others) if coarse else [])
 
 
 def _plain(value: Tensor) -> Array:

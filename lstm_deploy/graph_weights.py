@@ -57,13 +57,13 @@ def lstm_layers(model: onnx.ModelProto) -> list[tuple[Layer, Mapping[str, Array]
     return found
 
 
-def weight_problems(model: onnx.ModelProto, wanted: Sequence[Layer]) -> list[str]:
-    """One sentence for each LSTM node whose weights are not those of a layer of the model.
+def weight_problems(found: Sequence[tuple[Layer, Mapping[str, Array]]], wanted: Sequence[Layer]) -> list[str]:
+    """One sentence for each LSTM of an artifact whose weights are not those of a layer of the model.
 
-    `wanted` are the layers of the model as `export` would write them.
+    `found` is as `lstm_layers` gives it; `wanted` are the layers of the model as `export` would write them.
     """
     problems = []
-    for layer, steps in lstm_layers(model):
+    for layer, steps in found:
         alike = [other for other in wanted if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
         if not alike:
             shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
@@ -85,17 +85,22 @@ def tensor_problems(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> 
     return problems
 
 
-def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list[str]:
-    """One sentence for each weight outside the LSTMs that stands in the graph nearly, but not quite.
-
-    `wanted` are weights by PyTorch's names. A weight that the exporter folded into another is not found, and not told.
-    """
-    problems = []
-    floats = {
+def floats_of(model: onnx.ModelProto) -> dict[str, Array]:
+    """The constants of a graph that are floats, by name."""
+    return {
         tensor.name: numpy_helper.to_array(tensor).squeeze()
         for tensor in model.graph.initializer
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     }
+
+
+def constant_problems(floats: Mapping[str, Array], wanted: Mapping[str, Array]) -> list[str]:
+    """One sentence for each weight outside the LSTMs that stands in an artifact nearly, but not quite.
+
+    `floats` are the artifact's constants, `wanted` weights by PyTorch's names. A weight that the exporter folded into
+    another is not found, and not told.
+    """
+    problems = []
     constants = list(floats.values())
     for name, value in wanted.items():
         named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
@@ -123,11 +128,8 @@ def constant_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> li
     return problems
 
 
-def matrix_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list[str]:
-    """One sentence for each matrix of the model that none in the graph is, though some have its shape.
-
-    Stricter than `constant_problems`, for graphs whose outputs are too coarse to tell: int8 and float16.
-    """
+def matrices_of(model: onnx.ModelProto) -> list[tuple[Array, Array | float]]:
+    """The matrices of a graph, those that were quantized too, each with half of a step of its numbers."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     found: list[tuple[Array, Array | float]] = []
     for name, value in constants.items():
@@ -140,6 +142,15 @@ def matrix_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list
         elif f"{base}_scale" in constants and f"{base}_zero_point" in constants:
             step, zero = constants[f"{base}_scale"].astype(np.float64), constants[f"{base}_zero_point"]
             found.append(((value.astype(np.float64) - zero) * step, 0.5 * step * (1 + 1e-3)))
+    return found
+
+
+def matrix_problems(found: Sequence[tuple[Array, Array | float]], wanted: Mapping[str, Array]) -> list[str]:
+    """One sentence for each matrix of the model that none in an artifact is, though some have its shape.
+
+    `found` is as `matrices_of` gives it. Stricter than `constant_problems`, for artifacts whose outputs are too coarse
+    to tell: int8 and float16.
+    """
     problems = []
     for name, value in wanted.items():
         if value.ndim != 2 or value.dtype.kind != "f":
@@ -151,7 +162,7 @@ def matrix_problems(model: onnx.ModelProto, wanted: Mapping[str, Array]) -> list
             if other.shape == form.shape
         ]
         if alike and min(alike) > 0:
-            problems.append(f"{name}: no matrix in the graph is it; the nearest is off by {min(alike):.3g}.")
+            problems.append(f"{name}: no matrix in the artifact is it; the nearest is off by {min(alike):.3g}.")
     return problems
 
 

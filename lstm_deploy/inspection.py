@@ -10,18 +10,19 @@ from onnx import ModelProto
 from lstm_deploy import checkpoint, lint
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes import native
 from lstm_deploy.signature import CONTRACT_FILE, Signature
 
 
 def inspect(path: Path) -> dict[str, Any]:
     """What `path` is, as a JSON document with at least `kind`, `bytes` and, where it has one, `contract`.
 
-    Raises `InputError` for what is none of the four.
+    Raises `InputError` for what is none of these.
     """
     if path.is_dir():
         return _bundle(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a checkpoint, a bundle, an .onnx or a .torchscript file.")
+        raise InputError(f"{path} does not exist; give a checkpoint, a bundle, or an .onnx, .torchscript or .c file.")
     match path.suffix:
         case ".safetensors" if checkpoint.is_ours(path):
             return _checkpoint(path)
@@ -31,8 +32,10 @@ def inspect(path: Path) -> dict[str, Any]:
             return _onnx(path)
         case ".torchscript":
             return _torchscript(path)
+        case ".c":
+            return _c(path)
     raise InputError(
-        f"{path} is no bundle, .onnx, .torchscript or file of weights (.safetensors, .pt, .pth, .ckpt, .bin); "
+        f"{path} is no bundle, .onnx, .torchscript, .c or file of weights (.safetensors, .pt, .pth, .ckpt, .bin); "
         "give one of these."
     )
 
@@ -133,6 +136,17 @@ def _torchscript(path: Path) -> dict[str, Any]:
         "kind": "torchscript",
         "bytes": path.stat().st_size,
         "contract": msgspec.to_builtins(Signature.from_json(text)) if text else None,
+    }
+
+
+def _c(path: Path) -> dict[str, Any]:
+    interface = native.read_interface(path)
+    return {
+        "kind": "c",
+        "bytes": path.stat().st_size,
+        "precision": native.precision_of(path),
+        "functions": [head for _, head in interface.prototypes()],
+        "contract": msgspec.to_builtins(interface.signature),
     }
 
 

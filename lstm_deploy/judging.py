@@ -50,7 +50,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     model: Path | None = None
     """For a rollout, the artifact that it calls at each step."""
     rollout_steps: int = SHORT_ROLLOUT
-    """For a rollout, how many it is tried on."""
+    """How many a rollout is tried on."""
 
 
 def check_artifacts(
@@ -107,7 +107,7 @@ def _proof(subject: Subject, cases: Sequence[Case], provider: str, tolerances: M
     named = (subject.name, subject.precision, provider)
     if subject.model is not None:
         return prove_rollout, (subject.path, subject.model, *named, subject.rollout_steps)
-    return prove_file, (subject.path, *named, cases, tolerances)
+    return prove_file, (subject.path, *named, cases, tolerances, subject.rollout_steps)
 
 
 def _outcomes(proofs: Sequence[Proof], *, isolate: bool) -> list[Verdict | Exception]:
@@ -139,13 +139,18 @@ def prove_file(
     provider: str,
     cases: Sequence[Case],
     tolerances: Mapping[str, Override] | None = None,
+    rollout_steps: int = SHORT_ROLLOUT,
 ) -> Verdict:
-    """Open an artifact and hold it against some cases."""
+    """Open an artifact and hold it against some cases, and the rollout that it holds against its own steps."""
     runtime = open_for_proof(path, precision, provider)
     try:
         if runtime.signature.rollout:
             raise InputError(ROLLOUT_ALONE.format(name))
-        return prove(runtime, name, precision, cases, tolerances)
+        verdict = prove(runtime, name, precision, cases, tolerances)
+        if runtime.rollout is None:
+            return verdict
+        rolled = prove(runtime.rollout, name, precision, make_rollout_cases(runtime, rollout_steps), {"": SAME})
+        return verdict._replace(checks=[*verdict.checks, *(c for c in rolled.checks if c.name == "rollout")])
     finally:
         runtime.close()
 

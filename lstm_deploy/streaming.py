@@ -27,6 +27,8 @@ from lstm_deploy.tasks import Forecast
 
 TINY = 1e-30
 """The largest float32 times this, a million times over, is still finite."""
+RUNTIMES = {"onnx": "onnx", "native": "c", "torchscript": "torchscript"}
+"""The format that each runtime runs, the usual first."""
 Rows = int | slice | Sequence[int] | Array
 """Which rows of a batch: a number, a slice, several numbers, or a mask."""
 
@@ -42,8 +44,9 @@ def open(path: str | os.PathLike[str]) -> "Model":  # noqa: A001 - the public na
 class Model:
     """A bundle whose artifacts are loaded as they are asked for, on one thread each.
 
-    Everywhere `provider` is `cpu` or `cuda`, `precision` is `float32`, `int8` or `float16`, and `format` is `onnx` or
-    `torchscript`, which alone needs PyTorch.
+    Everywhere `provider` is `cpu` or `cuda`, `precision` is `float32`, `int8` or `float16`, and `runtime` is `onnx`,
+    `native`, which compiles the C artifact, or `torchscript`, which alone needs PyTorch: the first whose artifact is
+    there, unless it is given.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,11 +66,11 @@ class Model:
         """What `rollout` takes and gives; raises `InputError` for a model that cannot feed itself."""
         return self.signature if self.signature.rollout else contract_of(self.signature)
 
-    def runtime(self, provider: str = "cpu", precision: str = "float32", format: str = "onnx") -> Runtime:  # noqa: A002
+    def runtime(self, provider: str = "cpu", precision: str = "float32", runtime: str | None = None) -> Runtime:
         """An artifact, loaded once; raises `InputError` where the bundle has none such."""
         if self.bundle is None:
             return self._load(self.path, provider)
-        return self._load(self.bundle.file(self.bundle.find(format, precision)), provider)
+        return self._load(self.bundle.file(self.bundle.find(self._format(runtime), precision)), provider)
 
     def run(
         self,
@@ -75,11 +78,11 @@ class Model:
         *,
         provider: str = "cpu",
         precision: str = "float32",
-        format: str = "onnx",  # noqa: A002
+        runtime: str | None = None,
     ) -> Outputs:
         """One call: all outputs by name. State that is not fed is the initial state."""
-        runtime = self.runtime(provider, precision, format)
-        return runtime.run(_complete(runtime.signature, feeds))
+        loaded = self.runtime(provider, precision, runtime)
+        return loaded.run(_complete(loaded.signature, feeds))
 
     def rollout(
         self,
@@ -87,21 +90,23 @@ class Model:
         *,
         provider: str = "cpu",
         precision: str = "float32",
-        format: str = "onnx",  # noqa: A002
+        runtime: str | None = None,
     ) -> Outputs:
         """Many steps, the model fed with its own outputs: inputs and outputs as `rollouts` describes them.
 
         One call of the bundle's rollout where it has one; else one call of the model for each step, which gives the
         same. Raises `InputError` for a model that cannot feed itself.
         """
-        runtime = self.runtime(provider, precision, format)
+        loaded = self.runtime(provider, precision, runtime)
         given = _complete(self.rollout_contract, feeds)
         check_feeds(self.rollout_contract, given)
-        if runtime.signature.rollout:  # the file that was opened is one
-            return runtime.run(given)
-        artifact = self._rollout(precision, format)
+        if loaded.signature.rollout:  # the file that was opened is one
+            return loaded.run(given)
+        if loaded.rollout is not None:
+            return loaded.rollout.run(given)
+        artifact = self._rollout(precision, runtime)
         if artifact is None:
-            return unroll(runtime, given)
+            return unroll(loaded, given)
         assert self.bundle is not None
         return self._load(self.bundle.file(artifact), provider).run(given)
 
@@ -110,7 +115,7 @@ class Model:
         batch: int = 1,
         provider: str = "cpu",
         precision: str = "float32",
-        format: str = "onnx",  # noqa: A002
+        runtime: str | None = None,
         *,
         window: int | None = None,
         allow_nan: bool = False,
@@ -121,10 +126,10 @@ class Model:
         `window` rows, on which each step starts anew. NaN and infinities are refused unless with `allow_nan`.
         Raises `InputError` for a model that cannot be streamed.
         """
-        runtime = self.runtime(provider, precision, format)
-        if window is not None or (runtime.signature.streaming == "none" and _is_forecaster(runtime.signature)):
-            return WindowStream(runtime, batch, window, allow_nan=allow_nan)
-        return StateStream(runtime, batch, allow_nan=allow_nan)
+        loaded = self.runtime(provider, precision, runtime)
+        if window is not None or (loaded.signature.streaming == "none" and _is_forecaster(loaded.signature)):
+            return WindowStream(loaded, batch, window, allow_nan=allow_nan)
+        return StateStream(loaded, batch, allow_nan=allow_nan)
 
     def _load(self, path: Path, provider: str) -> Runtime:
         with self._loading:
@@ -133,9 +138,21 @@ class Model:
                 self._runtimes[path, provider] = open_runtime(path, provider, threads=1)
             return self._runtimes[path, provider]
 
-    def _rollout(self, precision: str, format: str) -> Artifact | None:  # noqa: A002
-        artifacts = self.bundle.manifest.rollouts if self.bundle else ()
-        return next((a for a in artifacts if (a.format, a.precision) == (format, precision)), None)
+    def _rollout(self, precision: str, runtime: str | None) -> Artifact | None:
+        if self.bundle is None:
+            return None
+        wanted = (self._format(runtime), precision)
+        return next((a for a in self.bundle.manifest.rollouts if (a.format, a.precision) == wanted), None)
+
+    def _format(self, runtime: str | None) -> str:
+        """The format that a runtime runs, by default of the first that the bundle has an artifact for."""
+        if runtime is None:
+            assert self.bundle is not None
+            there = {artifact.format for artifact in self.bundle.manifest.artifacts}
+            return next(format_ for format_ in RUNTIMES.values() if format_ in there)
+        if runtime not in RUNTIMES:
+            raise InputError(f"{runtime!r} is not a runtime; use {', '.join(RUNTIMES)}.")
+        return RUNTIMES[runtime]
 
 
 class Stream:

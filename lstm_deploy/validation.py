@@ -26,7 +26,7 @@ from lstm_deploy.judging import (
     open_for_proof,
 )
 from lstm_deploy.parity import Verdict
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, Runtime, cannot_run, open_runtime
+from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, Runtime, cannot_run, native, open_runtime
 from lstm_deploy.signature import Feeds, Outputs, Signature
 from lstm_deploy.tolerances import Override, overrides
 
@@ -50,6 +50,7 @@ def validate(
     names: Mapping[str, str] | None = None,
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
+    trust_c: bool = False,
     on_progress: Progress = lambda *_: None,
 ) -> ParityReport:
     """Hold every artifact of a bundle, or any ONNX or TorchScript file, against the model it should compute.
@@ -58,7 +59,8 @@ def validate(
     weights a file has. Without one it is the file that the bundle was exported from, if it is still there and PyTorch
     is installed; else the golden trace in the bundle. `thorough` tries more, for minutes. `names` are the file's
     names of inputs and outputs by the contract's, for an ONNX file made elsewhere. `atol` and `rtol` allow differences
-    up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name.
+    up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name. `trust_c` allows C
+    that was not exported on this machine to be compiled and run, here and from then on.
 
     A runtime that crashes is a failed check. Raises `InputError` where nothing is there to compare with or a file
     cannot be read, and `ProviderError` for a provider that is not there.
@@ -82,6 +84,9 @@ def validate(
             chosen, left_out = _chosen(bundle, path, provider)
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
+        for subject in subjects:
+            if trust_c and subject.path.suffix == ".c":
+                native.build(subject.path)
         known = (bundle or against).signature  # type: ignore[union-attr]
         if unknown := set(tolerances) - {"", *known.output_names}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(known.output_names)}.")
@@ -183,8 +188,9 @@ def _knowledge(against: Reference | None) -> tuple[Any, ...]:
 
 def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
     """A file that no bundle vouches for; one without a contract is given the reference's."""
-    if path.suffix != ".onnx":
-        return Subject(path=path, name=path.name, precision="float32", contract=contract)
+    if path.suffix != ".onnx":  # C says its precision itself
+        precision = native.precision_of(path) if path.suffix == ".c" else "float32"
+        return Subject(path=path, name=path.name, precision=precision, contract=contract)
     model = lint.load(path)
     precision = lint.precision(model)
     if not names and lint.contract_text(model) is not None:

@@ -64,6 +64,7 @@ BASELINES = {
 CUDA_SETTINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "onnx": ((), ("graph",), ("tf32",), ("tf32", "graph")),
     "torchscript": ((), ("graph",)),
+    "c": ((),),
 }
 """Ways in which artifacts are run on CUDA, by format. float16 has no TF32."""
 

@@ -12,7 +12,7 @@ from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import lowering
 from lstm_deploy.exporters.float16 import export_float16
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.graph_weights import weight_problems
+from lstm_deploy.graph_weights import lstm_layers, weight_problems
 from lstm_deploy.judging import open_for_proof, prove_file
 from lstm_deploy.lifting import lift
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
@@ -54,7 +54,7 @@ def test_every_form_of_lstm_computes_in_float16_and_is_proven(tmp_path, state_dt
     model = onnx.load(tmp_path / "h.onnx")
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert {types[name] for node in model.graph.node if node.op_type == "LSTM" for name in node.input[1:4]} == {HALF}
-    assert weight_problems(model, lowering.layers(lifted)) == []
+    assert weight_problems(lstm_layers(model), lowering.layers(lifted)) == []
     contract = open_for_proof(tmp_path / "h.onnx", "float16", "cpu").signature
     assert {spec.dtype for spec in contract.state_inputs} == {state_dtype}
     assert {spec.dtype for spec in (*contract.inputs, *contract.outputs)} == {"float32"}

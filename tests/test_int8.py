@@ -60,7 +60,7 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     model = onnx.load(tmp_path / "q.onnx")
     assert lstm_counts(model) == (num_layers, num_layers)
     assert len(lstm_layers(model)) == num_layers
-    assert weight_problems(model, lowering.layers(lifted)) == []  # each within half a step of what it was
+    assert weight_problems(lstm_layers(model), lowering.layers(lifted)) == []  # each within half a step of what it was
     cases = make_cases(ReferenceRuntime(lifted), SMALL)
     assert [
         check for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks if not check.passed

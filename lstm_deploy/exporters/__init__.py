@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -27,6 +28,7 @@ from lstm_deploy.bundle import (
 from lstm_deploy.cases import LOWERED, QUICK, Case, make_cases, record, shortened
 from lstm_deploy.checks import ParityReport
 from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, one_line, user_line
+from lstm_deploy.exporters.c import export_c
 from lstm_deploy.exporters.int8_torch import quantized_copy
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
 from lstm_deploy.exporters.precision import FLOAT16, INT8, Precisions, Request
@@ -38,18 +40,20 @@ from lstm_deploy.files import sha256
 from lstm_deploy.judging import check_artifacts
 from lstm_deploy.metrics import Examples, examples
 from lstm_deploy.rollouts import contract_of
+from lstm_deploy.runtimes import native
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import StateDtype, StateLayout, StatePolicy, TensorSpec
 from lstm_deploy.stateful import Lifted
 from lstm_deploy.tasks import Task
 
-FORMATS: dict[str, tuple[str, Callable[[Lifted, Path], None]]] = {
-    "onnx": ("model.onnx", export_onnx),
-    "torchscript": ("model.torchscript", export_torchscript),
-}
-"""File name and writer of each format."""
+FORMATS = {"onnx": "model.onnx", "torchscript": "model.torchscript", "c": "model.c"}
+"""File name of each format."""
+USUAL_FORMATS = ("onnx", "torchscript")
+"""What is written where nobody asks for a format."""
+WRITERS: dict[str, Callable[[Lifted, Path], None]] = {"onnx": export_onnx, "torchscript": export_torchscript}
+"""What writes a format from the model itself; C is written from the ONNX graph."""
 ROLLOUTS = {"onnx": export_rollout, "torchscript": export_rollout_torchscript}
-"""Writer of the rollout of an artifact in each format."""
+"""Writer of the rollout of an artifact, for the formats in which that is a file of its own."""
 NOTHING_MORE = Request()
 
 
@@ -64,7 +68,7 @@ def export(
     trust_pickle: bool = False,
     task: Task | None = None,
     state_policy: StatePolicy | None = None,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = USUAL_FORMATS,
     state_layout: StateLayout = "layers-first",
     quantize: Literal["int8", "auto"] | None = None,
     half: bool = False,
@@ -133,9 +137,16 @@ def export(
         loaded = sources.load(origin, state_layout)
     directory = Path(loaded.source.path or "").parent
     given = examples(loaded.lifted.signature, request.data, _with_data(loaded.training, directory)) if request else None
-    with writing(path, force=force) as partial:
+    with TemporaryDirectory() as scratch, writing(path, force=force) as partial:
+        # C is written from the ONNX graph, also where nobody asked for that.
+        graph = (partial if "onnx" in formats else Path(scratch)) / FORMATS["onnx"]
         artifacts = _write_artifacts(
-            loaded.lifted, formats, partial, lambda done, what: on_progress(done, stages, what)
+            loaded.lifted,
+            formats,
+            partial,
+            graph,
+            path.resolve().name,
+            lambda done, what: on_progress(done, stages, what),
         )
         wanted = quantize == "int8" and "torchscript" in formats
         quantized = _write_int8_torchscript(loaded.lifted, partial) if wanted else None
@@ -164,7 +175,13 @@ def export(
         if given is not None:
             examiner = Examiner(partial / artifacts[0].path, given, cases, request.max_metric_loss)
             precisions = Precisions(
-                partial, artifacts, request, examiner, lambda what: on_progress(stages - 1, stages, what)
+                partial,
+                artifacts,
+                request,
+                examiner,
+                graph,
+                path.resolve().name,
+                lambda what: on_progress(stages - 1, stages, what),
             )
             precisions.make(quantized)
             _add(bundle, precisions, cases, described, _missing_data(request, manifest.training, given))
@@ -231,7 +248,7 @@ def _add_rollouts(bundle: Bundle, described: str) -> None:
         return
     made: list[Artifact] = []
     for artifact in before.artifacts:
-        if artifact.precision == "float16":
+        if artifact.precision == "float16" or artifact.format not in ROLLOUTS:
             continue
         path = bundle.path / _rollout_name(artifact.path)
         ROLLOUTS[artifact.format](bundle.path / artifact.path, path)
@@ -273,7 +290,7 @@ def _with_data(training: Mapping[str, Any] | None, directory: Path) -> Mapping[s
 def plan(
     origin: sources.Origin,
     output: Path,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = USUAL_FORMATS,
     state_layout: StateLayout = "layers-first",
     request: Request = NOTHING_MORE,
     *,
@@ -284,16 +301,17 @@ def plan(
     if up_to_date(origin, output, formats, state_layout, request) is None:
         check_free(output, force=force)
     loaded = sources.load(origin, state_layout)
-    models = [*(FORMATS[name][0] for name in formats), *_lower(formats, request)]
+    models = [*(FORMATS[name] for name in formats), *_lower(formats, request)]
+    headers = [Path(name).with_suffix(".h").name for name in models if name.endswith(".c")]
     try:
         contract_of(loaded.lifted.signature)
-        rollouts = [_rollout_name(name) for name in models if name != FLOAT16]
+        rollouts = [_rollout_name(name) for name in models if name != FLOAT16 and not name.endswith(".c")]
     except InputError:
         rollouts = []
     return {
         "source": str(origin.path),
         "output": str(output),
-        "files": [MANIFEST, *models, *rollouts, GOLDEN, REPORT],
+        "files": [MANIFEST, *models, *headers, *rollouts, GOLDEN, REPORT],
         "options": options,
         "contract": loaded.lifted.signature,
         "findings": loaded.findings,
@@ -303,7 +321,7 @@ def plan(
 def up_to_date(
     origin: sources.Origin,
     output: Path,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = USUAL_FORMATS,
     state_layout: StateLayout = "layers-first",
     request: Request = NOTHING_MORE,
 ) -> Bundle | None:
@@ -327,7 +345,7 @@ def up_to_date(
 
 def _lower(formats: Sequence[str], request: Request) -> list[str]:
     """Artifacts of lower precision that may come of a request."""
-    quantized = [INT8[name] for name in formats if request.quantize == "int8" or name == "onnx"]
+    quantized = [INT8[name] for name in formats if request.quantize == "int8" or name != "torchscript"]
     if not request.quantize:
         quantized = []
     return [*quantized, FLOAT16] if request.half else quantized
@@ -342,14 +360,21 @@ def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
 
 
 def _write_artifacts(
-    lifted: Lifted, formats: Sequence[str], folder: Path, on_write: Callable[[int, str], None]
+    lifted: Lifted, formats: Sequence[str], folder: Path, graph: Path, name: str, on_write: Callable[[int, str], None]
 ) -> list[Artifact]:
+    """All float32 artifacts, the ONNX one at `graph`; `name` is what functions of C begin with."""
     artifacts = []
-    for number, format_ in enumerate(dict.fromkeys(formats), 1):
+    for number, format_ in enumerate(sorted(set(formats), key=list(FORMATS).index), 1):
         on_write(number, f"writing {format_}")
-        name, write = FORMATS[format_]
-        _write(write, format_, lifted, folder / name)
-        artifacts.append(Artifact.of(folder / name, format_))
+        path = folder / FORMATS[format_]
+        if format_ == "c":
+            if not graph.exists():
+                _write(export_onnx, "onnx", lifted, graph)
+            export_c(graph, path, name)
+            native.build(path)
+        else:
+            _write(WRITERS[format_], format_, lifted, path)
+        artifacts.append(Artifact.of(path, format_))
     return artifacts
 
 
@@ -378,8 +403,12 @@ def _options(
         raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
     if request.quantize not in (None, "int8", "auto"):
         raise InputError(f"{request.quantize!r} is no way to quantize; use int8 or auto.")
-    if (request.half or request.quantize == "auto") and "onnx" not in formats:
-        raise InputError("float16 and --quantize auto are for ONNX; add --format onnx.")
+    if "c" in formats:
+        native.compiler()  # or there is no proof
+    if request.half and "onnx" not in formats:
+        raise InputError("float16 is for ONNX; add --format onnx.")
+    if request.quantize == "auto" and not {"onnx", "c"} & set(formats):
+        raise InputError("--quantize auto is for ONNX and C; add --format onnx.")
     if (request.data is not None or request.max_metric_loss is not None) and not request:
         raise InputError(
             "--data and --max-metric-loss are for int8 and float16; ask for one with --quantize or --half."

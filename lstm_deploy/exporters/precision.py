@@ -1,7 +1,7 @@
 """Which artifacts of lower precision a bundle gets beside its float32 ones, and the evidence for each."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,16 +10,17 @@ import onnx
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy import benchmark, environment
+from lstm_deploy import benchmark, environment, lint
 from lstm_deploy.bundle import Artifact, Evidence
 from lstm_deploy.errors import InputError, ParityError
+from lstm_deploy.exporters.c import export_c
 from lstm_deploy.exporters.float16 import export_float16
-from lstm_deploy.exporters.int8 import lstm_counts
-from lstm_deploy.exporters.trials import Examiner, Trial, search_int8
-from lstm_deploy.runtimes import SUFFIXES
+from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts, quantize_onnx
+from lstm_deploy.exporters.trials import Examiner, Trial, search_int8, usual_choices
+from lstm_deploy.runtimes import SUFFIXES, native
 from lstm_deploy.signature import StateDtype
 
-INT8 = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript"}
+INT8 = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript", "c": "model.int8.c"}
 FLOAT16 = "model.fp16.onnx"
 
 OnTrial = Callable[[str], None]
@@ -51,9 +52,13 @@ class Precisions:
         made: Sequence[Artifact],
         request: Request,
         examiner: Examiner,
+        graph: Path,
+        name: str,
         on_trial: OnTrial = lambda _: None,
     ) -> None:
+        """`graph` is the float32 ONNX graph, and `name` what functions of C begin with."""
         self.folder, self.request, self.examiner, self.on_trial = folder, request, examiner, on_trial
+        self.graph, self.name = graph, name
         self.made = {artifact.format: artifact for artifact in made}
         self.artifacts: list[Artifact] = []
         self.notes: list[str] = []
@@ -64,8 +69,9 @@ class Precisions:
 
         Raises `ParityError` where float16 does not hold.
         """
-        if self.request.quantize and "onnx" in self.made:
-            self.int8_onnx()
+        for format_ in ("onnx", "c") if self.request.quantize else ():
+            if format_ in self.made:
+                self.int8(format_)
         if isinstance(quantized, str):
             self.notes.append(f"{INT8['torchscript']} is left out: {quantized}")
         elif quantized is not None:
@@ -73,32 +79,55 @@ class Precisions:
         if self.request.half:
             self.float16()
 
-    def int8_onnx(self) -> None:
-        """The best int8 artifact within the budget, if there is one; for `auto` the fastest, if that is not float32."""
-        source = self.folder / self.made["onnx"].path
+    def int8(self, format_: str) -> None:
+        """The best int8 artifact within the budget, if there is one; for `auto` the fastest, if that is not float32.
+
+        Of ONNX or C: `format_` says which.
+        """
+        source, words = self.folder / self.made[format_].path, "int8" if format_ == "onnx" else "int8 C"
         with tempfile.TemporaryDirectory(dir=self.folder) as trials:
-            within, tried = search_int8(source, Path(trials), self.examiner, self.on_trial)
+            choices = usual_choices() if format_ == "onnx" else (Settings(),)
+            write = quantize_onnx if format_ == "onnx" else self._write_c
+            within, tried = search_int8(
+                self.graph, Path(trials), self.examiner, self.on_trial, write, choices, source.suffix
+            )
             if not within:
                 best = min(tried, key=lambda trial: trial.difference)
                 kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
-                self.notes.append(f"int8 is left out: even at best{kept}, {best.problem}")
+                self.notes.append(f"{words} is left out: even at best{kept}, {best.problem}")
                 return
-            self.on_trial("timing int8")
+            self.on_trial(f"timing {words}")
             timed = times([source, *(trial.path for trial in within)], self.examiner.seq_len)
             chosen = min(within, key=lambda trial: trial.difference)
             if self.request.quantize == "auto":
                 chosen = min(within, key=lambda trial: timed.get(trial.path, {}).get("time_ratio", np.inf))
-                faster, words = _is_faster(timed.get(chosen.path, {}))
-                self.notes.append(f"{'int8' if faster else 'float32'} is best here: {words}")
+                faster, figures = _is_faster(timed.get(chosen.path, {}))
+                best_here = words if faster else words.replace("int8", "float32")
+                self.notes.append(f"{best_here} is best here: {figures}")
                 if not faster:
                     return
             elif timed and timed[chosen.path]["time_ratio_interval"][0] > 1:
-                self.notes.append(f"int8 is smaller here, but not faster: {_is_faster(timed[chosen.path])[1]}")
+                self.notes.append(f"{words} is smaller here, but not faster: {_is_faster(timed[chosen.path])[1]}")
             if chosen.kept:
-                self.notes.append(f"kept in float32: {' and '.join(chosen.kept)}, since otherwise {tried[0].problem}")
-            target = chosen.path.rename(self.folder / INT8["onnx"])
-            layers = lstm_counts(onnx.load(target, load_external_data=False))
+                where = "" if format_ == "onnx" else " of C"
+                self.notes.append(
+                    f"kept in float32{where}: {' and '.join(chosen.kept)}, since otherwise {tried[0].problem}"
+                )
+            target = self.folder / INT8[format_]
+            if format_ == "onnx":
+                chosen.path.rename(target)
+                layers = lstm_counts(onnx.load(target, load_external_data=False))
+            else:  # its header and weights go with it, under its name
+                self._write_c(self.graph, target, Settings(), chosen.kept)
+                lstms = {label for label, node in parts(lint.load(self.graph)).items() if node.op_type == "LSTM"}
+                layers = len(lstms - set(chosen.kept)), len(lstms)
             self._add(chosen, target, layers, tried, timed.get(chosen.path, {}))
+
+    def _write_c(self, graph: Path, target: Path, _: Settings, kept: Collection[str] = ()) -> None:
+        """Write and compile C whose layers are in int8 but for those in `kept`."""
+        nodes = parts(lint.load(graph))
+        export_c(graph, target, f"{self.name}_int8", [node.name for label, node in nodes.items() if label not in kept])
+        native.build(target)
 
     def int8_torchscript(self, path: Path, layers: tuple[int, int]) -> None:
         """Keep the int8 artifact at `path` if it is within the budget."""

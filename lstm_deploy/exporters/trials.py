@@ -8,7 +8,7 @@ import onnx
 
 from lstm_deploy import environment, metrics
 from lstm_deploy.cases import Case
-from lstm_deploy.exporters.int8 import Settings, parts, quantize_onnx
+from lstm_deploy.exporters.int8 import Settings, parts
 from lstm_deploy.judging import open_for_proof, prove_file
 from lstm_deploy.metrics import Examples, Measured
 
@@ -95,9 +95,18 @@ class Examiner:
 
 
 def search_int8(
-    source: Path, folder: Path, examiner: Examiner, on_trial: Callable[[str], None]
+    source: Path,
+    folder: Path,
+    examiner: Examiner,
+    on_trial: Callable[[str], None],
+    write: Callable[[Path, Path, Settings, Collection[str]], None],
+    choices: Sequence[Settings],
+    suffix: str,
 ) -> tuple[list[Trial], list[Trial]]:
     """int8 artifacts of the float32 graph at `source`, written into `folder`: those within the budget, and all.
+
+    `write` makes one: from the graph, at a path that ends with `suffix`, with settings of `choices`, and layers that
+    stay in float.
 
     Where no settings are within it, layers are kept in float one after another, those first whose rounding costs the
     most, until it holds; one LSTM layer at least has to be in int8. Raises `InputError` for a graph that cannot be
@@ -108,16 +117,15 @@ def search_int8(
     tried: list[Trial] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Trial:
-        path = folder / f"trial{len(tried)}.onnx"
+        path = folder / f"trial{len(tried)}{suffix}"
         described = settings.described()
         on_trial(
             f"trying {', '.join(map(str, described.values()))} bits" + (f" without {', '.join(kept)}" if kept else "")
         )
-        quantize_onnx(source, path, settings, kept)
+        write(source, path, settings, kept)
         tried.append(examiner.examine(path, "int8", described, [label for label in labels if label in kept]))
         return tried[-1]
 
-    choices = _choices()
     within = [trial for trial in map(attempt, choices) if not trial.problem]
     if within or len(labels) == 1:
         return within, tried
@@ -140,8 +148,8 @@ def search_int8(
     return [], tried
 
 
-def _choices() -> list[Settings]:
-    """What is worth trying on this CPU, the usual first."""
+def usual_choices() -> list[Settings]:
+    """What of onnxruntime's quantizer is worth trying on this CPU, the usual first."""
     found = [Settings(), Settings(per_channel=False)]
     if not any(feature in environment.describe()["cpu"]["features"] for feature in VNNI):
         found += [Settings(unsigned=True), Settings(reduce_range=True)]

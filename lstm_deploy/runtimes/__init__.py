@@ -8,7 +8,7 @@ from typing import Protocol
 from lstm_deploy.errors import InputError
 from lstm_deploy.signature import Feeds, Outputs, Signature, TensorSpec
 
-SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript"}
+SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript", ".c": "c"}
 """Artifact format by file name."""
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
@@ -28,6 +28,10 @@ def cannot_run(format: str, precision: str, provider: str) -> str:  # noqa: A002
     """Why an artifact cannot run on a provider, or here at all; empty where it can."""
     if format == "torchscript" and find_spec("torch") is None:
         return "PyTorch is not installed"
+    if format == "c" and provider != "cpu":
+        return "C runs on the CPU"
+    if format == "c":
+        return no_compiler()
     if format == "torchscript" and provider == "tensorrt":
         return "PyTorch has no TensorRT"
     return NO_KERNEL.get((precision, provider), "")
@@ -61,6 +65,10 @@ class Runtime(Protocol):
     provider: str
     swallows_nan: bool
     """Whether its LSTM gives numbers where NaN is right."""
+
+    @property
+    def rollout(self) -> "Runtime | None":
+        """The rollout that the same file holds; none where that is a file of its own, or the model has none."""
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, state included, for all inputs, state included."""
@@ -105,4 +113,19 @@ def open_runtime(
             from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
 
             return TorchScriptRuntime(path, provider, threads, settings)
-    raise InputError(f"{path} is neither .onnx nor .torchscript; give an exported artifact, or export it first.")
+        case "c":
+            from lstm_deploy.runtimes.native import NativeRuntime
+
+            return NativeRuntime(path, provider, settings)
+    raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; give an exported artifact, or export it first.")
+
+
+def no_compiler() -> str:
+    """Why C cannot be compiled here; empty where it can."""
+    from lstm_deploy.runtimes.native import compiler
+
+    try:
+        compiler()
+    except InputError as error:
+        return str(error).rstrip(".")
+    return ""

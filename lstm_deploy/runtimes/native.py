@@ -223,6 +223,7 @@ class NativeRollout:
     """The rollout of a C artifact, whose contract is `rollouts.contract_of` the model's."""
 
     swallows_nan = False
+    rollout = None
     provider = "cpu"
 
     def __init__(self, model: NativeRuntime) -> None:
@@ -308,6 +309,14 @@ def read_interface(path: Path) -> Interface:
         raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
     mapped = f"int {names[2]}_fits(const void *weights, size_t bytes)" in text
     return Interface(names[2], Signature.from_json(contract[1]), mapped=mapped)
+
+
+def precision_of(path: Path) -> str:
+    """`float32` or `int8`, as the file says; raises `InputError` for a file that is no C artifact."""
+    read_interface(path)
+    names = _NAMES.search(path.read_text(encoding="utf-8"))
+    assert names is not None
+    return names[1]
 
 
 def weights_file(path: Path) -> Path:

@@ -58,6 +58,7 @@ class OnnxRuntime:
     """An ONNX file in an onnxruntime session; it keeps no state of its own, so threads may share it."""
 
     swallows_nan = True  # its vectorised sigmoid and tanh clamp their argument, and NaN with it
+    rollout = None
 
     def __init__(
         self, path: Path | bytes, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()

@@ -19,6 +19,7 @@ class OpenVinoRuntime:
 
     provider = "cpu"
     swallows_nan = True
+    rollout = None
 
     def __init__(self, path: Path, threads: int | None = None, *, bf16: bool = False) -> None:
         """Raises `ProviderError` where OpenVINO is not installed and `InputError` for a file that it cannot read."""

@@ -22,6 +22,7 @@ class TorchRuntime:
     """A callable of tensors in the order of the contract, on one device, in one floating-point type."""
 
     swallows_nan = False
+    rollout = None
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from lstm_deploy.c_interface import C_TYPES
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.shapes import Known, attributes
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size, product
-from lstm_deploy.exporters.c.weights import Weights, dense_int8, lstm_int8, packed_lstm
+from lstm_deploy.exporters.c.weights import Weights, dense_int8, lstm_int8, packed_lstm, rows_int8
 from lstm_deploy.signature import Array
 
 ELEMENTWISE = {
@@ -562,15 +562,20 @@ def _gather(t: Translator, node: onnx.NodeProto) -> None:
     width = len(indices.shape)
     length = data.shape[axis]
     one_hot = table is not None and table.ndim == 2 and axis == 0 and np.array_equal(table, np.eye(len(table)))
+    scale: Value | None = None
     if not one_hot:
         t.helpers.add("place_of")
+    if node.name in t.quantized and table is not None and table.ndim == 2 and axis == 0:
+        rounded, scales = rows_int8(table)
+        data, scale = t.stored(f"{node.input[0]}_bytes", rounded), t.stored(f"{node.input[0]}_scales", scales)
 
     def body(found: list[str]) -> str:
         entry = indices.at(found[axis : axis + width])
         if one_hot:  # the row of an identity matrix
             return f"{out.at(found)} = {entry} == (int64_t){found[-1]};"
-        where = [*found[:axis], f"place_of({entry}, {length})", *found[axis + width :]]
-        return f"{out.at(found)} = {data.at(where)};"
+        place = f"place_of({entry}, {length})"
+        factor = f" * {scale.at([place])}" if scale else ""
+        return f"{out.at(found)} = {data.at([*found[:axis], place, *found[axis + width :]])}{factor};"
 
     t.loop(known, body)
 

@@ -83,7 +83,7 @@ class Weights:
             file.write(bytes(HEADER))
             for entry in self.entries:
                 c_type = C_TYPES[str(entry.array.dtype)]
-                lines.append(f"/* {entry.label} */")
+                lines.append(_comment(entry))
                 lines.append(
                     f"#define {entry.identifier} ((const {c_type} *)(const void *)((const char *)weights + {place}))"
                 )
@@ -112,7 +112,7 @@ def lstm_int8(w: Array, r: Array, bias: Array) -> Quantized:
     """The same in int8, each row of each gate with a scale of its own for `w` and for `r`."""
     hidden = r.shape[1]
     both = (bias[: 4 * hidden].astype(np.float64) + bias[4 * hidden :]).astype(np.float32)
-    parts = [_rounded(np.asarray(part)) for part in (w, r)]
+    parts = [rows_int8(np.asarray(part)) for part in (w, r)]
     numbers = np.stack([both, *(scale for _, scale in parts)], axis=1)  # [4*hidden, 3]
     starts = np.stack([_start(number) for number, _ in parts], axis=1)
     return Quantized(
@@ -125,7 +125,7 @@ def lstm_int8(w: Array, r: Array, bias: Array) -> Quantized:
 def dense_int8(rows: Array, bias: Array | None) -> Quantized:
     """A matrix `[outputs, inputs]` in blocks of `ROW` outputs."""
     outputs = len(rows)
-    number, scale = _rounded(rows)
+    number, scale = rows_int8(rows)
     added = np.zeros(outputs, np.float32) if bias is None else bias
     numbers, starts = np.stack([added, scale], axis=1), _start(number)[:, None]
 
@@ -148,15 +148,17 @@ def _blocks(rows: Array) -> Array:
     return np.asarray(whole.reshape(GATES, -1, UNITS, rows.shape[1]).transpose(1, 0, 2, 3))
 
 
-def _rounded(rows: Array) -> tuple[Array, Array]:
+def rows_int8(rows: Array) -> tuple[Array, Array]:
     """Numbers from -127 to 127 and the scale of each row."""
     most = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
     scale = np.where(most > 0, most, 1.0) / LEVELS
-    return np.rint(rows / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+    number: Array = np.rint(rows / scale[:, None]).astype(np.int8)
+    return number, scale.astype(np.float32)
 
 
 def _start(number: Array) -> Array:
-    return (-128 * number.astype(np.int32).sum(axis=1, dtype=np.int32)).astype(np.int32)
+    start: Array = -128 * number.astype(np.int32).sum(axis=1, dtype=np.int32)
+    return start.astype(np.int32)
 
 
 def _grouped(blocks: Array) -> Array:
@@ -164,7 +166,7 @@ def _grouped(blocks: Array) -> Array:
     count, gates, units, length = blocks.shape
     filled = np.concatenate([blocks, np.zeros((count, gates, units, -length % GROUP), blocks.dtype)], axis=3)
     grouped = filled.reshape(count, gates, units, -1, GROUP).transpose(0, 3, 1, 2, 4)
-    return np.ascontiguousarray(grouped).reshape(count, -1)
+    return np.asarray(np.ascontiguousarray(grouped).reshape(count, -1))
 
 
 def _array(entry: Entry) -> str:
@@ -177,11 +179,16 @@ def _array(entry: Entry) -> str:
     if flat.dtype == np.int32:
         texts = ["(-2147483647 - 1)" if text == "-2147483648" else text for text in texts]
     lines = [", ".join(texts[start : start + 12]) for start in range(0, len(texts), 12)] or ["0"]
-    shape = " x ".join(map(str, entry.array.shape))
     return (
-        f"/* {entry.label}: {shape} */\n"
+        f"{_comment(entry)}\n"
         f"static const {c_type} {entry.identifier}[{max(1, flat.size)}] ALIGNED = {{\n" + ",\n".join(lines) + "};\n"
     )
+
+
+def _comment(entry: Entry) -> str:
+    """What an array is, and its shape, as `reading` expects it."""
+    label = entry.label.replace("*/", "* /").replace("/*", "/ *")
+    return f"/* {label}: {' x '.join(map(str, entry.array.shape))} */"
 
 
 def _special(value: float) -> str:
