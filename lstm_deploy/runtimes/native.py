@@ -14,18 +14,20 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.c_interface import Interface, Tensor
+from lstm_deploy.c_interface import Interface
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.rollouts import carries, contract_of
 from lstm_deploy.sampling import blank_inputs, sizes_of
-from lstm_deploy.signature import CONTRACT_KEY, Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.signature import CONTRACT_KEY, Array, Dim, Feeds, Outputs, Signature, TensorSpec
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
@@ -42,8 +44,8 @@ typedef struct {
   const void *weights;
   size_t rows, steps;
   @NAME@_state *states;
-  void *inputs[@INPUTS@], *outputs[@OUTPUTS@];
   void *workspace;
+  void *arrays[@ARRAYS@]; /* inputs, then outputs */
 } rows_call;
 
 /* One call for the rows of a batch, each of which lies without gaps. */
@@ -76,17 +78,26 @@ class NativeRuntime:
         self.signature = self.interface.signature
         self._library = ctypes.CDLL(str(compiled(path)))
         self.weights = self._mapped()
+        """The address of the mapped weights; none where they are in the code."""
+        self.arrays = [_rows_of(spec) for spec in (*self.signature.inputs, *self.signature.outputs)]
+        states = self.signature.state_inputs
+        self.state_arrays = [_rows_of(spec, self.signature.batch_axis_of_state) for spec in states]
+        self.state_pairs = [(i.name, o.name) for i, o in zip(states, self.signature.state_outputs, strict=True)]
+        self._fed = (*self.signature.inputs, *states)
+        self._usual = self.signature.clamp({"batch": 1, "seq": self.signature.least_seq})
+        self.call_type = _call_type(len(self.arrays))
+        self.rows_function = self.function("glue_rows", [ctypes.c_void_p])
+        self.workspace_bytes = self.function("glue_workspace_bytes", [ctypes.c_size_t], ctypes.c_size_t)
         self._check()
 
     def run(self, feeds: Feeds) -> Outputs:
-        call = RowsCall(self, *_sizes(self.signature, feeds))
-        for each in self.interface.inputs:
-            call.inputs[each.spec.name][...] = np.asarray(feeds[each.spec.name])
+        call = RowsCall(self, *self._sizes(feeds))
+        for name, view in call.inputs.items():
+            view[...] = feeds[name]
         call.set_state(feeds)
         call.run()
-        after = self.signature.state_outputs
         state = call.get_state()
-        return {**call.outputs, **{out.name: state[name] for out, name in zip(after, state, strict=True)}}
+        return {**call.outputs, **{after: state[before] for before, after in self.state_pairs}}
 
     def declared(self) -> list[TensorSpec] | None:
         """C declares numbers of entries, which are compared when it is opened."""
@@ -106,7 +117,7 @@ class NativeRuntime:
         call.set_state(self.signature.initial_state(batch))
         return call
 
-    @property
+    @cached_property
     def rollout(self) -> "NativeRollout | None":
         """The rollout that the same file holds, if the model can feed itself."""
         return NativeRollout(self) if self.interface.rolls else None
@@ -121,6 +132,24 @@ class NativeRuntime:
         if arguments is not None:
             found.argtypes = arguments
         return found
+
+    def _sizes(self, feeds: Feeds) -> tuple[int, int]:
+        """Rows and steps of some inputs; raises `InputError` where they do not fit together."""
+        sizes: dict[str, int] = {}
+        for spec in self._fed:
+            shape = np.shape(feeds[spec.name])
+            fits = len(shape) == len(spec.shape) and all(
+                size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+                for size, dim in zip(shape, spec.shape, strict=True)
+            )
+            if not fits or 0 in shape:
+                raise InputError(
+                    f"{spec.name} has the shape {list(shape)}; feed {spec}, as many rows and steps as the others."
+                )
+        sizes = {**self._usual, **sizes}
+        if (wanted := self.signature.clamp(sizes)) != sizes:
+            raise InputError(f"A call of this model takes {wanted['seq']} steps, not {sizes['seq']}; feed as many.")
+        return sizes["batch"], sizes["seq"]
 
     def _mapped(self) -> int | None:
         if not self.interface.mapped:
@@ -146,77 +175,33 @@ class RowsCall:
     """
 
     def __init__(self, runtime: NativeRuntime, batch: int, steps: int) -> None:
-        interface = self._interface = runtime.interface
-        self._steps = steps
-        rows = [self._rows(each, batch) for each in (*interface.inputs, *interface.outputs)]
-        views = [
-            _as_contract(row, each.spec)
-            for row, each in zip(rows, (*interface.inputs, *interface.outputs), strict=True)
-        ]
-        count = len(interface.inputs)
-        self.inputs: Outputs = {each.spec.name: view for each, view in zip(interface.inputs, views, strict=False)}
-        self.outputs: Outputs = {
-            each.spec.name: view for each, view in zip(interface.outputs, views[count:], strict=True)
-        }
-        total = sum(each.size for each in interface.states_in)
+        sizes = {"batch": batch, "seq": steps}
+        rows = [np.zeros(each.sized(sizes), each.dtype) for each in runtime.arrays]
+        views = {each.name: row.transpose(each.order) for each, row in zip(runtime.arrays, rows, strict=True)}
+        self.inputs: Outputs = {spec.name: views[spec.name] for spec in runtime.signature.inputs}
+        self.outputs: Outputs = {spec.name: views[spec.name] for spec in runtime.signature.outputs}
         # One row for each row of the batch: the struct of the C code, which is floats alone.
-        self.states = np.zeros((batch, total), np.float32)
-        workspace = runtime.function("glue_workspace_bytes", [ctypes.c_size_t], ctypes.c_size_t)(steps)
-        self._workspace = np.zeros(workspace // 8 + 1, np.float64)
-
-        class Call(ctypes.Structure):
-            """`rows_call` of the glue."""
-
-            _fields_ = [
-                ("weights", ctypes.c_void_p),
-                ("rows", ctypes.c_size_t),
-                ("steps", ctypes.c_size_t),
-                ("states", ctypes.c_void_p),
-                ("inputs", ctypes.c_void_p * count),
-                ("outputs", ctypes.c_void_p * (len(rows) - count)),
-                ("workspace", ctypes.c_void_p),
-            ]
-
-        addresses = [row.ctypes.data for row in rows]
-        self._kept = rows
-        self._call = Call(
-            runtime.weights,
-            batch,
-            steps,
-            self.states.ctypes.data,
-            (ctypes.c_void_p * count)(*addresses[:count]),
-            (ctypes.c_void_p * (len(rows) - count))(*addresses[count:]),
-            self._workspace.ctypes.data,
-        )
-        function = runtime.function("glue_rows", [ctypes.c_void_p])
-        address = ctypes.addressof(self._call)
+        self.states = np.zeros((batch, sum(each.size for each in runtime.interface.states_in)), np.float32)
+        self._state: Outputs = {}
+        place = 0
+        for each in runtime.state_arrays:
+            shape = [batch, *each.sized(sizes)[1:]]
+            part = self.states[:, place : place + prod(shape[1:])].reshape(shape)
+            self._state[each.name] = part.transpose(each.order)
+            place += prod(shape[1:])
+        self._kept = rows, np.zeros(runtime.workspace_bytes(steps) // 8 + 1, np.float64)
+        addresses = [self.states.ctypes.data, self._kept[1].ctypes.data, *(row.ctypes.data for row in rows)]
+        self._call = runtime.call_type(runtime.weights, batch, steps, *addresses)
+        function, address = runtime.rows_function, ctypes.addressof(self._call)
         self.step: Callable[[], None] = lambda: function(address)
         self.run = self.advance = self.step
 
     def get_state(self) -> Outputs:
-        return {name: view.copy() for name, view in self._state_views().items()}
+        return {name: view.copy() for name, view in self._state.items()}
 
     def set_state(self, state: Feeds) -> None:
-        for name, view in self._state_views().items():
+        for name, view in self._state.items():
             view[...] = state[name]
-
-    def _state_views(self) -> Outputs:
-        """The state by its names in the contract, each a view of all rows of `states`."""
-        views, place = {}, 0
-        for each in self._interface.states_in:
-            axis = self._interface.signature.batch_axis_of_state
-            sizes = [int(size) for number, size in enumerate(each.spec.shape) if number != axis]
-            part = self.states[:, place : place + each.size].reshape(-1, *sizes)
-            views[each.spec.name] = np.moveaxis(part, 0, axis)
-            place += each.size
-        return views
-
-    def _rows(self, tensor: Tensor, batch: int) -> Array:
-        """Memory for all rows, their axis first; one row where the contract has no batch."""
-        sizes = {"batch": batch, "seq": self._steps}
-        shape = [dim for dim in tensor.spec.shape if dim != "batch"]
-        count = batch if "batch" in tensor.spec.shape else 1
-        return np.zeros((count, *(sizes[dim] if isinstance(dim, str) else dim for dim in shape)), tensor.spec.dtype)
 
 
 class NativeRollout:
@@ -296,6 +281,43 @@ class NativeRollout:
     def _after(self, call: RowsCall) -> Outputs:
         state = call.get_state()
         return {after.name: state[name] for after, name in zip(self.signature.state_outputs, state, strict=True)}
+
+
+class RowsArray(NamedTuple):
+    """An array of the contract as C has it: the rows of the batch first."""
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+    order: tuple[int, ...]
+    """Its axes in the order of the contract."""
+
+    def sized(self, sizes: Mapping[str, int]) -> list[int]:
+        """The shape in numbers."""
+        return [sizes[dim] if isinstance(dim, str) else dim for dim in self.dims]
+
+
+def _rows_of(spec: TensorSpec, axis: int | None = None) -> RowsArray:
+    """`axis` is that of the rows; where it is not given it is that of `batch`, and a tensor without one has one row."""
+    if axis is None:
+        axis = spec.shape.index("batch") if "batch" in spec.shape else None
+    numbers = list(range(len(spec.shape)))
+    order = numbers if axis is None else [*numbers[1 : axis + 1], 0, *numbers[axis + 1 :]]
+    dims = spec.shape if axis is None else (spec.shape[axis], *spec.shape[:axis], *spec.shape[axis + 1 :])
+    return RowsArray(spec.name, spec.dtype, dims, tuple(order))
+
+
+def _call_type(arrays: int) -> Any:
+    """`rows_call` of the glue."""
+    pointers = [(f"array{number}", ctypes.c_void_p) for number in range(arrays)]
+    fields = [
+        ("weights", ctypes.c_void_p),
+        ("rows", ctypes.c_size_t),
+        ("steps", ctypes.c_size_t),
+        ("states", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+    ]
+    return type("RowsCallStruct", (ctypes.Structure,), {"_fields_": fields + pointers})
 
 
 def read_interface(path: Path) -> Interface:
@@ -415,19 +437,15 @@ def cache_folder() -> Path:
 
 def _glue(source: str, interface: Interface) -> str:
     """The C that calls an artifact for the rows of a batch."""
-
-    def pointer(number: int, tensor: Tensor, array: str, const: str) -> str:
-        rows = f" + r * {tensor.size}{' * steps' if tensor.has_time else ''}" if "batch" in tensor.spec.shape else ""
-        return f"({const}{tensor.c_type} *)all->{array}[{number}]{rows}"
-
-    arguments = [pointer(number, each, "inputs", "const ") for number, each in enumerate(interface.inputs)]
-    arguments += [pointer(number, each, "outputs", "") for number, each in enumerate(interface.outputs)]
+    arguments = []
+    for number, each in enumerate((*interface.inputs, *interface.outputs)):
+        rows = f" + r * {each.size}{' * steps' if each.has_time else ''}" if "batch" in each.spec.shape else ""
+        arguments.append(f"({each.c_type} *)all->arrays[{number}]{rows}")
     dynamic = interface.mode.dynamic
     words = {
         "SOURCE": source,
         "NAME": interface.name,
-        "INPUTS": str(len(interface.inputs)),
-        "OUTPUTS": str(len(interface.outputs)),
+        "ARRAYS": str(len(arguments)),
         "WEIGHTS": "all->weights, " if interface.mapped else "",
         "STEPS": "steps, " if dynamic or interface.mode.one_step else "",
         "ARGUMENTS": ", ".join(arguments),
@@ -435,29 +453,3 @@ def _glue(source: str, interface: Interface) -> str:
         "BYTES": f"{interface.name.upper()}_WORKSPACE(steps)" if dynamic else "0",
     }
     return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], GLUE)
-
-
-def _as_contract(rows: Array, spec: TensorSpec) -> Array:
-    """Rows, their axis first, seen as the contract has them."""
-    return np.moveaxis(rows, 0, spec.shape.index("batch")) if "batch" in spec.shape else rows[0]
-
-
-def _sizes(signature: Signature, feeds: Feeds) -> tuple[int, int]:
-    """Rows and steps of some inputs; raises `InputError` where they do not fit together."""
-    sizes: dict[str, int] = {}
-    for spec in (*signature.inputs, *signature.state_inputs):
-        shape = np.shape(feeds[spec.name])
-        fits = len(shape) == len(spec.shape) and all(
-            size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
-            for size, dim in zip(shape, spec.shape, strict=True)
-        )
-        if not fits or 0 in shape:
-            raise InputError(
-                f"{spec.name} has the shape {list(shape)}; feed {spec}, as many rows and steps as the others."
-            )
-    sizes = {"batch": 1, "seq": 1, **sizes}
-    if (wanted := signature.clamp(sizes)) != sizes:
-        raise InputError(
-            f"C takes {wanted['seq']} steps and {wanted['batch']} rows here, not {sizes['seq']} and {sizes['batch']}."
-        )
-    return sizes["batch"], sizes["seq"]
