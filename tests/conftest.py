@@ -1,12 +1,14 @@
 """Small real models, made once: a forecaster of prices and a character model, with their bundles."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lstm_deploy import benchmark, checkpoint, demonstration, export, material, training
 from lstm_deploy.recipe import Recipe, make_recipe
+from lstm_deploy.runtimes import native
 
 COLUMNS = ("open", "high", "low", "close")
 
@@ -15,6 +17,14 @@ COLUMNS = ("open", "high", "low", "close")
 def short_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Benchmarks take no more rounds than they must: no test asserts a time."""
     monkeypatch.setattr(benchmark, "CASE_S", 0.1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests compile is nobody else's, and what others compiled is not trusted here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(native.CACHE, str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -389,11 +389,11 @@ def build(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         for file in (path, path.with_suffix(".h")):
             shutil.copy(file, folder)
-        glue, made = Path(folder) / "glue.c", Path(folder) / "library"
-        glue.write_text(_glue(path.name, interface), encoding="utf-8")
+        source, made = Path(folder) / "glue.c", Path(folder) / "library"
+        source.write_text(glue(path.name, interface), encoding="utf-8")
         try:
             done = subprocess.run(
-                [*command, *FLAGS, str(glue), "-o", str(made), "-lm"],
+                [*command, *FLAGS, str(source), "-o", str(made), "-lm"],
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_S,
@@ -435,7 +435,7 @@ def cache_folder() -> Path:
     return Path(base) / "lstm-deploy"
 
 
-def _glue(source: str, interface: Interface) -> str:
+def glue(source: str, interface: Interface) -> str:
     """The C that calls an artifact for the rows of a batch."""
     arguments = []
     for number, each in enumerate((*interface.inputs, *interface.outputs)):

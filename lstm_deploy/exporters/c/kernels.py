@@ -139,6 +139,10 @@ VECTORS = (
 
 INCLUDES = """\
 #if defined(__x86_64__) && defined(__GNUC__)
+#if !defined(__clang__) /* GCC warns of its own header: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105593 */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__GNUC__)
 #include <arm_neon.h>

@@ -544,36 +544,36 @@ def _cast(t: Translator, node: onnx.NodeProto) -> None:
 
 
 def _gather(t: Translator, node: onnx.NodeProto) -> None:
-    data, places = t.value(node.input[0]), t.constant(node.input[1])
-    rank = len(data.shape)
-    axis = _axis(node, rank, 0)
+    table, places = t.constant(node.input[0]), t.constant(node.input[1])
+    axis = _axis(node, table.ndim if table is not None else len(t.value(node.input[0]).shape), 0)
     known = t.known[node.output[0]].shape
     if places is None and node.input[1] in t.known and (affine := t.known[node.input[1]].affine) and len(affine) == 1:
         index: Size | None = affine[0]
     else:
         index = Size.of(int(places)) if places is not None and places.ndim == 0 else None
     if index is not None:  # one place that is known: a view
+        data = t.value(node.input[0])
         if index.number is not None and index.number < 0:
             index = data.shape[axis] + index
         strides = [stride for number, stride in enumerate(data.strides) if number != axis]
         t.view(node.output[0], data, strides, index * data.strides[axis])
         return
-    indices, out, table = t.value(node.input[1]), t.result(node.output[0]), t.constant(node.input[0])
+    indices, out = t.value(node.input[1]), t.result(node.output[0])
     width = len(indices.shape)
-    length = data.shape[axis]
-    one_hot = table is not None and table.ndim == 2 and axis == 0 and np.array_equal(table, np.eye(len(table)))
+    rows = table if table is not None and table.ndim == 2 and axis == 0 else None
+    if rows is not None and np.array_equal(rows, np.eye(len(rows))):  # a row of the identity is one-hot
+        t.loop(known, lambda i: f"{out.at(i)} = {indices.at(i[:-1])} == (int64_t){i[-1]};")
+        return
     scale: Value | None = None
-    if not one_hot:
-        t.helpers.add("place_of")
-    if node.name in t.quantized and table is not None and table.ndim == 2 and axis == 0:
-        rounded, scales = rows_int8(table)
+    if rows is not None and node.name in t.quantized:
+        rounded, scales = rows_int8(rows)
         data, scale = t.stored(f"{node.input[0]}_bytes", rounded), t.stored(f"{node.input[0]}_scales", scales)
+    else:
+        data = t.value(node.input[0])
+    t.helpers.add("place_of")
 
     def body(found: list[str]) -> str:
-        entry = indices.at(found[axis : axis + width])
-        if one_hot:  # the row of an identity matrix
-            return f"{out.at(found)} = {entry} == (int64_t){found[-1]};"
-        place = f"place_of({entry}, {length})"
+        place = f"place_of({indices.at(found[axis : axis + width])}, {data.shape[axis]})"
         factor = f" * {scale.at([place])}" if scale else ""
         return f"{out.at(found)} = {data.at([*found[:axis], place, *found[axis + width :]])}{factor};"
 
