@@ -80,11 +80,14 @@ def need(*tools):
 
 def written(module, folder, *specs, name="net", int8=False, **options):
     """A module as ONNX and as C: the runtime of the first, the path of the second."""
-    lifted = lift(module.eval(), [TensorSpec.parse(spec) for spec in specs], **options)
-    graph, path = folder / f"{name}.onnx", folder / f"{name}.c"
-    export_onnx(lifted, graph)
-    export_c(graph, path, name, [node.name for node in parts(load(graph)).values()] if int8 else ())
-    return OnnxRuntime(graph, threads=1), path
+    graph = folder / f"{name}.onnx"
+    export_onnx(lift(module.eval(), [TensorSpec.parse(spec) for spec in specs], **options), graph)
+    return OnnxRuntime(graph, threads=1), as_c(graph, folder / f"{name}.c", int8=int8)
+
+
+def as_c(graph, path, *, int8=False):
+    export_c(graph, path, path.stem, [node.name for node in parts(load(graph)).values()] if int8 else ())
+    return path
 
 
 def feeds_of(signature, batch, seq, seed=0):

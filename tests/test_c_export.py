@@ -11,6 +11,7 @@ from c_programs import (
     PROCESSORS,
     STRICT,
     Linear,
+    as_c,
     assert_equal,
     feeds_of,
     need,
@@ -44,6 +45,7 @@ SYSTEMS = {
     "called twice": (modules.CalledTwice, ["x:float32[batch,seq,3]"]),
     "echo": (modules.AddsAnEcho, ["x:float32[batch,seq,3]"]),
 }
+SYSTEMS["wide head"] = (lambda: Linear(5, 37, 2, 70), ["x:float32[batch,seq,5]"])
 TRIED = ((1, 1), (3, 7), (2, 30))
 
 
@@ -54,14 +56,31 @@ def assert_as_graph(onnx, path, tried=TRIED, tolerance=1e-5):
         assert_equal(runtime.run(feeds), onnx.run(feeds), tolerance)
 
 
+@pytest.fixture(scope="module")
+def system(tmp_path_factory):
+    """One of the systems: the runtime of its graph, which is exported once, and its C."""
+    folder, graphs = tmp_path_factory.mktemp("systems"), {}
+
+    def made(name, *, int8=False):
+        if name not in graphs:
+            torch.manual_seed(0)
+            make, specs = SYSTEMS[name]
+            graphs[name], _ = written(make(), folder, *specs, name=identifier(name))
+        path = folder / ("int8" if int8 else "float32") / f"{identifier(name)}.c"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            as_c(folder / f"{identifier(name)}.onnx", path, int8=int8)
+        return graphs[name], path
+
+    return made
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_networks_as_people_write_them_are_equal_in_c(name, tmp_path):
-    torch.manual_seed(0)
-    make, specs = SYSTEMS[name]
-    assert_as_graph(*written(make(), tmp_path, *specs))
+def test_networks_as_people_write_them_are_equal_in_c(name, system):
+    assert_as_graph(*system(name))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     hidden=st.sampled_from([1, 8, 16, 37]),
     inputs=st.sampled_from([1, 3, 18]),
@@ -80,20 +99,18 @@ def test_every_form_of_lstm_is_equal_in_c(tmp_path, hidden, inputs, projected, b
 
 @pytest.mark.parametrize("command", ["gcc", "clang", "g++"])
 @pytest.mark.parametrize("int8", [False, True])
-def test_it_compiles_without_a_warning(command, int8, tmp_path):
+def test_it_compiles_without_a_warning(command, int8, system, tmp_path):
     need(command)
     flags = ("-x", "c++", "-std=c++11", *STRICT[1:]) if command == "g++" else STRICT
     for name in ("text classifier", "characters", "window, both ways"):
-        make, specs = SYSTEMS[name]
-        _, path = written(make(), tmp_path, *specs, name=identifier(name), int8=int8)
+        _, path = system(name, int8=int8)
         subprocess.run([command, *flags, "-O2", "-c", str(path), "-o", str(tmp_path / "out.o")], check=True)
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 @pytest.mark.parametrize("int8", [False, True])
-def test_every_instruction_set_gives_the_same(processor, int8, tmp_path):
-    torch.manual_seed(0)
-    onnx, path = written(Linear(5, 37, 2, 70), tmp_path, "x:float32[batch,seq,5]", int8=int8)
+def test_every_instruction_set_gives_the_same(processor, int8, system, tmp_path):
+    onnx, path = system("wide head", int8=int8)
     feeds = feeds_of(onnx.signature, 2, 40)
     usual = opened(path).run(feeds)
     got = run_program(path, feeds, tmp_path / "p", ("gcc",), (*STRICT, "-O2", *PROCESSORS[processor]))
@@ -105,10 +122,8 @@ def test_every_instruction_set_gives_the_same(processor, int8, tmp_path):
 @pytest.mark.parametrize(
     "name", ["characters", "text classifier", "attention, both ways", "packed", "window, both ways"]
 )
-def test_it_is_clean_under_sanitizers(name, int8, tmp_path):
-    make, specs = SYSTEMS[name]
-    torch.manual_seed(0)
-    onnx, path = written(make(), tmp_path, *specs, int8=int8)
+def test_it_is_clean_under_sanitizers(name, int8, system, tmp_path):
+    onnx, path = system(name, int8=int8)
     feeds = feeds_of(onnx.signature, 2, 9)
     for processor, flags in PROCESSORS.items():
         checked = (*STRICT, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *flags)
@@ -118,11 +133,10 @@ def test_it_is_clean_under_sanitizers(name, int8, tmp_path):
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("cpu", ["max", "cortex-a57"])
-def test_it_is_the_same_on_arm64(cpu, int8, tmp_path):
+def test_it_is_the_same_on_arm64(cpu, int8, system, tmp_path):
     """`max` has dotprod; the other has none."""
     need("aarch64-linux-gnu-gcc", "qemu-aarch64")
-    torch.manual_seed(0)
-    onnx, path = written(Linear(5, 37, 2, 70), tmp_path, "x:float32[batch,seq,5]", int8=int8)
+    onnx, path = system("wide head", int8=int8)
     feeds = feeds_of(onnx.signature, 2, 40)
     runner = ("qemu-aarch64", "-cpu", cpu)
     got = run_program(path, feeds, tmp_path / "p", ("aarch64-linux-gnu-gcc",), (*STRICT, "-O2", "-static"), runner)
@@ -130,8 +144,8 @@ def test_it_is_the_same_on_arm64(cpu, int8, tmp_path):
     assert_equal(got, onnx.run(feeds), 1e-5 if not int8 else 2e-2)
 
 
-def test_steps_sequences_and_rows_agree(tmp_path):
-    _, path = written(authors.Stock(), tmp_path, "x:float32[batch,seq,4]")
+def test_steps_sequences_and_rows_agree(system):
+    _, path = system("stock")
     runtime = opened(path)
     feeds = feeds_of(runtime.signature, 3, 12)
     whole = runtime.run(feeds)

@@ -2,20 +2,23 @@
 
 import copy
 import re
+import shutil
 import warnings
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from sabotage import MODELS, SABOTAGE, WRONG_TORCHSCRIPT
+from sabotage import MODELS, SABOTAGE, WRONG_C, WRONG_TORCHSCRIPT
 
-from lstm_deploy import sources, validation
+from lstm_deploy import lint, sources, validation
 from lstm_deploy.cases import Effort, make_cases
-from lstm_deploy.exporters.int8 import quantize_onnx
+from lstm_deploy.exporters.c import export_c
+from lstm_deploy.exporters.int8 import parts, quantize_onnx
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.judging import Subject
 from lstm_deploy.lifting import example
+from lstm_deploy.runtimes import native
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import CONTRACT_FILE, TensorSpec
 
@@ -95,9 +98,47 @@ def test_a_wrong_torchscript_is_caught_and_named(right, tmp_path, name):
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 
 
+@pytest.fixture(scope="module")
+def right_c(right, tmp_path_factory):
+    """C of the same bases."""
+    folder = tmp_path_factory.mktemp("right c")
+
+    def make(name):
+        graph, reference, cases = right("two layers" if name == "int8" else name)
+        path = folder / name.replace(" ", "-") / "net.c"
+        if not path.exists():
+            path.parent.mkdir()
+            nodes = parts(lint.load(graph)).values() if name == "int8" else ()
+            export_c(graph, path, "net", [node.name for node in nodes])
+        return path, reference, cases
+
+    return make
+
+
+@pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
+def test_right_c_passes(right_c, name):
+    path, reference, cases = right_c(name)
+    native.build(path)
+    failures, _ = judged(path, reference, cases, native.precision_of(path))
+    assert failures == []
+
+
+@pytest.mark.parametrize("name", WRONG_C)
+def test_wrong_c_is_caught_and_named(right_c, tmp_path, name):
+    base, change, cause = WRONG_C[name]
+    path, reference, cases = right_c(base)
+    shutil.copy(path.with_suffix(".h"), tmp_path)
+    wrong = tmp_path / path.name
+    wrong.write_text(change(path.read_text()))
+    native.build(wrong)
+    failures, diagnosis = judged(wrong, reference, cases, native.precision_of(wrong))
+    assert failures, [c.detail for c in failures]
+    assert re.search(cause, diagnosis.cause), diagnosis.cause
+
+
 def test_the_documented_score_is_that_of_this_suite():
     page = (Path(__file__).parents[1] / "docs" / "validation.md").read_text(encoding="utf-8")
-    names = [*SABOTAGE, *WRONG_TORCHSCRIPT]
+    names = [*SABOTAGE, *WRONG_TORCHSCRIPT, *WRONG_C]
     assert [name for name in names if f"- {name}\n" not in page] == []
     assert page.count("\n- ") == len(names)
     assert f"{len(names)} of {len(names)}" in page

@@ -90,8 +90,8 @@ def _layers(
     directions: dict[str, list[dict[str, Array]]] = {}
     for match in _LSTM.finditer(text):
         names = match[2].removesuffix(", ").split(", ")
-        if names[0] not in arrays:
-            continue  # a parameter of a kernel
+        if names[0] not in arrays or names[0] in packed:
+            continue  # a parameter of a kernel; a layer that is called again
         inputs, hidden = int(match[3]), int(match[4])
         label = labels[names[0]].removesuffix("_reverse")
         packed.update(names)

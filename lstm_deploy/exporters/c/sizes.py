@@ -46,7 +46,7 @@ class Size:
         return Size.of(*product)
 
     def __str__(self) -> str:
-        """As C, for an unsigned type; in parentheses where it is a sum."""
+        """As C, for an unsigned type; in parentheses where it is more than a number or a name."""
         powers = [" * ".join([STEPS] * power) for power in range(len(self.coefficients))]
         terms = [
             " * ".join(filter(None, [str(abs(factor)) if abs(factor) != 1 or not power else "", power]))
@@ -56,7 +56,7 @@ class Size:
         signs = [" - " if factor < 0 else " + " for factor in self.coefficients if factor]
         pairs = sorted(zip(signs, terms, strict=True), reverse=True)  # what is added first
         text = "".join(sign + term for sign, term in pairs).removeprefix(" + ")
-        return f"({text})" if len(terms) > 1 else text or "0"
+        return f"({text})" if " " in text else text or "0"
 
 
 ZERO, ONE = Size.of(), Size.of(1)
