@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
+.PHONY: demo test lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -17,6 +17,9 @@ lint: .venv/.installed  ## style, layering and types
 
 bench: .venv/.installed  ## latency of the usual sizes and systems on the CPU, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/sizes.py --provider cpu
+
+bench-c: .venv/.installed  ## what a step takes as C beside onnxruntime, into benchmarks/results and docs/c.md
+	$(BIN)/python benchmarks/c.py
 
 bench-int8: .venv/.installed  ## what int8 saves and costs, into benchmarks/results
 	$(BIN)/python benchmarks/int8.py

@@ -101,7 +101,8 @@ class Artifact(Struct, frozen=True, kw_only=True):
         """What the manifest says of a file that was just written; weights beside it belong to it."""
         weights = path.with_name(f"{path.name}.data")
         header = path.with_suffix(".h")
-        files = [file for file in (path, weights, header) if file.exists()]
+        beside = (weights, header) if path.suffix == ".c" else (weights,)
+        files = [path, *(file for file in beside if file.exists())]
         return cls(
             path=path.name,
             format=format,
@@ -110,8 +111,8 @@ class Artifact(Struct, frozen=True, kw_only=True):
             bytes=sum(file.stat().st_size for file in files),
             weights=weights.name if weights.exists() else None,
             weights_sha256=sha256(weights) if weights.exists() else None,
-            header=header.name if header.exists() else None,
-            header_sha256=sha256(header) if header.exists() else None,
+            header=header.name if header in files else None,
+            header_sha256=sha256(header) if header in files else None,
             **more,
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_deploy.bundle import MANIFEST, Bundle, check_free, writing
+from lstm_deploy.bundle import MANIFEST, Artifact, Bundle, check_free, writing
 from lstm_deploy.errors import InputError
 
 
@@ -130,3 +130,12 @@ def test_changed_files_are_noticed(bundle_copy):
     (bundle_copy / "model.onnx").write_bytes(b"other")
     (bundle_copy / "golden.npz").unlink()
     assert Bundle(bundle_copy).changed_files() == ["model.onnx", "golden.npz"]
+
+
+def test_a_header_belongs_to_c_alone(tmp_path):
+    for name in ("model.c", "model.h", "model.onnx"):
+        (tmp_path / name).write_text(name)
+    assert Artifact.of(tmp_path / "model.onnx", "onnx").header is None
+    found = Artifact.of(tmp_path / "model.c", "c")
+    assert [name for name, _ in found.files] == ["model.c", "model.h"]
+    assert found.bytes == 14

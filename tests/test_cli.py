@@ -182,7 +182,7 @@ def test_a_full_disk_is_one_sentence(forecaster, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "model.onnx")
 
-    monkeypatch.setitem(exporters.FORMATS, "onnx", ("model.onnx", full))
+    monkeypatch.setitem(exporters.WRITERS, "onnx", full)
     assert "No space left on device (model.onnx)" in fails("export", forecaster, "-o", "b", code=1)
     assert os.listdir() == []
 
@@ -538,3 +538,25 @@ def test_a_task_that_is_not_whole_is_told(theirs, words, message):
 def test_a_checkpoint_of_ours_says_itself_what_it_is_for(language_model):
     Path("v.json").write_text('["a", "b"]')
     assert "says itself" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")
+
+
+def test_the_main_job_as_c(language_model, monkeypatch):
+    out, err = run("export", language_model, "-o", "out/lm", "--format", "c")
+    assert "model.c" in out
+    assert "lstm-deploy bench" in err
+    out, _ = run("inspect", "out/lm/model.c")
+    assert "size_t lm_rollout(lm_state *state, const int64_t *x" in out
+    out, _ = run("run", "out/lm", "--prompt", "The ", "--steps", "9", "--runtime", "native")
+    assert out.startswith("The ")
+    monkeypatch.setenv("LSTM_DEPLOY_CACHE", str(Path("elsewhere").absolute()))
+    assert "--trust-c" in fails("run", "out/lm", "--prompt", "The ")
+    out, _ = run("validate", "out/lm", code=3)
+    assert "--trust-c" in out
+    out, _ = run("validate", "out/lm", "--trust-c")
+    assert "FAILED" not in out
+    out, _ = run("bench", "out/lm", "--rounds", "9", "--batch", "1", "--no-roofline", "--scenario", "rollout")
+    assert "rollout" in out
+
+
+def test_a_format_that_is_none_is_named(forecaster):
+    assert "'cpp' is not a format; choose from onnx, torchscript, c" in fails("export", forecaster, "--format", "cpp")

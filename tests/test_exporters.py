@@ -206,7 +206,7 @@ def test_an_artifact_that_fails_parity_is_never_written(tmp_path, monkeypatch):
         other.signature = lifted.signature
         export_onnx(other, path)
 
-    monkeypatch.setitem(exporters.FORMATS, "onnx", ("model.onnx", wrong))
+    monkeypatch.setitem(exporters.WRITERS, "onnx", wrong)
     with pytest.raises(ParityError, match="model.onnx differs"):
         lstm_deploy.export(modules.HidesState(), tmp_path / "b", inputs=INPUTS, formats=["onnx"])
     assert list(tmp_path.iterdir()) == []
@@ -243,3 +243,48 @@ def test_the_users_weights_are_shared_with_nothing_that_changes_them(tmp_path):
     assert all(
         value.dtype == torch.float32 and before[name].equal(value) for name, value in module.state_dict().items()
     )
+
+
+def test_c_is_a_format_as_any_other(forecaster, tmp_path):
+    bundle = lstm_deploy.export(forecaster, tmp_path / "my prices-2", formats=["c"])
+    (artifact,) = bundle.manifest.artifacts
+    assert (artifact.path, artifact.header, artifact.format) == ("model.c", "model.h", "c")
+    assert sorted(file.name for file in bundle.path.iterdir()) == [
+        "golden.npz",
+        "manifest.json",
+        "model.c",
+        "model.h",
+        "report",
+        "report.md",
+    ]
+    assert "void my_prices_2_step(" in (bundle.path / "model.h").read_text()
+    names = {check.name for check in bundle.manifest.parity.checks}
+    assert {"chunked", "drift", "rollout", "stream", "repeatable"} <= names
+    assert lstm_deploy.validate(bundle).passed
+    (bundle.path / "model.h").write_text("")
+    assert bundle.changed_files() == ["model.h"]
+
+
+def test_a_plan_says_the_files_of_c(forecaster, tmp_path):
+    plan = exporters.plan(Origin(path=forecaster), tmp_path / "e", ["onnx", "c"])
+    assert plan["files"] == [
+        "manifest.json",
+        "model.onnx",
+        "model.c",
+        "model.h",
+        "rollout.onnx",
+        "golden.npz",
+        "report.md",
+    ]
+
+
+def test_what_c_cannot_express_leaves_nothing_behind(tmp_path):
+    with pytest.raises(InputError, match="Conv .*leave out --format c"):
+        lstm_deploy.export(modules.Convolved().eval(), tmp_path / "e", inputs=INPUTS, formats=["onnx", "c"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_c_without_a_compiler_is_refused_at_once(forecaster, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(InputError, match="not on PATH"):
+        lstm_deploy.export(forecaster, tmp_path / "e", formats=["c"])

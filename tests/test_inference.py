@@ -75,7 +75,7 @@ def test_a_text_ends_before_its_stop(language):
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 def test_a_text_is_the_same_on_either_runtime(language, kind):
     task = language.signature.task
-    assert generate(language, task, ["The "], 30, where={"format": kind}) == generate(language, task, ["The "], 30)
+    assert generate(language, task, ["The "], 30, where={"runtime": kind}) == generate(language, task, ["The "], 30)
 
 
 def test_a_prompt_it_cannot_spell_is_refused(language):

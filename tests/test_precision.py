@@ -73,6 +73,32 @@ def test_int8_artifacts_carry_their_evidence(net, tmp_path):
     assert 0 < np.abs(stream.step(x) - exact.step(x)).max() < 0.01
 
 
+def test_c_in_int8_has_the_same_evidence(net, tmp_path):
+    bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"])
+    assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.c", "model.int8.c"]
+    evidence = bundle.find("c", "int8").evidence
+    assert (evidence.lowered_layers, evidence.lstm_layers, evidence.kept_float) == (2, 2, ())
+    assert 0 < evidence.difference < 0.05 < evidence.cosine
+    assert (evidence.scenario, evidence.settings["scales"]) == ("stream", "per channel")
+    assert "int8_t w_lstm_W_l1[" in (bundle.path / "model.int8.c").read_text()
+    profile = next(p for p in bundle.manifest.parity.profiles if p.artifact == "model.int8.c")
+    assert profile.steps[-1] == 10_000
+
+
+def test_layers_of_c_that_cost_too_much_stay_in_float(net, tmp_path, quick):
+    with torch.no_grad():
+        net.lstm.weight_hh_l1[3] *= 40
+    bundle = lstm_deploy.export(
+        net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"], max_metric_loss=0.004
+    )
+    evidence = bundle.find("c", "int8").evidence
+    assert (evidence.lowered_layers, len(evidence.kept_float)) == (1, 1)
+    text = (bundle.path / "model.int8.c").read_text()
+    assert "lstm_int8(w_" in text
+    assert "  lstm(w_" in text
+    assert any("kept in float32 of C" in note for note in bundle.manifest.notes)
+
+
 def test_the_loss_is_that_of_the_metric_on_the_users_data(net, tmp_path, quick):
     x = np.random.default_rng(0).standard_normal((50, 7, 4)).astype(np.float32)
     y = net(torch.from_numpy(x)).detach().numpy() + 0.1
@@ -149,8 +175,8 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
     ("options", "message"),
     [
         ({"quantize": "int4"}, "'int4' is no way to quantize; use int8 or auto"),
-        ({"half": True, "formats": ["torchscript"]}, "are for ONNX; add --format onnx"),
-        ({"quantize": "auto", "formats": ["torchscript"]}, "are for ONNX; add --format onnx"),
+        ({"half": True, "formats": ["torchscript"]}, "is for ONNX; add --format onnx"),
+        ({"quantize": "auto", "formats": ["torchscript"]}, "is for ONNX and C; add --format onnx"),
         ({"data": "nowhere.npz", "quantize": "int8"}, "nowhere.npz does not exist"),
         ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
         ({"max_metric_loss": 0.1}, "ask for one with --quantize or --half"),

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs/training.md").read_text(encoding="utf-8")
 SYSTEMS = README.partition("## The five systems")[2].partition("\n## ")[0].splitlines()
+C = (ROOT / "docs/c.md").read_text(encoding="utf-8")
 STREAMS = (ROOT / "docs/streams.md").read_text(encoding="utf-8")
 
 
@@ -49,7 +51,7 @@ def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
     systems = [command for command in commands if command in SYSTEMS]
-    assert (len(commands), len(systems)) == (14, 6)
+    assert (len(commands), len(systems)) == (15, 6)
     for command in commands:
         quick = ["--epochs", "1", "--hidden-size", "8"] if command in systems else []
         assert not app([*shlex.split(command)[1:], *quick], standalone_mode=False), command
@@ -164,6 +166,7 @@ def test_the_two_commands_are_targets_of_the_makefile():
         *targets,
         "lint",
         "bench",
+        "bench-c",
         "bench-int8",
         "bench-streams",
         "bench-method",
@@ -186,3 +189,34 @@ def test_the_table_of_latencies_is_that_of_the_results(monkeypatch):
     assert len(found) == len(sizes.SIZES) + len(sizes.SYSTEMS)
     assert sizes.with_table(README, found) == README
     assert (sizes.RESULTS / "cpu.md").read_text(encoding="utf-8") == sizes.markdown(found)
+
+
+def test_the_document_of_c_works_as_written(folder, monkeypatch, capsys, tmp_path):
+    """Trained for one epoch; the program's forecast is that of `run` for the same rows."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "aaxj.us.txt", tmp_path)
+    (commands,), (program,), (python,) = (blocks(language, C) for language in ("sh", "c", "python"))
+    assert len([line for line in program.splitlines() if line.strip()]) <= 30
+    (tmp_path / "forecast.c").write_text(program, encoding="utf-8")
+    for command in commands.splitlines():
+        if command.startswith("cc "):
+            strict = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
+            subprocess.run([*shlex.split(command), *strict], check=True)
+        else:
+            quick = ["--epochs", "1"] if " train " in command else []
+            assert not app([*shlex.split(command)[1:], *quick], standalone_mode=False), command
+    rows = (tmp_path / "aaxj.us.txt").read_bytes()
+    said = subprocess.run([tmp_path / "forecast"], input=rows, check=True, capture_output=True).stdout.splitlines()
+    capsys.readouterr()
+    assert not app(["run", "exported/aaxj", "--input", "aaxj.us.txt", "--json"], standalone_mode=False)
+    ((wanted,),) = json.loads(capsys.readouterr().out)["values"]
+    assert float(said[-1]) == pytest.approx(wanted, rel=1e-5)
+    exec(python, {})
+
+
+def test_the_latencies_in_the_document_of_c_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import c as benchmark
+
+    found = json.loads((benchmark.RESULTS / "c.json").read_text(encoding="utf-8"))
+    assert benchmark.short_table(found) == C.partition("-->\n")[2].partition("<!--")[0].strip()

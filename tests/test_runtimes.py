@@ -139,7 +139,7 @@ def test_unknown_providers_and_files_are_refused(forecast_bundle, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         open_runtime(tmp_path / "none.onnx")
     (tmp_path / "x.txt").touch()
-    with pytest.raises(InputError, match=r"neither \.onnx nor \.torchscript"):
+    with pytest.raises(InputError, match=r"none of \.onnx, \.torchscript, \.c"):
         open_runtime(tmp_path / "x.txt")
 
 

@@ -359,7 +359,7 @@ def test_a_rollout_is_one_call_and_by_single_steps_where_the_file_is_alone(model
     np.testing.assert_allclose(alone.rollout(feeds)["y"], wanted, rtol=1e-5)
     itself = lstm_deploy.open(forecast_bundle / "rollout.onnx")
     np.testing.assert_array_equal(itself.rollout(feeds)["y"], wanted)
-    np.testing.assert_allclose(model.rollout(feeds, format="torchscript")["y"], wanted, rtol=1e-4)
+    np.testing.assert_allclose(model.rollout(feeds, runtime="torchscript")["y"], wanted, rtol=1e-4)
     assert wanted.shape == (2, 7, 4)
     with pytest.raises(InputError, match="all its steps in one call"):
         itself.stream()
@@ -393,7 +393,45 @@ def _by_steps(stream, x):
 
 def test_a_stream_runs_on_torchscript_too(model, x):
     wanted = model.run({"x": x})["y"]
-    np.testing.assert_allclose(_by_steps(model.stream(batch=2, format="torchscript"), x), wanted, rtol=1e-5)
+    np.testing.assert_allclose(_by_steps(model.stream(batch=2, runtime="torchscript"), x), wanted, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def native_bundles(forecaster, language_model, tmp_path_factory):
+    """C alone, of the forecaster and of the language model."""
+    folder = tmp_path_factory.mktemp("native")
+    checkpoints = {"forecast": forecaster, "lm": language_model}
+    return {name: lstm_deploy.export(path, folder / name, formats=["c"]).path for name, path in checkpoints.items()}
+
+
+def test_a_stream_and_a_rollout_run_as_c_too(model, native_bundles, x):
+    native = lstm_deploy.open(native_bundles["forecast"])
+    wanted = model.run({"x": x})["y"]
+    for runtime in ("native", None):  # None: the first that the bundle has
+        np.testing.assert_allclose(_by_steps(native.stream(batch=2, runtime=runtime), x), wanted, rtol=1e-5)
+    feeds = {"x": np.repeat(x, 3, axis=1), "steps": 7}
+    np.testing.assert_allclose(native.rollout(feeds)["y"], model.rollout(feeds)["y"], rtol=1e-4)
+    with pytest.raises(InputError, match="no onnx artifact"):
+        native.stream(runtime="onnx")
+    with pytest.raises(InputError, match="'tvm' is not a runtime; use onnx, native, torchscript"):
+        native.stream(runtime="tvm")
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "stop"), [(0, 0, -1), (0.8, 5, -1), (1.5, 0, 3), (0.7, 1, -1)])
+def test_a_text_is_the_same_in_c(lm_bundle, native_bundles, temperature, top_k, stop):
+    rng = np.random.default_rng(0)
+    feeds = {
+        "x": rng.integers(0, 20, (3, 6)),
+        "lengths": np.array([6, 1, 4]),
+        "noise": rng.random((3, 30), np.float32),
+        "temperature": np.float32(temperature),
+        "top_k": top_k,
+        "stop": stop,
+    }
+    wanted = lstm_deploy.open(lm_bundle).rollout(feeds)
+    got = lstm_deploy.open(native_bundles["lm"]).rollout(feeds)
+    np.testing.assert_array_equal(got["y"], wanted["y"])
+    np.testing.assert_allclose(got["c_out"], wanted["c_out"], atol=1e-5)
 
 
 def test_a_stepper_takes_rows_in_one_layout(fixed):

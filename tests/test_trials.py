@@ -7,7 +7,7 @@ from lstm_deploy import metrics
 from lstm_deploy.cases import Effort, make_cases
 from lstm_deploy.exporters import trials
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.trials import Examiner, search_int8
+from lstm_deploy.exporters.trials import Examiner, search_int8, usual_choices
 from lstm_deploy.lifting import lift
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import TensorSpec
@@ -80,7 +80,7 @@ def test_an_artifact_that_is_wrong_is_over_every_budget(exported, tmp_path, monk
 
 def test_cpus_without_vnni_try_what_does_not_saturate(monkeypatch):
     monkeypatch.setattr(trials.environment, "describe", lambda: {"cpu": {"features": ["avx2"]}})
-    tried = [settings.described() for settings in trials._choices()]
+    tried = [settings.described() for settings in usual_choices()]
     assert {"weights": "uint8", "scales": "per channel", "bits": 8} in tried
     assert {"weights": "int8", "scales": "per channel", "bits": 7} in tried
 

@@ -15,8 +15,8 @@ from lstm_deploy.bundle import Artifact, Evidence
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c import export_c
 from lstm_deploy.exporters.float16 import export_float16
-from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts, quantize_onnx
-from lstm_deploy.exporters.trials import Examiner, Trial, search_int8, usual_choices
+from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts
+from lstm_deploy.exporters.trials import Examiner, Trial, Way, search_int8
 from lstm_deploy.runtimes import SUFFIXES, native
 from lstm_deploy.signature import StateDtype
 
@@ -86,11 +86,8 @@ class Precisions:
         """
         source, words = self.folder / self.made[format_].path, "int8" if format_ == "onnx" else "int8 C"
         with tempfile.TemporaryDirectory(dir=self.folder) as trials:
-            choices = usual_choices() if format_ == "onnx" else (Settings(),)
-            write = quantize_onnx if format_ == "onnx" else self._write_c
-            within, tried = search_int8(
-                self.graph, Path(trials), self.examiner, self.on_trial, write, choices, source.suffix
-            )
+            way = Way(self._write_c, (Settings(),), ".c") if format_ == "c" else None
+            within, tried = search_int8(self.graph, Path(trials), self.examiner, self.on_trial, way)
             if not within:
                 best = min(tried, key=lambda trial: trial.difference)
                 kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""

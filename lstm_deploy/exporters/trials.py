@@ -8,7 +8,7 @@ import onnx
 
 from lstm_deploy import environment, metrics
 from lstm_deploy.cases import Case
-from lstm_deploy.exporters.int8 import Settings, parts
+from lstm_deploy.exporters.int8 import Settings, parts, quantize_onnx
 from lstm_deploy.judging import open_for_proof, prove_file
 from lstm_deploy.metrics import Examples, Measured
 
@@ -46,6 +46,15 @@ class Trial(NamedTuple):
             "cosine": self.cosine,
             "problem": self.problem,
         }
+
+
+class Way(NamedTuple):
+    """How int8 artifacts of one format are made."""
+
+    write: Callable[[Path, Path, Settings, Collection[str]], None]
+    """From the float32 graph, to a path, with settings and labels of `int8.parts` that stay in float."""
+    choices: Sequence[Settings]
+    suffix: str
 
 
 class Examiner:
@@ -99,37 +108,35 @@ def search_int8(
     folder: Path,
     examiner: Examiner,
     on_trial: Callable[[str], None],
-    write: Callable[[Path, Path, Settings, Collection[str]], None],
-    choices: Sequence[Settings],
-    suffix: str,
+    way: Way | None = None,
 ) -> tuple[list[Trial], list[Trial]]:
     """int8 artifacts of the float32 graph at `source`, written into `folder`: those within the budget, and all.
 
-    `write` makes one: from the graph, at a path that ends with `suffix`, with settings of `choices`, and layers that
-    stay in float.
+    `way` is ONNX's unless it is given.
 
     Where no settings are within it, layers are kept in float one after another, those first whose rounding costs the
     most, until it holds; one LSTM layer at least has to be in int8. Raises `InputError` for a graph that cannot be
     quantized.
     """
+    way = way or Way(quantize_onnx, usual_choices(), ".onnx")
     nodes = parts(onnx.load(source, load_external_data=False))
     labels = list(nodes)
     tried: list[Trial] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Trial:
-        path = folder / f"trial{len(tried)}{suffix}"
+        path = folder / f"trial{len(tried)}{way.suffix}"
         described = settings.described()
         on_trial(
             f"trying {', '.join(map(str, described.values()))} bits" + (f" without {', '.join(kept)}" if kept else "")
         )
-        write(source, path, settings, kept)
+        way.write(source, path, settings, kept)
         tried.append(examiner.examine(path, "int8", described, [label for label in labels if label in kept]))
         return tried[-1]
 
-    within = [trial for trial in map(attempt, choices) if not trial.problem]
+    within = [trial for trial in map(attempt, way.choices) if not trial.problem]
     if within or len(labels) == 1:
         return within, tried
-    best = choices[min(range(len(choices)), key=lambda index: tried[index].difference)]
+    best = way.choices[min(range(len(way.choices)), key=lambda index: tried[index].difference)]
     spared = {label: attempt(best, [label]) for label in labels}
     order = sorted(labels, key=lambda label: spared[label].difference)
 

@@ -467,6 +467,7 @@ def _lstm(v: Vectors) -> str:
 
 
 def indented(lines: list[str], spaces: int) -> str:
+    """Lines of C, so far to the right."""
     return "\n".join(" " * spaces + line for line in lines)
 
 

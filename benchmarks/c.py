@@ -1,0 +1,174 @@
+"""What a step takes as C beside onnxruntime with bound buffers, in float32 and int8; `make bench-c` calls it.
+
+One thread, one row. All are called from Python in the same rounds, so each pays for one call of a foreign function;
+`in C` is as many steps in one call: what a program that embeds the file sees. Results go to
+`benchmarks/results/c.json` and `c.md`.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from int8 import SIZES, Net
+from rounds import measure, ratio_text, write
+
+import lstm_deploy
+from lstm_deploy import peaks
+from lstm_deploy.runtimes import Recurrence, Runtime, native
+from lstm_deploy.tables import markdown_table
+
+PAGE = Path(__file__).parents[1] / "docs" / "c.md"
+MARKS = ("<!-- c: made by benchmarks/c.py -->", "<!-- c: end -->")
+
+
+def main() -> None:
+    document: dict[str, Any] = {"peaks": peaks.measure(), "sizes": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in SIZES:
+            name = "{}-{}x{}".format(*size)
+            document["sizes"][name] = _measured(Path(folder) / name, size)
+    rows = [
+        [
+            name,
+            f"{found['onnx']['us']:.1f}",
+            ratio_text(found["onnx again"]),
+            f"{found['c']['us']:.2f}",
+            ratio_text(found["c"]),
+            f"{found['c, in C']['us']:.2f}",
+            f"{found['onnx int8']['us']:.1f}",
+            f"{found['c int8']['us']:.2f}",
+            ratio_text(found["int8"]),
+            f"{found['c int8, in C']['us']:.2f}",
+            f"{found['bytes']['weights']:,}",
+            f"{found['bytes']['weights'] / found['c, in C']['us'] / 1e3:.0f}",
+            f"{found['bytes']['code']:,}",
+        ]
+        for name, found in document["sizes"].items()
+    ]
+    headings = [
+        "LSTM",
+        "onnxruntime µs",
+        "again",
+        "C µs",
+        "÷ onnxruntime",
+        "in C µs",
+        "onnxruntime int8 µs",
+        "C int8 µs",
+    ]
+    headings += ["÷ onnxruntime int8", "int8 in C µs", "bytes read", "GB/s", "code bytes"]
+    memory = document["peaks"]["memory"]
+    reached = ", ".join(f"{each['bytes_per_s'] / 1e9:.0f} of {each['working_set']:,}" for each in memory)
+    notes = (
+        "`onnxruntime` is `run_with_iobinding` with everything bound once; ratios are within rounds, with the 95 % "
+        "interval. `in C` is the time of a step when all are made in one call. `bytes read` are the float32 weights of "
+        f"a step, and `GB/s` is what that comes to, in C. This core, in that minute, reads (GB/s of bytes): {reached}."
+        " `code bytes` are the code and constants of the compiled float32 file; weights that are mapped lie beside it."
+    )
+    write("c", document, headings, rows, notes)
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    page = f"{before}{MARKS[0]}\n{short_table(document)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def short_table(document: dict[str, Any]) -> str:
+    """What stands in `docs/c.md`."""
+    rows = [
+        [
+            name,
+            f"{found['onnx']['us']:.1f}",
+            f"{found['c']['us']:.2f}",
+            f"{found['c']['ratio']:.2f}",
+            f"{found['onnx int8']['us']:.1f}",
+            f"{found['c int8']['us']:.2f}",
+            f"{found['int8']['ratio']:.2f}",
+        ]
+        for name, found in document["sizes"].items()
+    ]
+    headings = ["inputs-hidden×layers", "onnxruntime µs", "C µs", "ratio", "int8: onnxruntime µs", "C µs", "ratio"]
+    return "\n".join(markdown_table(headings, rows))
+
+
+def _measured(path: Path, size: tuple[int, int, int]) -> dict[str, Any]:
+    torch.manual_seed(0)
+    bundle = lstm_deploy.export(
+        Net(*size).eval(),
+        path,
+        inputs={"x": f"float32[batch,seq,{size[0]}]"},
+        formats=["onnx", "c"],
+        quantize="int8",
+        max_metric_loss=1.0,
+    )
+    model = lstm_deploy.open(bundle.path)
+    calls: dict[str, Callable[[int], object]] = {}
+    for name, runtime, precision in (
+        ("onnx", "onnx", "float32"),
+        ("onnx again", "onnx", "float32"),
+        ("c", "native", "float32"),
+        ("onnx int8", "onnx", "int8"),
+        ("c int8", "native", "int8"),
+    ):
+        calls[name] = _steps(model.runtime(precision=precision, runtime=runtime))
+    for precision in ("float32", "int8"):
+        name = "c, in C" if precision == "float32" else "c int8, in C"
+        calls[name] = _long(model.runtime(precision=precision, runtime="native"))
+    steps = max(20, 6000 // size[1])
+    found: dict[str, Any] = measure(calls, steps, 61, "onnx")
+    found["int8"] = measure({name: calls[name] for name in ("onnx int8", "c int8")}, steps, 61, "onnx int8")["c int8"]
+    source = bundle.path / "model.c"
+    found["bytes"] = {"weights": _weights(size), "code": _code(source)}
+    return found
+
+
+def _steps(runtime: Runtime) -> Callable[[int], object]:
+    recurrence = _filled(runtime.recur(1, 1))
+
+    def steps(count: int) -> None:
+        advance = recurrence.advance
+        for _ in range(count):
+            advance()
+
+    return steps
+
+
+def _long(runtime: Runtime) -> Callable[[int], object]:
+    """As many steps as are asked for, all in one call."""
+    calls: dict[int, Recurrence] = {}
+
+    def steps(count: int) -> None:
+        if count not in calls:
+            calls[count] = _filled(runtime.recur(1, count))
+        calls[count].advance()
+
+    return steps
+
+
+def _filled(recurrence: Recurrence) -> Recurrence:
+    """With inputs, so that nothing is zero."""
+    for value in recurrence.inputs.values():
+        value[...] = np.random.default_rng(0).standard_normal(value.shape)
+    recurrence.step()
+    return recurrence
+
+
+def _weights(size: tuple[int, int, int]) -> int:
+    """Bytes of float32 weights that a step reads."""
+    inputs, hidden, layers = size
+    first, further = 4 * hidden * (inputs + hidden + 1), 4 * hidden * (2 * hidden + 1)
+    return 4 * (first + (layers - 1) * further + inputs * (hidden + 1))
+
+
+def _code(source: Path) -> int:
+    """Bytes of code and constants of a C artifact."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder) / "model.o"
+        subprocess.run([*native.compiler(), "-std=c99", "-O3", "-c", str(source), "-o", str(compiled)], check=True)
+        sizes = subprocess.run(["size", str(compiled)], check=True, capture_output=True, text=True).stdout
+    return int(sizes.splitlines()[1].split()[0])
+
+
+if __name__ == "__main__":
+    main()
