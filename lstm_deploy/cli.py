@@ -530,7 +530,7 @@ def run(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx or .torchscript.")],
+    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx, .torchscript or .c.")],
     json: JsonFlag = False,
 ) -> None:
     """Say what a file is: contract, sizes, operators, and what is wrong with it."""
@@ -552,10 +552,13 @@ def inspect(
         "artifacts",
         "rollouts",
         "inferred",
+        "functions",
         *(("inputs", "outputs") if contract else ()),
     }
     for finding in document.get("inferred", ()):
         console.say(f"inferred: {finding}")
+    for head in document.get("functions", ()):
+        console.say(f"  {' '.join(head.split())};")
     for key, value in document.items():
         if key not in hidden and value not in (None, [], (), {}):
             console.say(f"{key}: {_flat(value)}")

@@ -87,9 +87,9 @@ def test_c_in_int8_has_the_same_evidence(net, tmp_path):
 
 def test_layers_of_c_that_cost_too_much_stay_in_float(net, tmp_path, quick):
     with torch.no_grad():
-        net.lstm.weight_hh_l1[3] *= 40
+        net.lstm.weight_hh_l1 *= 4
     bundle = lstm_deploy.export(
-        net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"], max_metric_loss=0.004
+        net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"], max_metric_loss=0.01
     )
     evidence = bundle.find("c", "int8").evidence
     assert (evidence.lowered_layers, len(evidence.kept_float)) == (1, 1)
