@@ -26,10 +26,11 @@ RESERVED = frozenset(
             "asm auto bool break case catch char class const continue default delete do double else enum extern false",
             "float for friend goto if inline int long namespace new operator private protected public register",
             "restrict return short signed sizeof static struct switch template this throw true try typedef typename",
-            "union unsigned virtual void volatile while NULL INFINITY NAN ALIGNED LONGEST size_t int64_t int32_t",
-            "memcpy memset memmove expf logf sqrtf tanhf sinf cosf erff floorf ceilf rintf powf expm1f log1pf main",
-            "steps state next workspace weights call lstm dense lstm_int8 dense_int8 clipped place_of choose made",
-            "token now seen fresh said row sum mean scale most best",
+            "union unsigned using virtual void volatile while mutable explicit export nullptr decltype constexpr",
+            "noexcept typeid and or not xor bitand bitor compl wchar_t size_t ptrdiff_t int64_t int32_t int16_t",
+            "int8_t uint8_t memcpy memset memmove memcmp expf logf sqrtf tanhf sinf cosf erff floorf ceilf rintf powf",
+            "expm1f log1pf steps state next workspace weights call lstm dense lstm_int8 dense_int8 count_of",
+            "place_of choose made at main token now seen fresh said row sum mean scale most best",
         )
     ).split()
 )
@@ -84,14 +85,15 @@ def mode_of(signature: Signature) -> Mode:
 
 
 def tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]) -> list[Tensor]:
-    """Inputs or outputs with names that C allows and that are not `taken`, which they are added to."""
+    """Inputs or outputs with names that C and C++ allow and that are not `taken`, which they are added to."""
     found = []
     for spec in specs:
         name = re.sub(r"\W", "_", spec.name, flags=re.ASCII)
-        name = f"v{name}" if name[:1].isdigit() else name
-        while name in RESERVED or name in taken or re.fullmatch(r"[ti]\d+_?|k\d*|w_.*", name):
+        name = f"v{name}" if name[0] == "_" or name[0].isdigit() else name
+        # Macros are all capitals; sizes of arrays are macros, so names that differ in that alone are alike.
+        while name in RESERVED or name.lower() in taken or re.fullmatch(r"[tijk]\d*_?|w_.*|[A-Z0-9_]+[A-Z0-9]", name):
             name += "_"
-        taken.add(name)
+        taken.add(name.lower())
         sizes = signature.clamp({"batch": 1, "seq": 0})
         axis = spec.shape.index("seq") if "seq" in spec.shape and not _fixed(signature) else None
         numbers = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
@@ -112,6 +114,12 @@ def _refuse(spec: TensorSpec) -> Tensor:
     raise InputError(f"{spec.name} is {spec.dtype}, which is not written as C; leave out --format c.")
 
 
+def commented(text: str) -> str:
+    """A text such as can stand in a comment, whatever it is: nothing in it ends that, or begins another."""
+    printable = "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in text)
+    return printable.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
+
+
 class Interface:
     """The functions of one model; `mapped` says whether they are given its weights."""
 
@@ -119,11 +127,16 @@ class Interface:
         """Raises `InputError` for a contract that C cannot keep."""
         self.name, self.signature, self.mapped = name, signature, mapped
         self.mode = mode_of(signature)
-        taken: set[str] = set()
+        taken = {f"{name}_{function}" for function in ("init", "step", "sequence", "rollout", "state", "map", "fits")}
         self.inputs = tensors(signature.inputs, signature, taken)
         self.outputs = tensors(signature.outputs, signature, taken)
         self.states_in = tensors(signature.state_inputs, signature, taken)
         self.states_out = tensors(signature.state_outputs, signature, taken)
+
+    @property
+    def workspace_macro(self) -> str:
+        """How many bytes a call of a whole sequence needs, beside what it is given."""
+        return f"{self.name.upper()}_WORKSPACE" + (f"({STEPS})" if self.mode.dynamic else "")
 
     @property
     def weights_parameter(self) -> str:
@@ -166,8 +179,9 @@ class Interface:
                 )
             )
         steps = f"size_t {STEPS}, " if self.mode.one_step or self.mode.dynamic else ""
-        workspace = ", void *workspace" if self.mode.dynamic else ""
-        last = "" if any(each.has_time for each in self.outputs) else " The output is that after the last step."
+        workspace = "" if self.mode.one_step else ", void *workspace"
+        only_last = self.mode.one_step and not any(each.has_time for each in self.outputs)
+        last = " The output is that after the last step." if only_last else ""
         found.append(
             (
                 f"{'Some steps (1 or more)' if steps else 'A whole window'}, from the state to the state after them."
@@ -182,6 +196,19 @@ class Interface:
         )
         if self.rolls:
             found.append(self.rollout_prototype())
+        if self.mapped:
+            found += [
+                (
+                    "Map the file of the weights, on POSIX systems: what functions take first, for the whole run of a "
+                    "program. NULL if it is not there, or says that it is another model's. Damage inside it is not "
+                    "looked for; its SHA-256 is in the manifest.",
+                    f"const void *{name}_map(const char *path)",
+                ),
+                (
+                    "Whether so many bytes, aligned to 64, are that file: 1 or 0. For weights that lie elsewhere.",
+                    f"int {name}_fits(const void *weights, size_t bytes)",
+                ),
+            ]
         return found
 
     @property

@@ -141,9 +141,10 @@ def _torchscript(path: Path) -> dict[str, Any]:
 
 def _c(path: Path) -> dict[str, Any]:
     interface = native.read_interface(path)
+    files = [path, path.with_suffix(".h"), *([native.weights_file(path)] if interface.mapped else [])]
     return {
         "kind": "c",
-        "bytes": path.stat().st_size,
+        "bytes": sum(file.stat().st_size for file in files if file.exists()),
         "precision": native.precision_of(path),
         "functions": [head for _, head in interface.prototypes()],
         "contract": msgspec.to_builtins(interface.signature),

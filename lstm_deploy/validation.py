@@ -81,7 +81,7 @@ def validate(
         else:
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
-            chosen, left_out = _chosen(bundle, path, provider)
+            chosen, left_out = _chosen(bundle, path, provider, trust_c)
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
         for subject in subjects:
@@ -201,7 +201,7 @@ def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, f
     return Subject(path=copy, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 
-def _chosen(bundle: Bundle, path: Path, provider: str) -> tuple[list[Artifact], list[str]]:
+def _chosen(bundle: Bundle, path: Path, provider: str, trust_c: bool) -> tuple[list[Artifact], list[str]]:
     """The artifacts of a bundle that were meant and can be judged here; those that cannot, and why."""
     chosen: list[Artifact] = []
     left_out: list[str] = []
@@ -211,6 +211,8 @@ def _chosen(bundle: Bundle, path: Path, provider: str) -> tuple[list[Artifact], 
         why = cannot_run(artifact.format, artifact.precision, provider)
         if artifact.precision == "float16" and artifact.format == "onnx":
             why = ""  # on the CPU it is computed in float32
+        elif artifact.format == "c" and not (why or trust_c or native.is_compiled(bundle.file(artifact))):
+            why = "it was not compiled on this machine, or changed since; --trust-c compiles and runs it"
         if why:
             left_out.append(f"{artifact.path}: {why}")
         else:

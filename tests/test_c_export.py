@@ -5,6 +5,7 @@ import subprocess
 import authors
 import modules
 import numpy as np
+import onnx
 import pytest
 import torch
 from c_programs import (
@@ -21,6 +22,7 @@ from c_programs import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import helper, parser
 from torch import nn
 
 from lstm_deploy import Classify
@@ -28,6 +30,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c import identifier
 from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
 from lstm_deploy.runtimes import native
+from lstm_deploy.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
 
 SYSTEMS = {
     "sine": (authors.SineLSTM, ["x:float32[batch,seq,1]"]),
@@ -198,18 +201,82 @@ class Awkward(nn.Module):
         return {"sum": self.auto(steps)[0], "while": self.main(double)[0] * 2}
 
 
+NAMES = ("t", "j", "x", "X", "_Bool", "SIZE_MAX", "M_PI", "using", "net_step", "net_state", "INFINITY", "__x", "i0")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_compiles_as_c_and_as_cpp(name, tmp_path):
+    """Written from a graph, so that the names are the graph's own."""
+    model = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 18]>\nnet (float[batch, seq, 3] {name}, '
+        "float[batch, seq, 3] xx, float[1, batch, 2] h_in, float[1, batch, 2] c_in)\n"
+        "=> (float[batch, seq, 3] XX, float[1, batch, 2] h_out, float[1, batch, 2] c_out)\n{\n"
+        f"XX = Add ({name}, xx)\nh_out = Identity (h_in)\nc_out = Identity (c_in)\n}}"
+    )
+    inputs = tuple(TensorSpec(name=each, dtype="float32", shape=("batch", "seq", 3)) for each in (name, "xx"))
+    outputs = (TensorSpec(name="XX", dtype="float32", shape=("batch", "seq", 3)),)
+    state = RecurrentSpec(
+        module="l", prefix="", input_size=3, hidden_size=2, proj_size=0, num_layers=1, num_directions=1
+    )
+    contract = Signature(inputs=inputs, outputs=outputs, recurrent=(state,), streaming="exact")
+    helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    onnx.save(model, tmp_path / "net.onnx")
+    path = as_c(tmp_path / "net.onnx", tmp_path / "net.c")
+    for command in (["gcc", *STRICT], ["g++", "-x", "c++", "-std=c++11", *STRICT[1:]]):
+        need(command[0])
+        subprocess.run([*command, "-c", str(path), "-o", str(tmp_path / "out.o")], check=True)
+
+
+def test_lengths_beyond_the_steps_are_those_that_there_are(system, tmp_path):
+    graph, path = system("packed")
+    feeds = feeds_of(graph.signature, 3, 6)
+    right = opened(path).run({**feeds, "lengths": np.array([6, 1, 1])})
+    checked = (*STRICT, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    got = run_program(path, {**feeds, "lengths": np.array([10**9, 0, -5])}, tmp_path / "p", ("gcc",), checked)
+    assert_equal(got, right)
+
+
+class Compares(nn.Module):
+    """Something else on long sequences than on short ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x.flip(1))[0] * (torch.tensor(x.shape[1]) > 20).float()
+
+
+def test_what_was_so_for_a_few_lengths_is_not_taken_to_be_always_so(tmp_path):
+    assert_as_graph(*written(Compares(), tmp_path, "x:float32[batch,seq,3]"), ((1, 5), (2, 30)))
+
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0] + (x[..., None] + torch.arange(90000)).sin().mean((2, 3))[..., None]
+
+
+def test_what_needs_too_much_of_the_stack_is_refused(tmp_path):
+    with pytest.raises(InputError, match="too much for the stack"):
+        written(Wide(), tmp_path, "x:float32[batch,seq,3]")
+
+
 def test_names_that_c_does_not_allow_are_changed(tmp_path):
-    onnx, path = written(Awkward(), tmp_path, "steps:float32[batch,seq,3]", "double:float32[batch,seq,3]", name="int")
-    assert_as_graph(onnx, path)
+    graph, path = written(Awkward(), tmp_path, "steps:float32[batch,seq,3]", "double:float32[batch,seq,3]", name="int")
+    assert_as_graph(graph, path)
 
 
 def test_a_contract_cannot_end_the_comment_that_it_is_in(tmp_path):
-    module = nn.Sequential(nn.LSTM(3, 2, batch_first=True))
-    module.forward = lambda x: module[0](x)[0]  # logits of two labels
-    labels = ("*/ int x[-1]; /*", '"\\ ??/')
+    labels = ("*/ int x[-1]; /*", '"\\ ??/', "*\\\n/ int injected; /\\\n*", "*??/\n/ int injected;")
     task = Classify(labels=labels, vocabulary=("a", "b", "c"))
     _, path = written(modules.ReturnsState(), tmp_path, "x:float32[batch,seq,3]", task=task)
     assert opened(path).signature.task == task
+    done = subprocess.run(["cc", *STRICT, "-E", "-P", str(path.with_suffix(".h"))], capture_output=True, check=True)
+    assert b"injected" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,16 @@ GRAPHS = {
         "i = ArgMax <axis = 2, keepdims = 0> (x)\nd = Constant <value_int = 3> ()\n"
         "v = Constant <value_floats = [0.25, 2.0]> ()\ny = OneHot <axis = -1> (i, d, v)"
     ),
+    "negative numbers after a minus": (
+        "c = Constant <value_float = -1.5> ()\na = Neg (c)\nb = Sigmoid (c)\nd = Sub (x, c)\n"
+        "e = Mul (d, a)\ny = Add (e, b)"
+    ),
+    "whole numbers": (
+        "s = Constant <value_float = 10.0> ()\nv = Mul (x, s)\ni = Cast <to = 7> (v)\n"
+        "a = Constant <value_ints = [2]> ()\nm = ReduceMax <keepdims = 1> (i, a)\nn = ReduceMin <keepdims = 1> (i, a)\n"
+        "l = Constant <value_int = -3> ()\nh = Constant <value_int = 4> ()\nc = Clip (i, l, h)\nd = Max (c, n)\n"
+        "e = Min (d, m)\nf = Add (e, i)\ny = Cast <to = 1> (f)"
+    ),
     "IsNaN": "b = IsNaN (x)\nf = Cast <to = 1> (b)\ny = Add (x, f)",
 }
 REFUSED = {

@@ -54,6 +54,21 @@ def test_a_machine_without_a_compiler_says_so(stock, tmp_path, monkeypatch):
         native.build(stock)
 
 
+def test_settings_that_make_no_sense_are_one_sentence(stock, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "gcc '")
+    with pytest.raises(InputError, match="is no command"):
+        native.build(stock)
+    monkeypatch.delenv("CC")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "file" / "below"))
+    with pytest.raises(InputError, match="cannot be made for compiled C"):
+        native.build(stock)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(native.CACHE, ".")
+    native.build(stock)
+    assert native.NativeRuntime(stock).signature.streaming == "exact"
+
+
 def test_what_a_compiler_refuses_is_told(stock, tmp_path):
     for file in (stock, stock.with_suffix(".h")):
         shutil.copy(file, tmp_path)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from lstm_deploy import benchmark, environment, lint
 from lstm_deploy.bundle import Artifact, Evidence
 from lstm_deploy.errors import InputError, ParityError
-from lstm_deploy.exporters.c import export_c
+from lstm_deploy.exporters.c import export_c, reading
 from lstm_deploy.exporters.float16 import export_float16
 from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts
 from lstm_deploy.exporters.trials import Examiner, Trial, Way, search_int8
@@ -84,7 +84,7 @@ class Precisions:
 
         Of ONNX or C: `format_` says which.
         """
-        source, words = self.folder / self.made[format_].path, "int8" if format_ == "onnx" else "int8 C"
+        source, words = self.folder / self.made[format_].path, INT8[format_] if "c" in self.made else "int8"
         with tempfile.TemporaryDirectory(dir=self.folder) as trials:
             way = Way(self._write_c, (Settings(),), ".c") if format_ == "c" else None
             within, tried = search_int8(self.graph, Path(trials), self.examiner, self.on_trial, way)
@@ -99,8 +99,7 @@ class Precisions:
             if self.request.quantize == "auto":
                 chosen = min(within, key=lambda trial: timed.get(trial.path, {}).get("time_ratio", np.inf))
                 faster, figures = _is_faster(timed.get(chosen.path, {}))
-                best_here = words if faster else words.replace("int8", "float32")
-                self.notes.append(f"{best_here} is best here: {figures}")
+                self.notes.append(f"{words if faster else words.replace('int8', 'float32')} is best here: {figures}")
                 if not faster:
                     return
             elif timed and timed[chosen.path]["time_ratio_interval"][0] > 1:
@@ -164,7 +163,7 @@ class Precisions:
             lstm_layers=layers[1],
             kept_float=trial.kept,
             settings={**trial.settings, "chosen_for": environment.describe()["cpu"]["features"]},
-            bytes_ratio=artifact.bytes / beside.bytes,
+            bytes_ratio=_size(path, artifact) / _size(self.folder / beside.path, beside),
             data=examiner.given.described,
             metric=examiner.given.metric,
             metric_float32=examiner.wanted.metric,
@@ -178,6 +177,11 @@ class Precisions:
         )
         dtype = self.request.state_dtype if trial.precision == "float16" else "float32"
         self.artifacts.append(replace(artifact, state_dtype=dtype, evidence=evidence))
+
+
+def _size(path: Path, artifact: Artifact) -> int:
+    """Bytes of an artifact; of C, which is text, those of its weights."""
+    return reading.nbytes(path) if artifact.format == "c" else artifact.bytes
 
 
 def _is_faster(timed: Mapping[str, Any]) -> tuple[bool, str]:

@@ -351,7 +351,13 @@ def compiler() -> list[str]:
 
     Raises `InputError` where there is none.
     """
-    if given := shlex.split(os.environ.get("CC", "")):
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise InputError(
+            f"CC is {os.environ['CC']!r}, which is no command ({error}); set it to a C compiler."
+        ) from error
+    if given:
         if shutil.which(given[0]) is None:
             raise InputError(f"CC is {given[0]!r}, which is not on PATH; set it to a C compiler, or unset it.")
         return given
@@ -364,14 +370,19 @@ def compiler() -> list[str]:
     )
 
 
+def is_compiled(path: Path) -> bool:
+    """Whether an artifact was built here before."""
+    return _library(path).is_file()
+
+
 def compiled(path: Path) -> Path:
     """The library of an artifact that was built here before; raises `InputError` for another."""
     library = _library(path)
-    if not library.is_file():
+    if not is_compiled(path):
         compiler()  # if there is none, that is what has to be said
         raise InputError(
-            f"{path} was not compiled on this machine yet, and a C file can do anything; read it, or know where it is "
-            "from, then run lstm-deploy validate --trust-c."
+            f"{path} was not compiled on this machine, or was changed since, and a C file can do anything; read it, or "
+            f"know where it is from, then run lstm-deploy validate {path.parent} --trust-c."
         )
     return library
 
@@ -385,7 +396,12 @@ def build(path: Path) -> None:
     if library.is_file():
         return
     command = compiler()
-    library.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{library.parent} cannot be made for compiled C ({one_line(error)}); name another folder with {CACHE}."
+        ) from error
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         for file in (path, path.with_suffix(".h")):
             shutil.copy(file, folder)
@@ -430,9 +446,9 @@ def _library(path: Path) -> Path:
 def cache_folder() -> Path:
     """The folder of compiled artifacts: of the user alone, as what lies there is run."""
     if given := os.environ.get(CACHE):
-        return Path(given)
+        return Path(given).absolute()  # a name without a folder is looked for elsewhere
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lstm-deploy"
+    return Path(base).absolute() / "lstm-deploy"
 
 
 def glue(source: str, interface: Interface) -> str:
@@ -449,7 +465,7 @@ def glue(source: str, interface: Interface) -> str:
         "WEIGHTS": "all->weights, " if interface.mapped else "",
         "STEPS": "steps, " if dynamic or interface.mode.one_step else "",
         "ARGUMENTS": ", ".join(arguments),
-        "WORKSPACE": ", all->workspace" if dynamic else "",
-        "BYTES": f"{interface.name.upper()}_WORKSPACE(steps)" if dynamic else "0",
+        "WORKSPACE": "" if interface.mode.one_step else ", all->workspace",
+        "BYTES": "0" if interface.mode.one_step else interface.workspace_macro,
     }
     return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], GLUE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lstm_deploy import lint
 from lstm_deploy.exporters.c import kernels, kernels_int8
-from lstm_deploy.exporters.c.nodes import Translator
+from lstm_deploy.exporters.c.nodes import Translator, needed
 from lstm_deploy.exporters.c.shapes import constants_of, examine
 from lstm_deploy.exporters.c.source import Writer
 from lstm_deploy.exporters.c.weights import ALIGNMENT
@@ -27,7 +27,7 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
     translator = Translator(known, constants_of(model), frozenset(quantized))
     for each in (*writer.inputs, *writer.states_in):
         translator.enter(each.spec.name, each.name)
-    for node in model.graph.node:
+    for node in needed(model):
         translator.translate(node)
     for each in (*writer.outputs, *writer.states_out):
         translator.leave(each.spec.name, each.name)
@@ -64,6 +64,6 @@ def _kernels(names: set[str], longest: int) -> str:
 def identifier(name: str) -> str:
     """A name that C functions can begin with: `aaxj-2024` is `aaxj_2024`."""
     found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
-    if not found:
-        return "model"
+    if found in ("", "w"):  # weights are called w_…
+        return f"{found}model"
     return f"m{found}" if found[0].isdigit() else found

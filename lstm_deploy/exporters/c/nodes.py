@@ -83,6 +83,15 @@ REDUCTIONS = {
     "ReduceMin": ("INFINITY", "if ({x} < sum || {x} != {x}) sum = {x};", "sum"),
 }
 
+WHOLE_REDUCTIONS = {
+    "ReduceMax": ("INT64_MIN", "if ({x} > sum) sum = {x};"),
+    "ReduceMin": ("INT64_MAX", "if ({x} < sum) sum = {x};"),
+}
+"""The same for whole numbers."""
+
+READ = {"Reshape": 1, "Expand": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 1, "Split": 1, "ConstantOfShape": 0}
+"""How many inputs of an operator are values, and not what its shape is made of, where it is not all."""
+
 
 class Value(NamedTuple):
     """An array, or a view of one: entry `[i, j]` is `buffer[offset + i * strides[0] + j * strides[1]]`."""
@@ -258,8 +267,10 @@ class Translator:
         whole = inputs[0].c_type != "float"
         if (node.op_type == "Div" and whole) or (node.op_type == "Pow" and whole):
             raise refusal(node, "works on whole numbers that are computed")
-        if node.op_type in ("Min", "Max") and len(inputs) != 2:
-            raise refusal(node, f"has {len(inputs)} inputs")
+        if node.op_type in ("Min", "Max"):
+            if len(inputs) != 2:
+                raise refusal(node, f"has {len(inputs)} inputs")
+            text = text if not whole else text.replace(" || {0} != {0}", "")
 
         def body(indices: list[str]) -> str:
             return f"{out.at(indices)} = {text.format(*(value.at(indices) for value in inputs), **named)};"
@@ -286,6 +297,17 @@ class Translator:
         return self.stored(name, array)
 
 
+def needed(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes whose values the outputs are made of, in order; what only tells a shape is known without them."""
+    wanted = {value.name for value in model.graph.output}
+    found = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            found.append(node)
+            wanted |= set(node.input[: READ.get(node.op_type)])
+    return found[::-1]
+
+
 def contiguous(shape: Sequence[Size]) -> tuple[Size, ...]:
     """Strides of an array without gaps."""
     strides, step = [], ONE
@@ -310,14 +332,18 @@ def literal(number: Any) -> str:
     if isinstance(number, np.bool_ | bool):
         return str(int(number))
     if isinstance(number, np.integer | int):
-        return str(int(number)) if abs(int(number)) < 2**31 else f"INT64_C({int(number)})"
+        if int(number) == -(2**63):
+            return "INT64_MIN"
+        text = str(int(number)) if abs(int(number)) < 2**31 else f"INT64_C({int(number)})"
+        return f"({text})" if number < 0 else text
     if np.isnan(number):
         return "NAN"
     if np.isinf(number):
-        return "INFINITY" if number > 0 else "-INFINITY"
+        return "INFINITY" if number > 0 else "(-INFINITY)"
     text = f"{number:.9g}" if number.dtype == np.float32 else f"{number:.17g}"
     text = text if set(text) & set(".e") else f"{text}.0"
-    return f"{text}f" if number.dtype == np.float32 else text
+    text = f"{text}f" if number.dtype == np.float32 else text
+    return f"({text})" if number < 0 else text
 
 
 def refusal(node: onnx.NodeProto, why: str) -> InputError:
@@ -353,8 +379,9 @@ def _lstm(t: Translator, node: onnx.NodeProto) -> None:
     cell = t.temporary((Size.of(directions), ONE, Size.of(hidden)), "float")
     starts = [_start(t, node, position, directions * hidden) for position in (5, 6)]
     lengths = t.value(node.input[4]).at(["0"]) if len(node.input) > 4 and node.input[4] else ""
-    count = f"(size_t){lengths}" if lengths else str(steps)
+    count = f"count_of({lengths}, {steps})" if lengths else str(steps)
     if lengths:  # what lies beyond is 0
+        t.helpers.add("count_of")
         t.lines.append(f"memset({y.buffer}, 0, {product(y.shape)} * sizeof(float));")
     for direction, backwards in enumerate(layer.reversed):
         place = Size.of(direction * hidden)
@@ -533,8 +560,10 @@ def _clip(t: Translator, node: onnx.NodeProto) -> None:
         t.value(node.input[position]).at([]) if len(node.input) > position and node.input[position] else default
         for position, default in ((1, "-INFINITY"), (2, "INFINITY"))
     ]
-    t.helpers.add("clipped")
-    t.loop(out.shape, lambda i: f"{out.at(i)} = clipped({x.at(i)}, {bounds[0]}, {bounds[1]});")
+    least, most = bounds
+    t.loop(
+        out.shape, lambda i: f"{out.at(i)} = {x.at(i)} < {least} ? {least} : {x.at(i)} > {most} ? {most} : {x.at(i)};"
+    )
 
 
 def _cast(t: Translator, node: onnx.NodeProto) -> None:
@@ -570,7 +599,8 @@ def _gather(t: Translator, node: onnx.NodeProto) -> None:
         data, scale = t.stored(f"{node.input[0]}_bytes", rounded), t.stored(f"{node.input[0]}_scales", scales)
     else:
         data = t.value(node.input[0])
-    t.helpers.add("place_of")
+    if not data.literal:
+        t.helpers.add("place_of")
 
     def body(found: list[str]) -> str:
         place = f"place_of({indices.at(found[axis : axis + width])}, {data.shape[axis]})"
@@ -700,6 +730,8 @@ def _reduce(t: Translator, node: onnx.NodeProto) -> None:
         axes = list(range(rank))
     axes = sorted(axis % rank for axis in axes)
     begin, each, end = REDUCTIONS[node.op_type]
+    if x.c_type != "float":
+        begin, each = WHOLE_REDUCTIONS.get(node.op_type, (begin, each))
     loops = "".join(f"for (size_t k{axis} = 0; k{axis} < {x.shape[axis]}; k{axis}++) " for axis in axes)
     kept = given.get("keepdims", 1)
     count = f"({x.c_type}){product([x.shape[axis] for axis in axes])}"
@@ -708,7 +740,8 @@ def _reduce(t: Translator, node: onnx.NodeProto) -> None:
         rest = iter(index for number, index in enumerate(indices) if not kept or number not in axes)
         entry = x.at([f"k{axis}" if axis in axes else next(rest) for axis in range(rank)])
         added = each.format(x=entry)
-        return f"{{ {x.c_type} sum = {begin}; {loops}{added} {out.at(indices)} = {end.format(count=count)}; }}"
+        result = f"{out.at(indices)} = ({out.c_type})({end.format(count=count)});"
+        return f"{{ {'float' if x.c_type == 'float' else 'int64_t'} sum = {begin}; {loops}{added} {result} }}"
 
     t.loop(out.shape, body)
 

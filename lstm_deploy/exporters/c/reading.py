@@ -35,24 +35,15 @@ class Found(NamedTuple):
     matrices: list[tuple[Array, Array | float]]
 
 
+def nbytes(path: Path) -> int:
+    """Bytes of the weights in a C artifact, as they are compiled or mapped."""
+    return sum(array.nbytes for array in _arrays(path)[0].values())
+
+
 def read(path: Path) -> Found:
     """The weights in the C artifact at `path`, those of its file beside it included."""
+    arrays, labels = _arrays(path)
     text = path.read_text(encoding="utf-8")
-    arrays: dict[str, Array] = {}
-    labels: dict[str, str] = {}
-    for match in _TEXT.finditer(text):
-        words = [_SPECIAL.get(word.strip(), word.strip()) for word in match["numbers"].split(",")]
-        numbers = [re.sub(r"INT64_C\((.*)\)", r"\1", word) for word in words]
-        arrays[match["name"]] = np.array(numbers, DTYPES[match["type"]]).reshape(_shape(match["shape"]))
-        labels[match["name"]] = match["label"]
-    for match in _MAPPED.finditer(text):
-        shape = _shape(match["shape"])
-        beside = path.with_name(f"{path.name}.data")
-        found = np.fromfile(
-            beside, DTYPES[match["type"]], count=int(np.prod(shape, dtype=np.int64)), offset=int(match["place"])
-        )
-        arrays[match["name"]] = found.reshape(shape)
-        labels[match["name"]] = match["label"]
     packed: set[str] = set()
     layers = _layers(text, arrays, labels, packed)
     matrices: list[tuple[Array, Array | float]] = []
@@ -75,6 +66,27 @@ def read(path: Path) -> Found:
     }
     matrices += [(array.astype(np.float64), 0.0) for array in floats.values() if array.ndim == 2]
     return Found(layers, floats, matrices)
+
+
+def _arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """All arrays of an artifact by their identifiers, and what they are called."""
+    text = path.read_text(encoding="utf-8")
+    arrays: dict[str, Array] = {}
+    labels: dict[str, str] = {}
+    for match in _TEXT.finditer(text):
+        words = [_SPECIAL.get(word.strip(), word.strip()) for word in match["numbers"].split(",")]
+        numbers = [re.sub(r"INT64_C\((.*)\)", r"\1", word) for word in words]
+        arrays[match["name"]] = np.array(numbers, DTYPES[match["type"]]).reshape(_shape(match["shape"]))
+        labels[match["name"]] = match["label"]
+    for match in _MAPPED.finditer(text):
+        shape = _shape(match["shape"])
+        beside = path.with_name(f"{path.name}.data")
+        found = np.fromfile(
+            beside, DTYPES[match["type"]], count=int(np.prod(shape, dtype=np.int64)), offset=int(match["place"])
+        )
+        arrays[match["name"]] = found.reshape(shape)
+        labels[match["name"]] = match["label"]
+    return arrays, labels
 
 
 def summed(bias: Array) -> Array:

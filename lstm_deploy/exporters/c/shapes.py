@@ -23,6 +23,29 @@ SHAPE_OF = ("Shape", "Size")
 """Operators that do not read the values of their input."""
 
 
+POLYNOMIAL = frozenset(
+    [
+        "Gather",
+        "Slice",
+        "Concat",
+        "Squeeze",
+        "Unsqueeze",
+        "Reshape",
+        "Flatten",
+        "Cast",
+        "Identity",
+        "Transpose",
+        "Split",
+        "Expand",
+        "Add",
+        "Sub",
+        "Mul",
+        "Neg",
+    ]
+)
+"""Operators that make polynomials in the steps of polynomials, so that a few numbers of steps tell them all."""
+
+
 class Known(NamedTuple):
     """What is known of a value before the model runs."""
 
@@ -44,7 +67,8 @@ def examine(path: Path, model: onnx.ModelProto, signature: Signature, *, one_ste
     steps = [least + number for number in range(TRIED)] if dynamic else [1 if one_step else least]
     runs = _runs(path, model, signature, steps)
     computed = _depends_on_inputs(model, [*signature.input_names])
-    return {name: _known(name, [run[name] for run in runs], steps, name in computed) for name in runs[0]}
+    known = {name: _known(name, [run[name] for run in runs], steps, name in computed) for name in runs[0]}
+    return _forgotten(model, known) if dynamic else known
 
 
 def _fixes_seq(signature: Signature) -> bool:
@@ -106,6 +130,22 @@ def _known(name: str, values: Sequence[Array], steps: Sequence[int], computed: b
     entries = [fit(steps, [float(array.flat[index]) for array in arrays]) for index in range(arrays[0].size)]
     affine = None if any(entry is None for entry in entries) else tuple(entry for entry in entries if entry is not None)
     return Known(shape, dtype, None, affine)
+
+
+def _forgotten(model: onnx.ModelProto, known: Mapping[str, Known]) -> dict[str, Known]:
+    """What is known, without what was seen for a few numbers of steps only: a comparison may turn out otherwise."""
+    found, varies = dict(known), set[str]()
+    for node in model.graph.node:
+        outputs = [name for name in node.output if name]
+        if node.op_type in SHAPE_OF:
+            varies |= {name for name in outputs if found[name].affine is not None}
+        elif given := varies & set(node.input):
+            if node.op_type not in POLYNOMIAL or any(found[name].affine is None for name in given):
+                found |= {name: found[name]._replace(constant=None, affine=None) for name in outputs}
+                varies |= set(outputs)
+            else:
+                varies |= {name for name in outputs if found[name].constant is None}
+    return found
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, Array]:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from lstm_deploy.c_interface import STEPS, Interface, Tensor
-from lstm_deploy.exporters.c.nodes import Temporary, Translator
+from lstm_deploy.c_interface import STEPS, Interface, Tensor, commented
+from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.c.nodes import Temporary, Translator, literal
 from lstm_deploy.exporters.c.sizes import Size
 from lstm_deploy.exporters.c.weights import MAGIC, MAPPED_ABOVE
 from lstm_deploy.layouts import layout_of
@@ -13,7 +15,14 @@ from lstm_deploy.rollouts import COLDEST, carries, window_of
 from lstm_deploy.signature import CONTRACT_KEY, Signature
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
+LARGEST_ON_STACK = 500_000
+"""Bytes: threads have half a megabyte on some systems."""
 HELPERS = {
+    "count_of": (
+        "/* Steps of a row: 1 at least, and no more than there are. */\n"
+        "static size_t count_of(int64_t length, size_t steps)\n{\n"
+        "  return length < 1 ? 1 : (uint64_t)length > steps ? steps : (size_t)length;\n}\n"
+    ),
     "clipped": (
         "static float clipped(float x, float least, float most)\n{\n"
         "  x = x < least ? least : x;\n  return x > most ? most : x;\n}\n"
@@ -96,7 +105,7 @@ class Writer(Interface):
         width = layout.width
         if carries(self.signature):
             return (
-                f"{head}\n{{\n  size_t k;\n"
+                f"{head}\n{{\n  size_t k;\n  if (!{STEPS}) return 0;\n"
                 f"  for (k = 0; k < rows; k++) {name}_step({w}state, x + k * {width}, y);\n"
                 f"  for (k = 1; k < {STEPS}; k++) {name}_step({w}state, y + (k - 1) * {width}, y + k * {width});\n"
                 f"  return {STEPS};\n}}\n"
@@ -111,14 +120,13 @@ class Writer(Interface):
             y = self.outputs[0]
             rows = window if y.has_time or layout.y_time_axis is not None else 1
             given = f"{window}, " if self.mode.dynamic else ""
-            memory = ", workspace" if self.mode.dynamic else ""
             forecast = (
-                f"    {name}_sequence({w}&fresh, {given}seen, said{memory});\n"
+                f"    {name}_sequence({w}&fresh, {given}seen, said, workspace);\n"
                 f"    memcpy(y + at * {width}, said + {(rows - 1) * width}, {width} * sizeof(float));\n"
             )
             buffers, k = f"  float said[{rows * width}];\n", ""
-            if self.mode.dynamic:
-                buffers += f"  double workspace[({name.upper()}_WORKSPACE({window}) + 7) / 8];\n"
+            buffers += f"  double workspace[({self.workspace_macro.replace(STEPS, str(window))} + 7) / 8];\n"
+            self._check_stack(self.workspace.at(window) + 4 * (rows + window) * width)
         return (
             f"{head}\n{{\n  float seen[{window * width}];\n{buffers}  size_t {k}at;\n"
             f"  if (rows < {window}) return 0;\n"
@@ -134,8 +142,8 @@ class Writer(Interface):
     def header(self, weights_file: str, weights_bytes: int) -> str:
         name, upper = self.name, self.name.upper()
         members = "".join(
-            f"  {each.c_type} {self.field(each)}[{each.size}]; /* {self._shape(each)}: {each.spec.name}, then "
-            f"{after.spec.name} */\n"
+            f"  {each.c_type} {self.field(each)}[{each.size}]; /* {self._shape(each)}: "
+            f"{commented(each.spec.name)}, then {commented(after.spec.name)} */\n"
             for each, after in zip(self.states_in, self.states_out, strict=True)
         )
         sizes = "".join(
@@ -143,25 +151,18 @@ class Writer(Interface):
             f"{' in one step' if each.has_time else ''} */\n"
             for each in (*self.inputs, *self.outputs)
         )
-        if self.mode.dynamic:
+        if not self.mode.one_step:
             text = str(self.workspace).replace(STEPS, f"(size_t)({STEPS})")
-            sizes += f"#define {upper}_WORKSPACE({STEPS}) ({text})\n"
+            sizes += f"#define {self.workspace_macro} ({text}) /* bytes */\n"
         functions = "\n".join(f"{_wrapped(what)}\n{head};\n" for what, head in self.prototypes())
-        mapping = ""
         if self.mapped:
-            mapping = (
-                f"#define {upper}_WEIGHTS_BYTES {weights_bytes}\n\n"
-                + _wrapped(
-                    f"The weights are the file {weights_file}, whole, in memory that is aligned to 64 bytes and only "
-                    f"read: mapped by {name}_map on POSIX systems, which gives NULL if the file is not there or not "
-                    f"this model's, or from anywhere else that {name}_fits says 1 of."
-                )
-                + f"\nconst void *{name}_map(const char *path);\n"
-                f"int {name}_fits(const void *weights, size_t bytes);\n\n"
-            )
+            sizes += f"#define {upper}_WEIGHTS_BYTES {weights_bytes} /* of {weights_file}, where the weights lie */\n"
+        if isinstance(self.signature.task, Forecast):
+            window = self.signature.task.window
+            sizes += f"#define {upper}_WINDOW {window} /* rows of an example in training */\n"
         return (
             f"{self._about()}\n#ifndef {upper}_H\n#define {upper}_H\n\n#include <stddef.h>\n#include <stdint.h>\n\n"
-            f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\n{sizes}\n{mapping}'
+            f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\n{sizes}\n'
             + _wrapped(
                 "What a sequence carries from step to step: plain numbers, to be copied, saved and put back as it is. "
                 "One for each stream; functions on different ones may run at the same time."
@@ -172,16 +173,15 @@ class Writer(Interface):
 
     def source(self, header_name: str, translator: Translator, kernels: str, weights_path: Path) -> str:
         """The text of `model.c`; weights that are too large for it go to `weights_path`."""
-        parts = [
-            self._contract(),
-            "#if defined(__unix__) || defined(__APPLE__)\n#define _POSIX_C_SOURCE 200809L\n#endif\n",
-        ]
+        self.mapped = translator.weights.nbytes > MAPPED_ABOVE
+        parts = [self._contract()]
+        if self.mapped:
+            parts.append("#if !defined(_POSIX_C_SOURCE)\n#define _POSIX_C_SOURCE 200809L /* for mmap */\n#endif\n")
         parts.append(
             f'#include "{header_name}"\n\n#include <math.h>\n#include <string.h>\n\n'
             "#if defined(__GNUC__)\n#define ALIGNED __attribute__((aligned(64)))\n#else\n#define ALIGNED\n#endif\n"
         )
         digest = ""
-        self.mapped = translator.weights.nbytes > MAPPED_ABOVE
         if self.mapped:
             text, digest = translator.weights.as_file(weights_path)
         else:
@@ -197,8 +197,12 @@ class Writer(Interface):
         given = [f"const {each.c_type} *{each.name}" for each in (*self.inputs, *self.states_in)]
         given += [f"{each.c_type} *{each.name}" for each in (*self.outputs, *self.states_out)]
         if self.mode.dynamic:
-            given = [f"size_t {STEPS}", *given, "char *workspace"]
-        lines, self.workspace = _memory(translator.temporaries, dynamic=self.mode.dynamic)
+            given = [f"size_t {STEPS}", *given]
+        lines, self.workspace = _memory(translator.temporaries, on_stack=self.mode.one_step)
+        if self.mode.one_step:
+            self._check_stack(self.workspace.at(1))
+        else:
+            given.append("char *workspace")
         unused = [each.name for each in (*self.inputs, *self.states_in) if not _used(each.name, translator.lines)]
         body = "".join(f"  {line}\n" for line in (*lines, *translator.lines, *(f"(void){name};" for name in unused)))
         return f"static void call({self.weights_parameter}{', '.join(given)})\n{{\n{body}}}\n"
@@ -225,13 +229,14 @@ class Writer(Interface):
                 f"  {called(f'{STEPS}, ', inputs, outputs, ', (char *)workspace')}  *state = next;\n}}\n"
             )
             if self.streams:
+                self._check_stack(self.workspace.at(1))
                 parts.append(
                     f"{heads['step']}\n{{\n  double workspace[({name.upper()}_WORKSPACE(1) + 7) / 8];\n"
                     f"  {name}_sequence({w}state, 1, {inputs}, {outputs}, workspace);\n}}\n"
                 )
         else:
             parts.append(
-                f"{heads['sequence']}\n{{\n  {name}_state next;\n  {called('', inputs, outputs, '')}"
+                f"{heads['sequence']}\n{{\n  {name}_state next;\n  {called('', inputs, outputs, ', (char *)workspace')}"
                 "  *state = next;\n}\n"
             )
         if self.rolls:
@@ -244,7 +249,7 @@ class Writer(Interface):
         for each in self.states_in:
             start = initial[each.spec.name].reshape(-1)
             if start.any():
-                numbers = ", ".join(f"{number:.9g}" for number in start.tolist())
+                numbers = ", ".join(literal(number) for number in start)
                 field = self.field(each)
                 lines.append(
                     f"  {{\n    static const float learned[{start.size}] = {{{numbers}}};\n"
@@ -277,6 +282,14 @@ class Writer(Interface):
             f"    {self.name}_step({self.weights_argument}state, {', '.join(arguments)});\n{''.join(after)}  }}\n}}\n"
         )
 
+    def _check_stack(self, size: int) -> None:
+        """Raise `InputError` where a call would need more on the stack than threads have."""
+        if size > LARGEST_ON_STACK:
+            raise InputError(
+                f"A call of this model needs {size / 1e6:.1f} MB for what it computes on the way, too much for the "
+                "stack of a C program; leave out --format c."
+            )
+
     def _mapping(self, digest: str, size: int) -> str:
         name = self.name
         start = MAGIC.decode() + digest
@@ -304,25 +317,28 @@ class Writer(Interface):
 
     def _about(self) -> str:
         """What the header says of the model."""
-        signature, lines = self.signature, []
-        for each in self.inputs:
-            lines.append(f"{each.name}: {each.spec}, of one row of the batch")
-        for each in self.outputs:
-            lines.append(f"{each.name}: {each.spec}, in raw units")
-        task = signature.task
+        signature, task = self.signature, self.signature.task
+        lines = [str(each.spec) for each in (*self.inputs, *self.outputs)]
         if isinstance(task, Forecast):
-            lines.append(f"takes {', '.join(task.features)}; predicts the next {', '.join(task.targets)}")
+            lines.append(
+                f"takes {', '.join(task.features)} and predicts the next {', '.join(task.targets)}, in raw units"
+            )
         elif isinstance(task, LanguageModel):
-            lines.append("takes tokens; gives a logit for each that may be next")
+            lines.append("takes tokens, places in the vocabulary, and gives a logit for each that may be next")
         elif isinstance(task, Classify):
             lines.append(f"gives a logit for each of {', '.join(task.labels)}")
-        policy = "the end of the one before" if signature.state_policy == "carry" else "the initial state"
-        lines.append(f"a new sequence starts from {policy}, as in training")
+        lines.append(
+            "all for one row of the batch; nothing is checked: NaN stays in the state for good, and a token that"
+        )
+        lines.append("is not in the vocabulary is taken for another one or for none")
+        began = "went on from the end of the one before" if signature.state_policy == "carry" else "began anew"
+        lines.append(f"in training each sequence {began}")
         if signature.streaming != "exact":
-            lines.append(f"chunks with carried state are not the whole sequence: {signature.streaming_reason}")
-        text = "\n".join(f" *   {line}" for line in lines).replace("*/", "* /").replace("/*", "/ *")
+            lines.append(f"chunks with carried state are NOT the whole sequence: {signature.streaming_reason}")
+        text = "\n".join(f" *   {commented(line)}" for line in lines)
         return (
-            f"/* {self.name}: an LSTM network in {self.precision} as C99, written by lstm-deploy. It needs libm only.\n"
+            f"/* {self.name}: an LSTM network in {self.precision} as C99, by lstm-deploy "
+            f"{version('lstm-deploy')}; it needs libm only.\n"
             " *\n"
             f"{text}\n */"
         )
@@ -332,18 +348,18 @@ class Writer(Interface):
         return f"[layers * directions, size] = {[dim for at, dim in enumerate(tensor.spec.shape) if at != axis]}"
 
 
-def _memory(temporaries: Sequence[Temporary], *, dynamic: bool) -> tuple[list[str], Size]:
-    """Declarations of all temporaries: on the stack, or in a workspace, and how many bytes that has."""
-    if not dynamic:
-        return [f"{each.c_type} {each.name}[{max(1, each.size.number or 0)}];" for each in temporaries], Size.of()
+def _memory(temporaries: Sequence[Temporary], *, on_stack: bool) -> tuple[list[str], Size]:
+    """Declarations of all temporaries, on the stack or in a workspace, and how many bytes they take."""
+    bytes_of = {"float": 4, "int64_t": 8, "int32_t": 4, "unsigned char": 1, "int8_t": 1, "uint8_t": 1}
     lines, place = [], Size.of()
-    bytes_of = {"float": 4, "int64_t": 8, "int32_t": 4, "unsigned char": 1, "uint8_t": 1}
     for each in temporaries:
-        lines.append(f"{each.c_type} *{each.name} = ({each.c_type} *)(void *)(workspace + {place});")
+        if on_stack:
+            lines.append(f"{each.c_type} {each.name}[{max(1, each.size.number or 0)}];")
+        else:
+            lines.append(f"{each.c_type} *{each.name} = ({each.c_type} *)(void *)(workspace + {place});")
         # Every array takes a multiple of 8 bytes, whatever the number of steps.
-        rounded = Size.of(*(-(-factor * bytes_of[each.c_type] // 8) * 8 for factor in each.size.coefficients))
-        place = place + rounded
-    return [*lines, "(void)workspace;"], place
+        place = place + Size.of(*(-(-factor * bytes_of[each.c_type] // 8) * 8 for factor in each.size.coefficients))
+    return [*lines, *([] if on_stack else ["(void)workspace;"])], place
 
 
 def _used(name: str, lines: Sequence[str]) -> bool:
@@ -353,7 +369,7 @@ def _used(name: str, lines: Sequence[str]) -> bool:
 def _wrapped(text: str) -> str:
     """A comment of lines that are not too long."""
     lines, line = [], "/*"
-    for word in text.replace("*/", "* /").split():
+    for word in commented(text).split():
         if len(line) + len(word) > 114:
             lines.append(line)
             line = "  "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.c_interface import C_TYPES
+from lstm_deploy.c_interface import C_TYPES, commented
 from lstm_deploy.exporters.c.kernels import GATES, ROW, UNITS
 from lstm_deploy.exporters.c.kernels_int8 import GROUP
 from lstm_deploy.signature import Array
@@ -55,9 +55,10 @@ class Weights:
                 return entry.identifier
         stem = "w_" + re.sub(r"\W+", "_", name.removeprefix("module."), flags=re.ASCII).strip("_")
         taken = {entry.identifier for entry in self.entries}
-        identifier = stem
+        identifier, number = stem, 1
         while identifier in taken:
-            identifier = f"{stem}_{len(self.entries)}"
+            number += 1
+            identifier = f"{stem}_{number}"
         self.entries.append(Entry(identifier, name, np.ascontiguousarray(array)))
         return identifier
 
@@ -187,8 +188,7 @@ def _array(entry: Entry) -> str:
 
 def _comment(entry: Entry) -> str:
     """What an array is, and its shape, as `reading` expects it."""
-    label = entry.label.replace("*/", "* /").replace("/*", "/ *")
-    return f"/* {label}: {' x '.join(map(str, entry.array.shape))} */"
+    return f"/* {commented(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"
 
 
 def _special(value: float) -> str:
