@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from onnx import helper, parser
 from torch import nn
 
-from lstm_deploy import Classify
+from lstm_deploy import Classify, LanguageModel
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c import identifier
 from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
+from lstm_deploy.rollouts import unroll
 from lstm_deploy.runtimes import native
 from lstm_deploy.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
 
@@ -263,6 +264,37 @@ class Wide(nn.Module):
 def test_what_needs_too_much_of_the_stack_is_refused(tmp_path):
     with pytest.raises(InputError, match="too much for the stack"):
         written(Wide(), tmp_path, "x:float32[batch,seq,3]")
+
+
+class TwoHeads(nn.Module):
+    """More outputs than a rollout needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 5)
+        self.lstm = nn.LSTM(5, 8, batch_first=True)
+        self.fc = nn.Linear(8, 7)
+
+    def forward(self, x):
+        out = self.lstm(self.embedding(x))[0]
+        return {"logits": self.fc(out), "hidden": out}
+
+
+def test_a_rollout_of_a_model_with_further_outputs(tmp_path):
+    torch.manual_seed(0)
+    graph, path = written(TwoHeads(), tmp_path, "x:int64[batch,seq]", task=LanguageModel(vocabulary=tuple("abcdefg")))
+    feeds = {
+        "x": np.array([[1, 2, 3], [4, 5, 6]]),
+        "lengths": np.array([3, 2]),
+        "noise": np.random.default_rng(0).random((2, 20), np.float32),
+        "temperature": np.array(2.0, np.float32),
+        "top_k": np.array(4),
+        "stop": np.array(6),
+        **graph.signature.initial_state(2),
+    }
+    got, wanted = opened(path).rollout.run(feeds), unroll(graph, feeds)
+    np.testing.assert_array_equal(got["y"], wanted["y"])
+    np.testing.assert_allclose(got["h_out"], wanted["h_out"], atol=1e-6)
 
 
 def test_names_that_c_does_not_allow_are_changed(tmp_path):

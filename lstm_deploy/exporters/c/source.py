@@ -8,10 +8,9 @@ from pathlib import Path
 from lstm_deploy.c_interface import STEPS, Interface, Tensor, commented
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.nodes import Temporary, Translator, literal
+from lstm_deploy.exporters.c.rollout import rollout_of
 from lstm_deploy.exporters.c.sizes import Size
 from lstm_deploy.exporters.c.weights import MAGIC, MAPPED_ABOVE
-from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import COLDEST, carries, window_of
 from lstm_deploy.signature import CONTRACT_KEY, Signature
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
@@ -34,38 +33,6 @@ HELPERS = {
         "  return found < length ? found : length - 1;\n}\n"
     ),
 }
-CHOOSE = """\
-/* The next token: the likeliest, or drawn from the `top_k` likeliest by `noise` from [0, 1). */
-static int64_t choose(float *said, float noise, float temperature, int64_t top_k)
-{
-  size_t k, best = 0, passed = 0, end = 0;
-  float sum = 0, total = 0, bound = INFINITY;
-  int64_t left = top_k > 0 && top_k < @VOCABULARY@ ? top_k : @VOCABULARY@;
-  for (k = 1; k < @VOCABULARY@; k++) if (said[k] > said[best]) best = k;
-  if (temperature < @COLDEST@f) return (int64_t)best;
-  while (left > 0 && left < @VOCABULARY@) { /* the top_k-th largest: one value after the other, equal ones at once */
-    float most = -INFINITY;
-    for (k = 0; k < @VOCABULARY@; k++) if (said[k] < bound && said[k] > most) most = said[k];
-    for (k = 0; k < @VOCABULARY@; k++) left -= said[k] == most;
-    if (most == -INFINITY) break;
-    bound = most;
-  }
-  if (top_k <= 0 || top_k >= @VOCABULARY@) bound = -INFINITY;
-  {
-    const float most = said[best];
-    for (k = 0; k < @VOCABULARY@; k++) {
-      said[k] = said[k] < bound ? 0.0f : expf(said[k] / temperature - most / temperature);
-      sum += said[k];
-    }
-  }
-  for (k = 0; k < @VOCABULARY@; k++) total = said[k] = total + said[k] / sum;
-  for (k = 0; k < @VOCABULARY@; k++) {
-    passed += said[k] <= noise * total;
-    end += said[k] < total;
-  }
-  return (int64_t)(passed < end ? passed : end);
-}
-"""
 
 
 class Writer(Interface):
@@ -76,68 +43,13 @@ class Writer(Interface):
         self.precision = precision
         self.workspace = Size.of()
 
-    def rollout(self) -> str:
-        """The function itself, and what it needs."""
-        head = self.rollout_prototype()[1]
-        layout, name, w = layout_of(self.signature), self.name, self.weights_argument
-        if isinstance(self.signature.task, LanguageModel):
-            x = self.inputs[0]
-            choose = CHOOSE.replace("@VOCABULARY@", str(layout.width)).replace("@COLDEST@", f"{COLDEST:.9g}")
-            if layout.one_hot:
-                fed = f"  float now[{layout.width}];\n"
-                feed = (
-                    f"      size_t k;\n      for (k = 0; k < {layout.width}; k++) now[k] = (int64_t)k == token;\n"
-                    f"      {name}_step({w}state, now, said);\n"
-                )
-            else:
-                fed = ""
-                feed = f"      const {x.c_type} now = ({x.c_type})token;\n      {name}_step({w}state, &now, said);\n"
-            return (
-                f"{choose}\n{head}\n{{\n  float said[{layout.width}];\n{fed}  size_t made = 0, at = 0;\n"
-                f"  while (made < {STEPS}) {{\n"
-                "    const int64_t token = at < length ? x[at] : y[made - 1];\n"
-                "    if (made && token == stop) break;\n"
-                f"    {{\n{feed}    }}\n    at++;\n"
-                "    if (at >= length) {\n"
-                "      y[made] = choose(said, noise ? noise[made] : 0.0f, temperature, top_k);\n      made++;\n"
-                "    }\n  }\n  return made;\n}\n"
+    def check_stack(self, size: int) -> None:
+        """Raise `InputError` where a call would need more on the stack than threads have."""
+        if size > LARGEST_ON_STACK:
+            raise InputError(
+                f"A call of this model needs {size / 1e6:.1f} MB for what it computes on the way, too much for the "
+                "stack of a C program; leave out --format c."
             )
-        width = layout.width
-        if carries(self.signature):
-            return (
-                f"{head}\n{{\n  size_t k;\n  if (!{STEPS}) return 0;\n"
-                f"  for (k = 0; k < rows; k++) {name}_step({w}state, x + k * {width}, y);\n"
-                f"  for (k = 1; k < {STEPS}; k++) {name}_step({w}state, y + (k - 1) * {width}, y + k * {width});\n"
-                f"  return {STEPS};\n}}\n"
-            )
-        window = window_of(self.signature)
-        if self.mode.one_step:
-            forecast = (
-                f"    for (k = 0; k < {window}; k++) {name}_step({w}&fresh, seen + k * {width}, y + at * {width});\n"
-            )
-            buffers, k = "", "k, "
-        else:
-            y = self.outputs[0]
-            rows = window if y.has_time or layout.y_time_axis is not None else 1
-            given = f"{window}, " if self.mode.dynamic else ""
-            forecast = (
-                f"    {name}_sequence({w}&fresh, {given}seen, said, workspace);\n"
-                f"    memcpy(y + at * {width}, said + {(rows - 1) * width}, {width} * sizeof(float));\n"
-            )
-            buffers, k = f"  float said[{rows * width}];\n", ""
-            buffers += f"  double workspace[({self.workspace_macro.replace(STEPS, str(window))} + 7) / 8];\n"
-            self._check_stack(self.workspace.at(window) + 4 * (rows + window) * width)
-        return (
-            f"{head}\n{{\n  float seen[{window * width}];\n{buffers}  size_t {k}at;\n"
-            f"  if (rows < {window}) return 0;\n"
-            f"  memcpy(seen, x + (rows - {window}) * {width}, sizeof seen);\n"
-            f"  for (at = 0; at < {STEPS}; at++) {{\n    {name}_state fresh;\n    {name}_init(&fresh);\n{forecast}"
-            + (f"    memmove(seen, seen + {width}, {(window - 1) * width} * sizeof(float));\n" if window > 1 else "")
-            + f"    memcpy(seen + {(window - 1) * width}, y + at * {width}, {width} * sizeof(float));\n"
-            f"  }}\n  return {STEPS};\n}}\n"
-        )
-
-    # The files.
 
     def header(self, weights_file: str, weights_bytes: int) -> str:
         name, upper = self.name, self.name.upper()
@@ -153,7 +65,7 @@ class Writer(Interface):
         )
         if not self.mode.one_step:
             text = str(self.workspace).replace(STEPS, f"(size_t)({STEPS})")
-            sizes += f"#define {self.workspace_macro} ({text}) /* bytes */\n"
+            sizes += f"#define {self.workspace_macro} {text} /* bytes */\n"
         functions = "\n".join(f"{_wrapped(what)}\n{head};\n" for what, head in self.prototypes())
         if self.mapped:
             sizes += f"#define {upper}_WEIGHTS_BYTES {weights_bytes} /* of {weights_file}, where the weights lie */\n"
@@ -200,7 +112,7 @@ class Writer(Interface):
             given = [f"size_t {STEPS}", *given]
         lines, self.workspace = _memory(translator.temporaries, on_stack=self.mode.one_step)
         if self.mode.one_step:
-            self._check_stack(self.workspace.at(1))
+            self.check_stack(self.workspace.at(1))
         else:
             given.append("char *workspace")
         unused = [each.name for each in (*self.inputs, *self.states_in) if not _used(each.name, translator.lines)]
@@ -229,7 +141,7 @@ class Writer(Interface):
                 f"  {called(f'{STEPS}, ', inputs, outputs, ', (char *)workspace')}  *state = next;\n}}\n"
             )
             if self.streams:
-                self._check_stack(self.workspace.at(1))
+                self.check_stack(self.workspace.at(1))
                 parts.append(
                     f"{heads['step']}\n{{\n  double workspace[({name.upper()}_WORKSPACE(1) + 7) / 8];\n"
                     f"  {name}_sequence({w}state, 1, {inputs}, {outputs}, workspace);\n}}\n"
@@ -240,7 +152,7 @@ class Writer(Interface):
                 "  *state = next;\n}\n"
             )
         if self.rolls:
-            parts.append(self.rollout())
+            parts.append(rollout_of(self, self.workspace, self.check_stack))
         return "\n".join(parts)
 
     def _init(self, head: str) -> str:
@@ -281,14 +193,6 @@ class Writer(Interface):
             f"{head}\n{{\n{''.join(buffers)}  size_t {indices};\n  for (t = 0; t < {STEPS}; t++) {{\n{''.join(before)}"
             f"    {self.name}_step({self.weights_argument}state, {', '.join(arguments)});\n{''.join(after)}  }}\n}}\n"
         )
-
-    def _check_stack(self, size: int) -> None:
-        """Raise `InputError` where a call would need more on the stack than threads have."""
-        if size > LARGEST_ON_STACK:
-            raise InputError(
-                f"A call of this model needs {size / 1e6:.1f} MB for what it computes on the way, too much for the "
-                "stack of a C program; leave out --format c."
-            )
 
     def _mapping(self, digest: str, size: int) -> str:
         name = self.name
