@@ -2,10 +2,14 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import lstm_deploy
+
+ROOT = Path(__file__).parents[1]
 
 MODULES = [
     info.name for info in pkgutil.walk_packages(lstm_deploy.__path__, "lstm_deploy.") if "__main__" not in info.name
@@ -115,3 +119,10 @@ def test_a_module_can_be_imported_alone_and_without_torch(name):
 )
 def test_using_a_bundle_never_imports_torch(code, forecast_bundle, prices):
     assert imported_by(code.format(bundle=forecast_bundle, prices=prices)) == set()
+
+
+def test_an_installation_has_every_package():
+    """`pip install .` takes what the list names, and no more."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {file.parent.relative_to(ROOT) for file in (ROOT / "lstm_deploy").rglob("__init__.py")}
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
