@@ -20,6 +20,7 @@ from lstm_deploy.signature import TensorSpec
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 PACKAGES = {
+    "gcc": "gcc",
     "clang": "clang",
     "g++": "g++",
     "qemu-aarch64": "qemu-user",
@@ -71,6 +72,11 @@ int main(int argc, char **argv)
 """
 
 
+NEEDS_CC = pytest.mark.skipif(
+    not any(map(shutil.which, native.COMPILERS)), reason="needs a C compiler; apt install gcc"
+)
+
+
 def need(*tools):
     """Skip a test that lacks a tool, and say which package has it."""
     for tool in tools:
@@ -111,6 +117,7 @@ def assert_equal(got, wanted, tolerance=1e-5):
 
 def run_program(path, feeds, folder, command=("cc",), flags=(), runner=()):
     """What the artifact computes as a program that `command` compiled and `runner` runs; batch-first arrays only."""
+    need(command[0])
     interface = native.read_interface(path)
     signature = interface.signature
     folder.mkdir(exist_ok=True)

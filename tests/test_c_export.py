@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from c_programs import (
+    NEEDS_CC,
     PROCESSORS,
     STRICT,
     Linear,
@@ -32,6 +33,8 @@ from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
 from lstm_deploy.rollouts import unroll
 from lstm_deploy.runtimes import native
 from lstm_deploy.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
+
+pytestmark = NEEDS_CC
 
 SYSTEMS = {
     "sine": (authors.SineLSTM, ["x:float32[batch,seq,1]"]),

@@ -4,9 +4,11 @@ import math
 import subprocess
 
 import pytest
-from c_programs import PROCESSORS, STRICT
+from c_programs import NEEDS_CC, PROCESSORS, STRICT
 
 from lstm_deploy.exporters.c import kernels
+
+pytestmark = NEEDS_CC
 
 MAIN = """
 #include <stdio.h>

@@ -3,13 +3,15 @@
 import numpy as np
 import onnx
 import pytest
-from c_programs import assert_equal, feeds_of, opened
+from c_programs import NEEDS_CC, assert_equal, feeds_of, opened
 from onnx import helper, parser
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c import export_c
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 from lstm_deploy.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
+
+pytestmark = NEEDS_CC
 
 ELEMENTWISE = [
     *("Neg", "Abs", "Exp", "Sin", "Cos", "Erf", "Tanh", "Floor", "Ceil", "Round", "Sigmoid", "Relu", "Softplus"),

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from c_programs import NEEDS_CC
 from documents import document, row
 from typer.testing import CliRunner
 
@@ -540,6 +541,7 @@ def test_a_checkpoint_of_ours_says_itself_what_it_is_for(language_model):
     assert "says itself" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")
 
 
+@NEEDS_CC
 def test_the_main_job_as_c(language_model, monkeypatch):
     out, err = run("export", language_model, "-o", "out/lm", "--format", "c")
     assert "model.c" in out

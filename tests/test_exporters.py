@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from c_programs import NEEDS_CC
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -245,6 +246,7 @@ def test_the_users_weights_are_shared_with_nothing_that_changes_them(tmp_path):
     )
 
 
+@NEEDS_CC
 def test_c_is_a_format_as_any_other(forecaster, tmp_path):
     bundle = lstm_deploy.export(forecaster, tmp_path / "my prices-2", formats=["c"])
     (artifact,) = bundle.manifest.artifacts
@@ -265,6 +267,7 @@ def test_c_is_a_format_as_any_other(forecaster, tmp_path):
     assert bundle.changed_files() == ["model.h"]
 
 
+@NEEDS_CC
 def test_a_plan_says_the_files_of_c(forecaster, tmp_path):
     plan = exporters.plan(Origin(path=forecaster), tmp_path / "e", ["onnx", "c"])
     assert plan["files"] == [
@@ -278,6 +281,7 @@ def test_a_plan_says_the_files_of_c(forecaster, tmp_path):
     ]
 
 
+@NEEDS_CC
 def test_what_c_cannot_express_leaves_nothing_behind(tmp_path):
     with pytest.raises(InputError, match="Conv .*leave out --format c"):
         lstm_deploy.export(modules.Convolved().eval(), tmp_path / "e", inputs=INPUTS, formats=["onnx", "c"])

@@ -7,11 +7,13 @@ import authors
 import modules
 import numpy as np
 import pytest
-from c_programs import Linear, feeds_of, opened, written
+from c_programs import NEEDS_CC, Linear, feeds_of, opened, written
 
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes import cannot_run, native, open_runtime
 from lstm_deploy.signature import TensorSpec
+
+pytestmark = NEEDS_CC
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from c_programs import NEEDS_CC
 from torch import nn
 from typer.testing import CliRunner
 
@@ -73,6 +74,7 @@ def test_int8_artifacts_carry_their_evidence(net, tmp_path):
     assert 0 < np.abs(stream.step(x) - exact.step(x)).max() < 0.01
 
 
+@NEEDS_CC
 def test_c_in_int8_has_the_same_evidence(net, tmp_path):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"])
     assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.c", "model.int8.c"]
@@ -85,6 +87,7 @@ def test_c_in_int8_has_the_same_evidence(net, tmp_path):
     assert profile.steps[-1] == 10_000
 
 
+@NEEDS_CC
 def test_layers_of_c_that_cost_too_much_stay_in_float(net, tmp_path, quick):
     with torch.no_grad():
         net.lstm.weight_hh_l1 *= 4

@@ -13,6 +13,7 @@ import authors
 import modules
 import pytest
 import torch
+from c_programs import NEEDS_CC
 
 from lstm_deploy import demonstration
 from lstm_deploy.cli import app
@@ -47,6 +48,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@NEEDS_CC
 def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
@@ -191,6 +193,7 @@ def test_the_table_of_latencies_is_that_of_the_results(monkeypatch):
     assert (sizes.RESULTS / "cpu.md").read_text(encoding="utf-8") == sizes.markdown(found)
 
 
+@NEEDS_CC
 def test_the_document_of_c_works_as_written(folder, monkeypatch, capsys, tmp_path):
     """Trained for one epoch; the program's forecast is that of `run` for the same rows."""
     monkeypatch.chdir(tmp_path)

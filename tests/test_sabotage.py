@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from c_programs import NEEDS_CC
 from sabotage import MODELS, SABOTAGE, WRONG_C, WRONG_TORCHSCRIPT
 
 from lstm_deploy import lint, sources, validation
@@ -115,6 +116,7 @@ def right_c(right, tmp_path_factory):
     return make
 
 
+@NEEDS_CC
 @pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
 def test_right_c_passes(right_c, name):
     path, reference, cases = right_c(name)
@@ -123,6 +125,7 @@ def test_right_c_passes(right_c, name):
     assert failures == []
 
 
+@NEEDS_CC
 @pytest.mark.parametrize("name", WRONG_C)
 def test_wrong_c_is_caught_and_named(right_c, tmp_path, name):
     base, change, cause = WRONG_C[name]

@@ -5,6 +5,7 @@ import modules
 import numpy as np
 import pytest
 import torch
+from c_programs import NEEDS_CC
 from feeding import PAIR, feeders
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -404,6 +405,7 @@ def native_bundles(forecaster, language_model, tmp_path_factory):
     return {name: lstm_deploy.export(path, folder / name, formats=["c"]).path for name, path in checkpoints.items()}
 
 
+@NEEDS_CC
 def test_a_stream_and_a_rollout_run_as_c_too(model, native_bundles, x):
     native = lstm_deploy.open(native_bundles["forecast"])
     wanted = model.run({"x": x})["y"]
@@ -417,6 +419,7 @@ def test_a_stream_and_a_rollout_run_as_c_too(model, native_bundles, x):
         native.stream(runtime="tvm")
 
 
+@NEEDS_CC
 @pytest.mark.parametrize(("temperature", "top_k", "stop"), [(0, 0, -1), (0.8, 5, -1), (1.5, 0, 3), (0.7, 1, -1)])
 def test_a_text_is_the_same_in_c(lm_bundle, native_bundles, temperature, top_k, stop):
     rng = np.random.default_rng(0)
