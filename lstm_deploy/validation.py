@@ -201,7 +201,7 @@ def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, f
     return Subject(path=copy, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 
-def _chosen(bundle: Bundle, path: Path, provider: str, trust_c: bool) -> tuple[list[Artifact], list[str]]:
+def _chosen(bundle: Bundle, path: Path, provider: str, trust_c: bool = False) -> tuple[list[Artifact], list[str]]:
     """The artifacts of a bundle that were meant and can be judged here; those that cannot, and why."""
     chosen: list[Artifact] = []
     left_out: list[str] = []
