@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from lstm_deploy.checks import ParityReport
 from lstm_deploy.errors import InputError
-from lstm_deploy.files import mode_of_new_files, replacing, sha256
+from lstm_deploy.files import mode_of_new_files, replacing, sha256, weights_file
 from lstm_deploy.signature import SCHEMA_VERSION, Signature, StateDtype, decode
 
 MANIFEST = "manifest.json"
@@ -99,7 +99,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
         """What the manifest says of a file that was just written; weights beside it belong to it."""
-        weights = path.with_name(f"{path.name}.data")
+        weights = weights_file(path)
         header = path.with_suffix(".h")
         beside = (weights, header) if path.suffix == ".c" else (weights,)
         files = [path, *(file for file in beside if file.exists())]

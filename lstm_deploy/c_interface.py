@@ -1,9 +1,11 @@
 """What the functions of a C artifact are called with, from its contract alone: names, sizes, prototypes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
+
+import numpy as np
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.layouts import layout_of
@@ -20,6 +22,8 @@ C_TYPES = {
     "int8": "int8_t",
     "bool": "unsigned char",
 }
+BYTES = {c_type: np.dtype(dtype).itemsize for dtype, c_type in C_TYPES.items()}
+"""Of one number, by its type in C."""
 RESERVED = frozenset(
     " ".join(
         (
@@ -79,8 +83,7 @@ def mode_of(signature: Signature) -> Mode:
         raise InputError("The model fixes its batch, and C computes one row; leave out --format c.")
     lengths = any(spec.is_lengths for spec in signature.inputs)
     one_step = signature.streaming == "exact" and not lengths
-    fixed = any(dim.name == "seq" for dim in signature.fixed)
-    dynamic = not one_step and not fixed and any("seq" in spec.shape for spec in signature.inputs)
+    dynamic = not one_step and not _fixes_seq(signature) and any("seq" in spec.shape for spec in signature.inputs)
     return Mode(one_step, dynamic)
 
 
@@ -88,6 +91,8 @@ def tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]) 
     """Inputs or outputs with names that C and C++ allow and that are not `taken`, which they are added to."""
     found = []
     for spec in specs:
+        if spec.dtype not in C_TYPES:
+            raise InputError(f"{spec.name} is {spec.dtype}, which is not written as C; leave out --format c.")
         name = re.sub(r"\W", "_", spec.name, flags=re.ASCII)
         name = f"v{name}" if name[0] == "_" or name[0].isdigit() else name
         # Macros are all capitals; sizes of arrays are macros, so names that differ in that alone are alike.
@@ -95,23 +100,20 @@ def tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]) 
             name += "_"
         taken.add(name.lower())
         sizes = signature.clamp({"batch": 1, "seq": 0})
-        axis = spec.shape.index("seq") if "seq" in spec.shape and not _fixed(signature) else None
+        axis = spec.shape.index("seq") if "seq" in spec.shape and not _fixes_seq(signature) else None
         numbers = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
         before, after = (numbers[:axis], numbers[axis + 1 :]) if axis is not None else ([], numbers)
-        found.append(
-            Tensor(spec, name, C_TYPES[spec.dtype], prod(before), prod(after), axis is not None)
-            if spec.dtype in C_TYPES
-            else _refuse(spec)
-        )
+        found.append(Tensor(spec, name, C_TYPES[spec.dtype], prod(before), prod(after), axis is not None))
     return found
 
 
-def _fixed(signature: Signature) -> bool:
+def _fixes_seq(signature: Signature) -> bool:
     return any(dim.name == "seq" for dim in signature.fixed)
 
 
-def _refuse(spec: TensorSpec) -> Tensor:
-    raise InputError(f"{spec.name} is {spec.dtype}, which is not written as C; leave out --format c.")
+def filled(text: str, words: Mapping[str, str]) -> str:
+    """A text of C with a word for each `@NAME@` in it."""
+    return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], text)
 
 
 def commented(text: str) -> str:
@@ -123,9 +125,9 @@ def commented(text: str) -> str:
 class Interface:
     """The functions of one model; `mapped` says whether they are given its weights."""
 
-    def __init__(self, name: str, signature: Signature, *, mapped: bool = False) -> None:
+    def __init__(self, name: str, signature: Signature, precision: str, *, mapped: bool = False) -> None:
         """Raises `InputError` for a contract that C cannot keep."""
-        self.name, self.signature, self.mapped = name, signature, mapped
+        self.name, self.signature, self.precision, self.mapped = name, signature, precision, mapped
         self.mode = mode_of(signature)
         taken = {f"{name}_{function}" for function in ("init", "step", "sequence", "rollout", "state", "map", "fits")}
         self.inputs = tensors(signature.inputs, signature, taken)
@@ -186,11 +188,7 @@ class Interface:
             (
                 f"{'Some steps (1 or more)' if steps else 'A whole window'}, from the state to the state after them."
                 + last
-                + (
-                    f" `workspace` is {name.upper()}_WORKSPACE({STEPS}) bytes, aligned as malloc's."
-                    if workspace
-                    else ""
-                ),
+                + (f" `workspace` is {self.workspace_macro} bytes, aligned as malloc's." if workspace else ""),
                 f"void {name}_sequence({w}{name}_state *state, {steps}{self.parameters()}{workspace})",
             )
         )

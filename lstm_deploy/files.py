@@ -31,6 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def weights_file(path: Path) -> Path:
+    """Where the weights of an artifact lie that are too large for the file itself."""
+    return path.with_name(f"{path.name}.data")
+
+
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` file; raises `InputError` if it is not one, or holds pickled objects."""
     try:

@@ -85,6 +85,11 @@ def tensor_problems(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> 
     return problems
 
 
+def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
+    """The weights of a graph, and its other constants, by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
 def floats_of(model: onnx.ModelProto) -> dict[str, Array]:
     """The constants of a graph that are floats, by name."""
     return {
@@ -130,7 +135,7 @@ def constant_problems(floats: Mapping[str, Array], wanted: Mapping[str, Array]) 
 
 def matrices_of(model: onnx.ModelProto) -> list[tuple[Array, Array | float]]:
     """The matrices of a graph, those that were quantized too, each with half of a step of its numbers."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants = constants_of(model)
     found: list[tuple[Array, Array | float]] = []
     for name, value in constants.items():
         base = name.removesuffix("_quantized")

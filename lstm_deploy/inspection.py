@@ -10,6 +10,7 @@ from onnx import ModelProto
 from lstm_deploy import checkpoint, lint
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError
+from lstm_deploy.files import weights_file
 from lstm_deploy.runtimes import native
 from lstm_deploy.signature import CONTRACT_FILE, Signature
 
@@ -141,11 +142,11 @@ def _torchscript(path: Path) -> dict[str, Any]:
 
 def _c(path: Path) -> dict[str, Any]:
     interface = native.read_interface(path)
-    files = [path, path.with_suffix(".h"), *([native.weights_file(path)] if interface.mapped else [])]
+    files = [path, path.with_suffix(".h"), *([weights_file(path)] if interface.mapped else [])]
     return {
         "kind": "c",
         "bytes": sum(file.stat().st_size for file in files if file.exists()),
-        "precision": native.precision_of(path),
+        "precision": interface.precision,
         "functions": [head for _, head in interface.prototypes()],
         "contract": msgspec.to_builtins(interface.signature),
     }

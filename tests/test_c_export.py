@@ -269,6 +269,15 @@ def test_what_needs_too_much_of_the_stack_is_refused(tmp_path):
         written(Wide(), tmp_path, "x:float32[batch,seq,3]")
 
 
+def test_the_header_names_the_workspace_as_it_is_defined(system):
+    for name, macro in (("window, both ways", "_WORKSPACE"), ("attention, both ways", "_WORKSPACE(steps)")):
+        _, path = system(name)
+        text = " ".join(path.with_suffix(".h").read_text().split())
+        upper = identifier(name).upper()
+        assert f"#define {upper}{macro} " in text
+        assert f"`workspace` is {upper}{macro} bytes" in text
+
+
 class TwoHeads(nn.Module):
     """More outputs than a rollout needs."""
 

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from lstm_deploy import lint
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import EXTERNAL_ABOVE
+from lstm_deploy.files import weights_file
 
 WORTH = 0.05
 """The part of all weights that a matrix or an embedding must have: below it, quantizing its input costs more time
@@ -112,7 +113,7 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
         if prop.key.startswith("onnx."):  # the quantizer's notes to itself
             del model.metadata_props[index]
     del model.graph.value_info[:]
-    target.with_name(f"{target.name}.data").unlink(missing_ok=True)
+    weights_file(target).unlink(missing_ok=True)
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE:
         raise InputError("The model is beyond 2 GB in int8 too, which is not supported; export it in float32.")
     onnx.save_model(model, target)

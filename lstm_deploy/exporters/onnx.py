@@ -15,6 +15,7 @@ import torch
 from lstm_deploy.calling import shared_copy
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
 from lstm_deploy.exporters.tracing import refusal, trace, wrong_sizes
+from lstm_deploy.files import weights_file
 from lstm_deploy.lifting import example
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.stateful import Lifted
@@ -50,7 +51,7 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     if sum(weight.nbytes for weight in weights.values()) > EXTERNAL_ABOVE:
         for name, weight in weights.items():
             model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
-        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data")
+        onnx.save_model(model, path, save_as_external_data=True, location=weights_file(path).name)
     else:
         with path.open("wb") as file:
             _write(model, weights, file)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import onnx
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy import benchmark, environment, lint
+from lstm_deploy import benchmark, environment
 from lstm_deploy.bundle import Artifact, Evidence
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c import export_c, reading
@@ -115,15 +116,20 @@ class Precisions:
                 layers = lstm_counts(onnx.load(target, load_external_data=False))
             else:  # its header and weights go with it, under its name
                 self._write_c(self.graph, target, Settings(), chosen.kept)
-                lstms = {label for label, node in parts(lint.load(self.graph)).items() if node.op_type == "LSTM"}
+                lstms = {label for label, node in self._parts.items() if node.op_type == "LSTM"}
                 layers = len(lstms - set(chosen.kept)), len(lstms)
             self._add(chosen, target, layers, tried, timed.get(chosen.path, {}))
 
     def _write_c(self, graph: Path, target: Path, _: Settings, kept: Collection[str] = ()) -> None:
         """Write and compile C whose layers are in int8 but for those in `kept`."""
-        nodes = parts(lint.load(graph))
-        export_c(graph, target, f"{self.name}_int8", [node.name for label, node in nodes.items() if label not in kept])
+        lowered = [node.name for label, node in self._parts.items() if label not in kept]
+        export_c(graph, target, f"{self.name}_int8", lowered)
         native.build(target)
+
+    @cached_property
+    def _parts(self) -> dict[str, onnx.NodeProto]:
+        """What there is to quantize in the graph."""
+        return parts(onnx.load(self.graph, load_external_data=False))
 
     def int8_torchscript(self, path: Path, layers: tuple[int, int]) -> None:
         """Keep the int8 artifact at `path` if it is within the budget."""

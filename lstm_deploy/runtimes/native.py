@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.c_interface import Interface
+from lstm_deploy.c_interface import Interface, filled
 from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.files import weights_file
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.rollouts import carries, contract_of
 from lstm_deploy.sampling import blank_inputs, sizes_of
@@ -330,20 +331,12 @@ def read_interface(path: Path) -> Interface:
     if contract is None or names is None:
         raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
     mapped = f"int {names[2]}_fits(const void *weights, size_t bytes)" in text
-    return Interface(names[2], Signature.from_json(contract[1]), mapped=mapped)
+    return Interface(names[2], Signature.from_json(contract[1]), names[1], mapped=mapped)
 
 
 def precision_of(path: Path) -> str:
     """`float32` or `int8`, as the file says; raises `InputError` for a file that is no C artifact."""
-    read_interface(path)
-    names = _NAMES.search(path.read_text(encoding="utf-8"))
-    assert names is not None
-    return names[1]
-
-
-def weights_file(path: Path) -> Path:
-    """Where the weights of a C artifact lie that are not in its text."""
-    return path.with_name(f"{path.name}.data")
+    return read_interface(path).precision
 
 
 def compiler() -> list[str]:
@@ -378,7 +371,7 @@ def is_compiled(path: Path) -> bool:
 def compiled(path: Path) -> Path:
     """The library of an artifact that was built here before; raises `InputError` for another."""
     library = _library(path)
-    if not is_compiled(path):
+    if not library.is_file():
         compiler()  # if there is none, that is what has to be said
         raise InputError(
             f"{path} was not compiled on this machine, or was changed since, and a C file can do anything; read it, or "
@@ -468,4 +461,4 @@ def glue(source: str, interface: Interface) -> str:
         "WORKSPACE": "" if interface.mode.one_step else ", all->workspace",
         "BYTES": "0" if interface.mode.one_step else interface.workspace_macro,
     }
-    return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], GLUE)
+    return filled(GLUE, words)

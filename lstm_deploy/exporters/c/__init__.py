@@ -7,10 +7,11 @@ from pathlib import Path
 from lstm_deploy import lint
 from lstm_deploy.exporters.c import kernels, kernels_int8
 from lstm_deploy.exporters.c.nodes import Translator, needed
-from lstm_deploy.exporters.c.shapes import constants_of, examine
+from lstm_deploy.exporters.c.shapes import examine
 from lstm_deploy.exporters.c.source import Writer
 from lstm_deploy.exporters.c.weights import ALIGNMENT
-from lstm_deploy.files import replacing
+from lstm_deploy.files import replacing, weights_file
+from lstm_deploy.graph_weights import constants_of
 from lstm_deploy.signature import Signature
 
 
@@ -23,7 +24,7 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
     model = lint.load(graph)
     signature = Signature.from_json(lint.contract_text(model) or "")
     writer = Writer(identifier(name), signature, "int8" if quantized else "float32")
-    known = examine(graph, model, signature, one_step=writer.mode.one_step)
+    known = examine(model, signature, writer.mode)
     translator = Translator(known, constants_of(model), frozenset(quantized))
     for each in (*writer.inputs, *writer.states_in):
         translator.enter(each.spec.name, each.name)
@@ -31,7 +32,7 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
         translator.translate(node)
     for each in (*writer.outputs, *writer.states_out):
         translator.leave(each.spec.name, each.name)
-    header, weights = path.with_suffix(".h"), path.with_name(f"{path.name}.data")
+    header, weights = path.with_suffix(".h"), weights_file(path)
     text_of_kernels = _kernels(translator.kernels, translator.weights.longest)
     text = writer.source(header.name, translator, text_of_kernels, weights)
     size = weights.stat().st_size if writer.mapped else 0

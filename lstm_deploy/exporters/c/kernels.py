@@ -71,43 +71,44 @@ class Vectors(NamedTuple):
 
 
 X86 = "defined(__x86_64__) && defined(__GNUC__)"
-VECTORS = (
-    Vectors(
-        name="avx512",
+
+
+def _x86(name: str, bits: int, features: Sequence[str], **more: str) -> Vectors:
+    """An instruction set of x86, whose operations are alike but for the width in their names."""
+    mm = f"_mm{bits}"
+    return Vectors(
+        name=name,
         guard=X86,
-        chosen='__builtin_cpu_supports("avx512f")',
-        target='__attribute__((target("avx512f")))',
-        type="__m512",
-        lanes=16,
-        load="_mm512_loadu_ps({a})",
-        store="_mm512_storeu_ps({a}, {b})",
-        all="_mm512_set1_ps({a})",
-        fma="_mm512_fmadd_ps({a}, {b}, {c})",
-        add="_mm512_add_ps({a}, {b})",
-        multiply="_mm512_mul_ps({a}, {b})",
-        divide="_mm512_div_ps({a}, {b})",
-        least="_mm512_min_ps({b}, {a})",
-        most="_mm512_max_ps({b}, {a})",
+        chosen=" && ".join(f'__builtin_cpu_supports("{feature}")' for feature in features),
+        target=f'__attribute__((target("{",".join(features)}")))',
+        type=f"__m{bits}",
+        lanes=bits // 32,
+        load=f"{mm}_loadu_ps({{a}})",
+        store=f"{mm}_storeu_ps({{a}}, {{b}})",
+        all=f"{mm}_set1_ps({{a}})",
+        fma=f"{mm}_fmadd_ps({{a}}, {{b}}, {{c}})",
+        add=f"{mm}_add_ps({{a}}, {{b}})",
+        multiply=f"{mm}_mul_ps({{a}}, {{b}})",
+        divide=f"{mm}_div_ps({{a}}, {{b}})",
+        least=f"{mm}_min_ps({{b}}, {{a}})",
+        most=f"{mm}_max_ps({{b}}, {{a}})",
+        **more,
+    )
+
+
+VECTORS = (
+    _x86(
+        "avx512",
+        512,
+        ["avx512f"],
         round="_mm512_roundscale_ps({a}, 8)",
         power_of_two="_mm512_scalef_ps(_mm512_set1_ps(1.0f), {a})",
         total="_mm512_reduce_add_ps({a})",
     ),
-    Vectors(
-        name="avx2",
-        guard=X86,
-        chosen='__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")',
-        target='__attribute__((target("avx2,fma")))',
-        type="__m256",
-        lanes=8,
-        load="_mm256_loadu_ps({a})",
-        store="_mm256_storeu_ps({a}, {b})",
-        all="_mm256_set1_ps({a})",
-        fma="_mm256_fmadd_ps({a}, {b}, {c})",
-        add="_mm256_add_ps({a}, {b})",
-        multiply="_mm256_mul_ps({a}, {b})",
-        divide="_mm256_div_ps({a}, {b})",
-        least="_mm256_min_ps({b}, {a})",
-        most="_mm256_max_ps({b}, {a})",
+    _x86(
+        "avx2",
+        256,
+        ["avx2", "fma"],
         round="_mm256_round_ps({a}, 8)",
         power_of_two=(
             "_mm256_castsi256_ps(_mm256_slli_epi32("
@@ -493,6 +494,6 @@ def _scalar_polynomial(name: str, coefficients: tuple[float, ...], of: str) -> s
 
 
 def number(value: float) -> str:
-    """A float in C."""
+    """A constant of these texts in C, as it stands in Python."""
     text = f"{value:.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"

@@ -6,13 +6,14 @@ become calls of the kernels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 
 from lstm_deploy.c_interface import C_TYPES
 from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.c.literals import literal
 from lstm_deploy.exporters.c.shapes import Known, attributes
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size, product
 from lstm_deploy.exporters.c.weights import Weights, dense_int8, lstm_int8, packed_lstm, rows_int8
@@ -163,7 +164,7 @@ class Translator:
             size = product(value.shape)
             self.lines.append(f"memcpy({pointer}, {value.pointer}, {size} * sizeof({value.c_type}));")
         else:
-            self.loop(value.shape, lambda indices: f"{target.at(indices)} = {value.at(indices)};")
+            self.copy(value, target)
 
     def translate(self, node: onnx.NodeProto) -> None:
         """Add what a node does; raises `InputError`, naming it, where C cannot express it."""
@@ -240,14 +241,18 @@ class Translator:
         """The same numbers without gaps."""
         if value.is_contiguous:
             return value
-        copy = self.temporary(value.shape, value.c_type)
-        self.loop(value.shape, lambda indices: f"{copy.at(indices)} = {value.at(indices)};")
-        return copy
+        dense = self.temporary(value.shape, value.c_type)
+        self.copy(value, dense)
+        return dense
 
-    def loop(self, shape: Sequence[Size], body: Callable[[list[str]], str], first: int = 0) -> None:
+    def copy(self, source: Value, target: Value) -> None:
+        """Copy all entries of a value to another of its shape."""
+        self.loop(source.shape, lambda i: f"{target.at(i)} = {source.at(i)};")
+
+    def loop(self, shape: Sequence[Size], body: Callable[[list[str]], str]) -> None:
         """A statement for each entry of an array of this shape; `body` gets its indices."""
         indices, depth = [], 0
-        for number, size in enumerate(shape, first):
+        for number, size in enumerate(shape):
             if size == ONE:
                 indices.append("0")
                 continue
@@ -325,25 +330,6 @@ def broadcast(value: Value, shape: Sequence[Size]) -> Value:
         for size, stride, wanted in zip(value.shape, value.strides, shape[missing:], strict=True)
     ]
     return value._replace(shape=tuple(shape), strides=tuple(strides))
-
-
-def literal(number: Any) -> str:
-    """A number in C."""
-    if isinstance(number, np.bool_ | bool):
-        return str(int(number))
-    if isinstance(number, np.integer | int):
-        if int(number) == -(2**63):
-            return "INT64_MIN"
-        text = str(int(number)) if abs(int(number)) < 2**31 else f"INT64_C({int(number)})"
-        return f"({text})" if number < 0 else text
-    if np.isnan(number):
-        return "NAN"
-    if np.isinf(number):
-        return "INFINITY" if number > 0 else "(-INFINITY)"
-    text = f"{number:.9g}" if number.dtype == np.float32 else f"{number:.17g}"
-    text = text if set(text) & set(".e") else f"{text}.0"
-    text = f"{text}f" if number.dtype == np.float32 else text
-    return f"({text})" if number < 0 else text
 
 
 def refusal(node: onnx.NodeProto, why: str) -> InputError:
@@ -479,10 +465,10 @@ def _dense(t: Translator, node: onnx.NodeProto, x: Value, rows: Array, bias: Arr
     out = t.result(node.output[0])
     if x.literal or (x.strides[-1] != ONE and x.shape[-1] != ONE):
         x = t.dense_copy(x)
-    added = t.weights.add(f"{label}_bias", np.ascontiguousarray(bias, np.float32)) if bias is not None else "NULL"
     if node.name in t.quantized:
         kernel, pointers = "dense_int8", t.weights.add_int8(label, dense_int8(rows, bias), rows.shape[1])
     else:
+        added = t.weights.add(f"{label}_bias", np.ascontiguousarray(bias, np.float32)) if bias is not None else "NULL"
         kernel, pointers = "dense", f"{t.weights.add(label, rows)}, {added}"
     t.kernels.add(kernel)
 
@@ -677,12 +663,8 @@ def _concat(t: Translator, node: onnx.NodeProto) -> None:
     for name in node.input:
         part = t.value(name)
         target = out._replace(shape=part.shape, offset=offset)
-        _copy(t, part, target)
+        t.copy(part, target)
         offset = offset + part.shape[axis] * out.strides[axis]
-
-
-def _copy(t: Translator, source: Value, target: Value) -> None:
-    t.loop(source.shape, lambda i: f"{target.at(i)} = {source.at(i)};")
 
 
 def _expand(t: Translator, node: onnx.NodeProto) -> None:
@@ -703,7 +685,7 @@ def _pad(t: Translator, node: onnx.NodeProto) -> None:
             raise refusal(node, "cuts instead of padding")
         offset = offset + out.strides[axis] * before
     t.loop(out.shape, lambda i: f"{out.at(i)} = {filled};")
-    _copy(t, value, out._replace(shape=value.shape, offset=offset))
+    t.copy(value, out._replace(shape=value.shape, offset=offset))
 
 
 def _range(t: Translator, node: onnx.NodeProto) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lstm_deploy.exporters.c.kernels import GATES, UNITS
 from lstm_deploy.exporters.c.kernels_int8 import GROUP
+from lstm_deploy.files import weights_file
 from lstm_deploy.graph_weights import Layer
 from lstm_deploy.signature import Array
 
@@ -24,7 +25,7 @@ _MAPPED = re.compile(
 )
 _LSTM = re.compile(r"^  (?:for .*\n *)*lstm(_int8)?\(((?:\w+, )+?)(\d+), (\d+), ", re.MULTILINE)
 _DENSE = re.compile(r"\bdense_int8\((w_\w+), (w_\w+), w_\w+, (\d+), (\d+), &")
-_SPECIAL = {"NAN": "nan", "INFINITY": "inf", "-INFINITY": "-inf", "(-2147483647 - 1)": "-2147483648"}
+_SPECIAL = {"NAN": "nan", "INFINITY": "inf", "(-INFINITY)": "-inf", "(-2147483647 - 1)": "-2147483648"}
 
 
 class Found(NamedTuple):
@@ -37,13 +38,14 @@ class Found(NamedTuple):
 
 def nbytes(path: Path) -> int:
     """Bytes of the weights in a C artifact, as they are compiled or mapped."""
-    return sum(array.nbytes for array in _arrays(path)[0].values())
+    arrays, _ = _arrays(path, path.read_text(encoding="utf-8"))
+    return sum(array.nbytes for array in arrays.values())
 
 
 def read(path: Path) -> Found:
     """The weights in the C artifact at `path`, those of its file beside it included."""
-    arrays, labels = _arrays(path)
     text = path.read_text(encoding="utf-8")
+    arrays, labels = _arrays(path, text)
     packed: set[str] = set()
     layers = _layers(text, arrays, labels, packed)
     matrices: list[tuple[Array, Array | float]] = []
@@ -68,9 +70,8 @@ def read(path: Path) -> Found:
     return Found(layers, floats, matrices)
 
 
-def _arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """All arrays of an artifact by their identifiers, and what they are called."""
-    text = path.read_text(encoding="utf-8")
+def _arrays(path: Path, text: str) -> tuple[dict[str, Array], dict[str, str]]:
+    """All arrays of an artifact by their identifiers, and what they are called; `text` is what is in its file."""
     arrays: dict[str, Array] = {}
     labels: dict[str, str] = {}
     for match in _TEXT.finditer(text):
@@ -80,9 +81,11 @@ def _arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         labels[match["name"]] = match["label"]
     for match in _MAPPED.finditer(text):
         shape = _shape(match["shape"])
-        beside = path.with_name(f"{path.name}.data")
         found = np.fromfile(
-            beside, DTYPES[match["type"]], count=int(np.prod(shape, dtype=np.int64)), offset=int(match["place"])
+            weights_file(path),
+            DTYPES[match["type"]],
+            count=int(np.prod(shape, dtype=np.int64)),
+            offset=int(match["place"]),
         )
         arrays[match["name"]] = found.reshape(shape)
         labels[match["name"]] = match["label"]

@@ -1,9 +1,8 @@
 """Rollouts as C: a model fed with its own outputs, as `rollouts` says; each is a loop around `step` or `sequence`."""
 
-import re
 from collections.abc import Callable
 
-from lstm_deploy.c_interface import STEPS, Interface
+from lstm_deploy.c_interface import STEPS, Interface, filled
 from lstm_deploy.exporters.c.sizes import Size
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.rollouts import COLDEST, carries, window_of
@@ -137,22 +136,18 @@ def rollout_of(interface: Interface, workspace: Size, check_stack: Callable[[int
     if is_text:
         check_stack(on_stack + 8 * layout.width)
         feed = FEED_ONE_HOT if layout.one_hot else FEED_TOKEN
-        return _filled(f"{CHOOSE}\n{GENERATE.replace('@FEED@', feed)}", words)
+        return filled(f"{CHOOSE}\n{GENERATE.replace('@FEED@', feed)}", words)
     if carries(signature):
         check_stack(on_stack)
-        return _filled(CARRY, words)
+        return filled(CARRY, words)
     on_stack += 4 * window * layout.width
     if mode.one_step:
         check_stack(on_stack)
-        return _filled(RESET.replace("@FORECAST@", BY_STEPS), {**words, "BUFFERS": "  size_t k;\n"})
+        return filled(RESET.replace("@FORECAST@", BY_STEPS), {**words, "BUFFERS": "  size_t k;\n"})
     rows = window if layout.y_time_axis is not None else 1
     check_stack(on_stack + workspace.at(window) + 4 * rows * layout.width)
     words["GIVEN"] = f"{window}, " if mode.dynamic else ""
     words["LAST"] = str((rows - 1) * layout.width)
     memory = interface.workspace_macro.replace(STEPS, str(window))
     words["BUFFERS"] = f"  float said[{rows * layout.width}];\n  double workspace[({memory} + 7) / 8];\n"
-    return _filled(RESET.replace("@FORECAST@", AS_A_WHOLE), words)
-
-
-def _filled(text: str, words: dict[str, str]) -> str:
-    return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], text)
+    return filled(RESET.replace("@FORECAST@", AS_A_WHOLE), words)

@@ -4,16 +4,15 @@ Found by running the graph on several numbers of steps, which is exact where inf
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnx import numpy_helper
 
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.c_interface import Mode
+from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.sizes import Size, fit
+from lstm_deploy.runtimes.onnxrt import open_session
 from lstm_deploy.sampling import sample_inputs
 from lstm_deploy.signature import Array, Signature
 
@@ -57,39 +56,27 @@ class Known(NamedTuple):
     """Its entries where the number of steps alone decides them."""
 
 
-def examine(path: Path, model: onnx.ModelProto, signature: Signature, *, one_step: bool) -> dict[str, Known]:
-    """All values of the graph at `path`, by name, for one row: of one step, or of any number that its contract allows.
+def examine(model: onnx.ModelProto, signature: Signature, mode: Mode) -> dict[str, Known]:
+    """All values of a graph, by name, for one row: of one step, or of any number that its contract allows.
 
-    `model` is the same graph, loaded. Raises `InputError` where a shape depends on more than the steps.
+    Raises `InputError` where a shape depends on more than the steps.
     """
     least = signature.clamp({"seq": signature.least_seq})["seq"]
-    dynamic = not one_step and any("seq" in spec.shape for spec in signature.inputs) and not _fixes_seq(signature)
-    steps = [least + number for number in range(TRIED)] if dynamic else [1 if one_step else least]
-    runs = _runs(path, model, signature, steps)
+    steps = [least + number for number in range(TRIED)] if mode.dynamic else [1 if mode.one_step else least]
+    runs = _runs(model, signature, steps)
     computed = _depends_on_inputs(model, [*signature.input_names])
     known = {name: _known(name, [run[name] for run in runs], steps, name in computed) for name in runs[0]}
-    return _forgotten(model, known) if dynamic else known
+    return _forgotten(model, known) if mode.dynamic else known
 
 
-def _fixes_seq(signature: Signature) -> bool:
-    return any(dim.name == "seq" for dim in signature.fixed)
-
-
-def _runs(path: Path, model: onnx.ModelProto, signature: Signature, steps: Sequence[int]) -> list[Mapping[str, Array]]:
+def _runs(model: onnx.ModelProto, signature: Signature, steps: Sequence[int]) -> list[Mapping[str, Array]]:
     """For each number of steps the value of every name in the graph."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     names = list(dict.fromkeys(name for node in model.graph.node for name in node.output if name))
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    try:
-        session = ort.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a dozen unrelated types
-        raise InputError(f"onnxruntime cannot load {path.name} ({one_line(error)}); leave out --format c.") from error
+    session = open_session(shown.SerializeToString(), threads=1)
     found: list[Mapping[str, Array]] = []
     for number in steps:
         rng = np.random.default_rng(0)
@@ -146,11 +133,6 @@ def _forgotten(model: onnx.ModelProto, known: Mapping[str, Known]) -> dict[str, 
             else:
                 varies |= {name for name in outputs if found[name].constant is None}
     return found
-
-
-def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
-    """The weights of a graph, by name."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lstm_deploy.c_interface import STEPS, Interface, Tensor, commented
+from lstm_deploy.c_interface import BYTES, STEPS, Interface, Tensor, commented
 from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.c.nodes import Temporary, Translator, literal
+from lstm_deploy.exporters.c.literals import literal
+from lstm_deploy.exporters.c.nodes import Temporary, Translator
 from lstm_deploy.exporters.c.rollout import rollout_of
 from lstm_deploy.exporters.c.sizes import Size
 from lstm_deploy.exporters.c.weights import MAGIC, MAPPED_ABOVE
@@ -39,8 +40,7 @@ class Writer(Interface):
     """Writes the two files of one model."""
 
     def __init__(self, name: str, signature: Signature, precision: str) -> None:
-        super().__init__(name, signature)
-        self.precision = precision
+        super().__init__(name, signature, precision)
         self.workspace = Size.of()
 
     def check_stack(self, size: int) -> None:
@@ -123,33 +123,22 @@ class Writer(Interface):
         name, w = self.name, self.weights_argument
         heads = {head.split("(")[0].rsplit("_", 1)[1]: head for _, head in self.prototypes()}
         parts = [self._init(heads["init"])]
-        fields = ", ".join(f"state->{self.field(each)}" for each in self.states_in)
-        after = ", ".join(f"next.{self.field(each)}" for each in self.states_in)
-
-        def called(first: str, inputs: str, outputs: str, last: str) -> str:
-            return f"call({w}{first}{inputs}, {fields}, {outputs}, {after}{last});\n"
-
-        inputs, outputs = (", ".join(each.name for each in found) for found in (self.inputs, self.outputs))
+        arguments = ", ".join(each.name for each in (*self.inputs, *self.outputs))
+        given = [each.name for each in self.inputs] + [f"state->{self.field(each)}" for each in self.states_in]
+        given += [each.name for each in self.outputs] + [f"next.{self.field(each)}" for each in self.states_in]
+        if self.mode.dynamic:
+            given = [STEPS, *given]
+        if not self.mode.one_step:
+            given.append("(char *)workspace")
+        head = heads["step" if self.mode.one_step else "sequence"]
+        parts.append(f"{head}\n{{\n  {name}_state next;\n  call({w}{', '.join(given)});\n  *state = next;\n}}\n")
         if self.mode.one_step:
-            parts.append(
-                f"{heads['step']}\n{{\n  {name}_state next;\n  {called('', inputs, outputs, '')}  *state = next;\n}}\n"
-            )
             parts.append(self._steps(heads["sequence"]))
-        elif self.mode.dynamic:
+        elif self.streams:
+            self.check_stack(self.workspace.at(1))
             parts.append(
-                f"{heads['sequence']}\n{{\n  {name}_state next;\n"
-                f"  {called(f'{STEPS}, ', inputs, outputs, ', (char *)workspace')}  *state = next;\n}}\n"
-            )
-            if self.streams:
-                self.check_stack(self.workspace.at(1))
-                parts.append(
-                    f"{heads['step']}\n{{\n  double workspace[({name.upper()}_WORKSPACE(1) + 7) / 8];\n"
-                    f"  {name}_sequence({w}state, 1, {inputs}, {outputs}, workspace);\n}}\n"
-                )
-        else:
-            parts.append(
-                f"{heads['sequence']}\n{{\n  {name}_state next;\n  {called('', inputs, outputs, ', (char *)workspace')}"
-                "  *state = next;\n}\n"
+                f"{heads['step']}\n{{\n  double workspace[({self.workspace_macro.replace(STEPS, '1')} + 7) / 8];\n"
+                f"  {name}_sequence({w}state, 1, {arguments}, workspace);\n}}\n"
             )
         if self.rolls:
             parts.append(rollout_of(self, self.workspace, self.check_stack))
@@ -215,9 +204,7 @@ class Writer(Interface):
     def _contract(self) -> str:
         """The contract as a comment: `/` is written so that none of it can end that."""
         text = self.signature.to_json().replace("/", "\\/")
-        return f"/* {CONTRACT_KEY}\n{text}\n*/\n/* precision {self.precision}, functions {self.name}_… */\n".replace(
-            "…", "*"
-        )
+        return f"/* {CONTRACT_KEY}\n{text}\n*/\n/* precision {self.precision}, functions {self.name}_* */\n"
 
     def _about(self) -> str:
         """What the header says of the model."""
@@ -254,7 +241,6 @@ class Writer(Interface):
 
 def _memory(temporaries: Sequence[Temporary], *, on_stack: bool) -> tuple[list[str], Size]:
     """Declarations of all temporaries, on the stack or in a workspace, and how many bytes they take."""
-    bytes_of = {"float": 4, "int64_t": 8, "int32_t": 4, "unsigned char": 1, "int8_t": 1, "uint8_t": 1}
     lines, place = [], Size.of()
     for each in temporaries:
         if on_stack:
@@ -262,7 +248,7 @@ def _memory(temporaries: Sequence[Temporary], *, on_stack: bool) -> tuple[list[s
         else:
             lines.append(f"{each.c_type} *{each.name} = ({each.c_type} *)(void *)(workspace + {place});")
         # Every array takes a multiple of 8 bytes, whatever the number of steps.
-        place = place + Size.of(*(-(-factor * bytes_of[each.c_type] // 8) * 8 for factor in each.size.coefficients))
+        place = place + Size.of(*(-(-factor * BYTES[each.c_type] // 8) * 8 for factor in each.size.coefficients))
     return [*lines, *([] if on_stack else ["(void)workspace;"])], place
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lstm_deploy.c_interface import C_TYPES, commented
 from lstm_deploy.exporters.c.kernels import GATES, ROW, UNITS
 from lstm_deploy.exporters.c.kernels_int8 import GROUP
+from lstm_deploy.exporters.c.literals import literal
 from lstm_deploy.signature import Array
 
 MAPPED_ABOVE = 4_000_000
@@ -103,18 +104,14 @@ def packed_lstm(w: Array, r: Array, bias: Array) -> Array:
 
     → `[blocks, 1 + inputs + hidden, gates, UNITS]`, the last block filled with zeros.
     """
-    hidden = r.shape[1]
-    both = bias[: 4 * hidden].astype(np.float64) + bias[4 * hidden :]
-    rows = np.concatenate([both[:, None].astype(np.float32), w, r], axis=1)  # [4*hidden, 1 + inputs + hidden]
+    rows = np.concatenate([_summed(bias)[:, None], w, r], axis=1)  # [4*hidden, 1 + inputs + hidden]
     return np.ascontiguousarray(_blocks(rows).transpose(0, 3, 1, 2))
 
 
 def lstm_int8(w: Array, r: Array, bias: Array) -> Quantized:
     """The same in int8, each row of each gate with a scale of its own for `w` and for `r`."""
-    hidden = r.shape[1]
-    both = (bias[: 4 * hidden].astype(np.float64) + bias[4 * hidden :]).astype(np.float32)
     parts = [rows_int8(np.asarray(part)) for part in (w, r)]
-    numbers = np.stack([both, *(scale for _, scale in parts)], axis=1)  # [4*hidden, 3]
+    numbers = np.stack([_summed(bias), *(scale for _, scale in parts)], axis=1)  # [4*hidden, 3]
     starts = np.stack([_start(number) for number, _ in parts], axis=1)
     return Quantized(
         np.concatenate([_grouped(_blocks(number)) for number, _ in parts], axis=1),
@@ -139,6 +136,12 @@ def dense_int8(rows: Array, bias: Array | None) -> Quantized:
         np.ascontiguousarray(blocks(numbers.astype(np.float32)).transpose(0, 3, 1, 2)),
         np.ascontiguousarray(blocks(starts).transpose(0, 3, 1, 2)),
     )
+
+
+def _summed(bias: Array) -> Array:
+    """Input and recurrent bias as one: rounded once."""
+    ih, hh = np.split(bias.astype(np.float64), 2)
+    return np.asarray(ih + hh, np.float32)
 
 
 def _blocks(rows: Array) -> Array:
@@ -174,7 +177,7 @@ def _array(entry: Entry) -> str:
     flat = entry.array.reshape(-1)
     c_type = C_TYPES[str(flat.dtype)]
     if flat.dtype.kind == "f":
-        texts = [f"{value:.9g}" for value in flat.tolist()] if np.isfinite(flat).all() else list(map(_special, flat))
+        texts = [f"{value:.9g}" if np.isfinite(value) else literal(value) for value in flat]
     else:
         texts = [f"INT64_C({value})" if flat.itemsize == 8 else str(int(value)) for value in flat]
     if flat.dtype == np.int32:
@@ -189,9 +192,3 @@ def _array(entry: Entry) -> str:
 def _comment(entry: Entry) -> str:
     """What an array is, and its shape, as `reading` expects it."""
     return f"/* {commented(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"
-
-
-def _special(value: float) -> str:
-    if np.isnan(value):
-        return "NAN"
-    return f"{value:.9g}" if np.isfinite(value) else "INFINITY" if value > 0 else "-INFINITY"
