@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lstm_deploy.benchmark import Plan, bench
     from lstm_deploy.bundle import Bundle
     from lstm_deploy.checks import Check, Diagnosis, ParityReport
+    from lstm_deploy.embedding import embed
     from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, ProviderError
     from lstm_deploy.exporters import export
     from lstm_deploy.signature import RecurrentSpec, Signature, TensorSpec
@@ -44,6 +45,7 @@ _HOMES = {
     "Stream": "streaming",
     "TensorSpec": "signature",
     "bench": "benchmark",
+    "embed": "embedding",
     "export": "exporters",
     "open": "streaming",
     "validate": "validation",
@@ -70,6 +72,7 @@ __all__ = [
     "Stream",
     "TensorSpec",
     "bench",
+    "embed",
     "export",
     "open",
     "validate",

@@ -529,6 +529,36 @@ def run(
 
 
 @app.command()
+def embed(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle to write a client of.")] = None,
+    lang: Annotated[str | None, typer.Option(help="Language of the client; --list says which there are.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write to [default: BUNDLE-LANG, here].")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32 or int8.")] = "float32",
+    force: ForceFlag = False,
+    list_: Annotated[bool, typer.Option("--list", help="Say which languages there are, and what each needs.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write a client of a bundle in another language: its state, task and a golden trace to replay included."""
+    from lstm_deploy import embedding
+
+    if list_:
+        _show_languages(embedding.LANGUAGES, json)
+        return
+    if bundle is None or lang is None:
+        missing = "a bundle" if bundle is None else f"--lang, one of {', '.join(embedding.LANGUAGES)}"
+        raise InputError(f"embed needs {missing}; lstm-deploy embed --list says what there is.")
+    folder = output or Path(f"{bundle.resolve().name}-{lang}")
+    files = embedding.embed(bundle, folder, lang, precision=precision, force=force)
+    if json:
+        console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
+        return
+    console.say(f"wrote {folder}: {', '.join(files)}")
+    console.note(f"next: cd {quoted(folder)} && {embedding.LANGUAGES[lang].run}")
+
+
+@app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx, .torchscript or .c.")],
     json: JsonFlag = False,
@@ -771,6 +801,14 @@ def _show_benchmark(document: dict[str, Any], plot: Path | None, table: Path | N
         plot.mkdir(parents=True, exist_ok=True)
         for name, figure in bench_plots.plots(document).items():
             report.save_plot(figure, plot / f"{name}.png")
+
+
+def _show_languages(languages: Any, json: bool) -> None:
+    if json:
+        console.say_json({name: {"formats": each.formats, "needs": each.needs} for name, each in languages.items()})
+        return
+    rows = [(name, " or ".join(each.formats), each.needs) for name, each in languages.items()]
+    console.say_table(("language", "artifact", "needs"), rows)
 
 
 def _write_json(path: Path, document: Any) -> None:

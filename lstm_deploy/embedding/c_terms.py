@@ -1,0 +1,100 @@
+"""What templates in C and C++ are told beside the contract: names that these languages allow, types, and counts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lstm_deploy.c_interface import Interface, Tensor, tensors
+from lstm_deploy.errors import InputError
+from lstm_deploy.signature import Signature
+
+CPP_TYPES = {
+    "float32": {"type": "float", "torch": "kFloat", "onnx": "FLOAT"},
+    "int64": {"type": "std::int64_t", "torch": "kLong", "onnx": "INT64"},
+    "int32": {"type": "std::int32_t", "torch": "kInt", "onnx": "INT32"},
+}
+"""Numbers in C++, LibTorch and ONNX Runtime."""
+LOCALS = frozenset(
+    " ".join(
+        (
+            "argc argv allowed best call calls cell classify column count fail file got have i j kind known length",
+            "letter line logits made most n_rows n_told name noise number numbers off pairs path piece replay resized",
+            "row rows run saved seen state steps sum temperature text token tokens told trace turn weights workspace",
+            "wrong",
+        )
+    ).split()
+)
+"""Names that the programs in C and C++ have for themselves."""
+
+
+def c_terms(interface: Interface, header: str, weights: str | None) -> dict[str, Any]:
+    """What templates in C are told of the functions of a C artifact."""
+    mode, signature = interface.mode, interface.signature
+    inputs = [_c_tensor(each) for each in interface.inputs]
+    outputs = [_c_tensor(each) for each in interface.outputs]
+    states = zip(interface.states_in, signature.state_outputs, strict=True)
+    named = [each["c_name"] for each in (*inputs, *outputs)]
+    return {
+        "prefix": interface.name,
+        "header": header,
+        "weights": weights,
+        "mapped": interface.mapped,
+        "takes_steps": mode.one_step or mode.dynamic,
+        "workspace": "" if mode.one_step else interface.workspace_macro,
+        "inputs": inputs,
+        "outputs": outputs,
+        "states": [
+            {"name": each.spec.name, "out": after.name, "field": interface.field(each), "size": each.size}
+            for each, after in states
+        ],
+        "parameters": ", ".join(
+            [
+                *(f"const {each['type']} *{each['c_name']}" for each in inputs),
+                *(f"{each['type']} *{each['c_name']}" for each in outputs),
+            ]
+        ),
+        "arguments": ", ".join(named),
+        "counts": ", ".join(f"n_{each['c_name']} = 0" for each in outputs),
+    }
+
+
+def cpp_terms(signature: Signature, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What templates in C++ are told: of each tensor its member, type, and how many numbers it has.
+
+    Raises `InputError` for numbers of a kind that there is no client for.
+    """
+    taken: set[str] = set()
+    found = {}
+    for group, specs in (
+        ("inputs", signature.inputs),
+        ("outputs", signature.outputs),
+        ("states", signature.state_inputs),
+    ):
+        for spec in specs:
+            if spec.dtype not in CPP_TYPES:
+                raise InputError(f"{spec.name} is {spec.dtype}, and there is no client in C++ for that; use python.")
+        names = [each.name for each in tensors(specs, signature, taken)]
+        if group == "states":
+            names = [name.removesuffix("_in").rstrip("_") for name in names]
+        found[group] = [
+            {**each, **CPP_TYPES[each["dtype"]], "c_name": name, **_counts(each["dims"])}
+            for each, name in zip(known[group], names, strict=True)
+        ]
+    return found
+
+
+def _counts(dims: Sequence[Any]) -> dict[str, Any]:
+    """How many numbers a tensor has as a C++ expression: with its steps, and of one."""
+    count = " * ".join(str(dim) for dim in dims if dim != "seq") or "1"
+    width = dims[-1] if dims and isinstance(dims[-1], int) else 1
+    return {"count": count, "width": width}
+
+
+def _c_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "name": tensor.spec.name,
+        "c_name": f"the_{tensor.name}" if tensor.name in LOCALS else tensor.name,
+        "type": tensor.c_type,
+        "size": tensor.size,
+        "width": tensor.spec.shape[-1] if isinstance(tensor.spec.shape[-1], int) else 1,
+        "has_time": tensor.has_time,
+    }

@@ -1,0 +1,124 @@
+"""The golden trace as a text that a few lines of any language can read, with what each number may differ by.
+
+One record a line, words apart by spaces:
+
+    reset BATCH                  go to the initial state, of so many rows
+    state NAME COUNT NUMBERS     put a state input to these numbers, row-major as in the contract
+    input NAME COUNT NUMBERS     what the next call is given
+    call                         call the model; its state stays for the next call
+    output NAME COUNT PAIRS      after a call: each number that should come out, and how far off it may be
+    save, restore                keep a copy of the state; go back to it
+
+The numbers are PyTorch's in float64, and what they may differ by is what `validate` allows. Those of int8 are the
+artifact's own, as its runtime computed them here: they tell a client that is wrong far more sharply than the distance
+to PyTorch does, which `validate` has judged.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lstm_deploy.bundle import Artifact, Bundle
+from lstm_deploy.cases import Case
+from lstm_deploy.errors import InputError
+from lstm_deploy.judging import golden_cases
+from lstm_deploy.runtimes import Runtime, open_runtime
+from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.tolerances import allowed, relative_tolerance
+
+OTHER_KERNELS = 0.05
+"""What int8 may differ by between kernels, relative to the size of the number.
+
+Those of trained networks were 0.015 apart, as an activation may fall beside another of 255 levels; a state that was
+lost or swapped was off by 0.25 and more.
+"""
+
+INFINITE = 1e300
+"""Infinite numbers stand so in the trace, as not every language reads them; clients bound what they compare by it."""
+
+
+def trace(bundle: Bundle, artifact: Artifact) -> str:
+    """The golden trace of a bundle for one artifact; C computes one row, so its rows follow one another.
+
+    Raises `InputError` where the trace is not what was exported, or int8 cannot be run here.
+    """
+    signature = bundle.signature
+    cases = golden_cases(bundle)
+    if artifact.format == "c":
+        cases = [row for case in cases for row in _rows(signature, case)]
+    relative = relative_tolerance(artifact.precision, "cpu")
+    if artifact.precision == "int8":
+        runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
+        cases = [case._replace(wanted=_outcomes(runtime, case)) for case in cases]
+        relative = OTHER_KERNELS
+    # The one from the initial state comes last, so that `reset` has something to undo.
+    return "".join(f"{line}\n" for case in reversed(cases) for line in _records(signature, case, relative))
+
+
+def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]:
+    batch = next(iter(case.state.values())).shape[signature.batch_axis_of_state]
+    yield f"reset {batch}"
+    initial = signature.initial_state(batch)
+    for name, value in case.state.items():
+        if not np.array_equal(value.astype(initial[name].dtype), initial[name]):
+            yield _record("state", name, value)
+    for number in range(len(case.calls)):
+        if number == 2:  # the second call once more, from the state before it
+            yield from ("restore", *_call(signature, case, 1, relative))
+        elif number == 1:
+            yield "save"
+        yield from _call(signature, case, number, relative)
+
+
+def _call(signature: Signature, case: Case, number: int, relative: float) -> Iterator[str]:
+    for name, value in case.calls[number].items():
+        yield _record("input", name, value)
+    yield "call"
+    for name in signature.output_names:
+        wanted = np.clip(case.wanted[number][name].astype(np.float64), -INFINITE, INFINITE)
+        if np.isnan(wanted).any():
+            raise InputError(f"{name} of the golden trace holds NaN, which no client can be held to; mend the model.")
+        within = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), wanted.shape)
+        pairs = " ".join(
+            f"{value:.9g} {bound:.2g}" for value, bound in zip(wanted.flat, (1.05 * within).flat, strict=True)
+        )
+        yield f"output {name} {wanted.size} {pairs}"
+
+
+def _record(kind: str, name: str, value: Array) -> str:
+    digits = "{:.9g}" if value.dtype.kind == "f" else "{:d}"
+    return f"{kind} {name} {value.size} " + " ".join(digits.format(number) for number in value.ravel().tolist())
+
+
+def _outcomes(runtime: Runtime, case: Case) -> tuple[Outputs, ...]:
+    """What an artifact itself gives for the calls of a case."""
+    signature, state, made = runtime.signature, case.state, []
+    for inputs in case.calls:
+        feeds = {spec.name: inputs[spec.name].astype(spec.dtype) for spec in signature.inputs}
+        states = {spec.name: state[spec.name].astype(spec.dtype) for spec in signature.state_inputs}
+        made.append(runtime.run({**feeds, **states}))
+        state = signature.next_state(made[-1])
+    return tuple(made)
+
+
+def _rows(signature: Signature, case: Case) -> list[Case]:
+    """A case for each row of the batch."""
+    batch = next(iter(case.state.values())).shape[signature.batch_axis_of_state]
+
+    def row(number: int, specs: Sequence[TensorSpec], values: Feeds) -> Outputs:
+        return {
+            spec.name: np.take(values[spec.name], [number], axis=spec.shape.index("batch"))
+            if "batch" in spec.shape
+            else values[spec.name]
+            for spec in specs
+        }
+
+    outputs = (*signature.outputs, *signature.state_outputs)
+    return [
+        case._replace(
+            state=row(number, signature.state_inputs, case.state),
+            calls=tuple(row(number, signature.inputs, call) for call in case.calls),
+            wanted=tuple(row(number, outputs, wanted) for wanted in case.wanted),
+        )
+        for number in range(batch)
+    ]
