@@ -2,13 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
+.PHONY: demo test test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
 
 test: .venv/.installed  ## the whole suite, one process for each core
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --ignore tests/test_embedding_clients.py
+
+test-embed: .venv/.installed  ## clients in every language, built and run: ten minutes; says what is missing
+	@! command -v npm > /dev/null || \
+	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/node --no-package-lock --no-audit --no-fund --silent
+	@! command -v apt-get > /dev/null || [ -d tests/node/onnxruntime ] || \
+	  tests/node/onnxruntime_root.sh tests/node/onnxruntime tests/node/node_modules || \
+	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup tests/test_embedding_clients.py
 
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .

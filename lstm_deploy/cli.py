@@ -234,7 +234,7 @@ def export(
     console.say(f"{len(parity.checks)} checks passed, against {parity.reference}.")
     name = quoted(output)
     use = f"lstm-deploy run {name}" if bundle.signature.task else f"lstm_deploy.open({str(output)!r}) in Python"
-    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}")
+    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}, lstm-deploy embed {name} --lang python")
 
 
 @app.command()

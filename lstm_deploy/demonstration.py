@@ -59,6 +59,7 @@ def show(output: Path, run_command: RunCommand) -> None:
     for command in (
         ["inspect", f"{goog}/model.onnx"],
         ["run", words, "--prompt", "Lists are ", "--steps", "100"],
+        ["embed", words, "--lang", "web"],
         ["train", "YOUR.csv", "--task", "forecast", "--target", "COLUMN"],
     ):
         console.say(f"  {_line(command)}")

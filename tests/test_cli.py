@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,11 +99,24 @@ def test_the_main_job_from_text_to_text(text):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "export", "validate", "bench", "compare", "run", "inspect", "demo", "env"]
+    "command", ["train", "export", "validate", "bench", "compare", "run", "embed", "inspect", "demo", "env"]
 )
 def test_every_command_has_help(command):
     out, _ = run(command, "--help")
     assert "Usage: lstm-deploy" in out or "Usage:" in out
+
+
+def test_embed_lists_its_languages_and_writes_a_client(lm_bundle):
+    out, _ = run("embed", "--list")
+    assert re.search(r"^c +c +a C compiler and make *$", out, re.MULTILINE)
+    listed = json.loads(run("embed", "--list", "--json")[0])
+    assert list(listed) == ["python", "node", "web", "cpp", "c", "go", "rust"]
+    assert listed["cpp"]["formats"] == ["torchscript", "onnx"]
+    out, error = run("embed", lm_bundle, "--lang", "python")
+    assert out == "wrote lm-python: README.md, client.py, golden.txt, model.onnx\n"
+    assert error == "next: cd lm-python && python client.py replay\n"
+    document = json.loads(run("embed", lm_bundle, "--lang", "node", "-o", "n", "--json")[0])
+    assert document["files"] == sorted(file.name for file in Path("n").iterdir())
 
 
 def test_help_needs_no_heavy_package():
@@ -139,6 +153,9 @@ def test_the_version_is_told():
         (["bench", "none"], "does not exist"),
         (["run", "."], "not a bundle"),
         (["inspect", "ok.csv"], "is no bundle"),
+        (["embed"], "needs a bundle"),
+        (["embed", "."], "needs --lang, one of python"),
+        (["embed", ".", "--lang", "c"], "is not a bundle"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -73,6 +73,7 @@ def test_the_public_names_are_these():
         "Stream",
         "TensorSpec",
         "bench",
+        "embed",
         "export",
         "open",
         "validate",
@@ -113,6 +114,8 @@ def test_a_module_can_be_imported_alone_and_without_torch(name):
         "from lstm_deploy.cli import app; app(['run', '{bundle}', '--input', '{prices}'], standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['inspect', '{bundle}/model.onnx'], standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['inspect', '{bundle}'], standalone_mode=False)",
+        "from lstm_deploy.cli import app; app(['embed', '{bundle}', '--lang', 'node', '-o', '{prices}.c'], "
+        "standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '9', '--batch', '1', '--seq-len', '2', "
         "'--no-roofline', '--no-record', '--baseline', 'floor'], standalone_mode=False)",
     ],

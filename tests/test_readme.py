@@ -53,7 +53,7 @@ def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
     systems = [command for command in commands if command in SYSTEMS]
-    assert (len(commands), len(systems)) == (15, 6)
+    assert (len(commands), len(systems)) == (16, 6)
     for command in commands:
         quick = ["--epochs", "1", "--hidden-size", "8"] if command in systems else []
         assert not app([*shlex.split(command)[1:], *quick], standalone_mode=False), command
@@ -166,6 +166,7 @@ def test_the_two_commands_are_targets_of_the_makefile():
     assert targets == ["demo", "test"]
     for target in [
         *targets,
+        "test-embed",
         "lint",
         "bench",
         "bench-c",

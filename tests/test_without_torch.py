@@ -55,6 +55,11 @@ def command(python, *words, **more):
     return python("-m", "lstm_deploy", *words, **more).decode()
 
 
+def test_clients_are_written(python, forecast_bundle, tmp_path):
+    assert "client.py" in command(python, "embed", forecast_bundle, "--lang", "python", "-o", tmp_path / "c")
+    assert "8 calls replayed" in python(tmp_path / "c" / "client.py", "replay").decode()
+
+
 def test_a_forecaster_runs_rolls_out_and_streams(python, forecast_bundle, prices):
     out = command(python, "run", forecast_bundle, "--input", prices, "--steps", 20)
     assert len(out.splitlines()) == 21

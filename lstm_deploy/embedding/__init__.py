@@ -1,6 +1,7 @@
 """Clients: small programs around an artifact, written from its contract, each with a golden trace to replay."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,10 @@ from lstm_deploy.embedding.terms import terms
 from lstm_deploy.embedding.trace import trace
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import mode_of_new_files
-from lstm_deploy.runtimes.native import read_interface
 
 TRACE = "golden.txt"
+FILE = re.compile(r"\w[\w.-]*", re.ASCII)
+"""Names of artifacts: they stand in commands and programs as they are."""
 PRECISIONS = ("float32", "int8")
 
 
@@ -48,14 +50,8 @@ LANGUAGES = {
     ),
     "node": Language(
         ("onnx",),
-        (
-            "js/client.mjs",
-            "js/client.d.mts",
-            "node/main.mjs",
-            "node/package.json",
-            "node/README.md",
-        ),
-        "Node 20 or later, onnxruntime-node from npm",
+        ("js/client.mjs", "js/client.d.mts", "node/main.mjs", "node/package.json", "node/README.md"),
+        "Node 18 or later, onnxruntime-node from npm",
         "npm install && node main.mjs replay",
         "onnxruntime-node",
     ),
@@ -68,15 +64,9 @@ LANGUAGES = {
     ),
     "cpp": Language(
         ("torchscript", "onnx"),
-        (
-            "cpp/client.hpp",
-            "cpp/client.cpp",
-            "cpp/main.cpp",
-            "cpp/CMakeLists.txt",
-            "cpp/README.md",
-        ),
+        ("cpp/client.hpp", "cpp/client.cpp", "cpp/main.cpp", "cpp/CMakeLists.txt", "cpp/README.md"),
         "a C++20 compiler, CMake, LibTorch (an installed torch has it) or ONNX Runtime",
-        "cmake -B build && cmake --build build && build/client-torch replay",
+        "cmake -B build -DCMAKE_PREFIX_PATH=... && cmake --build build (README.md says all)",
         sessions={"torchscript": "cpp/session_torch.cpp", "onnx": "cpp/session_onnx.cpp"},
     ),
     "c": Language(
@@ -84,6 +74,18 @@ LANGUAGES = {
         ("c/main.c", "c/Makefile", "c/README.md"),
         "a C compiler and make",
         "make && ./client replay",
+    ),
+    "go": Language(
+        ("c",),
+        ("go/client.go", "go/main.go", "go/go.mod", "go/README.md"),
+        "Go 1.19 or later, a C compiler",
+        "go build -o client . && ./client replay",
+    ),
+    "rust": Language(
+        ("c",),
+        ("rust/client.rs", "rust/main.rs", "rust/build.rs", "rust/Cargo.toml", "rust/README.md"),
+        "Rust 1.63 or later, a C compiler",
+        "cargo build --release && target/release/client replay",
     ),
 }
 
@@ -107,11 +109,12 @@ def embed(
         raise InputError(f"There is no client in {precision!r}; use {' or '.join(PRECISIONS)}.")
     bundle, chosen, folder = source if isinstance(source, Bundle) else Bundle(source), LANGUAGES[language], Path(output)
     artifacts = _artifacts(bundle, chosen.formats, precision)
+    if language == "web" and artifacts[0].weights:
+        raise InputError(f"{artifacts[0].path} is too large for a browser, its weights lie beside it; use node.")
     traces = {a.format: TRACE if len(artifacts) == 1 else f"golden.{a.format}.txt" for a in artifacts}
     known = {**terms(bundle, artifacts), "package": chosen.package, "traces": traces}
     if "c" in chosen.formats:
-        found = artifacts[0]
-        known["c"] = c_terms(read_interface(bundle.file(found)), found.header or "", found.weights)
+        known["c"] = c_terms(bundle.file(artifacts[0]), artifacts[0].weights)
     if language == "cpp":
         known["cpp"] = cpp_terms(bundle.signature, known)
     files: dict[str, str | Path] = {traces[a.format]: trace(bundle, a) for a in artifacts}
@@ -145,6 +148,9 @@ def _artifacts(bundle: Bundle, formats: Iterable[str], precision: str) -> list[A
         )
     for artifact in found:
         bundle.file(artifact)
+        for name, _ in artifact.files:
+            if not FILE.fullmatch(name):
+                raise InputError(f"The manifest of {bundle.path} names {name!r}, no file of an export; do not use it.")
         if changed := bundle.changed(artifact):
             raise InputError(f"{changed[0]} of {bundle.path} was changed since its export; export the model again.")
     return sorted(found, key=lambda artifact: list(formats).index(artifact.format))

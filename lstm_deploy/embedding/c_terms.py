@@ -1,10 +1,13 @@
 """What templates in C and C++ are told beside the contract: names that these languages allow, types, and counts."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lstm_deploy.c_interface import Interface, Tensor, tensors
+from lstm_deploy.c_interface import Tensor, tensors
 from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes.native import read_interface
 from lstm_deploy.signature import Signature
 
 CPP_TYPES = {
@@ -13,6 +16,17 @@ CPP_TYPES = {
     "int32": {"type": "std::int32_t", "torch": "kInt", "onnx": "INT32"},
 }
 """Numbers in C++, LibTorch and ONNX Runtime."""
+GO_TYPES = {"float": "float32", "int64_t": "int64", "int32_t": "int32", "int8_t": "int8", "unsigned char": "uint8"}
+RUST_TYPES = {"float": "f32", "int64_t": "i64", "int32_t": "i32", "int8_t": "i8", "unsigned char": "u8"}
+RUST_WORDS = frozenset(
+    " ".join(
+        (
+            "abstract as async await become box crate dyn final fn impl in let loop macro match mod move mut override",
+            "priv pub ref self super trait type unsafe unsized use where yield",
+        )
+    ).split()
+)
+"""Words of Rust that are none of C or C++."""
 LOCALS = frozenset(
     " ".join(
         (
@@ -26,8 +40,9 @@ LOCALS = frozenset(
 """Names that the programs in C and C++ have for themselves."""
 
 
-def c_terms(interface: Interface, header: str, weights: str | None) -> dict[str, Any]:
-    """What templates in C are told of the functions of a C artifact."""
+def c_terms(source: Path, weights: str | None) -> dict[str, Any]:
+    """What templates in C, and in languages that call it, are told of the functions of a C artifact."""
+    interface, header = read_interface(source), source.with_suffix(".h")
     mode, signature = interface.mode, interface.signature
     inputs = [_c_tensor(each) for each in interface.inputs]
     outputs = [_c_tensor(each) for each in interface.outputs]
@@ -35,15 +50,22 @@ def c_terms(interface: Interface, header: str, weights: str | None) -> dict[str,
     named = [each["c_name"] for each in (*inputs, *outputs)]
     return {
         "prefix": interface.name,
-        "header": header,
+        "header": header.name,
         "weights": weights,
         "mapped": interface.mapped,
         "takes_steps": mode.one_step or mode.dynamic,
         "workspace": "" if mode.one_step else interface.workspace_macro,
+        "workspace_bytes": "" if mode.one_step else _workspace(header.read_text(encoding="utf-8")),
         "inputs": inputs,
         "outputs": outputs,
         "states": [
-            {"name": each.spec.name, "out": after.name, "field": interface.field(each), "size": each.size}
+            {
+                "name": each.spec.name,
+                "out": after.name,
+                "field": interface.field(each),
+                "rust_field": rust_name(interface.field(each)),
+                "size": each.size,
+            }
             for each, after in states
         ],
         "parameters": ", ".join(
@@ -55,6 +77,14 @@ def c_terms(interface: Interface, header: str, weights: str | None) -> dict[str,
         "arguments": ", ".join(named),
         "counts": ", ".join(f"n_{each['c_name']} = 0" for each in outputs),
     }
+
+
+def _workspace(header: str) -> str:
+    """What a header defines as the bytes that a call needs, as an expression of `steps` in any language."""
+    found = re.search(r"^#define \w+_WORKSPACE(?:\(steps\))? (.*) /\* bytes \*/$", header, re.MULTILINE)
+    if found is None:
+        raise InputError("The header does not say what memory a call needs; export the model again.")
+    return found[1].replace("(size_t)(steps)", "steps").strip("()")
 
 
 def cpp_terms(signature: Signature, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,11 +119,21 @@ def _counts(dims: Sequence[Any]) -> dict[str, Any]:
     return {"count": count, "width": width}
 
 
+def rust_name(name: str) -> str:
+    """A name of C as one of Rust, whose names are in lower case."""
+    name = name.lower()
+    return f"{name}_" if name in RUST_WORDS else name
+
+
 def _c_tensor(tensor: Tensor) -> dict[str, Any]:
     return {
         "name": tensor.spec.name,
         "c_name": f"the_{tensor.name}" if tensor.name in LOCALS else tensor.name,
+        "go_name": tensor.name[0].upper() + tensor.name[1:],
         "type": tensor.c_type,
+        "go": GO_TYPES[tensor.c_type],
+        "rust_name": rust_name(tensor.name),
+        "rust": RUST_TYPES[tensor.c_type],
         "size": tensor.size,
         "width": tensor.spec.shape[-1] if isinstance(tensor.spec.shape[-1], int) else 1,
         "has_time": tensor.has_time,

@@ -51,17 +51,23 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
         runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
         cases = [case._replace(wanted=_outcomes(runtime, case)) for case in cases]
         relative = OTHER_KERNELS
-    # The one from the initial state comes last, so that `reset` has something to undo.
-    return "".join(f"{line}\n" for case in reversed(cases) for line in _records(signature, case, relative))
+    # The chain from the initial state comes last, and then its first call once more: `reset` has something to undo.
+    lines = [line for case in reversed(cases) for line in _records(signature, case, relative)]
+    lines += [*_start(signature, cases[0]), *_call(signature, cases[0], 0, relative)]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]:
+def _start(signature: Signature, case: Case) -> Iterator[str]:
     batch = next(iter(case.state.values())).shape[signature.batch_axis_of_state]
     yield f"reset {batch}"
     initial = signature.initial_state(batch)
     for name, value in case.state.items():
         if not np.array_equal(value.astype(initial[name].dtype), initial[name]):
             yield _record("state", name, value)
+
+
+def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]:
+    yield from _start(signature, case)
     for number in range(len(case.calls)):
         if number == 2:  # the second call once more, from the state before it
             yield from ("restore", *_call(signature, case, 1, relative))

@@ -25,7 +25,7 @@ await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
 const here = `http://127.0.0.1:${server.address().port}/`;
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
-const page = await browser.newPage({ viewport: { width: 900, height: 620 }, deviceScaleFactor: 1 });
+const page = await browser.newPage({ viewport: { width: 900, height: 540 }, deviceScaleFactor: 1 });
 const elsewhere = [], problems = [];
 await page.route("**", (route) => {
   const url = route.request().url();
