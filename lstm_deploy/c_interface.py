@@ -27,14 +27,16 @@ BYTES = {c_type: np.dtype(dtype).itemsize for dtype, c_type in C_TYPES.items()}
 RESERVED = frozenset(
     " ".join(
         (
-            "asm auto bool break case catch char class const continue default delete do double else enum extern false",
-            "float for friend goto if inline int long namespace new operator private protected public register",
+            "asm auto bool break case catch char class const continue default delete do double else enum extern",
+            "false float for friend goto if inline int long namespace new operator private protected public register",
             "restrict return short signed sizeof static struct switch template this throw true try typedef typename",
             "union unsigned using virtual void volatile while mutable explicit export nullptr decltype constexpr",
             "noexcept typeid and or not xor bitand bitor compl wchar_t size_t ptrdiff_t int64_t int32_t int16_t",
-            "int8_t uint8_t memcpy memset memmove memcmp expf logf sqrtf tanhf sinf cosf erff floorf ceilf rintf powf",
-            "expm1f log1pf steps state next workspace weights call lstm dense lstm_int8 dense_int8 count_of",
-            "place_of choose made at main token now seen fresh said row sum mean scale most best",
+            "int8_t uint8_t memcpy memset memmove memcmp expf logf sqrtf tanhf sinf cosf erff floorf ceilf rintf",
+            "powf alignas alignof char8_t char16_t char32_t co_await co_return co_yield concept const_cast consteval",
+            "constinit dynamic_cast not_eq and_eq or_eq xor_eq reinterpret_cast requires static_assert static_cast",
+            "thread_local expm1f log1pf steps state next workspace weights call lstm dense lstm_int8 dense_int8",
+            "count_of place_of choose made at main token now seen fresh said row sum mean scale most best",
         )
     ).split()
 )

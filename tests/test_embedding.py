@@ -12,6 +12,7 @@ import torch
 from c_programs import NEEDS_CC
 from clients import Client, retrain
 from feeding import Series, feeders
+from msgspec.structs import replace
 
 import lstm_deploy
 from lstm_deploy import embedding, inference, streaming
@@ -20,7 +21,7 @@ from lstm_deploy.data import read_series
 from lstm_deploy.embedding.filters import c_literal, js_literal, python_literal
 from lstm_deploy.embedding.trace import trace
 from lstm_deploy.errors import InputError
-from lstm_deploy.files import read_npz
+from lstm_deploy.files import read_npz, sha256
 from lstm_deploy.tasks import Forecast
 
 
@@ -39,7 +40,7 @@ def c_bundle(tmp_path_factory):
 def test_a_python_client_replays_the_golden_trace(name, request, tmp_path):
     said, passed = Client("python", request.getfixturevalue(name), tmp_path / "c").replay()
     assert passed
-    assert said == "8 calls replayed, 0 outputs differ\n"
+    assert said == "13 calls replayed, 0 outputs differ\n"
 
 
 HALF_RESET = """        if batch == getattr(self, "batch", None):
@@ -51,6 +52,10 @@ PYTHON_SABOTAGE = {
     "swapped": ("STATE, found[len(OUTPUTS) :]", "STATE, found[: len(OUTPUTS) - 1 : -1]"),
     "not reset": ("        self.batch = batch or self.batch\n", HALF_RESET),
     "not restored": ("        self._state = {name: np.array(", "        {name: np.array("),
+    "one row apart": (
+        "        after = [name for",
+        "        self.batch == 1 and self.reset()\n        after = [name for",
+    ),
     "saved as zeros": ("return {name: value.copy() for", "return {name: np.zeros_like(value) for"),
 }
 
@@ -63,6 +68,69 @@ def test_a_python_client_that_handles_its_state_wrongly_fails(name, how, request
     said, passed = client.replay()
     assert not passed
     assert re.search(r"call \d+: \w+ is off by \d", said)
+
+
+def test_a_saved_state_that_changes_with_the_model_fails(forecast_bundle, tmp_path):
+    client = Client("python", forecast_bundle, tmp_path / "c")
+    client.change(
+        "client.py",
+        ("return {name: value.copy() for name, value in self._state.items()}", "return dict(self._state)"),
+        (
+            "        self._state = {}\n",
+            "        [v.fill(0) for v in getattr(self, '_state', {}).values()]\n        self._state = {}\n",
+        ),
+    )
+    assert not client.replay()[1]
+
+
+@pytest.mark.parametrize("lacking", ["^output.*\n", "^end.*\n", "^output y.*\n", "^call.*\n"])
+def test_a_trace_that_is_not_whole_proves_nothing(forecast_bundle, lacking, tmp_path):
+    client = Client("python", forecast_bundle, tmp_path / "c")
+    golden = tmp_path / "c" / "golden.txt"
+    text = golden.read_text(encoding="utf-8")
+    golden.write_text(re.sub(lacking, "", text, flags=re.MULTILINE), encoding="utf-8")
+    assert "is not whole" in client.run("replay", code=2) or lacking.startswith("^call")
+
+
+@NEEDS_CC
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("^output.*\n", ""), "is not whole"),
+        (("^output y .*", "output y 0"), "has 8 numbers, not 0"),
+        (("\nend.*", ""), "is not whole"),
+    ],
+)
+def test_a_trace_that_is_not_whole_proves_nothing_in_c(c_bundle, change, said, tmp_path):
+    client = Client("c", c_bundle, tmp_path / "c").build()
+    golden = tmp_path / "c" / "golden.txt"
+    text = golden.read_text(encoding="utf-8")
+    golden.write_text(re.sub(*change, text, flags=re.MULTILINE), encoding="utf-8")
+    done = client.call("./client", "replay", code=None)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+
+
+@NEEDS_CC
+@pytest.mark.parametrize("content", [b"\0\0\na,b\n", b"a,b\n1,nan\n", b"a,b\n1,2x\n", b"", b"a\n1\n", b"a,b\n\0\n"])
+def test_a_c_client_refuses_what_is_no_table(c_bundle, content, tmp_path):
+    client = Client("c", c_bundle, tmp_path / "c").build()
+    (tmp_path / "s.csv").write_bytes(content + b"1,2\n" * 3)
+    assert client.run("run", str(tmp_path / "s.csv"), code=2).startswith("error: ")
+    assert client.run("run", str(tmp_path), code=2).startswith("error: ")
+
+
+def test_a_strangers_file_names_are_refused(bundle_copy, tmp_path):
+    """A copy called numpy.py would be imported, and binding.gyp be built."""
+    bundle = Bundle(bundle_copy)
+    (bundle_copy / "numpy.py").write_text("print('mine')", encoding="utf-8")
+    artifacts = [
+        replace(each, weights="numpy.py", weights_sha256=sha256(bundle_copy / "numpy.py"))
+        for each in bundle.manifest.artifacts
+    ]
+    bundle.update(artifacts=tuple(artifacts))
+    with pytest.raises(InputError, match=r"names 'numpy.py', no file of an export; do not use it"):
+        embedding.embed(bundle_copy, tmp_path / "c", "python")
 
 
 def test_a_python_client_of_another_model_fails(tmp_path, forecast_bundle, lm_bundle):
@@ -124,11 +192,12 @@ def test_the_trace_says_what_pytorch_computed(forecast_bundle):
     lines = [line.split() for line in trace(bundle, bundle.manifest.artifacts[0]).splitlines()]
     golden = read_npz(forecast_bundle / GOLDEN)
     assert lines[0] == ["reset", "3"]
-    assert {line[0] for line in lines} == {"reset", "state", "input", "call", "output", "save", "restore"}
+    assert lines[-1][0] == "end"
+    assert {line[0] for line in lines} == {"reset", "state", "input", "call", "output", "save", "restore", "end"}
     last = [line for line in lines if line[:2] == ["output", "h_out"]][-1]
     values, within = np.array(last[3:], float).reshape(-1, 2).T
     assert int(last[2]) == len(values)
-    np.testing.assert_allclose(values, golden["0.h_out"].ravel(), rtol=1e-8)
+    np.testing.assert_allclose(values, golden["0.h_out"][:, :1].ravel(), rtol=1e-8)
     assert (within >= 1e-5).all()
     assert (within < 2e-5).all()
 

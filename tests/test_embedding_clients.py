@@ -16,6 +16,7 @@ import torch
 from clients import HERE, NODE, TARGETS, Client, need
 from conftest import COLUMNS, ignore
 from feeding import Feeder, OneHotText, feeders
+from modules import Seq2Seq
 
 import lstm_deploy
 from lstm_deploy import checkpoint, inference, material, streaming, training
@@ -211,6 +212,18 @@ class Ahead(torch.nn.Module):
         return self.fc(self.lstm(x)[0])[:, -1]
 
 
+class Kinds(torch.nn.Module):
+    """Inputs whose names mean something else in many languages, numbers of several kinds, two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, Type, free):
+        y = self.lstm(Type * free[..., None].float())[0]
+        return y, 2 * free.long()
+
+
 def labels(unit):
     words = ("the", "Film", "was", "good", "bad", ".", "don't", "é", "<unk>")
     vocabulary = tuple("abcdefghi") if unit == "character" else words
@@ -228,6 +241,8 @@ def others():
         "bytes": Feeder(OneHotText(256), {"x": "float32[batch,seq,256]"}, LanguageModel(vocabulary=BYTES, unit="byte")),
         "horizon": Feeder(Ahead(), {"x": "float32[batch,seq,3]"}, columns),
         "no task": Feeder(Ahead(), {"x": "float32[batch,seq,3]"}, None),
+        "two inputs": Feeder(Seq2Seq(), {"x": "float32[batch,seq,3]", "target": "float32[batch,seq,2]"}, None),
+        "kinds": Feeder(Kinds(), {"Type": "float32[batch,seq,3]", "free": "bool[batch,seq]"}, None),
     }
 
 
@@ -256,11 +271,12 @@ def exported(tmp_path_factory):
 
 
 def series(path, columns):
-    """A CSV whose third row lacks its first value."""
+    """A CSV whose third row lacks its first value, with blank lines, which are no rows."""
     rows = np.random.default_rng(0).normal(size=(30, len(columns))).round(3)
     lines = [",".join(map(str, row)) for row in rows]
     lines[2] = lines[2][lines[2].index(",") :] if len(columns) > 1 else lines[2]
-    path.write_text("\n".join([",".join(columns), *lines]) + "\n", encoding="utf-8")
+    lines.insert(20, "")
+    path.write_text("\r\n".join([",".join(columns), *lines]) + "\n\n\n", encoding="utf-8")
     return str(path)
 
 
@@ -296,7 +312,7 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
             heading, *rows = client.run("run", file, str(steps)).splitlines()
             assert heading == ",".join(task.targets)
             np.testing.assert_allclose([[float(c) for c in r.split(",")] for r in rows], wanted, rtol=1e-3, atol=1e-4)
-        case None:
+        case None if len(model.signature.inputs) == 1:
             rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
             (tmp_path / "s.csv").write_text("\n".join(",".join(map(str, row)) for row in rows), encoding="utf-8")
             said = client.run("run", str(tmp_path / "s.csv")).split(",")
@@ -325,7 +341,7 @@ def test_a_page_serves_every_task(exported, name, tmp_path):
             seen = page.browse("--file", file)
             steps = 20 if task.horizon == 1 else task.horizon
             wanted = inference.forecast(model, task, read_series(Path(file), task.features), steps)[:, 0]
-            heading, said = seen["result"].split(": ")
+            heading, said = seen["result"].splitlines()[0].split(": ")
             assert heading == f"next {task.targets[0]}"
             np.testing.assert_allclose([float(each) for each in said.split(", ")], wanted, rtol=1e-3, atol=1e-4)
         case None:

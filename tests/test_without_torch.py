@@ -57,7 +57,7 @@ def command(python, *words, **more):
 
 def test_clients_are_written(python, forecast_bundle, tmp_path):
     assert "client.py" in command(python, "embed", forecast_bundle, "--lang", "python", "-o", tmp_path / "c")
-    assert "8 calls replayed" in python(tmp_path / "c" / "client.py", "replay").decode()
+    assert "13 calls replayed" in python(tmp_path / "c" / "client.py", "replay").decode()
 
 
 def test_a_forecaster_runs_rolls_out_and_streams(python, forecast_bundle, prices):

@@ -16,11 +16,11 @@ from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.terms import terms
 from lstm_deploy.embedding.trace import trace
 from lstm_deploy.errors import InputError
-from lstm_deploy.files import mode_of_new_files
+from lstm_deploy.files import mode_of_new_files, weights_file
 
 TRACE = "golden.txt"
-FILE = re.compile(r"\w[\w.-]*", re.ASCII)
-"""Names of artifacts: they stand in commands and programs as they are."""
+FILE = re.compile(r"model(\.int8)?\.(onnx|torchscript|c)")
+"""Names of artifacts. A manifest may be a stranger's, and of some names, as numpy.py, a copy would be run."""
 PRECISIONS = ("float32", "int8")
 
 
@@ -148,8 +148,14 @@ def _artifacts(bundle: Bundle, formats: Iterable[str], precision: str) -> list[A
         )
     for artifact in found:
         bundle.file(artifact)
+        path = Path(artifact.path)
+        beside = {
+            artifact.path,
+            weights_file(path).name,
+            *([path.with_suffix(".h").name] if path.suffix == ".c" else []),
+        }
         for name, _ in artifact.files:
-            if not FILE.fullmatch(name):
+            if not FILE.fullmatch(artifact.path) or name not in beside:
                 raise InputError(f"The manifest of {bundle.path} names {name!r}, no file of an export; do not use it.")
         if changed := bundle.changed(artifact):
             raise InputError(f"{changed[0]} of {bundle.path} was changed since its export; export the model again.")
@@ -165,8 +171,11 @@ def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:
         raise InputError(
             f"{folder / there[0]} already exists; replace it with --force or choose another output with -o."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    if inside := [name for name in there if (folder / name).is_dir()]:
+        raise InputError(f"{folder / inside[0]} is a directory; choose another output with -o.")
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:
         for name, content in files.items():
             if isinstance(content, Path):
@@ -174,8 +183,11 @@ def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:
             else:
                 (partial / name).write_text(content, encoding="utf-8", newline="\n")
             (partial / name).chmod(0o666 & mode_of_new_files())
-        folder.mkdir(exist_ok=True)
         for name in files:
             (partial / name).replace(folder / name)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -14,8 +14,11 @@ CPP_TYPES = {
     "float32": {"type": "float", "torch": "kFloat", "onnx": "FLOAT"},
     "int64": {"type": "std::int64_t", "torch": "kLong", "onnx": "INT64"},
     "int32": {"type": "std::int32_t", "torch": "kInt", "onnx": "INT32"},
+    "bool": {"type": "std::uint8_t", "torch": "kBool", "onnx": "BOOL"},
 }
 """Numbers in C++, LibTorch and ONNX Runtime."""
+CGO_TYPES = {"unsigned char": "uchar"}
+"""Names of cgo that are not those of C."""
 GO_TYPES = {"float": "float32", "int64_t": "int64", "int32_t": "int32", "int8_t": "int8", "unsigned char": "uint8"}
 RUST_TYPES = {"float": "f32", "int64_t": "i64", "int32_t": "i32", "int8_t": "i8", "unsigned char": "u8"}
 RUST_WORDS = frozenset(
@@ -30,6 +33,9 @@ RUST_WORDS = frozenset(
 LOCALS = frozenset(
     " ".join(
         (
+            "exp fabs fail fclose fgets fmax fmin fopen fprintf fputs free fscanf isfinite isnan malloc memcpy memmove",
+            "memset mbtowc printf putchar rand realloc setlocale srand stderr stdout strchr strcmp strlen strncmp",
+            "strtof strtol time towlower iswalnum iswspace wctomb all_calls all_outputs outputs before found read",
             "argc argv allowed best call calls cell classify column count fail file got have i j kind known length",
             "letter line logits made most n_rows n_told name noise number numbers off pairs path piece replay resized",
             "row rows run saved seen state steps sum temperature text token tokens told trace turn weights workspace",
@@ -68,6 +74,7 @@ def c_terms(source: Path, weights: str | None) -> dict[str, Any]:
             }
             for each, after in states
         ],
+        "timed": next((each for each in inputs if each["has_time"]), None),
         "parameters": ", ".join(
             [
                 *(f"const {each['type']} *{each['c_name']}" for each in inputs),
@@ -106,7 +113,13 @@ def cpp_terms(signature: Signature, known: Mapping[str, Any]) -> dict[str, Any]:
         if group == "states":
             names = [name.removesuffix("_in").rstrip("_") for name in names]
         found[group] = [
-            {**each, **CPP_TYPES[each["dtype"]], "c_name": name, **_counts(each["dims"])}
+            {
+                **each,
+                **CPP_TYPES[each["dtype"]],
+                "c_name": name,
+                **_counts(each["dims"]),
+                "timed": "seq" in each["dims"],
+            }
             for each, name in zip(known[group], names, strict=True)
         ]
     return found
@@ -131,6 +144,8 @@ def _c_tensor(tensor: Tensor) -> dict[str, Any]:
         "c_name": f"the_{tensor.name}" if tensor.name in LOCALS else tensor.name,
         "go_name": tensor.name[0].upper() + tensor.name[1:],
         "type": tensor.c_type,
+        "high": int(tensor.spec.high[0]) if tensor.spec.high and tensor.c_type.startswith("int") else None,
+        "cgo": CGO_TYPES.get(tensor.c_type, tensor.c_type),
         "go": GO_TYPES[tensor.c_type],
         "rust_name": rust_name(tensor.name),
         "rust": RUST_TYPES[tensor.c_type],

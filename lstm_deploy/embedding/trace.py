@@ -8,6 +8,7 @@ One record a line, words apart by spaces:
     call                         call the model; its state stays for the next call
     output NAME COUNT PAIRS      after a call: each number that should come out, and how far off it may be
     save, restore                keep a copy of the state; go back to it
+    end CALLS OUTPUTS            how many there were: a trace that lacks any proves nothing
 
 The numbers are PyTorch's in float64, and what they may differ by is what `validate` allows. Those of int8 are the
 artifact's own, as its runtime computed them here: they tell a client that is wrong far more sharply than the distance
@@ -46,6 +47,8 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     cases = golden_cases(bundle)
     if artifact.format == "c":
         cases = [row for case in cases for row in _rows(signature, case)]
+    elif not any(dim.name == "batch" for dim in signature.fixed):
+        cases = [_rows(signature, cases[0])[0], *cases]  # one row, as most programs have
     relative = relative_tolerance(artifact.precision, "cpu")
     if artifact.precision == "int8":
         runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
@@ -54,7 +57,8 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     # The chain from the initial state comes last, and then its first call once more: `reset` has something to undo.
     lines = [line for case in reversed(cases) for line in _records(signature, case, relative)]
     lines += [*_start(signature, cases[0]), *_call(signature, cases[0], 0, relative)]
-    return "".join(f"{line}\n" for line in lines)
+    calls, outputs = (sum(line.startswith(kind) for line in lines) for kind in ("call", "output "))
+    return "".join(f"{line}\n" for line in [*lines, f"end {calls} {outputs}"])
 
 
 def _start(signature: Signature, case: Case) -> Iterator[str]:
@@ -72,7 +76,7 @@ def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]
         if number == 2:  # the second call once more, from the state before it
             yield from ("restore", *_call(signature, case, 1, relative))
         elif number == 1:
-            yield "save"
+            yield from ("save", *_start(signature, case), "restore")  # a copy, which a reset leaves alone
         yield from _call(signature, case, number, relative)
 
 
