@@ -15,6 +15,7 @@ import pytest
 import torch
 from c_programs import NEEDS_CC
 
+import lstm_deploy
 from lstm_deploy import demonstration
 from lstm_deploy.cli import app
 
@@ -23,6 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs/training.md").read_text(encoding="utf-8")
 SYSTEMS = README.partition("## The five systems")[2].partition("\n## ")[0].splitlines()
 C = (ROOT / "docs/c.md").read_text(encoding="utf-8")
+CLIENTS = (ROOT / "docs/embed.md").read_text(encoding="utf-8")
 STREAMS = (ROOT / "docs/streams.md").read_text(encoding="utf-8")
 
 
@@ -103,6 +105,23 @@ def test_embedding_takes_fifteen_lines_and_no_package_of_ours():
     program = blocks("python")[-1]
     assert "lstm_deploy." not in re.sub(r'"[^"]*"', "", program)
     assert len([line for line in program.splitlines() if line.strip()]) <= 15
+
+
+@NEEDS_CC
+def test_the_commands_of_the_document_of_clients_work_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    demonstration.write_prices(tmp_path / "prices.csv")
+    (block,) = blocks("sh", CLIENTS)
+    train, *commands, replay = block.splitlines()
+    assert not app([*shlex.split(train)[1:], "--epochs", "1", "--hidden-size", "8"], standalone_mode=False)
+    for command in commands:
+        assert not app(shlex.split(command)[1:], standalone_mode=False), command
+    assert "LibTorch" in capsys.readouterr().out
+    said = subprocess.run([sys.executable, *shlex.split(replay)[1:]], check=True, capture_output=True, text=True)
+    assert "0 outputs differ" in said.stdout
+    (program,) = blocks("py", CLIENTS)
+    exec(program, {"lstm_deploy": lstm_deploy})
+    assert Path("client/main.mjs").is_file()
 
 
 class Letters(torch.nn.Module):
