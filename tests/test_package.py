@@ -129,3 +129,10 @@ def test_an_installation_has_every_package():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     folders = {file.parent.relative_to(ROOT) for file in (ROOT / "lstm_deploy").rglob("__init__.py")}
     assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
+
+
+def test_an_installation_has_the_templates_of_clients():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    (pattern,) = data["lstm_deploy.embedding"]
+    home = ROOT / "lstm_deploy" / "embedding"
+    assert {path for path in (home / "templates").rglob("*") if path.is_file()} == set(home.glob(pattern))
