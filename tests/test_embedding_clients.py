@@ -179,7 +179,7 @@ def test_a_client_that_is_wrong_fails_its_replay(built, bundles, how, name, prec
 
 @contextmanager
 def as_it_was(folder):
-    """Put the files of a folder back afterwards, and what is built from them."""
+    """Put the files of a folder back afterwards; what is built from them is built anew by the next `build`."""
     files = {file: file.read_bytes() for file in folder.iterdir() if file.is_file() and not file.is_symlink()}
     yield
     for file, content in files.items():

@@ -33,7 +33,6 @@ def terms(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "name": commented(bundle.manifest.name).replace("`", "'"),
         "slug": re.sub(r"[^a-z0-9]+", "-", bundle.manifest.name.lower()).strip("-") or "model",
         "files": {artifact.format: artifact.path for artifact in artifacts},
-        "precision": artifacts[0].precision,
         "inputs": [_tensor(signature, spec) for spec in signature.inputs],
         "outputs": [_tensor(signature, spec) for spec in signature.outputs],
         "states": [
@@ -49,8 +48,6 @@ def terms(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "batch": next((dim.size for dim in signature.fixed if dim.name == "batch"), None),
         "least_seq": signature.least_seq,
         "streaming": signature.streaming,
-        "streaming_reason": commented(signature.streaming_reason),
-        "policy": signature.state_policy,
         "task": task,
         "usage": USAGE[task["kind"] if task else ""] if task or len(signature.inputs) == 1 else "",
     }
@@ -67,7 +64,7 @@ def _tensor(signature: Signature, spec: TensorSpec) -> dict[str, Any]:
         )
     if not _NAME.fullmatch(spec.name):
         raise InputError(f"{spec.name!r} is no name that a program can be written with; export the model again.")
-    return {"name": spec.name, "dtype": spec.dtype, "dims": dims, "lengths": spec.is_lengths}
+    return {"name": spec.name, "dtype": spec.dtype, "dims": dims}
 
 
 def _task(signature: Signature) -> dict[str, Any] | None:
