@@ -124,6 +124,11 @@ def commented(text: str) -> str:
     return printable.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
 
 
+def field(state: Tensor) -> str:
+    """The member of the state that a state input is."""
+    return state.name.removesuffix("_in").rstrip("_") if state.name.endswith("_in") else state.name
+
+
 class Interface:
     """The functions of one model; `mapped` says whether they are given its weights."""
 
@@ -156,10 +161,6 @@ class Interface:
         return self.signature.streaming != "none" and (
             self.mode.one_step or (self.mode.dynamic and self.signature.least_seq == 1)
         )
-
-    def field(self, tensor: Tensor) -> str:
-        """The member of the state that a state input is."""
-        return tensor.name.removesuffix("_in").rstrip("_") if tensor.name.endswith("_in") else tensor.name
 
     def parameters(self) -> str:
         """Of `step` and `sequence`, after the state: inputs and outputs."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clients import HERE, NODE, TARGETS, Client, need
+from clients import HERE, NODE, TARGETS, Client, language_of, need
 from conftest import COLUMNS, ignore
 from feeding import Feeder, OneHotText, feeders
 from modules import Seq2Seq
@@ -421,7 +421,7 @@ def test_the_program_in_the_docs_does_what_it_says(target, forecaster, tmp_path)
             (client.folder / "index.html").write_text(fences("html"), encoding="utf-8")
             said = client.browse()["result"]
         case _:
-            language = target.partition("-")[0]
+            language = language_of(target)
             main = {"c": "main.c", "cpp": "main.cpp", "go": "main.go", "rust": "main.rs"}[language]
             (client.folder / main).write_text(fences(language), encoding="utf-8")
             said = client.build().call(*client.command)

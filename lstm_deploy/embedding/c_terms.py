@@ -1,11 +1,12 @@
 """What templates in C and C++ are told beside the contract: names that these languages allow, types, and counts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lstm_deploy.c_interface import Tensor, tensors
+from lstm_deploy.c_interface import Tensor, field, tensors
+from lstm_deploy.embedding.terms import width
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.native import read_interface
 from lstm_deploy.signature import Signature
@@ -43,7 +44,7 @@ LOCALS = frozenset(
         )
     ).split()
 )
-"""Names that the programs in C and C++ have for themselves."""
+"""Names that the programs in C have for themselves."""
 
 
 def c_terms(source: Path, weights: str | None) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def c_terms(source: Path, weights: str | None) -> dict[str, Any]:
             {
                 "name": each.spec.name,
                 "out": after.name,
-                "field": interface.field(each),
-                "rust_field": rust_name(interface.field(each)),
+                "field": field(each),
+                "rust_field": rust_name(field(each)),
                 "size": each.size,
             }
             for each, after in states
@@ -109,27 +110,19 @@ def cpp_terms(signature: Signature, known: Mapping[str, Any]) -> dict[str, Any]:
         for spec in specs:
             if spec.dtype not in CPP_TYPES:
                 raise InputError(f"{spec.name} is {spec.dtype}, and there is no client in C++ for that; use python.")
-        names = [each.name for each in tensors(specs, signature, taken)]
-        if group == "states":
-            names = [name.removesuffix("_in").rstrip("_") for name in names]
+        names = [field(each) if group == "states" else each.name for each in tensors(specs, signature, taken)]
         found[group] = [
             {
                 **each,
                 **CPP_TYPES[each["dtype"]],
                 "c_name": name,
-                **_counts(each["dims"]),
+                "count": " * ".join(str(dim) for dim in each["dims"] if dim != "seq") or "1",
+                "width": width(each["dims"]),
                 "timed": "seq" in each["dims"],
             }
             for each, name in zip(known[group], names, strict=True)
         ]
     return found
-
-
-def _counts(dims: Sequence[Any]) -> dict[str, Any]:
-    """How many numbers a tensor has as a C++ expression: with its steps, and of one."""
-    count = " * ".join(str(dim) for dim in dims if dim != "seq") or "1"
-    width = dims[-1] if dims and isinstance(dims[-1], int) else 1
-    return {"count": count, "width": width}
 
 
 def rust_name(name: str) -> str:
@@ -150,6 +143,6 @@ def _c_tensor(tensor: Tensor) -> dict[str, Any]:
         "rust_name": rust_name(tensor.name),
         "rust": RUST_TYPES[tensor.c_type],
         "size": tensor.size,
-        "width": tensor.spec.shape[-1] if isinstance(tensor.spec.shape[-1], int) else 1,
+        "width": width(tensor.spec.shape),
         "has_time": tensor.has_time,
     }

@@ -9,7 +9,7 @@ from lstm_deploy.c_interface import commented
 from lstm_deploy.errors import InputError
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.rollouts import carries, contract_of
-from lstm_deploy.signature import Signature, TensorSpec
+from lstm_deploy.signature import Dim, Signature, TensorSpec
 from lstm_deploy.tasks import Classify, Forecast, LanguageModel, widths
 
 USAGE = {
@@ -64,7 +64,12 @@ def _tensor(signature: Signature, spec: TensorSpec) -> dict[str, Any]:
         )
     if not _NAME.fullmatch(spec.name):
         raise InputError(f"{spec.name!r} is no name that a program can be written with; export the model again.")
-    return {"name": spec.name, "dtype": spec.dtype, "dims": dims}
+    return {"name": spec.name, "dtype": spec.dtype, "dims": dims, "width": width(dims)}
+
+
+def width(dims: Sequence[Dim]) -> int:
+    """Numbers in one row of a tensor, the innermost."""
+    return dims[-1] if dims and isinstance(dims[-1], int) else 1
 
 
 def _task(signature: Signature) -> dict[str, Any] | None:

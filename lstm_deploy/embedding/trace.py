@@ -23,7 +23,8 @@ from lstm_deploy.bundle import Artifact, Bundle
 from lstm_deploy.cases import Case
 from lstm_deploy.errors import InputError
 from lstm_deploy.judging import golden_cases
-from lstm_deploy.runtimes import Runtime, open_runtime
+from lstm_deploy.parity import run_case
+from lstm_deploy.runtimes import open_runtime
 from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.tolerances import allowed, relative_tolerance
 
@@ -52,7 +53,7 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     relative = relative_tolerance(artifact.precision, "cpu")
     if artifact.precision == "int8":
         runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
-        cases = [case._replace(wanted=_outcomes(runtime, case)) for case in cases]
+        cases = [case._replace(wanted=tuple(run_case(runtime, case))) for case in cases]
         relative = OTHER_KERNELS
     # The chain from the initial state comes last, and then its first call once more: `reset` has something to undo.
     lines = [line for case in reversed(cases) for line in _records(signature, case, relative)]
@@ -62,7 +63,7 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
 
 
 def _start(signature: Signature, case: Case) -> Iterator[str]:
-    batch = next(iter(case.state.values())).shape[signature.batch_axis_of_state]
+    batch = _batch(signature, case)
     yield f"reset {batch}"
     initial = signature.initial_state(batch)
     for name, value in case.state.items():
@@ -100,20 +101,13 @@ def _record(kind: str, name: str, value: Array) -> str:
     return f"{kind} {name} {value.size} " + " ".join(digits.format(number) for number in value.ravel().tolist())
 
 
-def _outcomes(runtime: Runtime, case: Case) -> tuple[Outputs, ...]:
-    """What an artifact itself gives for the calls of a case."""
-    signature, state, made = runtime.signature, case.state, []
-    for inputs in case.calls:
-        feeds = {spec.name: inputs[spec.name].astype(spec.dtype) for spec in signature.inputs}
-        states = {spec.name: state[spec.name].astype(spec.dtype) for spec in signature.state_inputs}
-        made.append(runtime.run({**feeds, **states}))
-        state = signature.next_state(made[-1])
-    return tuple(made)
+def _batch(signature: Signature, case: Case) -> int:
+    return int(next(iter(case.state.values())).shape[signature.batch_axis_of_state])
 
 
 def _rows(signature: Signature, case: Case) -> list[Case]:
     """A case for each row of the batch."""
-    batch = next(iter(case.state.values())).shape[signature.batch_axis_of_state]
+    batch = _batch(signature, case)
 
     def row(number: int, specs: Sequence[TensorSpec], values: Feeds) -> Outputs:
         return {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lstm_deploy.c_interface import BYTES, STEPS, Interface, Tensor, commented
+from lstm_deploy.c_interface import BYTES, STEPS, Interface, Tensor, commented, field
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.literals import literal
 from lstm_deploy.exporters.c.nodes import Temporary, Translator
@@ -54,7 +54,7 @@ class Writer(Interface):
     def header(self, weights_file: str, weights_bytes: int) -> str:
         name, upper = self.name, self.name.upper()
         members = "".join(
-            f"  {each.c_type} {self.field(each)}[{each.size}]; /* {self._shape(each)}: "
+            f"  {each.c_type} {field(each)}[{each.size}]; /* {self._shape(each)}: "
             f"{commented(each.spec.name)}, then {commented(after.spec.name)} */\n"
             for each, after in zip(self.states_in, self.states_out, strict=True)
         )
@@ -124,8 +124,8 @@ class Writer(Interface):
         heads = {head.split("(")[0].rsplit("_", 1)[1]: head for _, head in self.prototypes()}
         parts = [self._init(heads["init"])]
         arguments = ", ".join(each.name for each in (*self.inputs, *self.outputs))
-        given = [each.name for each in self.inputs] + [f"state->{self.field(each)}" for each in self.states_in]
-        given += [each.name for each in self.outputs] + [f"next.{self.field(each)}" for each in self.states_in]
+        given = [each.name for each in self.inputs] + [f"state->{field(each)}" for each in self.states_in]
+        given += [each.name for each in self.outputs] + [f"next.{field(each)}" for each in self.states_in]
         if self.mode.dynamic:
             given = [STEPS, *given]
         if not self.mode.one_step:
@@ -151,10 +151,10 @@ class Writer(Interface):
             start = initial[each.spec.name].reshape(-1)
             if start.any():
                 numbers = ", ".join(literal(number) for number in start)
-                field = self.field(each)
+                member = field(each)
                 lines.append(
                     f"  {{\n    static const float learned[{start.size}] = {{{numbers}}};\n"
-                    f"    memcpy(state->{field}, learned, sizeof learned);\n  }}\n"
+                    f"    memcpy(state->{member}, learned, sizeof learned);\n  }}\n"
                 )
         return f"{head}\n{{\n{''.join(lines)}}}\n"
 
