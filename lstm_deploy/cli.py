@@ -78,6 +78,13 @@ class Quantize(StrEnum):
     auto = "auto"
 
 
+class Int8Cpus(StrEnum):
+    """Where int8 ONNX must be right."""
+
+    any = "any"
+    vnni = "vnni"
+
+
 class StateType(StrEnum):
     """Numbers of h and c."""
 
@@ -161,6 +168,9 @@ def export(
     quantize: Annotated[
         Quantize | None, typer.Option(help="Add int8 artifacts; auto: only where they are faster here.")
     ] = None,
+    int8_cpus: Annotated[
+        Int8Cpus, typer.Option(help="Where int8 ONNX is right; vnni: finer weights that saturate on CPUs without VNNI.")
+    ] = Int8Cpus.any,
     half: Annotated[bool, typer.Option("--half", help="Add a float16 artifact, for CUDA.")] = False,
     state_dtype: Annotated[StateType, typer.Option(help="Of the state of the float16 artifact.")] = StateType.float16,
     data: Annotated[
@@ -190,6 +200,7 @@ def export(
     origin = arguments.origin(source, model, init, weights_key, inputs, trust_pickle, purpose, policy)
     request = Request(
         quantize=quantize.value if quantize else None,
+        int8_cpus=int8_cpus.value,
         half=half,
         state_dtype=state_dtype.value,
         data=data,

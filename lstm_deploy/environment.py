@@ -69,6 +69,13 @@ def machine(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def lacks_vnni(described: dict[str, Any] | None = None) -> bool:
+    """Whether this is an x86 CPU that adds products of bytes in 16 bits; false where the CPU's features are unknown."""
+    cpu = (described or {"cpu": _cpu()})["cpu"]
+    is_x86 = cpu["architecture"].lower() in ("x86_64", "amd64")
+    return is_x86 and bool(_cpuinfo().get("flags")) and not set(VNNI).intersection(cpu["features"])
+
+
 def _cpu() -> dict[str, Any]:
     info = _cpuinfo()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -83,7 +90,11 @@ def _cpu() -> dict[str, Any]:
     }
 
 
-_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8")
+VNNI = ("avx512_vnni", "avx_vnni")
+"""CPU features that add products of bytes in 32 bits; x86 CPUs without them do it in 16, which saturate."""
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""CPU features with which oneDNN computes LSTMs in bfloat16."""
+_FEATURES = ("avx2", "fma", "avx512f", *VNNI, *BFLOAT16, "avx512_fp16", "amx_int8")
 """What decides the speed of float32 and int8 kernels on x86-64."""
 
 

@@ -118,7 +118,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
         "operators": dict(lint.operators(model).most_common()),
-        "lint": lint.lint(model, contract),
+        "lint": [*lint.lint(model, contract), *lint.saturation(model, path.parent)],
         "contract": msgspec.to_builtins(contract) if contract else None,
     }
 

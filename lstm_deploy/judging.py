@@ -233,10 +233,17 @@ def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Che
         checks.append(check_of(subject, provider, "sha256", changed, "as in the manifest"))
     if subject.path.suffix == ".onnx":
         try:
-            defects = lint.lint(lint.load(subject.path), found)
+            model = lint.load(subject.path)
         except InputError as error:
-            defects = [str(error)]
+            defects, saturation = [str(error)], []
+        else:
+            defects, saturation = lint.lint(model, found), lint.saturation(model, subject.path.parent)
+            if saturation and lint.needs_vnni(model):  # opened only where the CPU has it
+                saturation = []
         checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
+        if saturation or subject.precision == "int8":
+            fine = "sums of products are the same on every CPU"
+            checks.append(check_of(subject, provider, "saturation", saturation, fine))
     return checks
 
 

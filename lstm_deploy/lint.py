@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.signature import CONTRACT_KEY, Signature
+from lstm_deploy.signature import CONTRACT_KEY, Array, Signature
 
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
 ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
@@ -21,6 +23,28 @@ CHANGING = ("Clip", "Min", "Max", "Round", "Floor", "Ceil", "IsNaN", "IsInf")
 PLAIN = (0, [b"Sigmoid", b"Tanh", b"Tanh"], [b"Sigmoid", b"Tanh", b"Tanh"] * 2)
 """Values of these with which it is PyTorch's LSTM after all."""
 CONTROL_FLOW = ("Loop", "If", "Scan")
+INTEGER_WEIGHTS = {
+    "DynamicQuantizeLSTM": (1, 2),
+    "MatMulInteger": (1,),
+    "MatMulIntegerToFloat": (1,),
+    "DynamicQuantizeMatMul": (1,),
+    "QLinearMatMul": (3,),
+    "QAttention": (1,),
+    "QGemm": (3,),
+    "ConvInteger": (1,),
+    "QLinearConv": (3,),
+    "MatMul": (1,),
+    "Gemm": (1,),
+    "Conv": (1,),
+}
+"""Operators that multiply by weights of 8 bits, and which inputs these are. The last three do where their inputs come
+from `DequantizeLinear`: onnxruntime then multiplies the integers."""
+PAIR_LIMIT = 128
+"""What two neighbouring weights of one sign may be together: 255 times as much fits 16 bits, 255 * 129 does not."""
+CPUS_KEY = "lstm_deploy.cpus"
+"""Key in the `metadata_props` of an int8 file that was made for some CPUs only."""
+VNNI = "vnni"
+"""Its value for weights that saturate on x86 CPUs without VNNI."""
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -104,6 +128,65 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
         elif value.name not in promised and len(shape) >= 2 and all(isinstance(size, int) for size in shape):
             found.append(f"{described}: batch and time are frozen.")
     return found
+
+
+def saturating(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[int, int]]:
+    """Nodes whose sums saturate on x86 CPUs without VNNI: how many rows of their weights may, and of how many.
+
+    These CPUs multiply bytes from 0 to 255 by signed ones and add the products of two neighbouring inputs in 16 bits.
+    `folder` is where weights outside the file lie.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    dequantized = {node.output[0]: node.input[0] for node in _nodes(model.graph) if node.op_type == "DequantizeLinear"}
+    found: dict[str, tuple[int, int]] = {}
+    for number, node in enumerate(_nodes(model.graph)):
+        is_plain = node.op_type in ("MatMul", "Gemm", "Conv")
+        if is_plain and node.input[0] not in dequantized:
+            continue
+        for position in INTEGER_WEIGHTS.get(node.op_type, ()):
+            name = node.input[position]
+            tensor = constants.get(dequantized.get(name, "") if is_plain else name)
+            if tensor is None or tensor.data_type != onnx.TensorProto.INT8:
+                continue
+            bad = [_over(rows) for rows in _rows(node, numpy_helper.to_array(tensor, str(folder)))]
+            if any(count for count, _ in bad):
+                before = found.get(label := node.name or f"{node.op_type} {number}", (0, 0))
+                count, rows = max(bad)
+                found[label] = (before[0] + count, before[1] + rows)
+    return found
+
+
+def saturation(model: onnx.ModelProto, folder: Path) -> list[str]:
+    """One sentence for each node that `saturating` finds."""
+    return [
+        f"{name} saturates on CPUs without VNNI, in {count} of {rows} rows: two neighbouring weights are more than "
+        f"{PAIR_LIMIT} together; quantize it with lstm-deploy, or with reduce_range=True."
+        for name, (count, rows) in saturating(model, folder).items()
+    ]
+
+
+def needs_vnni(model: onnx.ModelProto) -> bool:
+    """Whether a file says of itself that it was made for CPUs with VNNI."""
+    return any((prop.key, prop.value) == (CPUS_KEY, VNNI) for prop in model.metadata_props)
+
+
+def _rows(node: onnx.NodeProto, weights: Array) -> Iterator[Array]:
+    """Weights as `[outputs, inputs]`, in each order in which a kernel may go through the inputs."""
+    if node.op_type.endswith(("Conv", "ConvInteger")):
+        yield weights.reshape(len(weights), -1)
+        yield np.moveaxis(weights, 1, -1).reshape(len(weights), -1)
+    elif any(item.name == "transB" and item.i for item in node.attribute):
+        yield weights
+    elif weights.ndim >= 2:
+        yield np.moveaxis(weights, -2, -1).reshape(-1, weights.shape[-2])
+
+
+def _over(rows: Array) -> tuple[int, int]:
+    """How many rows have a pair of weights beyond `PAIR_LIMIT`, and how many rows there are."""
+    filled = np.pad(rows.astype(np.int16), ((0, 0), (0, rows.shape[1] % 2)))
+    first, second = filled[:, 0::2], filled[:, 1::2]
+    # Weights of different signs are never more together than one of them.
+    return int((np.abs(first + second) > PAIR_LIMIT).any(axis=1).sum()), len(rows)
 
 
 def suspicious(model: onnx.ModelProto) -> str:

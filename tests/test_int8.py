@@ -1,20 +1,25 @@
+import re
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import numpy_helper
 from torch import nn
 
+from lstm_deploy import environment
 from lstm_deploy.cases import Effort, make_cases
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters import lowering
-from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts, quantize_onnx
+from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts, quantize_onnx, rounded
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.graph_weights import lstm_layers, weight_problems
 from lstm_deploy.judging import prove_file
 from lstm_deploy.lifting import lift
+from lstm_deploy.lint import needs_vnni, saturating, saturation
 from lstm_deploy.runtimes import open_runtime
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
@@ -47,17 +52,16 @@ def exported(folder, module, inputs=("x:float32[batch,seq,6]",)):
     bias=st.booleans(),
     proj_size=st.sampled_from([0, 0, 3]),
     per_channel=st.booleans(),
-    unsigned=st.booleans(),
-    reduce_range=st.booleans(),
+    weights=st.sampled_from(["paired", "unsigned"]),
 )
 def test_every_form_of_lstm_is_quantized_whole_and_proven(
-    tmp_path, per_channel, unsigned, reduce_range, num_layers, bidirectional, bias, proj_size
+    tmp_path, per_channel, weights, num_layers, bidirectional, bias, proj_size
 ):
     form = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias, "proj_size": proj_size}
     lifted, path = exported(tmp_path, Net(5, **form))
-    how = Settings(per_channel=per_channel, unsigned=unsigned, reduce_range=reduce_range)
-    quantize_onnx(path, tmp_path / "q.onnx", how)
+    quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel, weights=weights))
     model = onnx.load(tmp_path / "q.onnx")
+    assert saturating(model, tmp_path) == {}
     assert lstm_counts(model) == (num_layers, num_layers)
     assert len(lstm_layers(model)) == num_layers
     assert weight_problems(lstm_layers(model), lowering.layers(lifted)) == []  # each within half a step of what it was
@@ -69,14 +73,45 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
 
 def test_unsigned_weights_are_the_same_numbers(tmp_path):
     _, path = exported(tmp_path, Net())
-    for name, how in {"s": Settings(), "u": Settings(unsigned=True)}.items():
-        quantize_onnx(path, tmp_path / f"{name}.onnx", how)
+    for name, weights in {"s": "full", "u": "unsigned"}.items():
+        quantize_onnx(path, tmp_path / f"{name}.onnx", Settings(weights=weights))
     signed, unsigned = (onnx.load(tmp_path / f"{name}.onnx") for name in "su")
     weights = {tensor.name: tensor for tensor in unsigned.graph.initializer}
     assert weights["module.lstm.W_l0_quantized"].data_type == onnx.TensorProto.UINT8
     for (ours, _), (theirs, _) in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
         np.testing.assert_array_equal(ours.w, theirs.w)
         np.testing.assert_array_equal(ours.r, theirs.r)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    values=arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9),
+        elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=True),
+    ),
+    per_channel=st.booleans(),
+)
+def test_no_pair_of_weights_overflows_16_bits_and_each_is_within_half_a_step(values, per_channel):
+    number, scale, zero = rounded(values, Settings(per_channel=per_channel))
+    step = scale[..., None, :] if per_channel else scale[..., None, None]
+    assert not zero.any()
+    assert (np.abs(number * step.astype(np.float64) - values) <= 0.5001 * step).all()
+    products = 255 * number[..., : values.shape[-2] // 2 * 2, :].astype(np.int64)
+    sums = products[..., 0::2, :] + products[..., 1::2, :]
+    assert ((sums >= -(2**15)) & (sums < 2**15)).all()
+
+
+def test_weights_for_vnni_alone_say_so_in_the_file_and_are_seen_to_saturate(tmp_path, monkeypatch):
+    _, path = exported(tmp_path, Net())
+    quantize_onnx(path, tmp_path / "q.onnx", Settings(weights="full"))
+    model = onnx.load(tmp_path / "q.onnx")
+    assert needs_vnni(model)
+    (sentence,) = saturation(model, tmp_path)
+    assert re.search(r"saturates on CPUs without VNNI, in [1-9]\d* of 64 rows", sentence)
+    monkeypatch.setattr(environment, "lacks_vnni", lambda: True)
+    with pytest.raises(InputError, match="for CPUs with VNNI, which this one has not"):
+        open_runtime(tmp_path / "q.onnx")
 
 
 def test_the_contract_stays_and_the_quantizer_leaves_no_notes(tmp_path):

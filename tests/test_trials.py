@@ -5,13 +5,14 @@ from torch import nn
 
 from lstm_deploy import metrics
 from lstm_deploy.cases import Effort, make_cases
-from lstm_deploy.exporters import trials
+from lstm_deploy.exporters.int8 import Settings, quantize_onnx
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.trials import Examiner, search_int8, usual_choices
+from lstm_deploy.exporters.trials import ANY_CPU, Examiner, Way, search_int8
 from lstm_deploy.lifting import lift
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
 from lstm_deploy.signature import TensorSpec
 
+ONNX = Way(quantize_onnx, ANY_CPU, ".onnx")
 SMALL = Effort(50, ((1, 1), (3, 7)), 1, 1e9)
 
 
@@ -43,7 +44,7 @@ def exported(tmp_path_factory):
 
 def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exported, tmp_path):
     path, given, cases = exported
-    within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, None), ignore)
+    within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, None), ignore, ONNX)
     assert within == tried
     assert {trial.settings["scales"] for trial in tried} == {"per channel", "per tensor"}
     assert all(not trial.kept and 0 < trial.difference < 0.1 for trial in tried)
@@ -52,10 +53,10 @@ def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exp
 def test_over_the_budget_layers_stay_in_float_the_most_sensitive_first(exported, tmp_path):
     path, given, cases = exported
     free = Examiner(path, given, cases, 1.0)
-    _, tried = search_int8(path, tmp_path, free, ignore)
+    _, tried = search_int8(path, tmp_path, free, ignore, ONNX)
     whole = min(trial.difference for trial in tried)
     budget = Examiner(path, given, cases, 0.6 * whole)
-    within, tried = search_int8(path, tmp_path, budget, ignore)
+    within, tried = search_int8(path, tmp_path, budget, ignore, ONNX)
     alone = {trial.kept[0]: trial.difference for trial in tried if len(trial.kept) == 1}
     assert len(alone) == 3
     (found,) = within
@@ -66,7 +67,7 @@ def test_over_the_budget_layers_stay_in_float_the_most_sensitive_first(exported,
 
 def test_where_nothing_holds_the_reason_is_kept(exported, tmp_path):
     path, given, cases = exported
-    within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, 1e-9), ignore)
+    within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, 1e-9), ignore, ONNX)
     assert within == []
     assert all("of how much these vary on inputs drawn at random, where 0.00% is allowed" in t.problem for t in tried)
 
@@ -78,11 +79,18 @@ def test_an_artifact_that_is_wrong_is_over_every_budget(exported, tmp_path, monk
     assert "differs by 3" in trial.problem
 
 
-def test_cpus_without_vnni_try_what_does_not_saturate(monkeypatch):
-    monkeypatch.setattr(trials.environment, "describe", lambda: {"cpu": {"features": ["avx2"]}})
-    tried = [settings.described() for settings in usual_choices()]
-    assert {"weights": "uint8", "scales": "per channel", "bits": 8} in tried
-    assert {"weights": "int8", "scales": "per channel", "bits": 7} in tried
+def test_slower_weights_are_tried_only_where_no_faster_are_within_the_budget(exported, tmp_path):
+    path, given, cases = exported
+    exact = Examiner(path, given, cases, 1.0)
+    best = {}
+    for weights in ("paired", "unsigned"):
+        quantize_onnx(path, tmp_path / "q.onnx", Settings(weights=weights))
+        best[weights] = exact.examine(tmp_path / "q.onnx", "int8").difference
+    assert best["unsigned"] < best["paired"]
+    between = Examiner(path, given, cases, sum(best.values()) / 2)
+    (found,), tried = search_int8(path, tmp_path, between, ignore, ONNX)
+    assert [trial.settings["weights"] for trial in tried] == ["int8", "int8", "uint8"]
+    assert (found.settings["weights"], found.kept) == ("uint8", ())
 
 
 def test_a_metric_is_the_measure_where_there_is_one(exported):

@@ -71,6 +71,7 @@ def export(
     formats: Sequence[str] = USUAL_FORMATS,
     state_layout: StateLayout = "layers-first",
     quantize: Literal["int8", "auto"] | None = None,
+    int8_cpus: Literal["any", "vnni"] = "any",
     half: bool = False,
     state_dtype: StateDtype = "float16",
     data: str | os.PathLike[str] | None = None,
@@ -89,9 +90,10 @@ def export(
     what is being done. Where the same source stands exported with the same options already, that bundle is returned as
     it is, unless with `force`.
 
-    `quantize="int8"` adds int8 artifacts and `"auto"` adds them only where they are faster here; `half` adds float16
-    for CUDA, whose state is `state_dtype`. What they lose is measured on `data`, else on what `train` held out, and
-    may be `max_metric_loss` of the metric (see `precision.Request` for the defaults).
+    `quantize="int8"` adds int8 artifacts and `"auto"` adds them only where they are faster here; they are right on
+    every CPU, unless `int8_cpus="vnni"` gives up those without VNNI for finer weights. `half` adds float16 for CUDA,
+    whose state is `state_dtype`. What they lose is measured on `data`, else on what `train` held out, and may be
+    `max_metric_loss` of the metric (see `precision.Request` for the defaults).
 
     Raises `InputError` for a source that cannot be read or lifted and for an output that is taken,
     `ParityError` if an artifact differs from the model; then nothing is written. Where int8 was asked for and loses
@@ -100,6 +102,7 @@ def export(
     path = Path(output)
     request = Request(
         quantize=quantize,
+        int8_cpus=int8_cpus,
         half=half,
         state_dtype=state_dtype,
         data=None if data is None else Path(data),
@@ -401,29 +404,14 @@ def _options(
         raise InputError(f"{unknown[0] if unknown else ''!r} is not a format; choose from {', '.join(FORMATS)}.")
     if state_layout not in get_args(StateLayout):
         raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
-    if request.quantize not in (None, "int8", "auto"):
-        raise InputError(f"{request.quantize!r} is no way to quantize; use int8 or auto.")
     if "c" in formats:
         native.compiler()  # or there is no proof
-    if request.half and "onnx" not in formats:
-        raise InputError("float16 is for ONNX; add --format onnx.")
-    if request.quantize == "auto" and not {"onnx", "c"} & set(formats):
-        raise InputError("--quantize auto is for ONNX and C; add --format onnx.")
-    if (request.data is not None or request.max_metric_loss is not None) and not request:
-        raise InputError(
-            "--data and --max-metric-loss are for int8 and float16; ask for one with --quantize or --half."
-        )
-    part = request.max_metric_loss
-    if part is not None and (isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part <= 1):
-        raise InputError(f"max_metric_loss is {part!r}; give a part from 0 to 1, as 0.01 for 1 %.")
-    if request.state_dtype != "float16" and not request.half:
-        raise InputError("--state-dtype is for float16; add --half.")
-    if request.data is not None and not request.data.is_file():
-        raise InputError(f"{request.data} does not exist or is not a file; check --data.")
+    _check_request(request, formats)
     options: dict[str, Any] = {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
     if request:
         options |= {
             "quantize": request.quantize,
+            "int8_cpus": request.int8_cpus,
             "half": request.half,
             "state_dtype": request.state_dtype,
             "data_sha256": sha256(request.data) if request.data else None,
@@ -441,6 +429,33 @@ def _options(
             "state_policy": origin.state_policy,
         }
     return options
+
+
+def _check_request(request: Request, formats: Sequence[str]) -> None:
+    """Raise `InputError` for lower precisions that make no sense."""
+    if request.quantize not in (None, "int8", "auto"):
+        raise InputError(f"{request.quantize!r} is no way to quantize; use int8 or auto.")
+    if request.int8_cpus not in ("any", "vnni"):
+        raise InputError(f"{request.int8_cpus!r} is no kind of CPUs; use any or vnni.")
+    if request.int8_cpus == "vnni" and not (request.quantize and "onnx" in formats):
+        raise InputError("--int8-cpus is for ONNX in int8; add --quantize int8 and --format onnx.")
+    if request.int8_cpus == "vnni" and environment.lacks_vnni():
+        raise InputError("This CPU has no VNNI, so such weights cannot be proven here; leave out --int8-cpus vnni.")
+    if request.half and "onnx" not in formats:
+        raise InputError("float16 is for ONNX; add --format onnx.")
+    if request.quantize == "auto" and not {"onnx", "c"} & set(formats):
+        raise InputError("--quantize auto is for ONNX and C; add --format onnx.")
+    if (request.data is not None or request.max_metric_loss is not None) and not request:
+        raise InputError(
+            "--data and --max-metric-loss are for int8 and float16; ask for one with --quantize or --half."
+        )
+    part = request.max_metric_loss
+    if part is not None and (isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part <= 1):
+        raise InputError(f"max_metric_loss is {part!r}; give a part from 0 to 1, as 0.01 for 1 %.")
+    if request.state_dtype != "float16" and not request.half:
+        raise InputError("--state-dtype is for float16; add --half.")
+    if request.data is not None and not request.data.is_file():
+        raise InputError(f"{request.data} does not exist or is not a file; check --data.")
 
 
 def _name(source: Source) -> str:

@@ -1,50 +1,53 @@
 """int8 ONNX: every LSTM layer becomes `DynamicQuantizeLSTM`, large matrices and embeddings become integers.
 
-onnxruntime's quantizer does the arithmetic. What it leaves in float without a word is refused here, and what it
-cannot write (unsigned weights of an LSTM) is added.
+x86 CPUs without VNNI multiply activations of 0 to 255 by signed weights in pairs, and add each pair in 16 bits, which
+saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbouring weights of one sign no more than
+`lint.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
 """
 
-import logging
 import re
-import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from msgspec import Struct
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from lstm_deploy import lint
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import EXTERNAL_ABOVE
 from lstm_deploy.files import weights_file
+from lstm_deploy.signature import Array
 
 WORTH = 0.05
 """The part of all weights that a matrix or an embedding must have: below it, quantizing its input costs more time
 than it saves bytes."""
-UNSIGNED_OFFSET = 128
+LEVELS = 127
+"""The largest weight, so that zero is exact and both signs have the same steps. Two weights that are `LEVELS` together
+before they are rounded are at most one more afterwards, which is `lint.PAIR_LIMIT`."""
+UNSIGNED_ZERO = 128
+MICROSOFT = "com.microsoft"
+
+Weights = Literal["paired", "full", "unsigned"]
+"""`paired`: signed, scaled so that no pair saturates. `full`: signed with all 8 bits, for CPUs with VNNI alone.
+`unsigned`: all 8 bits as bytes from 0 to 255, which every CPU adds exactly, those without VNNI more slowly."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """How weights are rounded."""
 
+    weights: Weights = "paired"
     per_channel: bool = True
     """A scale for each row of a gate, not one for the whole matrix: one large weight then costs only its own row."""
-    unsigned: bool = False
-    """The same numbers as bytes from 0 to 255: slower, but CPUs without VNNI add signed products in 16 bits, which
-    saturate."""
-    reduce_range: bool = False
-    """7 bits, whose products fit these 16 bits."""
 
     def described(self) -> dict[str, Any]:
         """In words, for people and the manifest."""
         return {
-            "weights": "uint8" if self.unsigned else "int8",
+            "weights": "uint8" if self.weights == "unsigned" else "int8",
             "scales": "per channel" if self.per_channel else "per tensor",
-            "bits": 7 if self.reduce_range else 8,
+            "cpus": "with VNNI" if self.weights == "full" else "any",
         }
 
 
@@ -86,55 +89,124 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
 
     Raises `InputError` as `parts` does.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
     settings = settings or Settings()
-    model = lint.load(source)
-    chosen = [node.name for label, node in parts(model).items() if label not in kept]
-    large = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
-    producer = model.producer_name
-    shared = _unshare(model)
-    with _quiet():
-        quantize_dynamic(
-            model if shared else source,
-            target,
-            op_types_to_quantize=["LSTM", "MatMul", "Gather"],
-            nodes_to_quantize=chosen,
-            per_channel=settings.per_channel,
-            reduce_range=settings.reduce_range,
-            weight_type=QuantType.QUInt8 if settings.unsigned else QuantType.QInt8,
-            use_external_data_format=large,
-        )
-    model = onnx.load(target)
-    if settings.unsigned:
-        _make_unsigned(model)
-    model.producer_name = producer
-    for index, prop in reversed(list(enumerate(model.metadata_props))):
-        if prop.key.startswith("onnx."):  # the quantizer's notes to itself
-            del model.metadata_props[index]
+    chosen = {node.output[0] for label, node in parts(lint.load(source)).items() if label not in kept}
+    model = onnx.load(source)  # with the weights that lie beside it
+    rewriter = _Rewriter(model.graph, settings)
+    nodes = [new for node in model.graph.node for new in rewriter.rewritten(node, chosen)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    left = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*left, *rewriter.made.values()])
     del model.graph.value_info[:]
+    if all(item.domain != MICROSOFT for item in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    if settings.weights == "full":
+        model.metadata_props.add(key=lint.CPUS_KEY, value=lint.VNNI)
     weights_file(target).unlink(missing_ok=True)
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE:
         raise InputError("The model is beyond 2 GB in int8 too, which is not supported; export it in float32.")
     onnx.save_model(model, target)
 
 
+class _Rewriter:
+    """Nodes of a graph as nodes that compute with integers; a weight or an input that several share is rounded once."""
+
+    def __init__(self, graph: onnx.GraphProto, settings: Settings) -> None:
+        self.settings = settings
+        self.made: dict[str, onnx.TensorProto] = {}
+        """Constants that the new nodes need, by name."""
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._inputs: dict[str, list[str]] = {}
+        """Names of an activation in integers, its scale and its zero point, by its name in float."""
+
+    def rewritten(self, node: onnx.NodeProto, chosen: Collection[str]) -> list[onnx.NodeProto]:
+        """What stands in the place of a node; `chosen` are the outputs by which nodes to quantize are known."""
+        if node.output[0] not in chosen:
+            return [node]
+        match node.op_type:
+            case "LSTM":
+                return [self._lstm(node)]
+            case "MatMul":
+                return self._matmul(node)
+        return self._gather(node)
+
+    def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        inputs = [*node.input, *[""] * (8 - len(node.input))]
+        scales = []
+        for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, 4 * hidden]
+            weights = self._float(inputs[position]).swapaxes(1, 2)
+            inputs[position], *names = self._constant(inputs[position], *rounded(weights, self.settings))
+            scales += names
+        new = helper.make_node("DynamicQuantizeLSTM", [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
+        new.attribute.extend(item for item in node.attribute if item.name != "layout")  # 0, all that onnxruntime knows
+        return new
+
+    def _matmul(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The nodes that onnxruntime fuses into one product of integers."""
+        x, matrix = node.input
+        y, nodes = node.output[0], []
+        number, scale, zero = self._constant(matrix, *rounded(self._float(matrix), self.settings))
+        if x not in self._inputs:
+            self._inputs[x] = [f"{x}_quantized", f"{x}_scale", f"{x}_zero_point"]
+            nodes.append(helper.make_node("DynamicQuantizeLinear", [x], self._inputs[x], f"{x}_rounded"))
+        x_number, x_scale, x_zero = self._inputs[x]
+        return [
+            *nodes,
+            helper.make_node("MatMulInteger", [x_number, number, x_zero, zero], [f"{y}_sums"], node.name),
+            helper.make_node("Cast", [f"{y}_sums"], [f"{y}_cast"], f"{y}_cast", to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", [x_scale, scale], [f"{y}_scale"], f"{y}_scale"),
+            helper.make_node("Mul", [f"{y}_cast", f"{y}_scale"], [y], f"{y}_scaled"),
+        ]
+
+    def _gather(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """An embedding: nothing is added up, so one scale for all bytes, and all of them."""
+        table, *rest = node.input
+        plain = Settings(weights="full", per_channel=False)
+        names = self._constant(f"{table}_rows", *rounded(self._float(table), plain))
+        gathered = f"{node.output[0]}_quantized"
+        new = helper.make_node("Gather", [names[0], *rest], [gathered], node.name)
+        new.attribute.extend(node.attribute)
+        return [new, helper.make_node("DequantizeLinear", [gathered, *names[1:]], node.output, f"{node.name}_scaled")]
+
+    def _float(self, name: str) -> Array:
+        value: Array = numpy_helper.to_array(self._constants[name])
+        return value
+
+    def _constant(self, name: str, number: Array, scale: Array, zero: Array) -> list[str]:
+        """The names of a rounded weight, its scale and its zero point."""
+        arrays = {f"{name}_quantized": number, f"{name}_scale": scale, f"{name}_zero_point": zero}
+        self.made |= {key: numpy_helper.from_array(array, key) for key, array in arrays.items()}
+        return list(arrays)
+
+
+def rounded(weights: Array, settings: Settings) -> tuple[Array, Array, Array]:
+    """Weights `[…, inputs, outputs]` as integers of the same shape, with their scale and zero point.
+
+    `[…, outputs]` of these, or `[…]` where the scale is not per channel: a weight is `(integer - zero point) * scale`.
+    """
+    exact = weights.astype(np.float64)
+    most = np.abs(exact).max(axis=-2)
+    if settings.weights == "paired":
+        filled = np.concatenate([exact, np.zeros_like(exact[..., : exact.shape[-2] % 2, :])], axis=-2)
+        pairs = filled[..., 0::2, :] + filled[..., 1::2, :]  # of different signs never more than one of them
+        most = np.maximum(most, np.abs(pairs).max(axis=-2))
+    if not settings.per_channel:
+        most = most.max(axis=-1)
+    normal = most > LEVELS * np.finfo(np.float32).tiny  # below, a scale would be 0
+    scale = (np.where(normal, most, 1.0) / LEVELS).astype(np.float32)
+    number = np.rint(exact / (scale[..., None, :] if settings.per_channel else scale[..., None, None]))
+    offset = UNSIGNED_ZERO if settings.weights == "unsigned" else 0
+    dtype = np.uint8 if offset else np.int8
+    return (number + offset).astype(dtype), scale, np.full_like(scale, offset, dtype)
+
+
 def lstm_counts(model: onnx.ModelProto) -> tuple[int, int]:
     """How many LSTM nodes are quantized, and how many there are."""
     count = lint.operators(model)
     return count["DynamicQuantizeLSTM"], count["DynamicQuantizeLSTM"] + count["LSTM"]
-
-
-def _make_unsigned(model: onnx.ModelProto) -> None:
-    """Write the weights of quantized LSTMs, which the quantizer always makes signed, as unsigned: the same numbers."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "DynamicQuantizeLSTM":
-            continue
-        for position in (1, 2, 9, 11):  # W, R and their zero points
-            tensor = constants[node.input[position]]
-            value = numpy_helper.to_array(tensor).astype(np.int16) + UNSIGNED_OFFSET
-            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.uint8), tensor.name))
 
 
 def _label(node: onnx.NodeProto) -> str:
@@ -148,33 +220,5 @@ def _unique(label: str, taken: Collection[str]) -> str:
     return f"{label} ({number + 1})" if number else label
 
 
-def _unshare(model: onnx.ModelProto) -> bool:
-    """Give each LSTM weights of its own: the quantizer changes those of the first, and fails on the second."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    used: set[str] = set()
-    for number, node in enumerate(model.graph.node):
-        for position in (1, 2) if node.op_type == "LSTM" else ():
-            name = node.input[position]
-            if name in used:
-                copy = model.graph.initializer.add()
-                copy.CopyFrom(constants[name])
-                copy.name = node.input[position] = f"{name}_of_{number}"
-            used.add(name)
-    return any("_of_" in tensor.name and tensor.name not in constants for tensor in model.graph.initializer)
-
-
 def _size(tensor: onnx.TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64)) if tensor.data_type == onnx.TensorProto.FLOAT else 0
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantizer's advice on preprocessing, which these graphs do not need."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -26,6 +26,9 @@ LARGEST_DIM = 2**20
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights above which they lie beside the model: a protobuf ends at 2 GiB."""
 
+COLLECTED_ABOVE = 50_000_000
+"""Bytes of weights that are worth half a second of looking for what nobody refers to any more."""
+
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
     """Write float32 ONNX to `path`; `lifted` itself is left as it was.
@@ -48,7 +51,8 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     model.graph.name = "lstm"
     onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
     _check(model, weights)
-    if sum(weight.nbytes for weight in weights.values()) > EXTERNAL_ABOVE:
+    size = sum(weight.nbytes for weight in weights.values())
+    if size > EXTERNAL_ABOVE:
         for name, weight in weights.items():
             model.graph.initializer.append(onnx.numpy_helper.from_array(weight.numpy(), name))
         onnx.save_model(model, path, save_as_external_data=True, location=weights_file(path).name)
@@ -56,7 +60,8 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
         with path.open("wb") as file:
             _write(model, weights, file)
     del weights
-    gc.collect()  # what the exporter made refers to itself, and to the weights
+    if size > COLLECTED_ABOVE:
+        gc.collect()  # what the exporter made refers to itself, and to the weights
 
 
 def _check_ones(lifted: Lifted) -> tuple[str, ...]:

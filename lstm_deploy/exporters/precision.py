@@ -16,8 +16,8 @@ from lstm_deploy.bundle import Artifact, Evidence
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c import export_c, reading
 from lstm_deploy.exporters.float16 import export_float16
-from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts
-from lstm_deploy.exporters.trials import Examiner, Trial, Way, search_int8
+from lstm_deploy.exporters.int8 import Settings, lstm_counts, parts, quantize_onnx
+from lstm_deploy.exporters.trials import ANY_CPU, VNNI_ONLY, Examiner, Trial, Way, search_int8
 from lstm_deploy.runtimes import SUFFIXES, native
 from lstm_deploy.signature import StateDtype
 
@@ -32,6 +32,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     quantize: Literal["int8", "auto"] | None = None
     """`auto` keeps int8 ONNX only where it is faster than float32 on this machine, and within the budget."""
+    int8_cpus: Literal["any", "vnni"] = "any"
+    """Where int8 ONNX must be right: on every CPU, or on those with VNNI alone, with up to one bit more."""
     half: bool = False
     state_dtype: StateDtype = "float16"
     """Of the float16 artifact."""
@@ -87,7 +89,10 @@ class Precisions:
         """
         source, words = self.folder / self.made[format_].path, INT8[format_] if "c" in self.made else "int8"
         with tempfile.TemporaryDirectory(dir=self.folder) as trials:
-            way = Way(self._write_c, (Settings(),), ".c") if format_ == "c" else None
+            if format_ == "c":
+                way = Way(self._write_c, ((Settings(),),), ".c")
+            else:
+                way = Way(quantize_onnx, VNNI_ONLY if self.request.int8_cpus == "vnni" else ANY_CPU, ".onnx")
             within, tried = search_int8(self.graph, Path(trials), self.examiner, self.on_trial, way)
             if not within:
                 best = min(tried, key=lambda trial: trial.difference)
@@ -113,6 +118,8 @@ class Precisions:
             target = self.folder / INT8[format_]
             if format_ == "onnx":
                 chosen.path.rename(target)
+                if self.request.int8_cpus == "vnni":
+                    self.notes.append(f"{target.name} is for CPUs with VNNI alone: its sums saturate on others")
                 layers = lstm_counts(onnx.load(target, load_external_data=False))
             else:  # its header and weights go with it, under its name
                 self._write_c(self.graph, target, Settings(), chosen.kept)

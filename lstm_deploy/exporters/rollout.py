@@ -227,7 +227,8 @@ def export_rollout(model_path: Path, path: Path) -> None:
     del rolled.opset_import[:]
     rolled.opset_import.extend(model.opset_import)
     rolled.producer_name = "lstm-deploy"
-    helper.set_model_props(rolled, {CONTRACT_KEY: contract.to_json()})
+    kept = {prop.key: prop.value for prop in model.metadata_props if prop.key == lint.CPUS_KEY}
+    helper.set_model_props(rolled, {CONTRACT_KEY: contract.to_json(), **kept})
     path.write_bytes(rolled.SerializeToString())
 
 

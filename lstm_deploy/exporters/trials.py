@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from lstm_deploy import environment, metrics
+from lstm_deploy import metrics
 from lstm_deploy.cases import Case
-from lstm_deploy.exporters.int8 import Settings, parts, quantize_onnx
+from lstm_deploy.exporters.int8 import Settings, parts
 from lstm_deploy.judging import open_for_proof, prove_file
 from lstm_deploy.metrics import Examples, Measured
 
@@ -18,8 +18,13 @@ MAX_DIFFERENCE = 0.1
 """Where no data tells a metric: how far outputs may be from float32's, as a part of how much they vary."""
 SEQUENCE = 100
 """Steps that are timed in one call where a model cannot be streamed."""
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""CPU features that add products of bytes in 32 bits; without them signed products saturate."""
+ANY_CPU = (
+    (Settings(), Settings(per_channel=False)),
+    (Settings(weights="unsigned"),),
+)
+"""What is tried in ONNX, in groups, each only where nothing before it is within the budget: the same on every CPU."""
+VNNI_ONLY = ((Settings(weights="full"), Settings(weights="full", per_channel=False)),)
+"""The same for CPUs with VNNI alone."""
 
 
 class Trial(NamedTuple):
@@ -53,7 +58,8 @@ class Way(NamedTuple):
 
     write: Callable[[Path, Path, Settings, Collection[str]], None]
     """From the float32 graph, to a path, with settings and labels of `int8.parts` that stay in float."""
-    choices: Sequence[Settings]
+    choices: Sequence[Sequence[Settings]]
+    """In groups, as `ANY_CPU`."""
     suffix: str
 
 
@@ -108,17 +114,14 @@ def search_int8(
     folder: Path,
     examiner: Examiner,
     on_trial: Callable[[str], None],
-    way: Way | None = None,
+    way: Way,
 ) -> tuple[list[Trial], list[Trial]]:
     """int8 artifacts of the float32 graph at `source`, written into `folder`: those within the budget, and all.
-
-    `way` is ONNX's unless it is given.
 
     Where no settings are within it, layers are kept in float one after another, those first whose rounding costs the
     most, until it holds; one LSTM layer at least has to be in int8. Raises `InputError` for a graph that cannot be
     quantized.
     """
-    way = way or Way(quantize_onnx, usual_choices(), ".onnx")
     nodes = parts(onnx.load(source, load_external_data=False))
     labels = list(nodes)
     tried: list[Trial] = []
@@ -127,16 +130,20 @@ def search_int8(
         path = folder / f"trial{len(tried)}{way.suffix}"
         described = settings.described()
         on_trial(
-            f"trying {', '.join(map(str, described.values()))} bits" + (f" without {', '.join(kept)}" if kept else "")
+            f"trying {described['weights']} {described['scales']}" + (f" without {', '.join(kept)}" if kept else "")
         )
         way.write(source, path, settings, kept)
         tried.append(examiner.examine(path, "int8", described, [label for label in labels if label in kept]))
         return tried[-1]
 
-    within = [trial for trial in map(attempt, way.choices) if not trial.problem]
-    if within or len(labels) == 1:
-        return within, tried
-    best = way.choices[min(range(len(way.choices)), key=lambda index: tried[index].difference)]
+    for group in way.choices:
+        within = [trial for trial in map(attempt, group) if not trial.problem]
+        if within:
+            return within, tried
+    if len(labels) == 1:
+        return [], tried
+    choices = [settings for group in way.choices for settings in group]
+    best = choices[min(range(len(choices)), key=lambda index: tried[index].difference)]
     spared = {label: attempt(best, [label]) for label in labels}
     order = sorted(labels, key=lambda label: spared[label].difference)
 
@@ -153,11 +160,3 @@ def search_int8(
         if not trial.problem:
             return [trial], tried
     return [], tried
-
-
-def usual_choices() -> list[Settings]:
-    """What of onnxruntime's quantizer is worth trying on this CPU, the usual first."""
-    found = [Settings(), Settings(per_channel=False)]
-    if not any(feature in environment.describe()["cpu"]["features"] for feature in VNNI):
-        found += [Settings(unsigned=True), Settings(reduce_range=True)]
-    return found

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from lstm_deploy import lint
+from lstm_deploy import environment, lint
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes import NO_KERNEL
 from lstm_deploy.sampling import blank_inputs, sizes_of
@@ -277,6 +277,11 @@ def _refuse(path: Path, provider: str) -> None:
     if provider == "cpu" and lint.has_float16_lstm(model):
         why = NO_KERNEL["float16", "cpu"]
         raise InputError(f"{path} cannot run here: {why}; use --provider cuda, or the float32 artifact.")
+    if provider == "cpu" and lint.needs_vnni(model) and environment.lacks_vnni():
+        raise InputError(
+            f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
+            "--int8-cpus vnni."
+        )
     if provider != "cpu" and lint.operators(model)["DynamicQuantizeLSTM"]:
         raise InputError(
             f"{path} cannot run there: {NO_KERNEL['int8', provider]}; use --provider cpu, or export --half."
