@@ -21,7 +21,7 @@ from lstm_deploy import environment, peaks, roofline
 from lstm_deploy.bench_report import SCHEMA_VERSION, UNSTABLE_SAYS
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.contenders import SCENARIOS, SCOPES, Case
-from lstm_deploy.errors import InputError, LstmDeployError
+from lstm_deploy.errors import InputError, LstmDeployError, machine_limits
 from lstm_deploy.runtimes import PROVIDERS
 from lstm_deploy.runtimes.onnxrt import check_provider
 from lstm_deploy.statistics import (
@@ -79,6 +79,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Whether to time artifacts that have not passed `validate`."""
 
 
+@machine_limits()
 def bench(
     targets: "Sequence[str | os.PathLike[str]]",
     plan: Plan,

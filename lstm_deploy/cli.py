@@ -631,7 +631,8 @@ def env(json: JsonFlag = False) -> None:
     from lstm_deploy import environment
     from lstm_deploy.runtimes.onnxrt import probe_providers
 
-    document = {**environment.describe(), "providers": probe_providers()}
+    described = environment.describe()
+    document = {**described, "cpu_limits": environment.cpu_limits(described["cpu"]), "providers": probe_providers()}
     if json:
         console.say_json(document)
         return

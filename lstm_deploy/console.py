@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from lstm_deploy.errors import LstmDeployError, one_line
+from lstm_deploy.errors import LstmDeployError, machine_limits, one_line
 
 DEBUG = "LSTM_DEPLOY_DEBUG"
 INTERRUPTED = 130
@@ -82,7 +82,8 @@ def progress(title: str, *, shown: bool = True) -> Iterator[OnProgress]:
 def handled_errors() -> Iterator[None]:
     """Turn errors into one sentence on standard error and an exit code; tracebacks only for those who ask."""
     try:
-        yield
+        with machine_limits():
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError as error:  # the reader of our output has had enough

@@ -69,11 +69,30 @@ def machine(described: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def lacks_vnni(described: dict[str, Any] | None = None) -> bool:
-    """Whether this is an x86 CPU that adds products of bytes in 16 bits; false where the CPU's features are unknown."""
-    cpu = (described or {"cpu": _cpu()})["cpu"]
-    is_x86 = cpu["architecture"].lower() in ("x86_64", "amd64")
-    return is_x86 and bool(_cpuinfo().get("flags")) and not set(VNNI).intersection(cpu["features"])
+def lacks_vnni(cpu: dict[str, Any] | None = None) -> bool:
+    """Whether this is an x86 CPU that adds products of bytes in 16 bits; false where the CPU's features are unknown.
+
+    `cpu` is as in `describe`, this machine's unless given.
+    """
+    cpu = cpu or _cpu()
+    return _is_known_x86(cpu) and not set(VNNI).intersection(cpu["features"])
+
+
+def cpu_limits(cpu: dict[str, Any] | None = None) -> list[str]:
+    """What a CPU lacks, and what follows from it, one sentence each."""
+    cpu = cpu or _cpu()
+    found = []
+    if lacks_vnni(cpu):
+        found.append("no VNNI: int8 ONNX gains less speed, and files of export --int8-cpus vnni are refused")
+    if _is_known_x86(cpu) and "avx512f" not in cpu["features"]:
+        found.append("no bfloat16: train --precision bf16-mixed is refused; use 32")
+    elif _is_known_x86(cpu) and not set(BFLOAT16).intersection(cpu["features"]):
+        found.append("no bfloat16 instructions: train --precision bf16-mixed is slower than 32")
+    return found
+
+
+def _is_known_x86(cpu: dict[str, Any]) -> bool:
+    return cpu["architecture"].lower() in ("x86_64", "amd64") and cpu["features"] is not None
 
 
 def _cpu() -> dict[str, Any]:
@@ -85,7 +104,7 @@ def _cpu() -> dict[str, Any]:
         "architecture": platform.machine(),
         "usable_cores": usable,
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "features": [flag for flag in _FEATURES if flag in info.get("flags", "").split()],
+        "features": [flag for flag in _FEATURES if flag in info["flags"].split()] if "flags" in info else None,
         "governor": governor.read_text().strip() if governor.is_file() else None,
     }
 

@@ -321,6 +321,8 @@ def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:
         raise InputError(f"There are {there} {'GPUs' if gpu else 'cores'} here, not {recipe.devices}; give --devices.")
     if recipe.precision == "16-mixed" and not gpu:
         raise InputError("16-mixed needs a GPU, and there is none; give --precision bf16-mixed or 32.")
+    if recipe.precision == "bf16-mixed" and not gpu and not _computes_bfloat16():
+        raise InputError("bf16-mixed needs a CPU with bfloat16 (AVX-512), which this one has not; give --precision 32.")
     if recipe.patience:
         callbacks.append(EarlyStopping(VALIDATION_LOSS, patience=recipe.patience, check_on_train_epoch_end=False))
     try:
@@ -346,6 +348,17 @@ def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:
         raise InputError(
             f"Lightning cannot train so ({one_line(error)}); check --devices, --nodes, --strategy and --precision."
         ) from error
+
+
+def _computes_bfloat16() -> bool:
+    """Whether oneDNN has kernels for LSTMs in bfloat16 here, seen by a step of the smallest one."""
+    lstm = torch.nn.LSTM(1, 1, 2, batch_first=True)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            lstm(torch.zeros(1, 1, 1))[0].sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _last_state(folder: Path | None, lesson: Lesson, recipe: Recipe) -> Path:

@@ -18,7 +18,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from lstm_deploy.bundle import Artifact, Bundle
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.rollouts import Stepper, check_feeds, contract_of, unroll
 from lstm_deploy.runtimes import Runtime, open_runtime
@@ -72,6 +72,7 @@ class Model:
             return self._load(self.path, provider)
         return self._load(self.bundle.file(self.bundle.find(self._format(runtime), precision)), provider)
 
+    @machine_limits()
     def run(
         self,
         feeds: Feeds,
@@ -84,6 +85,7 @@ class Model:
         loaded = self.runtime(provider, precision, runtime)
         return loaded.run(_complete(loaded.signature, feeds))
 
+    @machine_limits()
     def rollout(
         self,
         feeds: Feeds,
@@ -110,6 +112,7 @@ class Model:
         assert self.bundle is not None
         return self._load(self.bundle.file(artifact), provider).run(given)
 
+    @machine_limits()
     def stream(
         self,
         batch: int = 1,
@@ -455,7 +458,8 @@ def _checked(value: Array, spec: TensorSpec, sizes: Mapping[str, int] | None = N
         outside = (value < 0) | (value > spec.high[0])
         if outside.any():
             raise InputError(f"The token {value[outside][0]} is not in the vocabulary; feed 0 to {spec.high[0]:.0f}.")
-    return value.astype(spec.dtype, copy=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        return value.astype(spec.dtype, copy=False)
 
 
 def _array(x: ArrayLike) -> Array:

@@ -14,7 +14,7 @@ from lstm_deploy.adapting import adapt
 from lstm_deploy.bundle import MANIFEST, Artifact, Bundle
 from lstm_deploy.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.checks import Diagnosis, ParityReport
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.errors import InputError, machine_limits, one_line
 from lstm_deploy.judging import (
     LONG_ROLLOUT,
     ROLLOUT_ALONE,
@@ -41,6 +41,7 @@ GOLDEN_TRACE = "golden trace"
 Progress = Callable[[int, int, str], None]
 
 
+@machine_limits()
 def validate(
     target: "Bundle | str | Path",
     *,

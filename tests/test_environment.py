@@ -2,6 +2,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from lstm_deploy import environment
 
 
@@ -18,6 +20,23 @@ def test_the_description_is_json_and_names_the_machine():
     assert found["cpu"]["model"]
     assert found["cpu"]["usable_cores"] >= 1
     assert found["versions"]["lstm-deploy"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "features", "lacking"),
+    [
+        ("x86_64", ["avx2"], ["no VNNI", "no bfloat16: "]),
+        ("AMD64", ["avx2", "avx_vnni"], ["no bfloat16: "]),
+        ("x86_64", ["avx512f", "avx512_vnni"], ["no bfloat16 instructions"]),
+        ("x86_64", ["avx512f", "avx512_vnni", "avx512_bf16"], []),
+        ("x86_64", None, []),
+        ("aarch64", None, []),
+    ],
+)
+def test_what_a_cpu_lacks_is_said_with_what_follows(architecture, features, lacking):
+    found = environment.cpu_limits({"architecture": architecture, "features": features})
+    assert len(found) == len(lacking)
+    assert all(sentence.startswith(words) for sentence, words in zip(found, lacking, strict=True))
 
 
 def test_the_state_of_the_machine_is_json():

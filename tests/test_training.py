@@ -8,7 +8,7 @@ import torch
 from conftest import ignore, small
 from msgspec.structs import replace
 
-from lstm_deploy import checkpoint, fit_log, material, training
+from lstm_deploy import checkpoint, fit_log, fitting, material, training
 from lstm_deploy.data import Series
 from lstm_deploy.errors import InputError, LstmDeployError
 from lstm_deploy.labelled import Labelled, Vectors
@@ -216,9 +216,22 @@ def test_gradients_are_clipped_to_their_norm():
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_brain_floats_train():
-    trained = training.train(sine(), recipe(epochs=2, precision="bf16-mixed"), ignore)
+def test_brain_floats_train_where_the_cpu_has_them_and_are_refused_elsewhere():
+    given = recipe(epochs=2, precision="bf16-mixed")
+    if not (torch.cuda.is_available() or fitting._computes_bfloat16()):
+        with pytest.raises(InputError, match="needs a CPU with bfloat16 .* give --precision 32"):
+            training.train(sine(), given, ignore)
+        return
+    trained = training.train(sine(), given, ignore)
     assert trained.history[-1].train_loss < trained.history[0].train_loss
+
+
+def test_brain_floats_are_refused_on_a_cpu_without_them(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(fitting, "_computes_bfloat16", lambda: False)
+    with pytest.raises(InputError, match="needs a CPU with bfloat16 .* give --precision 32"):
+        training.train(sine(), recipe(precision="bf16-mixed"), ignore)
 
 
 def test_half_floats_are_refused_without_a_gpu():

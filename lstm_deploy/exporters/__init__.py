@@ -27,7 +27,15 @@ from lstm_deploy.bundle import (
 )
 from lstm_deploy.cases import LOWERED, QUICK, Case, make_cases, record, shortened
 from lstm_deploy.checks import ParityReport
-from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, ParityError, one_line, user_line
+from lstm_deploy.errors import (
+    InputError,
+    LiftingError,
+    LstmDeployError,
+    ParityError,
+    machine_limits,
+    one_line,
+    user_line,
+)
 from lstm_deploy.exporters.c import export_c
 from lstm_deploy.exporters.int8_torch import quantized_copy
 from lstm_deploy.exporters.onnx import OPSET, export_onnx
@@ -57,6 +65,7 @@ ROLLOUTS = {"onnx": export_rollout, "torchscript": export_rollout_torchscript}
 NOTHING_MORE = Request()
 
 
+@machine_limits()
 def export(
     source: nn.Module | sources.Origin | str | os.PathLike[str],
     output: str | os.PathLike[str],

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch import nn
+
+import lstm_deploy
+from lstm_deploy.errors import InputError, LiftingError, LstmDeployError, machine_limits
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 3.64 TiB for an array"), "does not fit into memory .*use a smaller batch"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "fit into memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "does not fit into memory"),
+        (
+            RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive."),
+            "no kernel for this on this CPU .*compute in float32",
+        ),
+        (RuntimeError("CUDA error: no kernel image is available for execution"), "The GPU cannot do this .*driver"),
+        (RuntimeError("Found no NVIDIA driver on your system."), "The GPU cannot do this"),
+    ],
+)
+def test_what_a_library_says_of_the_machine_is_one_sentence_with_a_remedy(error, said):
+    with pytest.raises(InputError, match=said) as found, machine_limits():
+        raise error
+    assert found.value.__cause__ is error
+
+
+def test_a_limit_of_the_machine_is_told_as_such_behind_one_of_our_errors_too():
+    def lifted():
+        try:
+            raise RuntimeError("could not create a primitive descriptor")
+        except RuntimeError as error:
+            raise LiftingError("forward fails; change it.") from error
+
+    with pytest.raises(InputError, match="no kernel for this on this CPU"), machine_limits():
+        lifted()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), InputError("a; b.")])
+def test_other_errors_stay_what_they_are(error):
+    with pytest.raises(type(error)) as found, machine_limits():
+        raise error
+    assert found.value is error
+
+
+def test_a_batch_that_no_memory_holds_is_refused(tmp_path):
+    module = nn.LSTM(4, 8, batch_first=True)
+    inputs = {"x": "float32[batch,seq,4]"}
+    bundle = lstm_deploy.export(module, tmp_path / "net", inputs=inputs, formats=("onnx",))
+    with pytest.raises(InputError, match="does not fit into memory"):
+        lstm_deploy.open(bundle.path).stream(batch=10**12)
+    assert issubclass(InputError, LstmDeployError)
