@@ -20,6 +20,8 @@ from lstm_deploy.stateful import Lifted
 
 WORK = 2_000_000_000
 """Steps × weights that one run on many steps may take."""
+NEARBY = 1e-12
+"""A relative change of a state that is about as small as what float64's rounding adds up to."""
 
 
 def measure_outputs(
@@ -197,8 +199,11 @@ def measure_streaming(lifted: Lifted, contract: Signature, given: Sequence[Tenso
         fixed = next((f": {dim.reason}" for dim in contract.fixed if dim.name == "seq"), "")
         return "none", f"the number of steps is fixed{fixed}"
     # The last chunk is short: over many steps an LSTM forgets what was wrong at the cut before them.
-    chunks = (1,) * 40 if one_step else (3, 1, _many(lifted), 3)
-    sizes = contract.clamp(sizes_of(specs, BATCH, sum(chunks))) | {"seq": sum(chunks)}
+    cuts = [(1,) * 40] if one_step else [(3, 1, _many(lifted), 3)]
+    # Some networks blow rounding up until nothing can be compared; over fewer steps it can.
+    cuts += [(1,) * 8, (1,) * 3] if one_step else [(3, 1, 4, 3), (1, 1, 1)]
+    longest = sum(cuts[0])
+    sizes = contract.clamp(sizes_of(specs, BATCH, longest)) | {"seq": longest}
     sampled = sample_inputs(specs, sizes, np.random.default_rng(0))
     inputs = [_double(torch.from_numpy(sampled[spec.name])) for spec in specs]
     # Not from zeros: there an LSTM on even inputs hardly moves, and all cuts look alike.
@@ -218,14 +223,18 @@ def measure_streaming(lifted: Lifted, contract: Signature, given: Sequence[Tenso
         return result
 
     count = len(contract.outputs)
-    parts: list[tuple[Tensor, ...]] = []
     weights = [(parameter, parameter.data) for parameter in lifted.parameters()]
     try:
         lifted.double()
         with in_float64():
-            for number, steps in enumerate(chunks):
-                parts.append(run(sum(chunks[:number]), steps, parts[-1][count:] if parts else first))
-            wanted = run(0, sum(chunks), first)
+            for chunks in cuts:
+                parts: list[tuple[Tensor, ...]] = []
+                for number, steps in enumerate(chunks):
+                    parts.append(run(sum(chunks[:number]), steps, parts[-1][count:] if parts else first))
+                wanted = run(0, sum(chunks), first)
+                nearby = run(0, sum(chunks), [state * (1 + NEARBY) for state in first])
+                if _close(nearby, wanted):
+                    break
     except RuntimeError as error:
         return "none", f"it does not run on every number of steps ({one_line(error)})"
     finally:

@@ -97,13 +97,15 @@ def test_a_model_that_refuses_all_shapes_is_an_error(reference):
         make_cases(Picky(reference, 9), SMALL)
 
 
-def test_drift_ends_where_float32_has_lost_what_would_be_judged():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(4))
+def test_drift_ends_where_float32_has_lost_what_would_be_judged(seed):
+    torch.manual_seed(seed)
     module = torch.nn.LSTM(4, 64)
     with torch.no_grad():
         for weight in module.parameters():
             weight.mul_(30)  # chaotic
     reference = reference_of(module, "x:float32[seq,batch,4]")
+    assert reference.signature.streaming == "exact"  # however differently a CPU rounds chunks and the whole
     case = by_check(make_cases(reference, Effort(1000, ((1, 1),), 1, 1e9)))["drift"][0]
     assert 1 <= len(case.calls) < 1000
     assert case.where == f"{len(case.calls)} carried steps"
