@@ -4,10 +4,11 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ STANDS_STILL = 3
 """Epochs without improvement after which a plateau halves the learning rate; if there is a patience, a third of it."""
 SAVE_S = 2.0
 """Seconds between two writings of the folder at least: epochs of small networks take less than writing does."""
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 SHOW_S = 0.1
 """Seconds between two reports of progress at least."""
 
@@ -294,15 +296,16 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
         due = at_end or time.monotonic() - self.written >= SAVE_S
         if not trainer.strategy.broadcast(due):  # as the first process has it: all of them take part in saving
             return
-        # Lightning moves what it writes from the folder of temporary files, which is no rename on another disk.
-        whole = replacing(folder / LAST) if trainer.is_global_zero else nullcontext(folder / LAST)
-        with whole as path:
-            trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            write_log(folder / LOG, learner.history)
-            if self.on_best and self.told_epoch != self.best_epoch:
-                self.on_best(self.weights, self.best_epoch)
-                self.told_epoch = self.best_epoch
+        with _uninterrupted():
+            # Lightning moves what it writes from the folder of temporary files, which is no rename on another disk.
+            whole = replacing(folder / LAST) if trainer.is_global_zero else nullcontext(folder / LAST)
+            with whole as path:
+                trainer.save_checkpoint(path)
+            if trainer.is_global_zero:
+                write_log(folder / LOG, learner.history)
+                if self.on_best and self.told_epoch != self.best_epoch:
+                    self.on_best(self.weights, self.best_epoch)
+                    self.told_epoch = self.best_epoch
         self.written = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -312,6 +315,23 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.loss, self.best_epoch, self.weights = state["loss"], state["best_epoch"], state["weights"]
         self.ended_early = state["ended_early"]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and a request to end wait, so that files that belong together are all of the same epoch."""
+    if threading.current_thread() is not threading.main_thread():  # signals are none of its business
+        yield
+        return
+    caught: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:

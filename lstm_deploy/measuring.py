@@ -199,9 +199,10 @@ def measure_streaming(lifted: Lifted, contract: Signature, given: Sequence[Tenso
         fixed = next((f": {dim.reason}" for dim in contract.fixed if dim.name == "seq"), "")
         return "none", f"the number of steps is fixed{fixed}"
     # The last chunk is short: over many steps an LSTM forgets what was wrong at the cut before them.
-    cuts = [(1,) * 40] if one_step else [(3, 1, _many(lifted), 3)]
     # Some networks blow rounding up until nothing can be compared; over fewer steps it can.
-    cuts += [(1,) * 8, (1,) * 3] if one_step else [(3, 1, 4, 3), (1, 1, 1)]
+    cuts: list[tuple[int, ...]] = [(3, 1, _many(lifted), 3), (3, 1, 4, 3), (1, 1, 1)]
+    if one_step:
+        cuts = [(1,) * 40, (1,) * 8, (1,) * 3]
     longest = sum(cuts[0])
     sizes = contract.clamp(sizes_of(specs, BATCH, longest)) | {"seq": longest}
     sampled = sample_inputs(specs, sizes, np.random.default_rng(0))

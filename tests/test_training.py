@@ -216,6 +216,27 @@ def test_gradients_are_clipped_to_their_norm():
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_folder_is_written_waits_until_it_is_whole(tmp_path, monkeypatch, how):
+    def write_log(path, history):
+        signal.raise_signal(how)
+        fit_log.write_log(path, history)
+
+    monkeypatch.setattr(fitting, "write_log", write_log)
+    told = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line has it
+    try:
+        trained = training.train(sine(), recipe(epochs=9), ignore, folder=tmp_path)
+        told = [signal.getsignal(number) for number in fitting.INTERRUPTS]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert trained.interrupted
+    assert told == [signal.default_int_handler] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", fit_log.LAST, fit_log.LOG]
+    state = torch.load(tmp_path / fit_log.LAST, weights_only=True)
+    assert len(state[fitting.OURS]["history"]) == len((tmp_path / fit_log.LOG).read_text().splitlines()) - 1
+
+
 def test_brain_floats_train_where_the_cpu_has_them_and_are_refused_elsewhere():
     given = recipe(epochs=2, precision="bf16-mixed")
     if not (torch.cuda.is_available() or fitting._computes_bfloat16()):
