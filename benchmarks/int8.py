@@ -1,27 +1,36 @@
-"""What int8 saves and costs at the size where it matters, one thread; `make bench-int8` calls it.
+"""What int8 saves and costs, and what being right on every CPU costs, one thread; `make bench-int8` calls it.
 
-LSTM(64, 512, 2 layers) with a Linear of 64: weights are random, latency and size do not depend on them. Two float32
-files of the same bytes are timed in the same rounds, so that their ratio shows the noise. Results go to
-`benchmarks/results/int8.json` and `int8.md`.
+LSTMs with a Linear layer, their weights random: latency and size do not depend on them. The float32 file, the same
+under another name (so that their ratio shows the noise) and int8 files made in three ways are timed in the same rounds.
+`benchmarks/results/int8.json` and `int8.md` keep one table for each CPU; `--cpu NAME` names it, where the name that
+the system gives does not say enough.
 """
 
+import argparse
 import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import environment
+from lstm_deploy import environment, metrics
+from lstm_deploy.exporters.int8 import Settings, Weights, quantize_onnx
 from lstm_deploy.exporters.precision import times
+from lstm_deploy.runtimes.onnxrt import OnnxRuntime
+from lstm_deploy.sampling import sample_inputs
 from lstm_deploy.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2))
 """Inputs, hidden size, layers; the Linear gives as many outputs as there are inputs."""
+WAYS: tuple[Weights, ...] = ("paired", "unsigned", "full")
+BATCH, STEPS = 4, 300
+"""Of the sequences on which outputs are compared."""
 
 
 class Net(nn.Module):
@@ -39,36 +48,50 @@ class Net(nn.Module):
 
 
 def main() -> None:
-    """Measure every size and write the results."""
-    rows, document = [], {"environment": environment.describe(), "results": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for size in SIZES:
-            found = _measured(Path(folder), *size)
-            document["results"].append(found)
-            rows.append(
-                [
-                    found["name"],
-                    f"{found['bytes_ratio']:.3f}",
-                    *(f"{found[key]['p50_us']:.1f}" for key in ("float32", "float32 again", "int8")),
-                    f"{1 / found['int8']['time_ratio']:.2f}",
-                    f"{found['float32 again']['time_ratio']:.3f}",
-                    f"{found['state_error'][0]:.1e} → {found['state_error'][1]:.1e}",
-                ]
-            )
-    headings = ["LSTM", "bytes ÷ float32", "float32 µs", "again", "int8 µs", "times faster", "noise", "state error"]
+    """Measure every size on this CPU, and write the results of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", default=environment.describe()["cpu"]["model"])
+    cpu = parser.parse_args().cpu
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "int8.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    file = RESULTS / "int8.json"
+    documents = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        results = [_measured(Path(folder), *size) for size in SIZES]
+    documents[cpu] = {"environment": environment.describe(), "results": results}
+    file.write_text(json.dumps(documents, indent=1) + "\n", encoding="utf-8")
     lines = [
-        f"{document['environment']['cpu']['model']}, one thread, one step of a stream, batch 1.",
+        "One thread, one step of a stream, batch 1. The columns of int8 are its default, `paired`, whose sums are the "
+        "same on every CPU; `unsigned`, which is too and keeps all 8 bits; and `full`, all 8 bits signed (`--int8-cpus "
+        "vnni`), which saturates on CPUs without VNNI.",
         "",
-        *markdown_table(headings, rows),
-        "",
-        "`noise` is the time of the same float32 file under another name over its own, in the same rounds; the state "
-        "error is the largest difference from PyTorch, relative to the state's size, up to step 100 and step 10,000.",
+        "`error` is the root mean square of the difference from float32's outputs, as a part of how much these vary, "
+        f"over {STEPS} steps; the state error of the default is the largest difference from PyTorch, relative to the "
+        "state's size, up to step 100 and step 10,000; `noise` is the time of the same float32 file under another name "
+        "over its own, in the same rounds.",
         "",
     ]
+    for name, document in documents.items():
+        lines += [f"## {name}", "", *_table(document["results"]), ""]
     (RESULTS / "int8.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
+
+
+def _table(results: list[dict[str, Any]]) -> list[str]:
+    headings = ["LSTM", "bytes ÷ float32", "float32 µs", *(f"{way} µs" for way in WAYS), "float32 ÷ paired", "noise"]
+    headings += [*(f"error, {way}" for way in WAYS), "state error"]
+    rows = [
+        [
+            found["name"],
+            f"{found['bytes_ratio']:.3f}",
+            *(f"{found['times'][key]['p50_us']:.1f}" for key in ("float32", *WAYS)),
+            f"{1 / found['times']['paired']['time_ratio']:.2f}",
+            f"{found['times']['float32 again']['time_ratio']:.3f}",
+            *(f"{found['errors'][way]:.4f}" for way in WAYS),
+            f"{found['state_error'][0]:.1e} → {found['state_error'][1]:.1e}",
+        ]
+        for found in results
+    ]
+    return markdown_table(headings, rows)
 
 
 def _measured(folder: Path, input_size: int, hidden_size: int, num_layers: int) -> dict[str, Any]:
@@ -81,13 +104,11 @@ def _measured(folder: Path, input_size: int, hidden_size: int, num_layers: int) 
         quantize="int8",
         formats=["onnx"],
     )
-    again = folder / "again.onnx"
-    shutil.copy(bundle.path / "model.onnx", again)
-    paths = {
-        "float32": bundle.path / "model.onnx",
-        "float32 again": again,
-        "int8": bundle.path / "model.int8.onnx",
-    }
+    paths = {"float32": bundle.path / "model.onnx", "float32 again": folder / "again.onnx"}
+    shutil.copy(paths["float32"], paths["float32 again"])
+    for way in WAYS:
+        paths[way] = folder / f"{way}.onnx"
+        quantize_onnx(paths["float32"], paths[way], Settings(weights=way))
     timed = times(list(paths.values()), 100, rounds=31)
     curves = [
         dict(zip(profile.steps, profile.errors, strict=True))
@@ -101,8 +122,22 @@ def _measured(folder: Path, input_size: int, hidden_size: int, num_layers: int) 
         "bytes_ratio": evidence.bytes_ratio,
         "settings": evidence.settings,
         "state_error": [max(curve[step] for curve in curves) for step in (100, 10_000)],
-        **{label: timed[path] for label, path in paths.items()},
+        "errors": _errors(paths),
+        "times": {label: timed[path] for label, path in paths.items()},
     }
+
+
+def _errors(paths: dict[str, Path]) -> dict[str, float]:
+    """For each way how far the first output is from float32's."""
+    outputs = {}
+    for label in ("float32", *WAYS):
+        runtime = OnnxRuntime(paths[label])
+        signature = runtime.signature
+        inputs = sample_inputs(signature.inputs, {"batch": BATCH, "seq": STEPS}, np.random.default_rng(0))
+        y = runtime.run({**inputs, **signature.initial_state(BATCH)})["y"]
+        outputs[label] = {"y": y.reshape(-1, y.shape[-1])}
+        runtime.close()
+    return {way: metrics.difference(outputs[way], outputs["float32"])[0] for way in WAYS}
 
 
 if __name__ == "__main__":

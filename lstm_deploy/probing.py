@@ -1,6 +1,6 @@
 """Running a module as its author wrote it, to see what it does and what its LSTMs are given."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from lstm_deploy.calling import Convention, State, convention_of, shared_copy
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.sampling import sample_inputs, sizes_of
 from lstm_deploy.signature import Dim, FixedDim, TensorSpec
-from lstm_deploy.stateful import Call, make_stateful, same, zeros_of
+from lstm_deploy.stateful import Call, Calls, make_stateful, same, zeros_of
 
 Recorded = dict[str, list[Call]]
 """By the path of a recurrent module, what each of its calls was given."""
@@ -113,16 +113,21 @@ class Probe:
 
     def record(self, sizes: Mapping[str, int], seed: int | None = 0, noise: int = 0) -> Recorded:
         """What every call of every recurrent module is given; raises `LiftingError` if forward does not run."""
-        recorder = shared_copy(self.original)  # some modules keep their state, or more, as an attribute
-        by_path = make_stateful(recorder)
-        for calls in by_path.values():
-            calls.recorded = []
+        by_path: dict[str, Calls] = {}
+
+        def recorder() -> nn.Module:
+            copy = shared_copy(self.original)  # some modules keep their state, or more, as an attribute
+            by_path.update(make_stateful(copy))
+            for calls in by_path.values():
+                calls.recorded = []
+            return copy
+
         self._run(recorder, sizes, seed, noise)
         return {path: calls.recorded or [] for path, calls in by_path.items()}
 
     def run(self, sizes: Mapping[str, int], inputs: Sequence[Tensor] | None = None) -> Any:
         """What the untouched module returns on these inputs, or on `tensors(sizes)`; raises as `record`."""
-        return self._run(shared_copy(self.original), sizes, inputs=inputs)
+        return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs)
 
     def tensors(self, sizes: Mapping[str, int], seed: int | None = 0) -> list[Tensor]:
         """Inputs of these sizes: random, or with no seed all zeros but for lengths.
@@ -152,30 +157,33 @@ class Probe:
 
     def _run(
         self,
-        module: nn.Module,
+        make: Callable[[], nn.Module],
         sizes: Mapping[str, int],
         seed: int | None = 0,
         noise: int = 0,
         inputs: Sequence[Tensor] | None = None,
     ) -> Any:
-        """What `module` returns; `noise` seeds what it draws by itself."""
-        inputs = self.tensors(sizes, seed) if inputs is None else inputs
+        """What a module returns; `noise` seeds what it draws by itself.
+
+        `make` makes it, anew where it has to be called in another way: a call that failed midway leaves its traces.
+        """
+        tensors = self.tensors(sizes, seed) if inputs is None else inputs
         with seeded(noise):
             try:
-                returned = self.convention.call(module, inputs, self.demanded(sizes, seed or 0))
+                returned = self.convention.call(make(), tensors, self.demanded(sizes, seed or 0))
             except LiftingError:
                 raise
             except Exception as error:  # whatever the user's forward raises
                 if (other := self._other_convention(error)) is not None:
                     self.convention = other
-                    return self._run(module, sizes, seed, noise, inputs)
-                shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, inputs, strict=True))
+                    return self._run(make, sizes, seed, noise, inputs)
+                shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, tensors, strict=True))
                 reason = one_line(error)
                 raise LiftingError(
                     f"The module does not run on inputs of shape {shapes} ({reason}{user_line(error)}); "
                     "say what the inputs are with --input, as in x:float32[batch,seq,40]."
                 ) from error
-        if any(x._version for x in inputs):
+        if any(x._version for x in tensors):
             self.convention = replace(self.convention, writes_inputs=True)
         return returned
 

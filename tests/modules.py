@@ -178,6 +178,17 @@ class NamesCuda(nn.Module):
         return self.lstm(x.to("cuda"), (h0, c0))[0]
 
 
+class NamesCudaLate(nn.Module):
+    """A device is named after the LSTM was called: where it is not there, that call was in vain."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0] + torch.ones(4, device="cuda")
+
+
 class Cells(nn.Module):
     """Two cells driven by a loop over time."""
 

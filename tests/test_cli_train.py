@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_cli import COMMAND, QUICK, fails, run
 
 import lstm_deploy
@@ -101,7 +102,9 @@ def test_a_search_is_told_as_a_table_and_its_winner_trained_in_full():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="two processes of PyTorch on one Windows machine need another backend")
-def test_two_processes_learn_as_one_does_with_doubled_batches():
+def test_two_processes_learn_as_one_does_with_doubled_batches(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of CPUs there are two everywhere
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = ["--data", "sine", "--task", "forecast", "--epochs", "2", "--hidden-size", "4"]
     two = [*words, "--batch-size", "8", "--devices", "2", "--strategy", "ddp", "-o", "two.safetensors", "--json"]
     done = subprocess.run([*COMMAND, "train", *two], capture_output=True, text=True, check=False, timeout=240)

@@ -122,6 +122,7 @@ ALL = {**{"x": "float32[batch,seq,3]"}}
         (modules.ChangesItsInput, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.RandomStart, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.NamesCuda, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.NamesCudaLate, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.Cells, ALL, ["first_h_in", "second_h_in"], ["y: float32[batch, 1, 5]"]),
         (modules.Seq2Seq, {**ALL, "target": "float32[batch,steps,2]"}, ["h_in"], ["y: float32[batch, steps, 4]"]),
         (

@@ -35,7 +35,8 @@ def test_weights_that_are_computed_are_told():
     assert any("weights W of rnn are computed" in text and "quantize_dynamic" in text for text in lint(model))
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # the stock exporter's own
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # the stock exporter's own, of some versions
+@pytest.mark.filterwarnings("ignore:.*were assigned during export:UserWarning")
 def test_the_stock_exporters_frozen_axes_are_told(tmp_path):
     module = nn.Sequential(nn.LSTM(3, 8, 2, batch_first=True)).eval()
     torch.onnx.export(module, (torch.zeros(2, 5, 3),), tmp_path / "m.onnx", dynamo=True, verbose=False)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.calling import flatten
+from lstm_deploy.calling import StayOnCPU, flatten
 from lstm_deploy.errors import InputError
 from lstm_deploy.sources import Origin, load
 
@@ -44,7 +44,7 @@ def assert_equal_to_the_author(network, bundle, shapes=SHAPES):
         lstm = next(child for child in network.modules() if isinstance(child, nn.LSTM))
         finals = []
         hook = lstm.register_forward_hook(lambda _, __, result, finals=finals: finals.extend(result[1]))
-        with torch.no_grad():
+        with torch.no_grad(), StayOnCPU():
             given = (x, network.init_hidden(batch)) if hasattr(network, "init_hidden") else (x,)
             y = flatten(network(*given))[0][1]
         hook.remove()
