@@ -1,16 +1,58 @@
-"""Small real models, made once: a forecaster of prices and a character model, with their bundles."""
+"""Small real models, made once: a forecaster of prices and a character model, with their bundles.
 
+And what keeps the suite short without changing what it checks.
+"""
+
+import functools
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lstm_deploy import benchmark, checkpoint, demonstration, export, material, training
+from lstm_deploy import benchmark, checkpoint, demonstration, export, material, report, training
 from lstm_deploy.recipe import Recipe, make_recipe
 from lstm_deploy.runtimes import native
 
 COLUMNS = ("open", "high", "low", "close")
+
+
+DRAWN = ("test_report", "test_cli", "test_cli_train", "test_demonstration", "test_readme")
+"""Modules whose tests draw the plots of bundles; nearly all others write a bundle, too, and never look at its plots."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_collections() -> Iterator[None]:
+    """What was imported is not searched for garbage again and again: each export makes millions of objects."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """PyTorch's exporter has the source of all operators of onnxscript parsed for each export: a fifth of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            from torch.onnx._internal._lazy_import import onnxscript_apis
+
+            patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(onnxscript_apis.get_torchlib_ops))
+        except (ImportError, AttributeError):
+            pass  # another version of PyTorch, in which exports take their time
+        yield
+
+
+@pytest.fixture(autouse=True)
+def plain_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of bundles are made, and written without what is in them: text takes a third of an export to draw."""
+    if request.module.__name__ not in DRAWN:
+        save = report.save_plot
+        monkeypatch.setattr(report, "save_plot", lambda figure, path: (figure.clear(), save(figure, path)))
 
 
 @pytest.fixture(autouse=True)
