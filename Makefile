@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
+.PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
 
 test: .venv/.installed  ## the whole suite, one process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --ignore tests/test_embedding_clients.py
+
+test-all: .venv/.installed  ## the same, with five times as many examples of each property
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --ignore tests/test_embedding_clients.py --hypothesis-profile deep
 
 test-embed: .venv/.installed  ## clients in every language, built and run: ten minutes; says what is missing
 	@! command -v npm > /dev/null || \

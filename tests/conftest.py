@@ -9,11 +9,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lstm_deploy import benchmark, checkpoint, demonstration, export, material, report, training
 from lstm_deploy.recipe import Recipe, make_recipe
 from lstm_deploy.runtimes import native
+
+hypothesis.settings.register_profile("deep", max_examples=500)
 
 COLUMNS = ("open", "high", "low", "close")
 
@@ -82,6 +85,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demonstration.write_text(path)
     path.write_text(path.read_text(encoding="utf-8")[:30_000], encoding="utf-8")
     return path
+
+
+def examples(few: int) -> int:
+    """How many examples a property takes that needs long for each: five times as many in the profile `deep`."""
+    return few * hypothesis.settings.default.max_examples // 100
 
 
 def small(task: str, **changes: object) -> Recipe:
