@@ -3,26 +3,25 @@
 And what keeps the suite short without changing what it checks.
 """
 
+import copy
 import functools
 import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
-from lstm_deploy import benchmark, checkpoint, demonstration, export, material, report, training
+from lstm_deploy import benchmark, checkpoint, demonstration, export, judging, material, report, training, validation
+from lstm_deploy.cases import QUICK
 from lstm_deploy.recipe import Recipe, make_recipe
 from lstm_deploy.runtimes import native
 
 hypothesis.settings.register_profile("deep", max_examples=500)
 
 COLUMNS = ("open", "high", "low", "close")
-
-
-DRAWN = ("test_report", "test_cli", "test_cli_train", "test_demonstration", "test_readme")
-"""Modules whose tests draw the plots of bundles; nearly all others write a bundle, too, and never look at its plots."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,23 +38,38 @@ def few_collections() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def operators_read_once() -> Iterator[None]:
-    """PyTorch's exporter has the source of all operators of onnxscript parsed for each export: a fifth of its time."""
+    """PyTorch's exporter makes the table of all of ONNX's operators anew for each export: a third of its time."""
     with pytest.MonkeyPatch.context() as patch:
         try:
-            from torch.onnx._internal._lazy_import import onnxscript_apis
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-            patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(onnxscript_apis.get_torchlib_ops))
-        except (ImportError, AttributeError):
-            pass  # another version of PyTorch, in which exports take their time
+            made = functools.cache(ONNXRegistry.from_torchlib)
+        except (ImportError, AttributeError):  # another version of PyTorch, in which exports take their time
+            yield
+            return
+
+        def copied(*args: Any, **options: Any) -> Any:
+            registry = copy.copy(made(*args, **options))
+            registry.functions = {target: [*found] for target, found in registry.functions.items()}
+            return registry
+
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))
         yield
 
 
 @pytest.fixture(autouse=True)
-def plain_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots of bundles are made, and written without what is in them: text takes a third of an export to draw."""
-    if request.module.__name__ not in DRAWN:
-        save = report.save_plot
-        monkeypatch.setattr(report, "save_plot", lambda figure, path: (figure.clear(), save(figure, path)))
+def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long beside what most tests look at, done as in use only in tests that are marked `whole`.
+
+    Plots of bundles are made, and written without what is in them: text takes a third of an export to draw.
+    `validate` tries as much as an export does, and runs artifacts in this process: another one first loads PyTorch.
+    """
+    if request.node.get_closest_marker("whole"):
+        return
+    save = report.save_plot
+    monkeypatch.setattr(report, "save_plot", lambda figure, path: (figure.clear(), save(figure, path)))
+    monkeypatch.setattr(validation, "NORMAL", QUICK)
+    monkeypatch.setattr(judging, "isolated", lambda function, *arguments: function(*arguments))
 
 
 @pytest.fixture(autouse=True)

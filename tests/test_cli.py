@@ -43,6 +43,7 @@ def in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
 
 
+@pytest.mark.whole
 def test_the_main_job_from_file_to_forecast(prices):
     run(
         "train",
@@ -252,6 +253,7 @@ def test_bench_json_to_standard_output(forecast_bundle):
     assert json.loads(run("bench", forecast_bundle / "model.onnx", *words)[0])["results"]
 
 
+@pytest.mark.whole
 def test_results_are_shown_again_without_measuring(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(document(row("eager", p50=100.0), row())))
     words = ["--table", tmp_path / "t.csv", "--plot", tmp_path / "plots"]

@@ -7,6 +7,8 @@ from lstm_deploy.benchmark import without_samples
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
 
+pytestmark = pytest.mark.whole
+
 
 def check(**changes):
     defaults = {
