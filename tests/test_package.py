@@ -152,7 +152,7 @@ def test_a_module_can_be_imported_alone_and_without_torch(name, found_alone):
         "from lstm_deploy.cli import app; app(['embed', '{bundle}', '--lang', 'node', '-o', '{prices}.c'], "
         "standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '9', '--batch', '1', '--seq-len', '2', "
-        "'--no-roofline', '--no-record', '--baseline', 'floor'], standalone_mode=False)",
+        "'--no-roofline', '--no-record', '--baseline', 'floor', '--scenario', 'stream'], standalone_mode=False)",
     ],
 )
 def test_using_a_bundle_never_imports_torch(code, forecast_bundle, prices):
