@@ -21,7 +21,7 @@ HISTOGRAM_FROM = -12
 INT8_DRIFT = 3.0
 """How many times the tolerance int8 may take over thousands of steps, in which single cells tip over at times."""
 FAR_OFF = 1e9
-"""The largest relative difference of a profile: where a value is infinite, JSON has no number for it, nor has a plot."""
+"""The largest relative difference of a profile: of an infinite one, JSON has no number, and no plot a place."""
 SECOND_CALL = "differ in a second call on the same inputs"
 
 
