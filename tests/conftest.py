@@ -14,8 +14,19 @@ from typing import Any
 import hypothesis
 import pytest
 
-from lstm_deploy import benchmark, checkpoint, demonstration, export, judging, material, report, training, validation
-from lstm_deploy.cases import QUICK
+from lstm_deploy import (
+    benchmark,
+    checkpoint,
+    demonstration,
+    export,
+    exporters,
+    judging,
+    material,
+    report,
+    training,
+    validation,
+)
+from lstm_deploy.cases import LOWERED, QUICK
 from lstm_deploy.recipe import Recipe, make_recipe
 from lstm_deploy.runtimes import native
 
@@ -62,13 +73,16 @@ def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """What takes long beside what most tests look at, done as in use only in tests that are marked `whole`.
 
     Plots of bundles are made, and written without what is in them: text takes a third of an export to draw.
-    `validate` tries as much as an export does, and runs artifacts in this process: another one first loads PyTorch.
+    Proofs carry the state over fewer steps, and `validate` tries no more than an export does; it runs artifacts in
+    this process: another one first loads PyTorch. Bundles of `session` and `module` are made as in use.
     """
     if request.node.get_closest_marker("whole"):
         return
     save = report.save_plot
     monkeypatch.setattr(report, "save_plot", lambda figure, path: (figure.clear(), save(figure, path)))
-    monkeypatch.setattr(validation, "NORMAL", QUICK)
+    monkeypatch.setattr(exporters, "QUICK", QUICK._replace(steps=100))
+    monkeypatch.setattr(exporters, "LOWERED", LOWERED._replace(steps=1_000))
+    monkeypatch.setattr(validation, "NORMAL", QUICK._replace(steps=100))
     monkeypatch.setattr(judging, "isolated", lambda function, *arguments: function(*arguments))
 
 

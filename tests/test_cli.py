@@ -44,7 +44,6 @@ def in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-@pytest.mark.whole
 def test_the_main_job_from_file_to_forecast(prices):
     run(
         "train",
@@ -74,6 +73,8 @@ def test_the_main_job_from_file_to_forecast(prices):
         "--no-roofline",
         "--scenario",
         "stream",
+        "--baseline",
+        "floor",
         "--json",
         "b.json",
         "--plot",
