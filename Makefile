@@ -1,14 +1,20 @@
 # Everything runs from a virtual environment that the first command makes.
 PYTHON ?= python3
 BIN := .venv/bin
+# Each file's tests in one process, which makes what they share once; in order, so that the long files come early.
+SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+  --ignore tests/test_embedding_clients.py
 
-.PHONY: demo test test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
+.PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
 
 test: .venv/.installed  ## the whole suite, one process for each core
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --ignore tests/test_embedding_clients.py
+	$(SUITE)
+
+test-all: .venv/.installed  ## the same, with five times as many examples of each property; before a release
+	$(SUITE) --hypothesis-profile deep
 
 test-embed: .venv/.installed  ## clients in every language, built and run: ten minutes; says what is missing
 	@! command -v npm > /dev/null || \

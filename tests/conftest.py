@@ -1,16 +1,89 @@
-"""Small real models, made once: a forecaster of prices and a character model, with their bundles."""
+"""Small real models, made once: a forecaster of prices and a character model, with their bundles.
 
+And what keeps the suite short without changing what it checks.
+"""
+
+import copy
+import functools
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 
-from lstm_deploy import benchmark, checkpoint, demonstration, export, material, training
+from lstm_deploy import (
+    benchmark,
+    checkpoint,
+    demonstration,
+    export,
+    exporters,
+    judging,
+    material,
+    report,
+    training,
+    validation,
+)
+from lstm_deploy.cases import LOWERED, QUICK
 from lstm_deploy.recipe import Recipe, make_recipe
 from lstm_deploy.runtimes import native
 
+hypothesis.settings.register_profile("deep", max_examples=500)
+
 COLUMNS = ("open", "high", "low", "close")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_collections() -> Iterator[None]:
+    """What was imported is not searched for garbage again and again: each export makes millions of objects."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """PyTorch's exporter makes the table of all of ONNX's operators anew for each export: a third of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            made = functools.cache(ONNXRegistry.from_torchlib)
+        except (ImportError, AttributeError):  # another version of PyTorch, in which exports take their time
+            yield
+            return
+
+        def copied(*args: Any, **options: Any) -> Any:
+            registry = copy.copy(made(*args, **options))
+            registry.functions = {target: [*found] for target, found in registry.functions.items()}
+            return registry
+
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copied))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long beside what most tests look at, done as in use only in tests that are marked `whole`.
+
+    Plots of bundles are made, and written without what is in them: text takes a third of an export to draw.
+    Proofs carry the state over fewer steps, and `validate` tries no more than an export does; it runs artifacts in
+    this process: another one first loads PyTorch. Bundles of `session` and `module` are made as in use.
+    """
+    if request.node.get_closest_marker("whole"):
+        return
+    save = report.save_plot
+    monkeypatch.setattr(report, "save_plot", lambda figure, path: (figure.clear(), save(figure, path)))
+    monkeypatch.setattr(exporters, "QUICK", QUICK._replace(steps=100))
+    monkeypatch.setattr(exporters, "LOWERED", LOWERED._replace(steps=1_000))
+    monkeypatch.setattr(validation, "NORMAL", QUICK._replace(steps=100))
+    monkeypatch.setattr(judging, "isolated", lambda function, *arguments: function(*arguments))
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +113,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demonstration.write_text(path)
     path.write_text(path.read_text(encoding="utf-8")[:30_000], encoding="utf-8")
     return path
+
+
+def examples(few: int) -> int:
+    """How many examples a property takes that needs long for each: five times as many in the profile `deep`."""
+    return few * hypothesis.settings.default.max_examples // 100
 
 
 def small(task: str, **changes: object) -> Recipe:

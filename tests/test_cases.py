@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ def test_every_kind_of_case_is_made(reference):
     assert len(cases["drift"][0].calls) == 30
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(8))
 @given(
     hidden=st.integers(1, 9),
     layers=st.integers(1, 3),

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from c_programs import NEEDS_CC
 from documents import document, row
@@ -72,6 +73,8 @@ def test_the_main_job_from_file_to_forecast(prices):
         "--no-roofline",
         "--scenario",
         "stream",
+        "--baseline",
+        "floor",
         "--json",
         "b.json",
         "--plot",
@@ -218,6 +221,18 @@ def test_failed_parity_is_exit_3_and_says_where(bundle_copy, forecaster):
     assert json.loads(out)["passed"] is False
 
 
+def test_an_artifact_that_overflows_is_exit_3_and_recorded(bundle_copy):
+    import onnx
+
+    model = onnx.load(bundle_copy / "model.onnx")
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "module.fc.bias")
+    bias.raw_data = np.full(4, np.inf, np.float32).tobytes()
+    onnx.save(model, bundle_copy / "model.onnx")
+    run("validate", bundle_copy, code=3)
+    assert "FAILED" in (bundle_copy / "report.md").read_text(encoding="utf-8")
+    assert "model.onnx" in run("inspect", bundle_copy)[0]
+
+
 def test_a_missing_provider_is_exit_4(forecast_bundle):
     import torch
 
@@ -252,6 +267,7 @@ def test_bench_json_to_standard_output(forecast_bundle):
     assert json.loads(run("bench", forecast_bundle / "model.onnx", *words)[0])["results"]
 
 
+@pytest.mark.whole
 def test_results_are_shown_again_without_measuring(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(document(row("eager", p50=100.0), row())))
     words = ["--table", tmp_path / "t.csv", "--plot", tmp_path / "plots"]
@@ -310,6 +326,8 @@ def test_a_measurement_is_not_recorded_on_request(bundle_copy):
         "--no-roofline",
         "--scenario",
         "stream",
+        "--baseline",
+        "floor",
     )
     run("validate", bundle_copy, "--no-record")
     assert (bundle_copy / "manifest.json").read_bytes() == before
@@ -325,10 +343,11 @@ def test_a_defect_is_told_as_one_and_debug_shows_the_traceback(monkeypatch):
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_no_color_and_no_terminal_give_plain_text(forecast_bundle):
+def test_no_color_and_no_terminal_give_plain_text(bundle_copy):
+    bundle_copy.with_name("forecaster.safetensors").unlink()  # the golden trace is told as PyTorch's outputs are
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "20"}
     result = subprocess.run(
-        [*COMMAND, "validate", str(forecast_bundle), "--no-record"], capture_output=True, env=environment, check=True
+        [*COMMAND, "validate", str(bundle_copy), "--no-record"], capture_output=True, env=environment, check=True
     )
     assert b"\x1b" not in result.stdout + result.stderr
     assert b"rollout.torchscript\n" in result.stdout, "nothing is cut or wrapped"
@@ -575,7 +594,8 @@ def test_the_main_job_as_c(language_model, monkeypatch):
     assert "--trust-c" in fails("validate", "out/lm")
     out, _ = run("validate", "out/lm", "--trust-c")
     assert "FAILED" not in out
-    out, _ = run("bench", "out/lm", "--rounds", "9", "--batch", "1", "--no-roofline", "--scenario", "rollout")
+    words = ["--rounds", "9", "--batch", "1", "--no-roofline", "--scenario", "rollout", "--baseline", "eager"]
+    out, _ = run("bench", "out/lm", *words)
     assert "\nc  " in out
 
 

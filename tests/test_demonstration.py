@@ -1,5 +1,7 @@
 import csv
 
+import pytest
+
 from lstm_deploy import demonstration
 from lstm_deploy.cli import app
 
@@ -11,6 +13,7 @@ def test_the_prices_are_real_and_whole(prices):
     assert rows[0] == {"date": "2004-08-19", "open": "100.0", "high": "104.06", "low": "95.96", "close": "100.34"}
 
 
+@pytest.mark.whole
 def test_the_demo_takes_both_models_from_training_to_use(tmp_path, capsys):
     """The whole demo but with one epoch in place of each training's own."""
 

@@ -10,7 +10,8 @@ import onnxruntime as ort
 import pytest
 import torch
 from c_programs import NEEDS_CC
-from hypothesis import HealthCheck, given, settings
+from conftest import examples
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,7 +20,8 @@ from lstm_deploy import exporters
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError, LiftingError, ParityError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.lifting import example, lift
+from lstm_deploy.lifting import example as example_of
+from lstm_deploy.lifting import lift
 from lstm_deploy.signature import CONTRACT_KEY, Signature, TensorSpec
 from lstm_deploy.sources import Origin
 
@@ -36,7 +38,7 @@ def onnx_of(module, path, layout="batch,seq"):
 def assert_equal_on_all_shapes(lifted, path):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, seq in SHAPES:
-        tensors = example(lifted.signature, batch, seq, seed=batch)
+        tensors = example_of(lifted.signature, batch, seq, seed=batch)
         states = [torch.randn_like(state) for state in tensors[1:]]
         feeds = dict(zip(lifted.signature.input_names, [tensors[0].numpy(), *(s.numpy() for s in states)], strict=True))
         got = session.run(lifted.signature.output_names, feeds)
@@ -46,7 +48,7 @@ def assert_equal_on_all_shapes(lifted, path):
             np.testing.assert_allclose(a, b.numpy(), atol=1e-5, rtol=1e-5, err_msg=f"{name} at {batch}, {seq}")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_layers=st.integers(1, 3),
     bidirectional=st.booleans(),
@@ -54,6 +56,8 @@ def assert_equal_on_all_shapes(lifted, path):
     bias=st.booleans(),
     proj_size=st.sampled_from([0, 0, 2, 7]),
 )
+@example(num_layers=3, bidirectional=True, batch_first=False, bias=False, proj_size=2)
+@example(num_layers=1, bidirectional=False, batch_first=True, bias=True, proj_size=0)
 def test_every_form_of_lstm_is_one_node_per_layer_and_equal(tmp_path, **form):
     """The property that the stock exporter lacks, also for the twentieth export in one process."""
     module = nn.LSTM(3, 8, **form)

@@ -2,7 +2,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from conftest import examples
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -40,7 +41,7 @@ def exported(folder, module):
     return lifted, folder / "m.onnx"
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(3), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_layers=st.integers(1, 3),
     bidirectional=st.booleans(),
@@ -48,6 +49,8 @@ def exported(folder, module):
     proj_size=st.sampled_from([0, 0, 3]),
     state_dtype=st.sampled_from(["float16", "float32"]),
 )
+@example(num_layers=3, bidirectional=True, bias=False, proj_size=3, state_dtype="float32")
+@example(num_layers=1, bidirectional=False, bias=True, proj_size=0, state_dtype="float16")
 def test_every_form_of_lstm_computes_in_float16_and_is_proven(tmp_path, state_dtype, **form):
     lifted, path = exported(tmp_path, Net(**form))
     export_float16(path, tmp_path / "h.onnx", state_dtype)

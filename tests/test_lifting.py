@@ -3,6 +3,7 @@ from pathlib import Path
 import modules
 import pytest
 import torch
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -186,7 +187,7 @@ def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     kinds=st.lists(st.sampled_from(["lstm", "cell"]), min_size=1, max_size=3),
     widths=st.lists(st.integers(1, 6), min_size=3, max_size=3),

@@ -1,4 +1,5 @@
 import importlib
+import json
 import pkgutil
 import subprocess
 import sys
@@ -42,6 +43,8 @@ NEEDS_TORCH = tuple(
         "runtimes.torchrt",
     )
 )
+
+LIGHT = [name for name in MODULES if not name.startswith(NEEDS_TORCH)]
 
 
 def imported_by(code: str) -> set[str]:
@@ -100,9 +103,41 @@ def test_every_module_says_what_it_is_and_explains_what_is_public(name):
     assert [value.__name__ for value in ours if not value.__doc__] == []
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(NEEDS_TORCH)])
-def test_a_module_can_be_imported_alone_and_without_torch(name):
-    assert imported_by(f"import {name}") == set()
+ALONE = """
+import importlib, json, sys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name in ("torch", "lightning", "onnxscript"):
+            asked.append(name)
+            raise AssertionError(f"{name} is imported")
+
+asked, found = [], {}
+sys.meta_path.insert(0, Watch())
+for name in sys.argv[1:]:
+    asked.clear()
+    try:
+        importlib.import_module(name)
+        found[name] = [*asked]
+    except BaseException as error:
+        found[name] = [*asked, repr(error)]
+    for ours in [each for each in sys.modules if each.partition(".")[0] == "lstm_deploy"]:
+        del sys.modules[ours]
+print(json.dumps(found))
+"""
+"""Imports one module after the other, each as if none of ours had been; the heavy packages cannot be imported."""
+
+
+@pytest.fixture(scope="module")
+def found_alone():
+    """For each module what went wrong when it was imported alone; in one interpreter, which has the other packages."""
+    words = [sys.executable, "-c", ALONE, *LIGHT]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_module_can_be_imported_alone_and_without_torch(name, found_alone):
+    assert found_alone[name] == []
 
 
 @pytest.mark.parametrize(
@@ -117,7 +152,7 @@ def test_a_module_can_be_imported_alone_and_without_torch(name):
         "from lstm_deploy.cli import app; app(['embed', '{bundle}', '--lang', 'node', '-o', '{prices}.c'], "
         "standalone_mode=False)",
         "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '9', '--batch', '1', '--seq-len', '2', "
-        "'--no-roofline', '--no-record', '--baseline', 'floor'], standalone_mode=False)",
+        "'--no-roofline', '--no-record', '--baseline', 'floor', '--scenario', 'stream'], standalone_mode=False)",
     ],
 )
 def test_using_a_bundle_never_imports_torch(code, forecast_bundle, prices):

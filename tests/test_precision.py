@@ -48,6 +48,7 @@ def timing(interval):
     return lambda paths, _: {path: {**FAST, "time_ratio_interval": interval} for path in paths}
 
 
+@pytest.mark.whole
 def test_int8_artifacts_carry_their_evidence(net, tmp_path):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8")
     names = [artifact.path for artifact in bundle.manifest.artifacts]
@@ -74,6 +75,7 @@ def test_int8_artifacts_carry_their_evidence(net, tmp_path):
     assert 0 < np.abs(stream.step(x) - exact.step(x)).max() < 0.01
 
 
+@pytest.mark.whole
 @NEEDS_CC
 def test_c_in_int8_has_the_same_evidence(net, tmp_path):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"])

@@ -185,6 +185,7 @@ def test_the_two_commands_are_targets_of_the_makefile():
     assert targets == ["demo", "test"]
     for target in [
         *targets,
+        "test-all",
         "test-embed",
         "lint",
         "bench",

@@ -12,6 +12,7 @@ from lstm_deploy.files import read_npz
 REFERENCE = Path(__file__).parents[1] / "exported" / "reference"
 
 
+@pytest.mark.whole
 def test_it_still_equals_its_checkpoint():
     report = lstm_deploy.validate(REFERENCE)
     assert report.passed, report.failures

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 from documents import document, row
+from msgspec.structs import replace
 
 from lstm_deploy import report, training_plots
 from lstm_deploy.benchmark import without_samples
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.checks import Check, Diagnosis, ParityReport
+
+pytestmark = pytest.mark.whole
 
 
 def check(**changes):
@@ -29,6 +32,20 @@ def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
     assert (forecast_bundle / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
     assert (forecast_bundle / "report" / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert "## Latency" not in text
+
+
+@pytest.mark.parametrize("difference", [0.0, 1e-7, 1e9])
+def test_checks_are_drawn_whatever_they_found(bundle_copy, difference):
+    bundle = Bundle(bundle_copy)
+    parity = bundle.manifest.parity
+    checks = tuple(replace(each, passed=difference < 1, max_abs=difference) for each in parity.checks)
+    profiles = tuple(replace(each, errors=tuple(difference for _ in each.errors)) for each in parity.profiles)
+    bundle.update(parity=replace(parity, passed=difference < 1, checks=checks, profiles=profiles))
+    plots = [bundle_copy / "report" / name for name in ("parity.png", "errors.png")]
+    for plot in plots:
+        plot.unlink()
+    report.write(bundle)
+    assert all(plot.stat().st_size > 20_000 for plot in plots), "an empty page has a tenth of that"
 
 
 def test_measurements_join_the_report(bundle_copy):

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from conftest import examples
 from feeding import LETTERS, feeders
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,7 +161,7 @@ def test_a_text_goes_on_where_the_last_call_ended(bundles, kind):
 
 
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 9), st.integers(0, 9), st.floats(0, 3), st.integers(-2, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_any_prompts_and_settings_give_the_same(bundles, batch, seq, steps, top_k, temperature, stop):
     for format_ in WRITERS:
         model, rollout = opened(bundles("two LSTMs"), format_)

@@ -22,6 +22,7 @@ def named(report):
     return {(check.artifact, check.name) for check in report.checks}
 
 
+@pytest.mark.whole
 def test_a_bundle_is_held_against_its_source(forecast_bundle):
     report = validate(forecast_bundle)
     assert report.passed
@@ -132,6 +133,7 @@ def test_a_runtime_that_crashes_takes_no_other_artifact_along(forecast_bundle, m
     assert passed == {"model.torchscript", "rollout.onnx", "rollout.torchscript"}
 
 
+@pytest.mark.whole
 def test_a_damaged_artifact_of_a_bundle_fails_and_the_others_are_judged(bundle_copy):
     (bundle_copy / "model.onnx").write_bytes(b"garbage")
     report = validate(bundle_copy)

@@ -44,6 +44,8 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
 
 def _kernels(names: set[str], longest: int) -> str:
     """All kernels that a model needs, for each instruction set, and what chooses among them."""
+    if not names:
+        return ""
     int8 = names & set(kernels_int8.SIGNATURES)
     parts = [kernels.INCLUDES]
     parts += [f"#if {each.guard}\n{kernels.functions(each, names)}#endif\n" for each in kernels.VECTORS]
