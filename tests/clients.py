@@ -1,5 +1,6 @@
 """Generated clients as their users have them: built and run in their own language."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -58,6 +59,23 @@ def onnxruntime_root():
     """The folder of ONNX Runtime for C++, if there is one."""
     given = os.environ.get("ONNXRUNTIME_ROOT") or (ONNXRUNTIME if (ONNXRUNTIME / "include").is_dir() else None)
     return str(given) if given else None
+
+
+def once(factory, name, make):
+    """The folder of that name that `make` fills, given its path: once for all processes of a run of tests."""
+    base = factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = shared / "shared" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            partial = folder.with_name(f"{name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
 
 
 def language_of(target):

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clients import HERE, NODE, TARGETS, Client, language_of, need
+from clients import HERE, NODE, TARGETS, Client, language_of, need, once
 from conftest import COLUMNS, ignore
 from feeding import Feeder, OneHotText, feeders
 from modules import Seq2Seq
 
 import lstm_deploy
-from lstm_deploy import checkpoint, inference, material, streaming, training
+from lstm_deploy import checkpoint, inference, material, report, streaming, training
 from lstm_deploy.data import read_series
 from lstm_deploy.recipe import make_recipe
 from lstm_deploy.tasks import BYTES, Classify, Forecast, LanguageModel
@@ -37,14 +37,20 @@ def grouped(targets):
     return [pytest.param(target, marks=pytest.mark.xdist_group(target)) for target in targets]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_reports():
+    """Bundles are the raw material here: nobody reads their reports, whose plots take a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", ignore)
+        yield
+
+
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory, prices, text):
     """By name, and with `other` the same networks from another seed; each in every format, float32 and int8."""
-    folder = tmp_path_factory.mktemp("sized")
-    made = {}
 
     def exported(name, seed=0):
-        if (name, seed) not in made:
+        def make(folder):
             if name == "prices":
                 learned = material.series(prices, COLUMNS, ("close",), "previous")
                 sizes = {"hidden_size": 32, "window": 20, "epochs": 5}
@@ -54,13 +60,12 @@ def bundles(tmp_path_factory, prices, text):
             task = "forecast" if name == "prices" else "lm"
             recipe = make_recipe(task, num_layers=2, batch_size=64, learning_rate=5e-3, seed=seed, **sizes)
             trained = training.train(learned, recipe, ignore)
-            path = folder / f"{name}{seed}.safetensors"
+            path = folder / "checkpoint.safetensors"
             checkpoint.save(path, trained.tensors, trained.spec)
             # The name of the bundle is that of the functions in C.
-            bundle = folder / str(seed) / name
-            lstm_deploy.export(path, bundle, formats=FORMATS, quantize="int8", max_metric_loss=0.5)
-            made[name, seed] = bundle
-        return made[name, seed]
+            lstm_deploy.export(path, folder / name, formats=FORMATS, quantize="int8", max_metric_loss=0.5)
+
+        return once(tmp_path_factory, f"{name}{seed}", make) / name
 
     return exported
 
@@ -179,12 +184,12 @@ def test_a_client_that_is_wrong_fails_its_replay(built, bundles, how, name, prec
 
 @contextmanager
 def as_it_was(folder):
-    """Put the files of a folder back afterwards; what is built from them is built anew by the next `build`."""
-    files = {file: file.read_bytes() for file in folder.iterdir() if file.is_file() and not file.is_symlink()}
+    """Put a folder back afterwards, what was built in it too, so that nothing of it has to be built again."""
+    kept = folder.with_name("kept")
+    shutil.copytree(folder, kept, symlinks=True)
     yield
-    for file, content in files.items():
-        if file.read_bytes() != content:
-            file.write_bytes(content)
+    shutil.rmtree(folder)
+    kept.rename(folder)
 
 
 class Labels(torch.nn.Module):
@@ -248,24 +253,24 @@ def others():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The bundle of one of the others, in the format that a target takes; made once."""
-    made = {}
+    """The bundle of one of the others, with the format that a target takes."""
 
     def bundle(name, target):
-        key = name, FORMAT.get(target, "onnx")
-        if key not in made:
+        formats = ("torchscript",) if FORMAT.get(target) == "torchscript" else ("onnx", "c")
+
+        def make(folder):
             feeder = others()[name]
-            made[key] = tmp_path_factory.mktemp("other") / "b"
             lstm_deploy.export(
                 feeder.module,
-                made[key],
+                folder / "b",
                 inputs=feeder.inputs,
                 task=feeder.task,
                 state_policy=feeder.state_policy,
                 state_layout=feeder.state_layout,
-                formats=(key[1],),
+                formats=formats,
             )
-        return made[key]
+
+        return once(tmp_path_factory, "-".join((*formats, name)), make) / "b"
 
     return bundle
 
