@@ -19,7 +19,8 @@ from feeding import Feeder, OneHotText, feeders
 from modules import Seq2Seq
 
 import lstm_deploy
-from lstm_deploy import checkpoint, inference, material, report, streaming, training
+from lstm_deploy import checkpoint, exporters, inference, material, report, streaming, training
+from lstm_deploy.cases import QUICK
 from lstm_deploy.data import read_series
 from lstm_deploy.recipe import make_recipe
 from lstm_deploy.tasks import BYTES, Classify, Forecast, LanguageModel
@@ -38,9 +39,11 @@ def grouped(targets):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_reports():
-    """Bundles are the raw material here: nobody reads their reports, whose plots take a second each."""
+def plain_bundles():
+    """Bundles are the raw material here: a short proof will do, and nobody reads the plots of their reports."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporters, "LOWERED", QUICK._replace(steps=100))
+        patch.setattr(exporters, "QUICK", QUICK._replace(steps=100))
         patch.setattr(report, "write", ignore)
         yield
 
@@ -80,7 +83,7 @@ def built(bundles, tmp_path_factory):
         if key not in made:
             need(target)
             folder = tmp_path_factory.mktemp("-".join(key))
-            made[key] = Client(target, bundles(name), folder / "client", precision).build()
+            made[key] = Client(target, bundles(name), folder / "client", precision, tmp_path_factory).build()
         return made[key]
 
     return client
@@ -294,12 +297,12 @@ TEXTS = {
 
 @pytest.mark.parametrize("target", grouped([target for target in TARGETS if target != "web"]))
 @pytest.mark.parametrize("name", sorted(others()))
-def test_a_client_serves_models_of_every_layout_and_task(exported, name, target, tmp_path):
+def test_a_client_serves_models_of_every_layout_and_task(exported, name, target, tmp_path, tmp_path_factory):
     need(target)
     if target == "cpp-torch" and name not in ("two LSTMs", "learned start", "time-major"):
         pytest.skip("takes half a minute to compile: the same class as on ONNX Runtime, where it is tried")
     bundle = exported(name, target)
-    client, model = Client(target, bundle, tmp_path / "c").build(), streaming.open(bundle)
+    client, model = Client(target, bundle, tmp_path / "c", factory=tmp_path_factory).build(), streaming.open(bundle)
     task = model.signature.task
     said, passed = client.replay()
     assert passed, said
