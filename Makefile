@@ -10,7 +10,7 @@ demo: .venv/.installed  ## train, export, validate, measure and use two models
 test: .venv/.installed  ## the whole suite, one process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --ignore tests/test_embedding_clients.py
 
-test-embed: .venv/.installed  ## clients in every language, built and run: ten minutes; says what is missing
+test-embed: .venv/.installed  ## clients in every language, built and run: five minutes on two cores; says what is missing
 	@! command -v npm > /dev/null || \
 	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/node --no-package-lock --no-audit --no-fund --silent
 	@! command -v apt-get > /dev/null || [ -d tests/node/onnxruntime ] || \

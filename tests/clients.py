@@ -69,7 +69,7 @@ def once(factory, name, make):
     folder = shared / "shared" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f"{name}.made")
-    with open(f"{folder}.lock", "w", encoding="utf-8") as lock:
+    with folder.with_name(f"{name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             shutil.rmtree(folder, ignore_errors=True)
