@@ -16,7 +16,7 @@ test-embed: .venv/.installed  ## clients in every language, built and run: five 
 	@! command -v apt-get > /dev/null || [ -d tests/node/onnxruntime ] || \
 	  tests/node/onnxruntime_root.sh tests/node/onnxruntime tests/node/node_modules || \
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup tests/test_embedding_clients.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_embedding_clients.py
 
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,7 @@ def once(factory, name, make):
     folder = shared / "shared" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f"{name}.made")
-    with folder.with_name(f"{name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(folder):
         if not made.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -79,16 +79,29 @@ def once(factory, name, make):
     return folder
 
 
+@contextmanager
+def alone(folder):
+    """Keep other processes, which ask likewise, from a folder."""
+    with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def language_of(target):
     return target.partition("-")[0]
 
 
 class Client:
-    """A client in a folder. With the factory of temporary folders, C++ with LibTorch compiles its headers but once."""
+    """A client in a folder, written if that is not there.
+
+    With the factory of temporary folders, C++ with LibTorch compiles its headers but once.
+    """
 
     def __init__(self, target, bundle, folder, precision="float32", factory=None):
         need(target)
         self.target, self.folder, self.factory = target, Path(folder), factory
+        if self.folder.exists():
+            return
         embedding.embed(bundle, folder, language_of(target), precision=precision)
         if target in ("node", "web"):
             (self.folder / "node_modules").symlink_to(NODE / "node_modules")

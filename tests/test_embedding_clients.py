@@ -7,13 +7,13 @@ They are of the sizes of real ones (LSTM(4, 32, 2 layers) and LSTM(V, 128, 2 lay
 import re
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from clients import HERE, NODE, TARGETS, Client, language_of, need, once
+from clients import HERE, NODE, TARGETS, Client, alone, language_of, need, once
 from conftest import COLUMNS, ignore
 from feeding import Feeder, OneHotText, feeders
 from modules import Seq2Seq
@@ -31,11 +31,6 @@ FORMAT = {"cpp-torch": "torchscript", "c": "c", "go": "c", "rust": "c"}
 RUNTIMES = {"onnx": "onnx", "torchscript": "torchscript", "c": "native"}
 MODELS = ("prices", "characters")
 PRECISIONS = ("float32", "int8")
-
-
-def grouped(targets):
-    """Tests of one target run in one process, so that what they share is built once."""
-    return [pytest.param(target, marks=pytest.mark.xdist_group(target)) for target in targets]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,23 +68,23 @@ def bundles(tmp_path_factory, prices, text):
     return exported
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def built(bundles, tmp_path_factory):
-    """Clients, built once."""
-    made = {}
+    """Clients, built once for all processes; each is one test's alone as long as that takes."""
+    with ExitStack() as held:
 
-    def client(target, name, precision):
-        key = target, name, precision
-        if key not in made:
-            need(target)
-            folder = tmp_path_factory.mktemp("-".join(key))
-            made[key] = Client(target, bundles(name), folder / "client", precision, tmp_path_factory).build()
-        return made[key]
+        def client(target, name, precision):
+            def make(folder):
+                Client(target, bundles(name), folder / "client", precision, tmp_path_factory).build()
 
-    return client
+            folder = once(tmp_path_factory, f"client-{target}-{name}-{precision}", make)
+            held.enter_context(alone(folder))
+            return Client(target, bundles(name), folder / "client", precision, tmp_path_factory)
+
+        yield client
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_client_replays_the_golden_trace(built, name, precision, target):
@@ -98,7 +93,7 @@ def test_a_client_replays_the_golden_trace(built, name, precision, target):
     assert re.search(r"^\d+ calls replayed, 0 outputs differ", said)
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision, target):
     client, model = built(target, "prices", precision), streaming.open(bundles("prices"))
@@ -115,7 +110,7 @@ def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision
     assert float(said) == pytest.approx(wanted, rel=1e-3 if precision == "int8" else 1e-5)
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_client_generates_what_run_generates(built, bundles, target):
     client, model = built(target, "characters", "float32"), streaming.open(bundles("characters"))
     wanted = "The " + inference.generate(model, model.signature.task, ["The "], 60)[0]
@@ -162,7 +157,7 @@ IN_C = {
 }
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("how", ["lost", "swapped", "another model"])
@@ -295,7 +290,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("target", grouped([target for target in TARGETS if target != "web"]))
+@pytest.mark.parametrize("target", [target for target in TARGETS if target != "web"])
 @pytest.mark.parametrize("name", sorted(others()))
 def test_a_client_serves_models_of_every_layout_and_task(exported, name, target, tmp_path, tmp_path_factory):
     need(target)
@@ -329,7 +324,6 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
 
 
 @pytest.mark.parametrize("name", ["classifier of tokens", "horizon", "no task", "carried", "window", "bytes"])
-@pytest.mark.xdist_group("web")
 def test_a_page_serves_every_task(exported, name, tmp_path):
     need("web")
     bundle = exported(name, "web")
@@ -361,7 +355,7 @@ def test_a_page_serves_every_task(exported, name, tmp_path):
     assert seen["replay"] == "passed"
 
 
-@pytest.mark.parametrize("target", grouped(["c", "go", "rust"]))
+@pytest.mark.parametrize("target", ["c", "go", "rust"])
 def test_weights_beside_a_program_go_with_it(target, tmp_path):
     need(target)
     network = torch.nn.LSTM(64, 600, batch_first=True)
@@ -410,7 +404,7 @@ def fences(language):
     return found
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_program_in_the_docs_does_what_it_says(target, forecaster, tmp_path):
     need(target)
     lstm_deploy.export(forecaster, tmp_path / "prices", formats=(FORMAT.get(target, "onnx"),))
