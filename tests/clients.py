@@ -136,7 +136,7 @@ class Client:
                 configure = ["cmake", "-B", "build", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_PREFIX_PATH={prefix}"]
                 configure.append(f"-DCMAKE_CXX_FLAGS=-O0 {' '.join(STRICT)}")
                 if self.target == "cpp-torch" and self.factory and shutil.which("clang++"):
-                    configure.append("-DCMAKE_CXX_COMPILER=clang++")
+                    where["CXX"] = "clang++"
                     self.call(*configure, env=where)
                     headers = once(self.factory, "torch_headers", self.precompile)
                     # Of the type of build that is none, so that CMake's own trials of the compiler go without.

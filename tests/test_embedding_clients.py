@@ -23,6 +23,7 @@ from lstm_deploy import checkpoint, exporters, inference, material, report, stre
 from lstm_deploy.cases import QUICK
 from lstm_deploy.data import read_series
 from lstm_deploy.recipe import make_recipe
+from lstm_deploy.runtimes import native
 from lstm_deploy.tasks import BYTES, Classify, Forecast, LanguageModel
 
 FORMATS = ("onnx", "torchscript", "c")
@@ -34,12 +35,16 @@ PRECISIONS = ("float32", "int8")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def plain_bundles():
-    """Bundles are the raw material here: a short proof will do, and nobody reads the plots of their reports."""
+def plain_bundles(tmp_path_factory):
+    """Bundles are the raw material here: a short proof will do, and nobody reads the plots of their reports.
+
+    What one process compiled of them, the other trusts.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporters, "LOWERED", QUICK._replace(steps=100))
         patch.setattr(exporters, "QUICK", QUICK._replace(steps=100))
         patch.setattr(report, "write", ignore)
+        patch.setenv(native.CACHE, str(once(tmp_path_factory, "compiled", ignore)))
         yield
 
 
