@@ -16,13 +16,13 @@ test: .venv/.installed  ## the whole suite, one process for each core
 test-all: .venv/.installed  ## the same, with five times as many examples of each property; before a release
 	$(SUITE) --hypothesis-profile deep
 
-test-embed: .venv/.installed  ## clients in every language, built and run: ten minutes; says what is missing
+test-embed: .venv/.installed  ## clients in every language, built and run: five minutes on two cores; says what is missing
 	@! command -v npm > /dev/null || \
 	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/node --no-package-lock --no-audit --no-fund --silent
 	@! command -v apt-get > /dev/null || [ -d tests/node/onnxruntime ] || \
 	  tests/node/onnxruntime_root.sh tests/node/onnxruntime tests/node/node_modules || \
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup tests/test_embedding_clients.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_embedding_clients.py
 
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .

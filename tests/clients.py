@@ -1,10 +1,13 @@
 """Generated clients as their users have them: built and run in their own language."""
 
+import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +63,45 @@ def onnxruntime_root():
     return str(given) if given else None
 
 
+def once(factory, name, make):
+    """The folder of that name that `make` fills, given its path: once for all processes of a run of tests."""
+    base = factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = shared / "shared" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = folder.with_name(f"{name}.made")
+    with alone(folder):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
+@contextmanager
+def alone(folder):
+    """Keep other processes, which ask likewise, from a folder."""
+    with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def language_of(target):
     return target.partition("-")[0]
 
 
 class Client:
-    """A client in a folder."""
+    """A client in a folder, written if that is not there.
 
-    def __init__(self, target, bundle, folder, precision="float32"):
+    With the factory of temporary folders, C++ with LibTorch compiles its headers but once.
+    """
+
+    def __init__(self, target, bundle, folder, precision="float32", factory=None):
         need(target)
-        self.target, self.folder = target, Path(folder)
+        self.target, self.folder, self.factory = target, Path(folder), factory
+        if self.folder.exists():
+            return
         embedding.embed(bundle, folder, language_of(target), precision=precision)
         if target in ("node", "web"):
             (self.folder / "node_modules").symlink_to(NODE / "node_modules")
@@ -101,12 +133,25 @@ class Client:
                 if self.target == "cpp-onnx":
                     where["ONNXRUNTIME_ROOT"] = onnxruntime_root()
                 prefix = torch.utils.cmake_prefix_path if self.target == "cpp-torch" else self.folder
-                flags = f"-DCMAKE_CXX_FLAGS=-O0 {' '.join(STRICT)}"
-                self.call(
-                    "cmake", "-B", "build", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_PREFIX_PATH={prefix}", flags, env=where
-                )
+                configure = ["cmake", "-B", "build", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_PREFIX_PATH={prefix}"]
+                configure.append(f"-DCMAKE_CXX_FLAGS=-O0 {' '.join(STRICT)}")
+                if self.target == "cpp-torch" and self.factory and shutil.which("clang++"):
+                    where["CXX"] = "clang++"
+                    self.call(*configure, env=where)
+                    headers = once(self.factory, "torch_headers", self.precompile)
+                    # Of the type of build that is none, so that CMake's own trials of the compiler go without.
+                    configure.append(f"-DCMAKE_CXX_FLAGS_NONE=-include-pch {headers / 'script.pch'}")
+                self.call(*configure, env=where)
                 self.call("cmake", "--build", "build", "-j2")
         return self
+
+    def precompile(self, folder):
+        """LibTorch's headers, a quarter of a minute without this for each program, as this client's flags read them."""
+        lines = (self.folder / "build/CMakeFiles/client-torch.dir/flags.make").read_text(encoding="utf-8").splitlines()
+        told = dict(line.split(" = ", 1) for line in lines if line.startswith("CXX_") and " = " in line)
+        flags = [flag for kind in ("DEFINES", "INCLUDES", "FLAGS") for flag in shlex.split(told.get(f"CXX_{kind}", ""))]
+        (folder / "script.hpp").write_text("#include <torch/script.h>\n", encoding="utf-8")
+        self.call("clang++", *flags, "-x", "c++-header", str(folder / "script.hpp"), "-o", str(folder / "script.pch"))
 
     def run(self, *words, code=0):
         """What it prints."""

@@ -7,21 +7,23 @@ They are of the sizes of real ones (LSTM(4, 32, 2 layers) and LSTM(V, 128, 2 lay
 import re
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from clients import HERE, NODE, TARGETS, Client, language_of, need
+from clients import HERE, NODE, TARGETS, Client, alone, language_of, need, once
 from conftest import COLUMNS, ignore
 from feeding import Feeder, OneHotText, feeders
 from modules import Seq2Seq
 
 import lstm_deploy
-from lstm_deploy import checkpoint, inference, material, streaming, training
+from lstm_deploy import checkpoint, exporters, inference, material, report, streaming, training
+from lstm_deploy.cases import QUICK
 from lstm_deploy.data import read_series
 from lstm_deploy.recipe import make_recipe
+from lstm_deploy.runtimes import native
 from lstm_deploy.tasks import BYTES, Classify, Forecast, LanguageModel
 
 FORMATS = ("onnx", "torchscript", "c")
@@ -32,19 +34,26 @@ MODELS = ("prices", "characters")
 PRECISIONS = ("float32", "int8")
 
 
-def grouped(targets):
-    """Tests of one target run in one process, so that what they share is built once."""
-    return [pytest.param(target, marks=pytest.mark.xdist_group(target)) for target in targets]
+@pytest.fixture(scope="module", autouse=True)
+def plain_bundles(tmp_path_factory):
+    """Bundles are the raw material here: a short proof will do, and nobody reads the plots of their reports.
+
+    What one process compiled of them, the other trusts.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporters, "LOWERED", QUICK._replace(steps=100))
+        patch.setattr(exporters, "QUICK", QUICK._replace(steps=100))
+        patch.setattr(report, "write", ignore)
+        patch.setenv(native.CACHE, str(once(tmp_path_factory, "compiled", ignore)))
+        yield
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory, prices, text):
     """By name, and with `other` the same networks from another seed; each in every format, float32 and int8."""
-    folder = tmp_path_factory.mktemp("sized")
-    made = {}
 
     def exported(name, seed=0):
-        if (name, seed) not in made:
+        def make(folder):
             if name == "prices":
                 learned = material.series(prices, COLUMNS, ("close",), "previous")
                 sizes = {"hidden_size": 32, "window": 20, "epochs": 5}
@@ -54,34 +63,33 @@ def bundles(tmp_path_factory, prices, text):
             task = "forecast" if name == "prices" else "lm"
             recipe = make_recipe(task, num_layers=2, batch_size=64, learning_rate=5e-3, seed=seed, **sizes)
             trained = training.train(learned, recipe, ignore)
-            path = folder / f"{name}{seed}.safetensors"
+            path = folder / "checkpoint.safetensors"
             checkpoint.save(path, trained.tensors, trained.spec)
             # The name of the bundle is that of the functions in C.
-            bundle = folder / str(seed) / name
-            lstm_deploy.export(path, bundle, formats=FORMATS, quantize="int8", max_metric_loss=0.5)
-            made[name, seed] = bundle
-        return made[name, seed]
+            lstm_deploy.export(path, folder / name, formats=FORMATS, quantize="int8", max_metric_loss=0.5)
+
+        return once(tmp_path_factory, f"{name}{seed}", make) / name
 
     return exported
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def built(bundles, tmp_path_factory):
-    """Clients, built once."""
-    made = {}
+    """Clients, built once for all processes; each is one test's alone as long as that takes."""
+    with ExitStack() as held:
 
-    def client(target, name, precision):
-        key = target, name, precision
-        if key not in made:
-            need(target)
-            folder = tmp_path_factory.mktemp("-".join(key))
-            made[key] = Client(target, bundles(name), folder / "client", precision).build()
-        return made[key]
+        def client(target, name, precision):
+            def make(folder):
+                Client(target, bundles(name), folder / "client", precision, tmp_path_factory).build()
 
-    return client
+            folder = once(tmp_path_factory, f"client-{target}-{name}-{precision}", make)
+            held.enter_context(alone(folder))
+            return Client(target, bundles(name), folder / "client", precision, tmp_path_factory)
+
+        yield client
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_client_replays_the_golden_trace(built, name, precision, target):
@@ -90,7 +98,7 @@ def test_a_client_replays_the_golden_trace(built, name, precision, target):
     assert re.search(r"^\d+ calls replayed, 0 outputs differ", said)
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision, target):
     client, model = built(target, "prices", precision), streaming.open(bundles("prices"))
@@ -107,7 +115,7 @@ def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision
     assert float(said) == pytest.approx(wanted, rel=1e-3 if precision == "int8" else 1e-5)
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_client_generates_what_run_generates(built, bundles, target):
     client, model = built(target, "characters", "float32"), streaming.open(bundles("characters"))
     wanted = "The " + inference.generate(model, model.signature.task, ["The "], 60)[0]
@@ -154,7 +162,7 @@ IN_C = {
 }
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("how", ["lost", "swapped", "another model"])
@@ -179,12 +187,12 @@ def test_a_client_that_is_wrong_fails_its_replay(built, bundles, how, name, prec
 
 @contextmanager
 def as_it_was(folder):
-    """Put the files of a folder back afterwards; what is built from them is built anew by the next `build`."""
-    files = {file: file.read_bytes() for file in folder.iterdir() if file.is_file() and not file.is_symlink()}
+    """Put a folder back afterwards, what was built in it too, so that nothing of it has to be built again."""
+    kept = folder.with_name("kept")
+    shutil.copytree(folder, kept, symlinks=True)
     yield
-    for file, content in files.items():
-        if file.read_bytes() != content:
-            file.write_bytes(content)
+    shutil.rmtree(folder)
+    kept.rename(folder)
 
 
 class Labels(torch.nn.Module):
@@ -248,24 +256,24 @@ def others():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The bundle of one of the others, in the format that a target takes; made once."""
-    made = {}
+    """The bundle of one of the others, with the format that a target takes."""
 
     def bundle(name, target):
-        key = name, FORMAT.get(target, "onnx")
-        if key not in made:
+        formats = ("torchscript",) if FORMAT.get(target) == "torchscript" else ("onnx", "c")
+
+        def make(folder):
             feeder = others()[name]
-            made[key] = tmp_path_factory.mktemp("other") / "b"
             lstm_deploy.export(
                 feeder.module,
-                made[key],
+                folder / "b",
                 inputs=feeder.inputs,
                 task=feeder.task,
                 state_policy=feeder.state_policy,
                 state_layout=feeder.state_layout,
-                formats=(key[1],),
+                formats=formats,
             )
-        return made[key]
+
+        return once(tmp_path_factory, "-".join((*formats, name)), make) / "b"
 
     return bundle
 
@@ -287,14 +295,14 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("target", grouped([target for target in TARGETS if target != "web"]))
+@pytest.mark.parametrize("target", [target for target in TARGETS if target != "web"])
 @pytest.mark.parametrize("name", sorted(others()))
-def test_a_client_serves_models_of_every_layout_and_task(exported, name, target, tmp_path):
+def test_a_client_serves_models_of_every_layout_and_task(exported, name, target, tmp_path, tmp_path_factory):
     need(target)
     if target == "cpp-torch" and name not in ("two LSTMs", "learned start", "time-major"):
         pytest.skip("takes half a minute to compile: the same class as on ONNX Runtime, where it is tried")
     bundle = exported(name, target)
-    client, model = Client(target, bundle, tmp_path / "c").build(), streaming.open(bundle)
+    client, model = Client(target, bundle, tmp_path / "c", factory=tmp_path_factory).build(), streaming.open(bundle)
     task = model.signature.task
     said, passed = client.replay()
     assert passed, said
@@ -321,7 +329,6 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
 
 
 @pytest.mark.parametrize("name", ["classifier of tokens", "horizon", "no task", "carried", "window", "bytes"])
-@pytest.mark.xdist_group("web")
 def test_a_page_serves_every_task(exported, name, tmp_path):
     need("web")
     bundle = exported(name, "web")
@@ -353,7 +360,7 @@ def test_a_page_serves_every_task(exported, name, tmp_path):
     assert seen["replay"] == "passed"
 
 
-@pytest.mark.parametrize("target", grouped(["c", "go", "rust"]))
+@pytest.mark.parametrize("target", ["c", "go", "rust"])
 def test_weights_beside_a_program_go_with_it(target, tmp_path):
     need(target)
     network = torch.nn.LSTM(64, 600, batch_first=True)
@@ -402,7 +409,7 @@ def fences(language):
     return found
 
 
-@pytest.mark.parametrize("target", grouped(TARGETS))
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_program_in_the_docs_does_what_it_says(target, forecaster, tmp_path):
     need(target)
     lstm_deploy.export(forecaster, tmp_path / "prices", formats=(FORMAT.get(target, "onnx"),))
