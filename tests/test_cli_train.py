@@ -103,11 +103,12 @@ def test_a_search_is_told_as_a_table_and_its_winner_trained_in_full():
 
 @pytest.mark.skipif(os.name == "nt", reason="two processes of PyTorch on one Windows machine need another backend")
 def test_two_processes_learn_as_one_does_with_doubled_batches(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of CPUs there are two everywhere
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # of CPUs there are two everywhere
+    on_cpus = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     words = ["--data", "sine", "--task", "forecast", "--epochs", "2", "--hidden-size", "4"]
     two = [*words, "--batch-size", "8", "--devices", "2", "--strategy", "ddp", "-o", "two.safetensors", "--json"]
-    done = subprocess.run([*COMMAND, "train", *two], capture_output=True, text=True, check=False, timeout=240)
+    command = [*COMMAND, "train", *two]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=on_cpus)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epochs"] == 2  # one document, of one of the processes
     run("train", *words, "--batch-size", "16", "-o", "one.safetensors")
