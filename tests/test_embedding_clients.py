@@ -190,9 +190,11 @@ def as_it_was(folder):
     """Put a folder back afterwards, what was built in it too, so that nothing of it has to be built again."""
     kept = folder.with_name("kept")
     shutil.copytree(folder, kept, symlinks=True)
-    yield
-    shutil.rmtree(folder)
-    kept.rename(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        kept.rename(folder)
 
 
 class Labels(torch.nn.Module):
