@@ -1,19 +1,18 @@
 """Generated clients as their users have them: built and run in their own language."""
 
-import fcntl
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 from onnx import numpy_helper
 
 from lstm_deploy import embedding
@@ -79,12 +78,9 @@ def once(factory, name, make):
     return folder
 
 
-@contextmanager
 def alone(folder):
-    """Keep other processes, which ask likewise, from a folder."""
-    with folder.with_name(f"{folder.name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """A lock that keeps other processes, which ask likewise, from a folder."""
+    return FileLock(folder.with_name(f"{folder.name}.lock"))
 
 
 def language_of(target):
