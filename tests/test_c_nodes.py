@@ -62,6 +62,9 @@ GRAPHS = {
         "v = Constant <value_floats = [1.5, 0.2, 2.0]> ()\nn = BatchNormalization (t, s, b, m, v)\n"
         "y = Transpose <perm = [0, 2, 1]> (n)"
     ),
+    "MatMul of weights": (
+        "w = Constant <value = float[3, 3] {1.0, -2.0, 0.5, 0.1, 0.2, 0.3, -1.0, 0.7, 0.4}> ()\ny = MatMul (x, w)"
+    ),
     "MatMul of two values": "t = Transpose <perm = [0, 2, 1]> (x)\ns = MatMul (x, t)\ny = MatMul (s, x)",
     "MatMul of one column": (
         "c = Constant <value_ints = [1]> ()\nz = Constant <value_ints = [0]> ()\na = Constant <value_ints = [2]> ()\n"
