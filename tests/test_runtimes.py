@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -177,7 +179,11 @@ def test_openvino_computes_in_the_precision_that_is_asked_for(forecast_bundle):
     exact = OpenVinoRuntime(forecast_bundle / "model.onnx", 1).run(feeds)["h_out"]
     rounded = OpenVinoRuntime(forecast_bundle / "model.onnx", 1, bf16=True)
     np.testing.assert_allclose(exact, wanted, atol=1e-5)
-    found = rounded.run(feeds)["h_out"]
+    try:
+        found = rounded.run(feeds)["h_out"]
+    except InputError as error:
+        assert re.search(r"cannot compile the model in bf16 on this CPU .* leave out its baselines", str(error))
+        return
     np.testing.assert_allclose(found, wanted, atol=0.1)
     if rounded.active() == ["CPU bf16"]:  # older CPUs have no such arithmetic
         assert np.abs(found - wanted).max() > 1e-5

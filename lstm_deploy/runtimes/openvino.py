@@ -40,12 +40,21 @@ class OpenVinoRuntime:
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def sized(self, feeds: Feeds) -> Any:
-        """The model compiled for the shapes of these inputs alone, which is the fastest that OpenVINO has."""
+        """The model compiled for the shapes of these inputs alone, which is the fastest that OpenVINO has.
+
+        Raises `InputError` where OpenVINO has no kernels for it on this CPU.
+        """
         shapes = tuple(np.shape(feeds[name]) for name in self.signature.input_names)
         if shapes not in self._compiled:
             model = self._model.clone()
             model.reshape(dict(zip(self.signature.input_names, map(list, shapes), strict=True)))
-            self._compiled[shapes] = self._core.compile_model(model, "CPU", self._options)
+            try:
+                self._compiled[shapes] = self._core.compile_model(model, "CPU", self._options)
+            except RuntimeError as error:
+                precision, reason = self._options["INFERENCE_PRECISION_HINT"], str(error).strip().splitlines()[-1]
+                raise InputError(
+                    f"OpenVINO cannot compile the model in {precision} on this CPU ({reason}); leave out its baselines."
+                ) from error
         return self._compiled[shapes]
 
     def run(self, feeds: Feeds) -> Outputs:
