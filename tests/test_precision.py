@@ -185,6 +185,8 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
         ({"data": "nowhere.npz", "quantize": "int8"}, "nowhere.npz does not exist"),
         ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
         ({"max_metric_loss": 0.1}, "ask for one with --quantize or --half"),
+        ({"quantize": "int8", "int8_cpus": "avx2"}, "'avx2' is no kind of CPUs; use any or vnni"),
+        ({"int8_cpus": "vnni"}, "--int8-cpus is for ONNX in int8; add --quantize int8 and --format onnx"),
         ({"quantize": "int8", "max_metric_loss": "1%"}, "max_metric_loss is '1%'; give a part from 0 to 1"),
         ({"quantize": "int8", "max_metric_loss": float("nan")}, "give a part from 0 to 1"),
         ({"quantize": "int8", "state_dtype": "float32"}, "--state-dtype is for float16; add --half"),
@@ -193,6 +195,13 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
 def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
     with pytest.raises(InputError, match=message):
         lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_for_vnni_are_refused_where_they_cannot_be_proven(net, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(exporters.environment, "lacks_vnni", lambda: True)
+    with pytest.raises(InputError, match="no VNNI, so such weights cannot be proven here; leave out --int8-cpus vnni"):
+        lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", int8_cpus="vnni")
     assert not (tmp_path / "out").exists()
 
 
