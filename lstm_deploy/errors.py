@@ -70,7 +70,9 @@ def machine_limits() -> Iterator[None]:
 def _limit(error: Exception) -> InputError | None:
     """What to say where an error, or a library's error behind one of ours, comes from the machine alone."""
     cause = error.__cause__ if isinstance(error, LstmDeployError) else error
-    if not isinstance(cause, RuntimeError | MemoryError) or isinstance(cause, NotImplementedError):
+    if cause is None:
+        return None
+    if not (isinstance(cause, RuntimeError | MemoryError) or type(cause).__module__.startswith("onnxruntime.")):
         return None
     said = one_line(cause, 160)
     words = said.lower()

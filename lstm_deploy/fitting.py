@@ -372,7 +372,8 @@ def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:
 
 def _computes_bfloat16() -> bool:
     """Whether oneDNN has kernels for LSTMs in bfloat16 here, seen by a step of the smallest one."""
-    lstm = torch.nn.LSTM(1, 1, 2, batch_first=True)
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn from what the training draws from
+        lstm = torch.nn.LSTM(1, 1, 2, batch_first=True)
     try:
         with torch.autocast("cpu", torch.bfloat16):
             lstm(torch.zeros(1, 1, 1))[0].sum().backward()

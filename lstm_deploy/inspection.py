@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from onnx import ModelProto
 
-from lstm_deploy import checkpoint, lint
+from lstm_deploy import checkpoint, lint, saturation
 from lstm_deploy.bundle import Bundle
 from lstm_deploy.errors import InputError
 from lstm_deploy.files import weights_file
@@ -118,7 +118,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
         "operators": dict(lint.operators(model).most_common()),
-        "lint": [*lint.lint(model, contract), *lint.saturation(model, path.parent)],
+        "lint": [*lint.lint(model, contract), *saturation.problems(model, path.parent)],
         "contract": msgspec.to_builtins(contract) if contract else None,
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy import lint
+from lstm_deploy import lint, saturation
 from lstm_deploy.bundle import GOLDEN, Artifact, Bundle
 from lstm_deploy.cases import Case, Trace, replayed
 from lstm_deploy.checks import Check, ParityReport
@@ -235,15 +235,15 @@ def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Che
         try:
             model = lint.load(subject.path)
         except InputError as error:
-            defects, saturation = [str(error)], []
+            defects, saturates = [str(error)], []
         else:
-            defects, saturation = lint.lint(model, found), lint.saturation(model, subject.path.parent)
-            if saturation and lint.needs_vnni(model):  # opened only where the CPU has it
-                saturation = []
+            defects, saturates = lint.lint(model, found), saturation.problems(model, subject.path.parent)
+            if saturates and saturation.needs_vnni(model):  # opened only where the CPU has it
+                saturates = []
         checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
-        if saturation or subject.precision == "int8":
+        if saturates or subject.precision == "int8":
             fine = "sums of products are the same on every CPU"
-            checks.append(check_of(subject, provider, "saturation", saturation, fine))
+            checks.append(check_of(subject, provider, "saturation", saturates, fine))
     return checks
 
 

@@ -81,7 +81,8 @@ class Probe:
         self.sizes |= {dim.name: dim.size for dim in fixed}
         self.inputs = tuple(_with_fixed(spec, fixed) for spec in self.inputs)
         if "seq" in names - {dim.name for dim in fixed} and not self._runs(1):
-            self.least_seq = next(size for size in range(2, self.sizes["seq"] + 1) if self._runs(size))
+            fewer = range(2, self.sizes["seq"])
+            self.least_seq = next((size for size in fewer if self._runs(size)), self.sizes["seq"])
         return tuple(fixed)
 
     def starts(self) -> list[Start]:
@@ -175,8 +176,11 @@ class Probe:
                 raise
             except Exception as error:  # whatever the user's forward raises
                 if (other := self._other_convention(error)) is not None:
-                    self.convention = other
-                    return self._run(make, sizes, seed, noise, inputs)
+                    before, self.convention = self.convention, other
+                    try:
+                        return self._run(make, sizes, seed, noise, inputs)
+                    except LiftingError:
+                        self.convention = before  # it was not that
                 shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, tensors, strict=True))
                 reason = one_line(error)
                 raise LiftingError(

@@ -20,9 +20,9 @@ from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.graph_weights import lstm_layers, weight_problems
 from lstm_deploy.judging import prove_file
 from lstm_deploy.lifting import lift
-from lstm_deploy.lint import needs_vnni, saturating, saturation
 from lstm_deploy.runtimes import open_runtime
 from lstm_deploy.runtimes.torchrt import ReferenceRuntime
+from lstm_deploy.saturation import needs_vnni, problems, saturating
 from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
@@ -108,7 +108,7 @@ def test_weights_for_vnni_alone_say_so_in_the_file_and_are_seen_to_saturate(tmp_
     quantize_onnx(path, tmp_path / "q.onnx", Settings(weights="full"))
     model = onnx.load(tmp_path / "q.onnx")
     assert needs_vnni(model)
-    (sentence,) = saturation(model, tmp_path)
+    (sentence,) = problems(model, tmp_path)
     assert re.search(r"saturates on CPUs without VNNI, in [1-9]\d* of 64 rows", sentence)
     monkeypatch.setattr(environment, "lacks_vnni", lambda: True)
     with pytest.raises(InputError, match="for CPUs with VNNI, which this one has not"):
@@ -239,3 +239,51 @@ def test_matrices_of_one_shape_are_all_quantized(tmp_path):
     assert list(parts(onnx.load(path)))[1:] == ["the matrix [8, 30]", "the matrix [8, 30] (2)"]
     quantize_onnx(path, tmp_path / "q.onnx")
     assert not [node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.op_type == "MatMul"]
+
+
+class Row(nn.Module):
+    """What stands after one another is quantized, and would name what is in integers alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(40, 8)
+        self.first, self.second = nn.Linear(8, 20, bias=False), nn.Linear(20, 6, bias=False)
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.loc, self.scale = nn.Linear(8, 20, bias=False), nn.Linear(8, 20, bias=False)
+
+    def forward(self, tokens):
+        y = self.lstm(self.second(self.first(self.embedding(tokens))))[0]
+        return {"y": self.loc(y), "y_scale": self.scale(y), "y_step": y, "table": self.embedding.weight}
+
+
+class Scaled(nn.Module):
+    """A parameter bears the name that the scale of another would have."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.w, self.w_scale = nn.Parameter(torch.randn(8, 9)), nn.Parameter(torch.full((9,), 3.0))
+
+    def forward(self, x):
+        return self.lstm(x)[0] @ self.w * self.w_scale
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs"),
+    [(Row(), "tokens:int64[batch,seq]"), (Scaled(), "x:float32[batch,seq,6]")],
+    ids=["row", "scaled"],
+)
+def test_what_is_in_integers_has_names_of_its_own_and_what_is_read_elsewhere_stays(tmp_path, module, inputs):
+    lifted, path = exported(tmp_path, module, [inputs])
+    for weights in ("paired", "unsigned"):
+        quantize_onnx(path, tmp_path / "q.onnx", Settings(weights=weights))
+        model = onnx.load(tmp_path / "q.onnx")
+        onnx.checker.check_model(model, full_check=True)
+        assert not [node for node in model.graph.node if node.op_type in ("MatMul", "LSTM")]
+        cases = make_cases(ReferenceRuntime(lifted), SMALL)
+        assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    with pytest.raises(InputError, match="A weight is NaN or infinite"):
+        rounded(np.full((2, 2), np.nan, np.float32), Settings())

@@ -165,3 +165,27 @@ def test_a_pool_whose_columns_differ_more_than_its_rows_is_seen_to_look_across_t
 
     contract = lift(Pooled().eval(), [TensorSpec.parse("x:float32[batch,seq,5]")]).signature
     assert contract.streaming == "state-only"
+
+
+@pytest.mark.parametrize("gain", [1, 10, 30])
+@pytest.mark.parametrize(("far", "streaming"), [(0, "exact"), (12, "state-only"), (50, "state-only")])
+def test_how_an_lstm_rounds_does_not_hide_what_looks_across_time(gain, far, streaming):
+    """With large recurrent weights no two runs are alike after a few steps."""
+
+    class Echo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 32, batch_first=True)
+            with torch.no_grad():
+                self.lstm.weight_hh_l0 *= gain
+
+        def forward(self, x):
+            y = self.lstm(x)[0]
+            echo = torch.cat([torch.zeros_like(y[:, :far]), y], 1)
+            return y + echo[:, : y.shape[1]] if far else y
+
+    torch.manual_seed(0)
+    module = Echo()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert lifted(module).signature.streaming == streaming
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -12,7 +12,7 @@ from emulation import NEEDS_QEMU, on_haswell
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import environment, exporters, lint
+from lstm_deploy import environment, exporters, saturation
 from lstm_deploy.cases import QUICK
 from lstm_deploy.exporters import precision
 from lstm_deploy.exporters.int8 import Settings, quantize_onnx
@@ -91,7 +91,7 @@ def saturated(bundle, folder):
     copy = shutil.copytree(bundle.path, folder / "net")
     quantize_onnx(copy / "model.onnx", copy / "model.int8.onnx", Settings(weights="full"))
     model = onnx.load(copy / "model.int8.onnx")
-    (key,) = [index for index, prop in enumerate(model.metadata_props) if prop.key == lint.CPUS_KEY]
+    (key,) = [index for index, prop in enumerate(model.metadata_props) if prop.key == saturation.CPUS_KEY]
     del model.metadata_props[key]
     onnx.save(model, copy / "model.int8.onnx")
     return copy

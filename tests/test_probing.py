@@ -1,6 +1,7 @@
 import modules
 import pytest
 import torch
+from torch import nn
 
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting import lift
@@ -55,3 +56,18 @@ def test_inputs_that_cannot_be_are_refused(spec):
     """As in a contract that was changed."""
     with pytest.raises(LiftingError, match="correct the specification"):
         lifted(modules.HidesState(), spec)
+
+
+def test_an_error_that_another_way_of_calling_does_not_mend_changes_nothing():
+    class NeedsThree(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, state):
+            y, state = self.lstm(x, state)
+            if x.shape[1] < 3:
+                raise RuntimeError("tuple index out of range")  # also what is said of a state given as a tuple
+            return y[:, 2:], state
+
+    assert lifted(NeedsThree()).signature.least_seq == 3

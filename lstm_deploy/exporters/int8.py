@@ -2,7 +2,7 @@
 
 x86 CPUs without VNNI multiply activations of 0 to 255 by signed weights in pairs, and add each pair in 16 bits, which
 saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbouring weights of one sign no more than
-`lint.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
+`saturation.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
 """
 
 import re
@@ -15,7 +15,7 @@ import onnx
 from msgspec import Struct
 from onnx import helper, numpy_helper
 
-from lstm_deploy import lint
+from lstm_deploy import lint, saturation
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import EXTERNAL_ABOVE
 from lstm_deploy.files import weights_file
@@ -26,9 +26,11 @@ WORTH = 0.05
 than it saves bytes."""
 LEVELS = 127
 """The largest weight, so that zero is exact and both signs have the same steps. Two weights that are `LEVELS` together
-before they are rounded are at most one more afterwards, which is `lint.PAIR_LIMIT`."""
+before they are rounded are at most one more afterwards, which is `saturation.PAIR_LIMIT`."""
 UNSIGNED_ZERO = 128
 MICROSOFT = "com.microsoft"
+SUFFIXES = ("_quantized", "_scale", "_zero_point")
+"""Of the names of what is in integers."""
 
 Weights = Literal["paired", "full", "unsigned"]
 """`paired`: signed, scaled so that no pair saturates. `full`: signed with all 8 bits, for CPUs with VNNI alone.
@@ -96,7 +98,8 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     nodes = [new for node in model.graph.node for new in rewriter.rewritten(node, chosen)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in lint.nodes(model.graph) for name in node.input}
+    used.update(value.name for value in model.graph.output)
     left = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend([*left, *rewriter.made.values()])
@@ -104,7 +107,7 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     if settings.weights == "full":
-        model.metadata_props.add(key=lint.CPUS_KEY, value=lint.VNNI)
+        model.metadata_props.add(key=saturation.CPUS_KEY, value=saturation.VNNI)
     weights_file(target).unlink(missing_ok=True)
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE:
         raise InputError("The model is beyond 2 GB in int8 too, which is not supported; export it in float32.")
@@ -118,9 +121,13 @@ class _Rewriter:
         self.settings = settings
         self.made: dict[str, onnx.TensorProto] = {}
         """Constants that the new nodes need, by name."""
-        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._floats = {tensor.name: tensor for tensor in graph.initializer}
+        self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+        self._taken |= {name for node in lint.nodes(graph) for name in (*node.input, *node.output)}
+        self._weights: dict[tuple[str, bool], list[str]] = {}
+        """Names of a weight in integers, its scale and its zero point, by its own and whether it is a table."""
         self._inputs: dict[str, list[str]] = {}
-        """Names of an activation in integers, its scale and its zero point, by its name in float."""
+        """The same of an activation."""
 
     def rewritten(self, node: onnx.NodeProto, chosen: Collection[str]) -> list[onnx.NodeProto]:
         """What stands in the place of a node; `chosen` are the outputs by which nodes to quantize are known."""
@@ -137,8 +144,7 @@ class _Rewriter:
         inputs = [*node.input, *[""] * (8 - len(node.input))]
         scales = []
         for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, 4 * hidden]
-            weights = self._float(inputs[position]).swapaxes(1, 2)
-            inputs[position], *names = self._constant(inputs[position], *rounded(weights, self.settings))
+            inputs[position], *names = self._constant(inputs[position], transposed=True)
             scales += names
         new = helper.make_node("DynamicQuantizeLSTM", [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
         new.attribute.extend(item for item in node.attribute if item.name != "layout")  # 0, all that onnxruntime knows
@@ -147,47 +153,59 @@ class _Rewriter:
     def _matmul(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """The nodes that onnxruntime fuses into one product of integers."""
         x, matrix = node.input
-        y, nodes = node.output[0], []
-        number, scale, zero = self._constant(matrix, *rounded(self._float(matrix), self.settings))
+        nodes = []
+        number, scale, zero = self._constant(matrix)
         if x not in self._inputs:
-            self._inputs[x] = [f"{x}_quantized", f"{x}_scale", f"{x}_zero_point"]
-            nodes.append(helper.make_node("DynamicQuantizeLinear", [x], self._inputs[x], f"{x}_rounded"))
+            self._inputs[x] = self._free(x, *SUFFIXES)
+            nodes.append(helper.make_node("DynamicQuantizeLinear", [x], self._inputs[x]))
         x_number, x_scale, x_zero = self._inputs[x]
+        sums, cast, step = self._free(node.output[0], "_sums", "_cast", "_step")
         return [
             *nodes,
-            helper.make_node("MatMulInteger", [x_number, number, x_zero, zero], [f"{y}_sums"], node.name),
-            helper.make_node("Cast", [f"{y}_sums"], [f"{y}_cast"], f"{y}_cast", to=onnx.TensorProto.FLOAT),
-            helper.make_node("Mul", [x_scale, scale], [f"{y}_scale"], f"{y}_scale"),
-            helper.make_node("Mul", [f"{y}_cast", f"{y}_scale"], [y], f"{y}_scaled"),
+            helper.make_node("MatMulInteger", [x_number, number, x_zero, zero], [sums], node.name),
+            helper.make_node("Cast", [sums], [cast], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", [x_scale, scale], [step]),
+            helper.make_node("Mul", [cast, step], node.output),
         ]
 
     def _gather(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """An embedding: nothing is added up, so one scale for all bytes, and all of them."""
         table, *rest = node.input
-        plain = Settings(weights="full", per_channel=False)
-        names = self._constant(f"{table}_rows", *rounded(self._float(table), plain))
-        gathered = f"{node.output[0]}_quantized"
+        names = self._constant(table, is_table=True)
+        (gathered,) = self._free(node.output[0], "_gathered")
         new = helper.make_node("Gather", [names[0], *rest], [gathered], node.name)
         new.attribute.extend(node.attribute)
-        return [new, helper.make_node("DequantizeLinear", [gathered, *names[1:]], node.output, f"{node.name}_scaled")]
+        return [new, helper.make_node("DequantizeLinear", [gathered, *names[1:]], node.output)]
 
-    def _float(self, name: str) -> Array:
-        value: Array = numpy_helper.to_array(self._constants[name])
-        return value
-
-    def _constant(self, name: str, number: Array, scale: Array, zero: Array) -> list[str]:
+    def _constant(self, name: str, *, transposed: bool = False, is_table: bool = False) -> list[str]:
         """The names of a rounded weight, its scale and its zero point."""
-        arrays = {f"{name}_quantized": number, f"{name}_scale": scale, f"{name}_zero_point": zero}
-        self.made |= {key: numpy_helper.from_array(array, key) for key, array in arrays.items()}
-        return list(arrays)
+        if (name, is_table) not in self._weights:
+            value: Array = numpy_helper.to_array(self._floats[name])
+            settings = Settings(weights="full", per_channel=False) if is_table else self.settings
+            names = self._free(name, *SUFFIXES)
+            arrays = rounded(value.swapaxes(1, 2) if transposed else value, settings)
+            self.made |= {key: numpy_helper.from_array(array, key) for key, array in zip(names, arrays, strict=True)}
+            self._weights[name, is_table] = names
+        return self._weights[name, is_table]
+
+    def _free(self, base: str, *suffixes: str) -> list[str]:
+        """Names that begin with `base` and that nothing in the graph has."""
+        while any(base + suffix in self._taken for suffix in suffixes):
+            base += "_"
+        names = [base + suffix for suffix in suffixes]
+        self._taken.update(names)
+        return names
 
 
 def rounded(weights: Array, settings: Settings) -> tuple[Array, Array, Array]:
     """Weights `[…, inputs, outputs]` as integers of the same shape, with their scale and zero point.
 
     `[…, outputs]` of these, or `[…]` where the scale is not per channel: a weight is `(integer - zero point) * scale`.
+    Raises `InputError` for weights that are not finite.
     """
     exact = weights.astype(np.float64)
+    if not np.isfinite(exact).all():
+        raise InputError("A weight is NaN or infinite, which no integer stands for; mend the model.")
     most = np.abs(exact).max(axis=-2)
     if settings.weights == "paired":
         filled = np.concatenate([exact, np.zeros_like(exact[..., : exact.shape[-2] % 2, :])], axis=-2)

@@ -24,6 +24,7 @@ from onnx import helper, inliner, numpy_helper, parser
 from lstm_deploy import lint
 from lstm_deploy.layouts import layout_of
 from lstm_deploy.rollouts import COLDEST, carries, contract_of, window_of
+from lstm_deploy.saturation import CPUS_KEY
 from lstm_deploy.signature import CONTRACT_KEY, Array, Dim, Signature, TensorSpec
 from lstm_deploy.tasks import Forecast, LanguageModel
 
@@ -227,7 +228,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     del rolled.opset_import[:]
     rolled.opset_import.extend(model.opset_import)
     rolled.producer_name = "lstm-deploy"
-    kept = {prop.key: prop.value for prop in model.metadata_props if prop.key == lint.CPUS_KEY}
+    kept = {prop.key: prop.value for prop in model.metadata_props if prop.key == CPUS_KEY}
     helper.set_model_props(rolled, {CONTRACT_KEY: contract.to_json(), **kept})
     path.write_bytes(rolled.SerializeToString())
 

@@ -19,6 +19,7 @@ from lstm_deploy import environment, lint
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes import NO_KERNEL
 from lstm_deploy.sampling import blank_inputs, sizes_of
+from lstm_deploy.saturation import needs_vnni
 from lstm_deploy.signature import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec
 
 ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -277,7 +278,7 @@ def _refuse(path: Path, provider: str) -> None:
     if provider == "cpu" and lint.has_float16_lstm(model):
         why = NO_KERNEL["float16", "cpu"]
         raise InputError(f"{path} cannot run here: {why}; use --provider cuda, or the float32 artifact.")
-    if provider == "cpu" and lint.needs_vnni(model) and environment.lacks_vnni():
+    if provider == "cpu" and needs_vnni(model) and environment.lacks_vnni():
         raise InputError(
             f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
             "--int8-cpus vnni."
