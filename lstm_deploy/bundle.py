@@ -212,7 +212,7 @@ class Bundle:
             if (artifact.format, artifact.precision) == (format, precision):
                 return artifact
         there = ", ".join(f"{a.format} {a.precision}" for a in self.manifest.artifacts)
-        raise InputError(f"{self.path} has no {format} artifact in {precision}; it has {there}.")
+        raise InputError(f"{self.path} has no {format} artifact in {precision}; it has {there}: use one of these.")
 
     def changed(self, artifact: Artifact) -> list[str]:
         """Which files of an artifact are not the bytes that the manifest vouches for."""

@@ -284,7 +284,7 @@ def validate(
     """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
     import msgspec
 
-    from lstm_deploy import report, validation
+    from lstm_deploy import report, saturation, validation
     from lstm_deploy.runtimes import SUFFIXES
 
     against: Any = reference
@@ -316,6 +316,9 @@ def validate(
             console.say_table(headings, rows)
         for left_out in found.left_out:
             console.note(f"left out: {left_out}.")
+        for check in found.checks:
+            if check.detail == saturation.ONLY_VNNI:
+                console.note(f"{check.artifact} is {check.detail}.")
         for line in report.parity_failures(found):
             console.say(line)
         failed = len(found.failures)
@@ -552,7 +555,7 @@ def embed(
     json: JsonFlag = False,
 ) -> None:
     """Write a client of a bundle in another language: its state, task and a golden trace to replay included."""
-    from lstm_deploy import embedding
+    from lstm_deploy import embedding, saturation
 
     if list_:
         _show_languages(embedding.LANGUAGES, json)
@@ -562,6 +565,8 @@ def embed(
         raise InputError(f"embed needs {missing}; lstm-deploy embed --list says what there is.")
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = embedding.embed(bundle, folder, lang, precision=precision, force=force)
+    if embedding.needs_vnni(bundle, files):
+        console.note(f"{folder} holds a model {saturation.ONLY_VNNI}.")
     if json:
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return

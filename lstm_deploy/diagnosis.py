@@ -38,7 +38,7 @@ def diagnose(
     `runtime` runs the artifact, none if it crashes; `against` is the right model, none where only a trace is known.
     `buffers` are the model's constants and `alterations` make it wrong on purpose; only PyTorch models have them.
     """
-    read = _read(failures, ("runs", "weights", "lint", "contract"))
+    read = _read(failures, ("runs", "weights", "lint", "saturation", "contract"))
     if all(check.max_abs is None for check in failures):  # no number is wrong
         read = read or _read(failures, ("declared", "provider", "sha256"))
     if runtime is None:

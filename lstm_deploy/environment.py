@@ -20,6 +20,8 @@ PACKAGES = (
     "openvino",
 )
 
+KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+"""What holds PyTorch to older kernels than the CPU has."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -43,6 +45,7 @@ def describe() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "gpu": _query_gpus("name", "driver_version", "memory.total", "clocks.max.sm", "power.limit"),
         "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "kernels": {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ},
     }
 
 

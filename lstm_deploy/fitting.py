@@ -342,7 +342,10 @@ def _trainer(recipe: Recipe, callbacks: list[pl.Callback]) -> Any:
     if recipe.precision == "16-mixed" and not gpu:
         raise InputError("16-mixed needs a GPU, and there is none; give --precision bf16-mixed or 32.")
     if recipe.precision == "bf16-mixed" and not gpu and not _computes_bfloat16():
-        raise InputError("bf16-mixed needs a CPU with bfloat16 (AVX-512), which this one has not; give --precision 32.")
+        held = " (ONEDNN_MAX_CPU_ISA is set)" if "ONEDNN_MAX_CPU_ISA" in os.environ else ""
+        raise InputError(
+            f"bf16-mixed needs a CPU with bfloat16 (AVX-512), which oneDNN does not find{held}; give --precision 32."
+        )
     if recipe.patience:
         callbacks.append(EarlyStopping(VALIDATION_LOSS, patience=recipe.patience, check_on_train_epoch_end=False))
     try:

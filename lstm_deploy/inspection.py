@@ -110,15 +110,21 @@ def _onnx(path: Path) -> dict[str, Any]:
     model = lint.load(path)
     text = lint.contract_text(model)
     contract = Signature.from_json(text) if text else None
+    precision, saturates = lint.precision(model), saturation.problems(model, path.parent)
+    cpus = "all"
+    if saturates and saturation.needs_vnni(model):
+        saturates, cpus = [], saturation.ONLY_VNNI
     return {
         "kind": "onnx",
         "bytes": path.stat().st_size,
+        "precision": precision,
+        "cpus": cpus if precision == "int8" and not saturates else None,
         "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
         "producer": model.producer_name,
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
         "operators": dict(lint.operators(model).most_common()),
-        "lint": [*lint.lint(model, contract), *saturation.problems(model, path.parent)],
+        "lint": [*lint.lint(model, contract), *saturates],
         "contract": msgspec.to_builtins(contract) if contract else None,
     }
 

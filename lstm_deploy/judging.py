@@ -232,6 +232,7 @@ def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Che
         changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
         checks.append(check_of(subject, provider, "sha256", changed, "as in the manifest"))
     if subject.path.suffix == ".onnx":
+        fine = "sums of products are the same on every CPU"
         try:
             model = lint.load(subject.path)
         except InputError as error:
@@ -239,10 +240,9 @@ def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Che
         else:
             defects, saturates = lint.lint(model, found), saturation.problems(model, subject.path.parent)
             if saturates and saturation.needs_vnni(model):  # opened only where the CPU has it
-                saturates = []
+                saturates, fine = [], saturation.ONLY_VNNI
         checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
         if saturates or subject.precision == "int8":
-            fine = "sums of products are the same on every CPU"
             checks.append(check_of(subject, provider, "saturation", saturates, fine))
     return checks
 

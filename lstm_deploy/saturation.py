@@ -137,9 +137,13 @@ def problems(model: onnx.ModelProto, folder: Path) -> list[str]:
     """One sentence for each node that `saturating` finds."""
     return [
         f"{name} saturates on CPUs without VNNI, in {count} of {rows} rows: two neighbouring weights are more than "
-        f"{PAIR_LIMIT} together; quantize it with lstm-deploy, or with reduce_range=True."
+        f"{PAIR_LIMIT} together; quantize the float32 model with reduce_range=True, or export its PyTorch weights with "
+        "lstm-deploy."
         for name, (count, rows) in saturating(model, folder).items()
     ]
+
+
+ONLY_VNNI = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
 
 
 def needs_vnni(model: onnx.ModelProto) -> bool:

@@ -95,6 +95,8 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path} does not exist or is not a file; check the path.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; check the path.")
+    if path.suffix == ".onnx":
+        raise InputError(f"{path} is an ONNX file, not PyTorch weights; give the weights that it was made from.")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

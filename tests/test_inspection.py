@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.int8 import Settings, quantize_onnx
 from lstm_deploy.inspection import contract_of, inspect
 
 
@@ -67,3 +68,15 @@ def test_other_files_are_refused(tmp_path):
     for name in ("a.txt", "m.torchscript", "z.torchscript", "none.onnx", "."):
         with pytest.raises(InputError):
             inspect(tmp_path / name)
+
+
+def test_an_int8_file_says_where_it_is_right(forecast_bundle, tmp_path):
+    found = {}
+    for weights in ("paired", "full"):
+        quantize_onnx(forecast_bundle / "model.onnx", tmp_path / "q.onnx", Settings(weights=weights))
+        found[weights] = inspect(tmp_path / "q.onnx")
+    assert [found[weights]["precision"] for weights in found] == ["int8", "int8"]
+    assert [found[weights]["lint"] for weights in found] == [[], []]
+    assert found["paired"]["cpus"] == "all"
+    assert found["full"]["cpus"].startswith("for CPUs with VNNI alone")
+    assert inspect(forecast_bundle / "model.onnx")["cpus"] is None

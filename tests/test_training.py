@@ -240,7 +240,7 @@ def test_an_interrupt_while_the_folder_is_written_waits_until_it_is_whole(tmp_pa
 def test_brain_floats_train_where_the_cpu_has_them_and_are_refused_elsewhere():
     given = recipe(epochs=2, precision="bf16-mixed")
     if not (torch.cuda.is_available() or fitting._computes_bfloat16()):
-        with pytest.raises(InputError, match="needs a CPU with bfloat16 .* give --precision 32"):
+        with pytest.raises(InputError, match="needs a CPU with bfloat16 .*; give --precision 32"):
             training.train(sine(), given, ignore)
         return
     trained = training.train(sine(), given, ignore)
@@ -251,7 +251,7 @@ def test_brain_floats_are_refused_on_a_cpu_without_them(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.setattr(fitting, "_computes_bfloat16", lambda: False)
-    with pytest.raises(InputError, match="needs a CPU with bfloat16 .* give --precision 32"):
+    with pytest.raises(InputError, match="needs a CPU with bfloat16 .*; give --precision 32"):
         training.train(sine(), recipe(precision="bf16-mixed"), ignore)
 
 

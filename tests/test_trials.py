@@ -69,7 +69,7 @@ def test_where_nothing_holds_the_reason_is_kept(exported, tmp_path):
     path, given, cases = exported
     within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, 1e-9), ignore, ONNX)
     assert within == []
-    assert all("of how much these vary on inputs drawn at random, where 0.00% is allowed" in t.problem for t in tried)
+    assert all("of how much these vary on inputs drawn at random, where 1e-07% is allowed" in t.problem for t in tried)
 
 
 def test_an_artifact_that_is_wrong_is_over_every_budget(exported, tmp_path, monkeypatch):

@@ -242,3 +242,11 @@ def mutate_an_entry(path, rng):
     with zipfile.ZipFile(path, "w") as archive:
         for each, content in contents.items():
             archive.writestr(each, mutated(content, rng) if each == name else content)
+
+
+def test_an_onnx_file_is_told_from_weights(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"anything")
+    with pytest.raises(
+        InputError, match="m.onnx is an ONNX file, not PyTorch weights; give the weights that it was made"
+    ):
+        read_weights(tmp_path / "m.onnx")

@@ -136,6 +136,12 @@ def embed(
     return sorted(files)
 
 
+def needs_vnni(source: str | os.PathLike[str], files: Iterable[str]) -> bool:
+    """Whether one of the files that `embed` wrote is an artifact of a bundle for CPUs with VNNI alone."""
+    lowered = [artifact for artifact in Bundle(source).manifest.artifacts if artifact.evidence]
+    return any(a.path in files and a.evidence and a.evidence.settings.get("cpus") == "with VNNI" for a in lowered)
+
+
 def _artifacts(bundle: Bundle, formats: Iterable[str], precision: str) -> list[Artifact]:
     """The artifacts that a program is written around; raises `InputError` where there is none, or it was changed."""
     found = [a for a in bundle.manifest.artifacts if a.format in formats and a.precision == precision]

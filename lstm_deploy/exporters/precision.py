@@ -109,7 +109,9 @@ class Precisions:
                 if not faster:
                     return
             elif timed and timed[chosen.path]["time_ratio_interval"][0] > 1:
-                self.notes.append(f"{words} is smaller here, but not faster: {_is_faster(timed[chosen.path])[1]}")
+                self.notes.append(
+                    f"{INT8[format_]} is smaller here, but not faster: {_is_faster(timed[chosen.path])[1]}"
+                )
             if chosen.kept:
                 where = "" if format_ == "onnx" else " of C"
                 self.notes.append(

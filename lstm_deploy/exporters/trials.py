@@ -95,10 +95,10 @@ class Examiner:
 
     def _too_much(self, loss: float) -> str:
         if self.given.truth:
-            what = f"its {self.given.metric.replace('_', ' ')} is {loss:.2%} worse"
+            what = f"its {self.given.metric.replace('_', ' ')} is {_percent(loss)} worse"
         else:
-            what = f"its outputs differ from float32's by {loss:.2%} of how much these vary"
-        return f"{what} on {self.given.described}, where {self.max_loss:.2%} is allowed"
+            what = f"its outputs differ from float32's by {_percent(loss)} of how much these vary"
+        return f"{what} on {self.given.described}, where {_percent(self.max_loss)} is allowed"
 
     def _differs(self, path: Path, precision: str) -> str:
         checks = prove_file(path, path.name, precision, "cpu", self.cases).checks
@@ -107,6 +107,11 @@ class Examiner:
             return ""
         size = "" if worst.max_abs is None else f" by {worst.max_abs:.2g}, where {worst.tolerance:.2g} is allowed"
         return f"{worst.output or worst.name} differs{size} ({worst.name}: {worst.detail})"
+
+
+def _percent(part: float) -> str:
+    """With as many digits as it takes not to be 0."""
+    return f"{100 * part:.3g}%"
 
 
 def search_int8(
