@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Each file's tests in one process, which makes what they share once; in order, so that the long files come early.
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
-  --ignore tests/test_embedding_clients.py
+  --ignore tests/embedding/test_clients.py
 
 .PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
 
@@ -18,15 +18,16 @@ test-all: .venv/.installed  ## the same, with five times as many examples of eac
 
 test-embed: .venv/.installed  ## clients in every language, built and run: five minutes on two cores; says what is missing
 	@! command -v npm > /dev/null || \
-	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/node --no-package-lock --no-audit --no-fund --silent
-	@! command -v apt-get > /dev/null || [ -d tests/node/onnxruntime ] || \
-	  tests/node/onnxruntime_root.sh tests/node/onnxruntime tests/node/node_modules || \
+	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/embedding/node --no-package-lock --no-audit --no-fund --silent
+	@! command -v apt-get > /dev/null || [ -d tests/embedding/node/onnxruntime ] || \
+	  tests/embedding/node/onnxruntime_root.sh tests/embedding/node/onnxruntime tests/embedding/node/node_modules || \
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_embedding_clients.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py
 
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 bench: .venv/.installed  ## latency of the usual sizes and systems on the CPU, into benchmarks/results; half an hour

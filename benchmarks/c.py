@@ -17,9 +17,10 @@ from int8 import SIZES, Net
 from rounds import measure, ratio_text, write
 
 import lstm_deploy
-from lstm_deploy import peaks
-from lstm_deploy.runtimes import Recurrence, Runtime, native
-from lstm_deploy.tables import markdown_table
+from lstm_deploy.artifacts.figures import markdown_table
+from lstm_deploy.benchmark import peaks
+from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes.protocol import Recurrence, Runtime
 
 PAGE = Path(__file__).parents[1] / "docs" / "c.md"
 MARKS = ("<!-- c: made by benchmarks/c.py -->", "<!-- c: end -->")

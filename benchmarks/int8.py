@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import environment, metrics
-from lstm_deploy.exporters.int8 import Settings, Weights, quantize_onnx
-from lstm_deploy.exporters.precision import times
+from lstm_deploy.artifacts import environment
+from lstm_deploy.artifacts.figures import markdown_table
+from lstm_deploy.contract.sampling import sample_inputs
+from lstm_deploy.exporters.precision import metrics
+from lstm_deploy.exporters.precision.int8 import Settings, Weights, quantize_onnx
+from lstm_deploy.exporters.precision.selection import times
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
-from lstm_deploy.sampling import sample_inputs
-from lstm_deploy.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2))

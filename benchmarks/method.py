@@ -19,7 +19,7 @@ from rounds import write
 from sizes import _weights
 
 import lstm_deploy
-from lstm_deploy.comparison import compare
+from lstm_deploy.benchmark.comparison import compare
 
 SIZE = "65-128x2"
 SLOWER = 0.10

@@ -14,8 +14,8 @@ from rounds import measure, ratio_text, write
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.rollouts import choose
-from lstm_deploy.tasks import LanguageModel
+from lstm_deploy.contract.tasks import LanguageModel
+from lstm_deploy.runtimes.stepping import choose
 
 SIZE, HIDDEN, LAYERS, PROMPT, STEPS = 65, 128, 2, 12, 200
 LABELS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lstm_deploy import environment
-from lstm_deploy.statistics import Samples, median_of_medians, ratio
-from lstm_deploy.tables import markdown_table
+from lstm_deploy.artifacts import environment
+from lstm_deploy.artifacts.figures import markdown_table
+from lstm_deploy.benchmark.statistics import Samples, median_of_medians, ratio
 
 RESULTS = Path(__file__).parent / "results"
 Timed = Callable[[int], object]

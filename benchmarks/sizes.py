@@ -19,17 +19,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import bench_report, report
-from lstm_deploy.benchmark import without_samples
-from lstm_deploy.signature import TensorSpec
-from lstm_deploy.sources import Origin
-from lstm_deploy.statistics import ratio
-from lstm_deploy.tables import cell, markdown_table
-from lstm_deploy.variants import BASELINES
+from lstm_deploy.artifacts.figures import cell, markdown_table
+from lstm_deploy.benchmark import tables
+from lstm_deploy.benchmark.runner import without_samples
+from lstm_deploy.benchmark.statistics import ratio
+from lstm_deploy.benchmark.variants import BASELINES
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.exporters import report
+from lstm_deploy.lifting.sources import Origin
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-AUTHORS = ROOT / "tests" / "authors.py"
+AUTHORS = ROOT / "tests" / "helpers" / "authors.py"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2), (80, 480, 3), (80, 320, 6))
 """Inputs, hidden size, layers."""
 
@@ -162,7 +163,7 @@ def steps(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     document = next(iter(found.values()))
-    lines = [*bench_report.describe(document["environment"]), "", *bench_report.notes(document), ""]
+    lines = [*tables.describe(document["environment"]), "", *tables.notes(document), ""]
     lines += ["## How many times faster a step is", ""]
     lines += [
         "One step of a stream of one row, one thread, from arrays to arrays, state carried: the time of each over that "
@@ -183,9 +184,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append([name, *(_times(step.get(each), step["onnx int8"]) for each in (*COMPARED, "onnx"))])
     lines += markdown_table(["than", *COMPARED, "onnx"], rows)
     for name, document in found.items():
-        lines += ["", f"## {name}", "", *markdown_table(*bench_report.table(document)), ""]
-        lines += [*markdown_table(*bench_report.starts(document)), ""]
-        lines += [*map(bench_report.peaks, document["peaks"])]
+        lines += ["", f"## {name}", "", *markdown_table(*tables.table(document)), ""]
+        lines += [*markdown_table(*tables.starts(document)), ""]
+        lines += [*map(tables.peaks, document["peaks"])]
         parity = document["parity"]
         lines += ["", f"{parity['checks']} checks of parity, {'all' if parity['passed'] else 'NOT all'} passed.", ""]
         lines += [f"- {failure}" for failure in parity["failures"]]

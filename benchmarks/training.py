@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lstm_deploy import material
-from lstm_deploy.batches import Place
-from lstm_deploy.fitting import fit
-from lstm_deploy.problems import make_problem
-from lstm_deploy.recipe import make_recipe
-from lstm_deploy.tables import cell, markdown_table
+from lstm_deploy.artifacts.figures import cell, markdown_table
+from lstm_deploy.training import training_data
+from lstm_deploy.training.batches import Place
+from lstm_deploy.training.loop import fit
+from lstm_deploy.training.pipeline import make_problem
+from lstm_deploy.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -107,11 +107,11 @@ def ours(given, recipe, folder: Path) -> float:
 
 def overhead(folder: Path) -> list[dict]:
     """Ratios of our epochs to those of a bare loop, in turn, the bare one twice."""
-    sines = material.generated("sines", None, 0)
+    sines = training_data.generated("sines", None, 0)
     text = "".join(chr(97 + (n * n + n // 7) % 23) for n in range(200_000))
     cases = {
         "1-64x1, windows of 20, 32 a batch": (
-            material.generated("sine", None, 0),
+            training_data.generated("sine", None, 0),
             make_recipe("forecast", hidden_size=64, num_layers=1, batch_size=32, epochs=12, residual=False),
         ),
         "1-200x2, windows of 10, 64 a batch": (
@@ -119,7 +119,7 @@ def overhead(folder: Path) -> list[dict]:
             make_recipe("forecast", hidden_size=200, window=10, epochs=3, residual=False),
         ),
         "23-128x2, 32 streams of 100": (
-            material.Material(content=text),
+            training_data.Material(content=text),
             make_recipe("lm", epochs=3, schedule="constant"),
         ),
     }

@@ -7,8 +7,9 @@ release which reads or computes something else than the last one is noticed.
 import tempfile
 from pathlib import Path
 
-from lstm_deploy import checkpoint, demonstration, export, material, training
 from lstm_deploy.recipe import make_recipe
+
+from lstm_deploy import checkpoint, demonstration, export, material, training
 
 HERE = Path(__file__).parent
 COLUMNS = ("open", "high", "low", "close")

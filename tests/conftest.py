@@ -9,31 +9,24 @@ import gc
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from small_models import COLUMNS, ignore, small
 
-from lstm_deploy import (
-    benchmark,
-    checkpoint,
-    demonstration,
-    export,
-    exporters,
-    judging,
-    material,
-    report,
-    training,
-    validation,
-)
-from lstm_deploy.cases import LOWERED, QUICK
-from lstm_deploy.recipe import Recipe, make_recipe
+from lstm_deploy import export
+from lstm_deploy.benchmark import runner
+from lstm_deploy.cli import demonstration
+from lstm_deploy.exporters import pipeline, report
 from lstm_deploy.runtimes import native
+from lstm_deploy.training import checkpoint, pipeline as training, training_data
+from lstm_deploy.validation import checks, pipeline as validation
+from lstm_deploy.validation.cases import LOWERED, QUICK
 
 hypothesis.settings.register_profile("deep", max_examples=500)
-
-COLUMNS = ("open", "high", "low", "close")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,28 +68,41 @@ def operators_read_once() -> Iterator[None]:
         yield
 
 
+SHORTER = {
+    # Plots of bundles are made, and written without what is in them: text takes a third of an export to draw.
+    (report, "save_plot"): lambda figure, path, save=report.save_plot: (figure.clear(), save(figure, path)),
+    # Proofs carry the state over fewer steps, and `validate` tries no more than an export does.
+    (pipeline, "QUICK"): QUICK._replace(steps=100),
+    (pipeline, "LOWERED"): LOWERED._replace(steps=1_000),
+    (validation, "NORMAL"): QUICK._replace(steps=100),
+    # Artifacts run in this process: another one first loads PyTorch.
+    (checks, "isolated"): lambda function, *arguments: function(*arguments),
+}
+"""What takes long beside what most tests look at, and what stands in for it."""
+IN_USE = {(module, name): getattr(module, name) for module, name in SHORTER}
+
+
 @pytest.fixture(autouse=True)
 def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes long beside what most tests look at, done as in use only in tests that are marked `whole`.
+    """Everything is done as in use only in tests that are marked `whole`, and for the bundles of `session`."""
+    if not request.node.get_closest_marker("whole"):
+        for (module, name), shorter in SHORTER.items():
+            monkeypatch.setattr(module, name, shorter)
 
-    Plots of bundles are made, and written without what is in them: text takes a third of an export to draw.
-    Proofs carry the state over fewer steps, and `validate` tries no more than an export does; it runs artifacts in
-    this process: another one first loads PyTorch. Bundles of `session` and `module` are made as in use.
-    """
-    if request.node.get_closest_marker("whole"):
-        return
-    save = report.save_plot
-    monkeypatch.setattr(report, "save_plot", lambda figure, path: (figure.clear(), save(figure, path)))
-    monkeypatch.setattr(exporters, "QUICK", QUICK._replace(steps=100))
-    monkeypatch.setattr(exporters, "LOWERED", LOWERED._replace(steps=1_000))
-    monkeypatch.setattr(validation, "NORMAL", QUICK._replace(steps=100))
-    monkeypatch.setattr(judging, "isolated", lambda function, *arguments: function(*arguments))
+
+@contextmanager
+def as_in_use() -> Iterator[None]:
+    """Nothing is shorter within, whichever test asks first."""
+    with pytest.MonkeyPatch.context() as patch:
+        for (module, name), value in IN_USE.items():
+            patch.setattr(module, name, value)
+        yield
 
 
 @pytest.fixture(autouse=True)
 def short_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Benchmarks take no more rounds than they must: no test asserts a time."""
-    monkeypatch.setattr(benchmark, "CASE_S", 0.1)
+    monkeypatch.setattr(runner, "CASE_S", 0.1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -122,26 +128,10 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def examples(few: int) -> int:
-    """How many examples a property takes that needs long for each: five times as many in the profile `deep`."""
-    return few * hypothesis.settings.default.max_examples // 100
-
-
-def small(task: str, **changes: object) -> Recipe:
-    """A recipe of a small network and one epoch."""
-    settings = {"hidden_size": 8, "num_layers": 2, "epochs": 1, "batch_size": 64, "learning_rate": 5e-3}
-    settings |= {"forecast": {"window": 20}, "lm": {"window": 50}, "classify": {"embedding_size": 6}}[task]
-    return make_recipe(task, **{**settings, **changes})
-
-
-def ignore(*_: object) -> None:
-    """A progress callback."""
-
-
 @pytest.fixture(scope="session")
 def forecaster(prices: Path) -> Path:
     """Checkpoint that predicts all four columns, so that it can feed itself."""
-    trained = training.train(material.series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
+    trained = training.train(training_data.series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
     path = prices.with_name("forecaster.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path
@@ -149,7 +139,7 @@ def forecaster(prices: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def language_model(text: Path) -> Path:
-    trained = training.train(material.text(text), small("lm"), ignore)
+    trained = training.train(training_data.text(text), small("lm"), ignore)
     path = text.with_name("lm.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path
@@ -158,12 +148,14 @@ def language_model(text: Path) -> Path:
 @pytest.fixture(scope="session")
 def forecast_bundle(forecaster: Path) -> Path:
     """Shared: tests that change a bundle take `bundle_copy`."""
-    return export(forecaster, forecaster.with_name("forecast")).path
+    with as_in_use():
+        return export(forecaster, forecaster.with_name("forecast")).path
 
 
 @pytest.fixture(scope="session")
 def lm_bundle(language_model: Path) -> Path:
-    return export(language_model, language_model.with_name("lm")).path
+    with as_in_use():
+        return export(language_model, language_model.with_name("lm")).path
 
 
 @pytest.fixture

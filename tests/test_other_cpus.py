@@ -12,10 +12,11 @@ from emulation import NEEDS_QEMU, on_haswell
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy import environment, exporters, saturation
-from lstm_deploy.cases import QUICK
-from lstm_deploy.exporters import precision
-from lstm_deploy.exporters.int8 import Settings, quantize_onnx
+from lstm_deploy.artifacts import environment, saturation
+from lstm_deploy.exporters import pipeline
+from lstm_deploy.exporters.precision import selection
+from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
+from lstm_deploy.validation.cases import QUICK
 
 JUDGED = """
 import json, sys
@@ -62,8 +63,8 @@ def bundle(tmp_path_factory):
     """In all formats, float32 and int8."""
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporters, "LOWERED", QUICK._replace(steps=100))
-        patch.setattr(precision, "times", lambda paths, _: {})
+        patch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
+        patch.setattr(selection, "times", lambda paths, _: {})
         return lstm_deploy.export(
             Net().eval(),
             tmp_path_factory.mktemp("cpus") / "net",
@@ -112,8 +113,8 @@ def test_weights_that_saturate_are_refused_on_every_cpu(bundle, tmp_path):
 
 @pytest.mark.skipif(environment.lacks_vnni(), reason="needs a CPU with VNNI")
 def test_weights_for_vnni_pass_where_it_is_and_their_bundle_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporters, "LOWERED", QUICK._replace(steps=100))
-    monkeypatch.setattr(precision, "times", lambda paths, _: {})
+    monkeypatch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
+    monkeypatch.setattr(selection, "times", lambda paths, _: {})
     torch.manual_seed(0)
     made = lstm_deploy.export(
         Net().eval(),

@@ -1,6 +1,7 @@
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,35 +17,9 @@ MODULES = [
     info.name for info in pkgutil.walk_packages(lstm_deploy.__path__, "lstm_deploy.") if "__main__" not in info.name
 ]
 
-NEEDS_TORCH = tuple(
-    f"lstm_deploy.{name}"
-    for name in (
-        "baselines",
-        "models",
-        "batches",
-        "classification",
-        "fitting",
-        "forecasting",
-        "language_modelling",
-        "problem",
-        "searching",
-        "training",
-        "packing",
-        "calling",
-        "stateful",
-        "probing",
-        "measuring",
-        "lifting",
-        "recognition",
-        "weights",
-        "sources",
-        "exporters",
-        "fidelity",
-        "runtimes.torchrt",
-    )
-)
-
-LIGHT = [name for name in MODULES if not name.startswith(NEEDS_TORCH)]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+(WITHOUT_TORCH,) = (tuple(found["source_modules"]) for found in CONTRACTS if found["type"] == "forbidden")
+LIGHT = [name for name in MODULES if any(name == each or name.startswith(f"{each}.") for each in WITHOUT_TORCH)]
 
 
 def imported_by(code: str) -> set[str]:
@@ -141,29 +116,58 @@ def test_a_module_can_be_imported_alone_and_without_torch(name, found_alone):
 
 
 @pytest.mark.parametrize(
-    "code",
+    "words",
     [
-        "import lstm_deploy",
-        "import lstm_deploy.cli",
-        "import lstm_deploy; lstm_deploy.open('{bundle}').stream().step([[1.0] * 4])",
-        "from lstm_deploy.cli import app; app(['run', '{bundle}', '--input', '{prices}'], standalone_mode=False)",
-        "from lstm_deploy.cli import app; app(['inspect', '{bundle}/model.onnx'], standalone_mode=False)",
-        "from lstm_deploy.cli import app; app(['inspect', '{bundle}'], standalone_mode=False)",
-        "from lstm_deploy.cli import app; app(['embed', '{bundle}', '--lang', 'node', '-o', '{prices}.c'], "
-        "standalone_mode=False)",
-        "from lstm_deploy.cli import app; app(['bench', '{bundle}', '--rounds', '9', '--batch', '1', '--seq-len', '2', "
-        "'--no-roofline', '--no-record', '--baseline', 'floor', '--scenario', 'stream'], standalone_mode=False)",
+        ["run", "{bundle}", "--input", "{prices}"],
+        ["inspect", "{bundle}/model.onnx"],
+        ["inspect", "{bundle}"],
+        ["embed", "{bundle}", "--lang", "node", "-o", "{prices}.c"],
+        [
+            "bench",
+            "{bundle}",
+            "--rounds",
+            "9",
+            "--batch",
+            "1",
+            "--seq-len",
+            "2",
+            "--no-roofline",
+            "--no-record",
+            "--baseline",
+            "floor",
+            "--scenario",
+            "stream",
+        ],
     ],
 )
-def test_using_a_bundle_never_imports_torch(code, forecast_bundle, prices):
-    assert imported_by(code.format(bundle=forecast_bundle, prices=prices)) == set()
+def test_using_a_bundle_from_the_command_line_never_imports_torch(words, forecast_bundle, prices):
+    words = [word.format(bundle=forecast_bundle, prices=prices) for word in words]
+    assert imported_by(f"from lstm_deploy.cli import app; app({words}, standalone_mode=False)") == set()
 
 
-def test_an_installation_has_every_package():
-    """`pip install .` takes what the list names, and no more."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    folders = {file.parent.relative_to(ROOT) for file in (ROOT / "lstm_deploy").rglob("__init__.py")}
-    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
+@pytest.mark.parametrize(
+    "code", ["lstm_deploy.cli.app", "lstm_deploy.open('{bundle}').stream().step([[1.0] * 4])", "lstm_deploy.Bundle"]
+)
+def test_using_a_bundle_from_python_never_imports_torch(code, forecast_bundle):
+    assert imported_by(f"import lstm_deploy, lstm_deploy.cli; {code.format(bundle=forecast_bundle)}") == set()
+
+
+def test_every_module_without_torch_is_held_to_it():
+    """A module is listed in `pyproject.toml`, or imports what is heavy."""
+    heavy = re.compile(r"^ *(?:import|from) (?:torch|lightning|onnxscript)\b", re.MULTILINE)
+    others = [importlib.import_module(name).__file__ for name in MODULES if name not in LIGHT]
+    modules = [Path(file) for file in others if Path(file).name != "__init__.py"]
+    assert [file for file in modules if not heavy.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_a_room_hands_on_what_others_use():
+    """Modules of other rooms import a room, not its modules."""
+    wrong = []
+    for file in (ROOT / "lstm_deploy").glob("*/**/*.py"):
+        room = file.relative_to(ROOT / "lstm_deploy").parts[0]
+        for found in re.findall(r"^ *from lstm_deploy\.(\w+)\.[\w.]+ import", file.read_text(encoding="utf-8"), re.M):
+            wrong += [f"{file} imports from inside {found}"] if found != room else []
+    assert wrong == []
 
 
 def test_an_installation_has_the_templates_of_clients():

@@ -16,8 +16,8 @@ import torch
 from c_programs import NEEDS_CC
 
 import lstm_deploy
-from lstm_deploy import demonstration
-from lstm_deploy.cli import app
+from lstm_deploy.cli import demonstration
+from lstm_deploy.cli.application import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     demonstration.write_prices(folder / "prices.csv")
-    code = ROOT / "tests" / "authors.py"
+    code = ROOT / "tests" / "helpers" / "authors.py"
     (folder / "net.py").write_text(
         code.read_text(encoding="utf-8").replace("class Stock", "class Net"), encoding="utf-8"
     )

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 
 import lstm_deploy
-from lstm_deploy.files import read_npz
+from lstm_deploy.artifacts.files import read_npz
 
 REFERENCE = Path(__file__).parents[1] / "exported" / "reference"
 

@@ -4,13 +4,21 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lstm_deploy.bundle import Artifact, Bundle
-from lstm_deploy.c_interface import commented
+from lstm_deploy.artifacts import Artifact, Bundle
+from lstm_deploy.contract import (
+    Classify,
+    Dim,
+    Forecast,
+    LanguageModel,
+    Signature,
+    TensorSpec,
+    carries,
+    commented,
+    contract_of,
+    layout_of,
+    widths,
+)
 from lstm_deploy.errors import InputError
-from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import carries, contract_of
-from lstm_deploy.signature import Dim, Signature, TensorSpec
-from lstm_deploy.tasks import Classify, Forecast, LanguageModel, widths
 
 USAGE = {
     "forecast": "run FILE.csv [STEPS]",

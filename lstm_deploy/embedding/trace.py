@@ -19,14 +19,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lstm_deploy.bundle import Artifact, Bundle
-from lstm_deploy.cases import Case
+from lstm_deploy.artifacts import Artifact, Bundle
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.errors import InputError
-from lstm_deploy.judging import golden_cases
-from lstm_deploy.parity import run_case
 from lstm_deploy.runtimes import open_runtime
-from lstm_deploy.signature import Array, Feeds, Outputs, Signature, TensorSpec
-from lstm_deploy.tolerances import allowed, relative_tolerance
+from lstm_deploy.validation import Case, allowed, golden_cases, relative_tolerance, run_case
 
 OTHER_KERNELS = 0.05
 """What int8 may differ by between kernels, relative to the size of the number.

@@ -6,16 +6,13 @@ that this operator is `LSTM`: https://onnx.ai/onnx/operators/onnx__LSTM.html
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
-from lstm_deploy.calling import State
-from lstm_deploy.errors import LiftingError
-from lstm_deploy.graph_weights import Layer
-from lstm_deploy.stateful import Lifted, StatefulCell, StatefulLSTM
+from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, pack
 
 # It is only ever traced, never run: it has a shape and a translation, and no kernel.
 torch.library.define(
@@ -99,60 +96,9 @@ def lower(lifted: Lifted) -> None:
     """Make `torch.export` of `lifted` see one operator per LSTM layer; afterwards it can only be traced."""
     for path in lifted.calls:
         module = lifted.module.get_submodule(path)
-        packed = _pack(module, path)
+        packed = pack(module, path)
         for name in list(module._parameters):
             delattr(module, name)
         for name, value in packed.items():
             module.register_buffer(name, value)
         module.__class__ = LoweredLSTM if isinstance(module, nn.LSTM) else LoweredCell
-
-
-def _pack(module: nn.Module, path: str) -> dict[str, Tensor]:
-    """The weights of an LSTM or a cell as buffers `W_l0`, `R_l0`, `B_l0`, … in ONNX order, stacked by direction."""
-    lstm = module if isinstance(module, nn.LSTM) else None
-    suffixes = ("", "_reverse") if lstm and lstm.bidirectional else ("",)
-    packed: dict[str, Tensor] = {}
-    for layer in range(lstm.num_layers if lstm else 1):
-
-        def weights(name: str, layer: int = layer) -> list[Tensor]:
-            names = [f"{name}_l{layer}{suffix}" for suffix in suffixes] if lstm else [name]
-            return [cast(Tensor, getattr(module, each)).detach() for each in names]
-
-        recurrent = weights("weight_hh")
-        if lstm and lstm.proj_size:
-            projections = [projection.double() for projection in weights("weight_hr")]
-            if any(torch.linalg.matrix_rank(projection) < lstm.proj_size for projection in projections):
-                raise LiftingError(
-                    f"The projection of layer {layer} of {path or 'the LSTM'} has linearly dependent rows, so ONNX "
-                    "cannot express it exactly; export it with --format torchscript only."
-                )
-            recurrent = [(r.double() @ p).float() for r, p in zip(recurrent, projections, strict=True)]
-            packed[f"P_l{layer}"] = torch.stack([p.T for p in projections]).float()
-            packed[f"P_inverse_l{layer}"] = torch.stack([torch.linalg.pinv(p).T for p in projections]).float()
-        packed[f"W_l{layer}"] = _reordered(weights("weight_ih"))
-        packed[f"R_l{layer}"] = _reordered(recurrent)
-        if module.bias:
-            biases = [_reordered(weights(name)) for name in ("bias_ih", "bias_hh")]
-            packed[f"B_l{layer}"] = torch.cat(biases, 1)
-        else:
-            packed[f"B_l{layer}"] = torch.zeros(len(suffixes), 8 * cast(int, module.hidden_size))
-    return packed
-
-
-def _reordered(directions: list[Tensor]) -> Tensor:
-    """The weight or bias of each direction, stacked, with gates as ONNX has them (i, o, f, c), not i, f, g, o."""
-    stacked = directions[0][None] if len(directions) == 1 else torch.stack(directions)
-    i, f, g, o = stacked.chunk(4, 1)
-    return torch.cat([i, o, f, g], 1)
-
-
-def layers(lifted: Lifted) -> list[Layer]:
-    """The weights of every LSTM layer as they should stand in a graph."""
-    found = []
-    for path in lifted.calls:
-        packed = {name: value.numpy() for name, value in _pack(lifted.module.get_submodule(path), path).items()}
-        count = sum(name.startswith("W_") for name in packed)
-        for layer in range(count):
-            label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or "the LSTM"
-            found.append(Layer(label, *(packed[f"{letter}_l{layer}"] for letter in "WRB")))
-    return found

@@ -12,19 +12,14 @@ from typing import Any, BinaryIO
 import onnx
 import torch
 
-from lstm_deploy.calling import shared_copy
+from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
+from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
-from lstm_deploy.exporters.tracing import refusal, trace, wrong_sizes
-from lstm_deploy.files import weights_file
-from lstm_deploy.lifting import example
-from lstm_deploy.signature import CONTRACT_KEY, TensorSpec
-from lstm_deploy.stateful import Lifted
+from lstm_deploy.lifting import Lifted, example, refusal, shared_copy, trace, wrong_sizes
 
 OPSET = 18
 """The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
 LARGEST_DIM = 2**20
-EXTERNAL_ABOVE = 1_900_000_000
-"""Bytes of weights above which they lie beside the model: a protobuf ends at 2 GiB."""
 
 COLLECTED_ABOVE = 50_000_000
 """Bytes of weights that are worth half a second of looking for what nobody refers to any more."""

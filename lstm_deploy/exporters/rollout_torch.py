@@ -10,11 +10,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lstm_deploy.exporters.rollout import per_state
-from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import COLDEST, carries, contract_of, window_of
-from lstm_deploy.signature import CONTRACT_FILE, Signature
-from lstm_deploy.tasks import Forecast, LanguageModel
+from lstm_deploy.contract import (
+    COLDEST,
+    CONTRACT_FILE,
+    Forecast,
+    LanguageModel,
+    Signature,
+    carries,
+    contract_of,
+    layout_of,
+    window_of,
+)
+from lstm_deploy.exporters.onnx_rollout import per_state
 
 CHOOSE = """
 def choose(self, said: Tensor, u: Tensor, temperature: float, top_k: int) -> Tensor:

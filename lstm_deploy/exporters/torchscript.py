@@ -7,11 +7,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-from lstm_deploy.checkpoint import NETWORK_FILE, InferredConfig, Network, NetworkConfig
+from lstm_deploy.contract import CONTRACT_FILE
 from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.tracing import refusal, trace, wrong_sizes
-from lstm_deploy.signature import CONTRACT_FILE
-from lstm_deploy.stateful import Lifted
+from lstm_deploy.lifting import Lifted, refusal, trace, wrong_sizes
+from lstm_deploy.training import NETWORK_FILE, InferredConfig, Network, NetworkConfig
 
 
 def export_torchscript(lifted: Lifted, path: Path) -> None:

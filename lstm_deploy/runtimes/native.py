@@ -22,13 +22,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.c_interface import Interface, filled
+from lstm_deploy.artifacts import weights_file
+from lstm_deploy.contract import (
+    CONTRACT_KEY,
+    Array,
+    Dim,
+    Feeds,
+    Interface,
+    Outputs,
+    Signature,
+    TensorSpec,
+    blank_inputs,
+    carries,
+    contract_of,
+    filled,
+    layout_of,
+    sizes_of,
+)
 from lstm_deploy.errors import InputError, ProviderError, one_line
-from lstm_deploy.files import weights_file
-from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import carries, contract_of
-from lstm_deploy.sampling import blank_inputs, sizes_of
-from lstm_deploy.signature import CONTRACT_KEY, Array, Dim, Feeds, Outputs, Signature, TensorSpec
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")

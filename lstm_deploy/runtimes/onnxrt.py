@@ -15,12 +15,10 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from lstm_deploy import environment, lint
+from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
+from lstm_deploy.contract import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
-from lstm_deploy.runtimes import NO_KERNEL
-from lstm_deploy.sampling import blank_inputs, sizes_of
-from lstm_deploy.saturation import needs_vnni
-from lstm_deploy.signature import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.runtimes.providers import NO_KERNEL
 
 ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 """What onnxruntime calls the providers of `runtimes.PROVIDERS`."""
@@ -275,7 +273,7 @@ def _refuse(path: Path, provider: str) -> None:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return  # what is no model is told when the session opens it
-    if provider == "cpu" and lint.has_float16_lstm(model):
+    if provider == "cpu" and onnx_graph.has_float16_lstm(model):
         why = NO_KERNEL["float16", "cpu"]
         raise InputError(f"{path} cannot run here: {why}; use --provider cuda, or the float32 artifact.")
     if provider == "cpu" and needs_vnni(model) and environment.lacks_vnni():
@@ -283,7 +281,7 @@ def _refuse(path: Path, provider: str) -> None:
             f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
             "--int8-cpus vnni."
         )
-    if provider != "cpu" and lint.operators(model)["DynamicQuantizeLSTM"]:
+    if provider != "cpu" and onnx_graph.operators(model)["DynamicQuantizeLSTM"]:
         raise InputError(
             f"{path} cannot run there: {NO_KERNEL['int8', provider]}; use --provider cpu, or export --half."
         )

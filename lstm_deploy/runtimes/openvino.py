@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, TensorSpec, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
-from lstm_deploy.sampling import sizes_of
-from lstm_deploy.signature import CONTRACT_KEY, Feeds, Outputs, Signature, TensorSpec
 
 
 class OpenVinoRuntime:

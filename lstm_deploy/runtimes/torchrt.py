@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.calling import in_float64
+from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
-from lstm_deploy.sampling import blank_inputs, sizes_of
-from lstm_deploy.signature import CONTRACT_FILE, Feeds, Outputs, Signature
-from lstm_deploy.stateful import Lifted
+from lstm_deploy.lifting import Lifted
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -86,46 +83,6 @@ class EagerRuntime(TorchRuntime):
     ) -> None:
         module = lifted.double() if dtype == "float64" else lifted.float()
         super().__init__(module, lifted.signature, provider, threads, dtype, settings)
-
-
-class CoarseActivations(TorchFunctionMode):
-    """Within the block, activations of the user's code are off by what runtimes' faster ones are off by.
-
-    An activation of 1e-4 that is off by 1e-7 is right for a runtime, and a thousand times further off than PyTorch's.
-    """
-
-    FUNCTIONS = ("sigmoid", "softmax", "tanh", "log_softmax", "gelu", "silu", "hardsigmoid", "elu", "softplus")
-    ERROR = 1e-7
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in self.FUNCTIONS and isinstance(result, torch.Tensor):
-            alternating = torch.arange(result.numel()).reshape(result.shape) % 2 * 2 - 1
-            result = result + alternating.to(result) * self.ERROR
-        return result
-
-
-class ReferenceRuntime(EagerRuntime):
-    """A lifted module as the measure of all artifacts: first in float32, to see what rounding does, then in float64."""
-
-    def __init__(self, lifted: Lifted) -> None:
-        """Take over `lifted`: the first `run` makes float64 of it."""
-        super().__init__(lifted)
-        self.lifted = lifted
-
-    def run_float32(self, feeds: Feeds) -> Outputs:
-        """Raises `RuntimeError` after the first `run`: large weights are not kept twice."""
-        if self.dtype is torch.float64:
-            raise RuntimeError("The reference is in float64 already.")
-        with CoarseActivations():
-            return super().run(feeds)
-
-    def run(self, feeds: Feeds) -> Outputs:
-        if self.dtype is not torch.float64:
-            self.lifted.double()
-            self.dtype = torch.float64
-        with in_float64():
-            return super().run(feeds)
 
 
 class TorchScriptRuntime(TorchRuntime):

@@ -15,11 +15,7 @@ from collections.abc import Sequence
 from string import Template
 from typing import NamedTuple, Protocol
 
-UNITS = 16
-"""Hidden units in a block: one vector of AVX-512, two of AVX2, four of NEON."""
-GATES = 4
-ROW = GATES * UNITS
-"""Numbers in a row of a block."""
+from lstm_deploy.artifacts import ROW, UNITS
 
 EXP = (
     0.0013843653723597527,

@@ -11,21 +11,10 @@ no such instruction that cannot overflow: it multiplies in 16 bits.
 from string import Template
 from typing import NamedTuple
 
-from lstm_deploy.exporters.c.kernels import (
-    GATES,
-    PLAIN_GATES,
-    ROW,
-    UNITS,
-    VECTORS,
-    Vectors,
-    activate,
-    gate_names,
-    indented,
-)
+from lstm_deploy.artifacts import GATES, GROUP, ROW, UNITS
+from lstm_deploy.exporters.c.kernels import PLAIN_GATES, VECTORS, Vectors, activate, gate_names, indented
 
 AVX512, AVX2, NEON = VECTORS
-GROUP = 4
-"""Bytes that one integer dot product adds up."""
 
 
 class Integers(NamedTuple):

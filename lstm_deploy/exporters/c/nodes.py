@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from lstm_deploy.c_interface import C_TYPES
+from lstm_deploy.artifacts import dense_int8, lstm_int8, packed_lstm, rows_int8
+from lstm_deploy.contract import C_TYPES, Array
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.literals import literal
 from lstm_deploy.exporters.c.shapes import Known, attributes
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size, product
-from lstm_deploy.exporters.c.weights import Weights, dense_int8, lstm_int8, packed_lstm, rows_int8
-from lstm_deploy.signature import Array
+from lstm_deploy.exporters.c.weights import Weights
 
 ELEMENTWISE = {
     "Add": "{0} + {1}",

@@ -2,11 +2,8 @@
 
 from collections.abc import Callable
 
-from lstm_deploy.c_interface import STEPS, Interface, filled
+from lstm_deploy.contract import COLDEST, STEPS, Interface, LanguageModel, carries, filled, layout_of, window_of
 from lstm_deploy.exporters.c.sizes import Size
-from lstm_deploy.layouts import layout_of
-from lstm_deploy.rollouts import COLDEST, carries, window_of
-from lstm_deploy.tasks import LanguageModel
 
 CHOOSE = """\
 /* The next token: the likeliest, or drawn from the `top_k` likeliest by `noise` from [0, 1). */

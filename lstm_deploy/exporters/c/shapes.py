@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from lstm_deploy.c_interface import Mode
+from lstm_deploy.contract import Array, Mode, Signature, sample_inputs
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.sizes import Size, fit
-from lstm_deploy.runtimes.onnxrt import open_session
-from lstm_deploy.sampling import sample_inputs
-from lstm_deploy.signature import Array, Signature
+from lstm_deploy.runtimes import open_session
 
 TRIED = 4
 """Numbers of steps that the graph is run on: one more than a polynomial of degree 2 needs."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lstm_deploy.c_interface import STEPS
+from lstm_deploy.contract import STEPS
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,25 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from lstm_deploy.c_interface import BYTES, STEPS, Interface, Tensor, commented, field
+from lstm_deploy.contract import (
+    C_BYTES,
+    CONTRACT_KEY,
+    STEPS,
+    Classify,
+    Forecast,
+    Interface,
+    LanguageModel,
+    Signature,
+    Tensor,
+    commented,
+    field,
+)
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.literals import literal
 from lstm_deploy.exporters.c.nodes import Temporary, Translator
 from lstm_deploy.exporters.c.rollout import rollout_of
 from lstm_deploy.exporters.c.sizes import Size
 from lstm_deploy.exporters.c.weights import MAGIC, MAPPED_ABOVE
-from lstm_deploy.signature import CONTRACT_KEY, Signature
-from lstm_deploy.tasks import Classify, Forecast, LanguageModel
 
 LARGEST_ON_STACK = 500_000
 """Bytes: threads have half a megabyte on some systems."""
@@ -248,7 +258,7 @@ def _memory(temporaries: Sequence[Temporary], *, on_stack: bool) -> tuple[list[s
         else:
             lines.append(f"{each.c_type} *{each.name} = ({each.c_type} *)(void *)(workspace + {place});")
         # Every array takes a multiple of 8 bytes, whatever the number of steps.
-        place = place + Size.of(*(-(-factor * BYTES[each.c_type] // 8) * 8 for factor in each.size.coefficients))
+        place = place + Size.of(*(-(-factor * C_BYTES[each.c_type] // 8) * 8 for factor in each.size.coefficients))
     return [*lines, *([] if on_stack else ["(void)workspace;"])], place
 
 

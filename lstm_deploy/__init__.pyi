@@ -1,0 +1,21 @@
+from .artifacts import Bundle as Bundle, Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport
+from .benchmark import Plan as Plan, bench as bench
+from .contract import (
+    Classify as Classify,
+    Forecast as Forecast,
+    LanguageModel as LanguageModel,
+    RecurrentSpec as RecurrentSpec,
+    Signature as Signature,
+    TensorSpec as TensorSpec,
+)
+from .embedding import embed as embed
+from .errors import (
+    InputError as InputError,
+    LiftingError as LiftingError,
+    LstmDeployError as LstmDeployError,
+    ParityError as ParityError,
+    ProviderError as ProviderError,
+)
+from .exporters import export as export
+from .runtimes import Model as Model, Slots as Slots, Stream as Stream, open as open
+from .validation import validate as validate

@@ -1,0 +1,201 @@
+"""Which products of 8-bit integers in an ONNX graph, ours or another's, saturate on x86 CPUs without VNNI.
+
+Such a CPU multiplies bytes from 0 to 255 by signed ones and adds the products of two neighbouring inputs in 16 bits,
+which saturate (`vpmaddubsw`). What follows is what onnxruntime was seen to do there: a pure reading of the graph.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import inliner, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lstm_deploy.contract import Array
+from lstm_deploy.errors import InputError, one_line
+
+PAIR_LIMIT = 128
+"""What two neighbouring weights may be together: 255 times as much fits 16 bits, 255 * 129 does not."""
+CPUS_KEY = "lstm_deploy.cpus"
+"""Key in the `metadata_props` of an int8 file that was made for some CPUs only."""
+VNNI = "vnni"
+"""Its value for weights that saturate on x86 CPUs without VNNI."""
+WEIGHTS = {
+    "DynamicQuantizeLSTM": (1, 2),
+    "MatMulInteger": (1,),
+    "MatMulIntegerToFloat": (1,),
+    "DynamicQuantizeMatMul": (1,),
+    "QLinearMatMul": (3,),
+    "QAttention": (1,),
+    "QGemm": (3,),
+    "QLinearConv": (3,),
+    "MatMul": (1,),
+    "Gemm": (1,),
+    "Conv": (1,),
+}
+"""Operators that multiply by weights of 8 bits, and which inputs these are. `ConvInteger` has its weights where others
+have the activations, so it does not saturate."""
+OF_FLOATS = ("MatMul", "Gemm", "Conv")
+"""Those for which onnxruntime multiplies integers where both factors come from `DequantizeLinear`."""
+SIGNED_APART = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+"""Those that add in 32 bits where the activations are signed too."""
+MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+"""Operators that change no number."""
+
+
+class _Scope(NamedTuple):
+    """The names of a graph, and of those around it."""
+
+    constants: dict[str, onnx.TensorProto]
+    producers: dict[str, onnx.NodeProto]
+    types: dict[str, int]
+    """Element types of the graph's inputs."""
+    folder: Path
+    """Where weights outside the file lie."""
+
+    def inside(self, graph: onnx.GraphProto) -> "_Scope":
+        """The scope of a graph within this one, whose names go before."""
+        return _Scope(
+            self.constants | {tensor.name: tensor for tensor in graph.initializer},
+            self.producers | {name: node for node in graph.node for name in node.output if name},
+            self.types | {value.name: value.type.tensor_type.elem_type for value in graph.input},
+            self.folder,
+        )
+
+    def value(self, name: str) -> Array | None:
+        """A constant, also one that is moved or rounded in the graph; none for anything else."""
+        if name in self.constants:
+            try:
+                return np.asarray(numpy_helper.to_array(self.constants[name], str(self.folder)))
+            except (OSError, ValueError, onnx.checker.ValidationError) as error:
+                raise InputError(f"The weight {name} cannot be read ({one_line(error)}); check the file.") from error
+        node = self.producers.get(name)
+        if node is None or node.op_type not in (*MOVES, "Constant", "QuantizeLinear"):
+            return None
+        return self._computed(node, [self.value(other) if other else None for other in node.input])
+
+    def integers(self, name: str) -> Array | None:
+        """The integers behind a constant that comes from `DequantizeLinear`."""
+        node = self.producers.get(name)
+        if node is None:
+            return None
+        if node.op_type == "DequantizeLinear":
+            return self.value(node.input[0])
+        if node.op_type not in MOVES:
+            return None
+        rest = [self.value(other) if other else None for other in node.input[1:]]
+        return self._computed(node, [self.integers(node.input[0]), *rest])
+
+    def source(self, name: str) -> onnx.NodeProto | None:
+        """The node that computed a value, before what only moved it."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type in MOVES:
+            node = self.producers.get(name := node.input[0])
+        return node
+
+    def is_signed(self, name: str) -> bool:
+        """Whether an activation is known to be of signed bytes."""
+        node = self.source(name)
+        if node is None:
+            while (mover := self.producers.get(name)) is not None:
+                name = mover.input[0]
+            return bool(self.types.get(name) == onnx.TensorProto.INT8)
+        zero = self.value(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
+        return zero is not None and bool(zero.dtype == np.int8)
+
+    def _computed(self, node: onnx.NodeProto, inputs: list[Any]) -> Array | None:
+        """What a node makes of constants; none where one is missing, or the node is malformed."""
+        if any(value is None for value, name in zip(inputs, node.input, strict=True) if name):
+            return None
+        feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+        try:
+            return np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])
+        except Exception:  # whatever it raises of a node that no runtime takes
+            return None
+
+
+def saturating(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[int, int]]:
+    """Nodes whose sums may saturate: how many rows of their weights do, and of how many.
+
+    `folder` is where weights outside the file lie. Raises `InputError` where they cannot be read.
+    """
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    found: dict[str, tuple[int, int]] = {}
+    for number, (node, scope) in enumerate(_nodes(model.graph, _Scope({}, {}, {}, folder))):
+        counts = [_count(node, scope, position) for position in WEIGHTS.get(node.op_type, ())]
+        if any(bad for bad, _ in counts):
+            label = node.name or f"{node.op_type} {number}"
+            before = found.get(label, (0, 0))
+            found[label] = before[0] + sum(bad for bad, _ in counts), before[1] + sum(rows for _, rows in counts)
+    return found
+
+
+def problems(model: onnx.ModelProto, folder: Path) -> list[str]:
+    """One sentence for each node that `saturating` finds."""
+    return [
+        f"{name} saturates on CPUs without VNNI, in {count} of {rows} rows: two neighbouring weights are more than "
+        f"{PAIR_LIMIT} together; quantize the float32 model with reduce_range=True, or export its PyTorch weights with "
+        "lstm-deploy."
+        for name, (count, rows) in saturating(model, folder).items()
+    ]
+
+
+ONLY_VNNI = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
+
+
+def needs_vnni(model: onnx.ModelProto) -> bool:
+    """Whether a file says of itself that it was made for CPUs with VNNI."""
+    return any((prop.key, prop.value) == (CPUS_KEY, VNNI) for prop in model.metadata_props)
+
+
+def _nodes(graph: onnx.GraphProto, around: _Scope) -> Iterator[tuple[onnx.NodeProto, _Scope]]:
+    scope = around.inside(graph)
+    for node in graph.node:
+        yield node, scope
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _nodes(inner, scope)
+
+
+def _count(node: onnx.NodeProto, scope: _Scope, position: int) -> tuple[int, int]:
+    """How many rows of one weight of a node saturate, and how many there are."""
+    if len(node.input) <= position:
+        return 0, 0
+    if node.op_type in OF_FLOATS:
+        source = scope.source(node.input[0])
+        if source is None or source.op_type != "DequantizeLinear":
+            return 0, 0
+        weights = scope.integers(node.input[position])
+    elif node.op_type in SIGNED_APART and scope.is_signed(node.input[0]):
+        return 0, 0
+    else:
+        weights = scope.value(node.input[position])
+    if weights is None or weights.dtype != np.int8 or not weights.size:
+        return 0, 0
+    return max((_over(rows) for rows in _rows(node, weights)), default=(0, 0))
+
+
+def _rows(node: onnx.NodeProto, weights: Array) -> Iterator[Array]:
+    """Weights as `[outputs, inputs]`, in each order in which a kernel may go through the inputs."""
+    if node.op_type in ("Conv", "QLinearConv"):
+        if weights.ndim < 3 or weights.shape[1] == 1:  # one channel for each output has a kernel that adds in 32 bits
+            return
+        yield weights.reshape(len(weights), -1)
+        yield np.moveaxis(weights, 1, -1).reshape(len(weights), -1)
+    elif weights.ndim < 2:
+        yield weights.reshape(1, -1)
+    elif any(item.name == "transB" and item.i for item in node.attribute):
+        yield weights
+    else:
+        yield np.moveaxis(weights, -2, -1).reshape(-1, weights.shape[-2])
+
+
+def _over(rows: Array) -> tuple[int, int]:
+    """How many rows have a pair of weights beyond `PAIR_LIMIT`, and how many rows there are."""
+    filled = np.pad(rows.astype(np.int16), ((0, 0), (0, rows.shape[1] % 2)))
+    # Weights of different signs are never more together than one of them.
+    pairs = np.abs(filled[:, 0::2] + filled[:, 1::2])
+    return int((pairs > PAIR_LIMIT).any(axis=1).sum()), len(rows)

@@ -1,0 +1,192 @@
+"""The results of a benchmark as text: tables of the terminal, Markdown and CSV, from its JSON alone."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lstm_deploy.artifacts import cell, environment, markdown_table
+from lstm_deploy.benchmark.statistics import NO_DIFFERENCE
+from lstm_deploy.errors import InputError
+
+SCHEMA_VERSION = 1
+UNSTABLE_SAYS = "The median is known only to lie between"
+MOST_UNSTABLE = 5
+"""Rows that are told one by one."""
+KEY = ("variant", "provider", "precision", "scenario", "scope", "batch", "seq_len", "threads")
+"""What a row is known by."""
+
+Row = Mapping[str, Any]
+Document = Mapping[str, Any]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A document that `bench --json` wrote; raises `InputError` for anything else."""
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+        version, rows = document["schema_version"], document["results"]
+        if version != SCHEMA_VERSION:
+            raise InputError(f"{path} has the schema version {version}, not {SCHEMA_VERSION}; measure it again.")
+        if not rows or not all(row["round_medians_us"] and len(row["round_medians_us"]) > 1 for row in rows):
+            raise KeyError("results")
+        if not all(median > 0 for row in rows for median in row["round_medians_us"]):
+            raise ValueError("times")
+        environment.machine(document["environment"])
+        [tuple(row[name] for name in KEY) for row in rows]
+        table(document)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} is no result of lstm-deploy bench --json; write one with that.") from error
+    return document  # type: ignore[no-any-return]
+
+
+def _ratio(row: Row) -> str:
+    if row["variant"] == row["baseline"] or row["ratio_to_baseline"] is None:
+        return "1" if row["baseline"] else "–"
+    if row["verdict"] == NO_DIFFERENCE:
+        return NO_DIFFERENCE
+    low, high = row["ratio_interval"]
+    return f"{row['ratio_to_baseline']:.3g} ({low:.3g}–{high:.3g})"
+
+
+def _limit(row: Row) -> str:
+    return f"{row['roofline_fraction']:.0%} {row['limit']}" if row["limit"] else "–"
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "variant": ("variant", lambda row: cell(row["variant"])),
+    "scenario": ("scenario", lambda row: cell(row["scenario"])),
+    "scope": ("scope", lambda row: cell(row["scope"]).replace("_", " ")),
+    "batch": ("batch", lambda row: cell(row["batch"])),
+    "seq_len": ("steps", lambda row: cell(row["seq_len"])),
+    "threads": ("threads", lambda row: cell(row["threads"])),
+    "p50_us": ("p50 µs", lambda row: cell(row["p50_us"])),
+    "p90_us": ("p90 µs", lambda row: cell(row["p90_us"])),
+    "p99_us": ("p99 µs", lambda row: cell(row["p99_us"])),
+    "steps_per_s": ("steps/s", lambda row: cell(row["steps_per_s"])),
+    "ratio_to_baseline": ("÷ baseline", _ratio),
+    "roofline_fraction": ("of limit", _limit),
+}
+"""For keys of the rows: their headings, and what is shown."""
+VARYING = ("scenario", "scope", "batch", "seq_len", "threads")
+"""Columns shown only where rows differ in them."""
+
+
+def table(document: Document) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, with only the columns that vary."""
+    results = document["results"]
+    shown = [key for key in COLUMNS if key not in VARYING or len({row[key] for row in results}) > 1]
+    if not document["peaks"]:
+        shown.remove("roofline_fraction")
+    return [COLUMNS[key][0] for key in shown], [[COLUMNS[key][1](row) for key in shown] for row in results]
+
+
+def starts(document: Document) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what is outside of the loop: loading, the first call, memory."""
+    seen: dict[tuple[str, int], list[Row]] = {}
+    for row in document["results"]:
+        if not row["again"]:
+            seen.setdefault((row["variant"], row["threads"]), []).append(row)
+    rows = [
+        [
+            variant,
+            cell(found[0]["load_s"] * 1000),
+            cell(max(row["first_call_us"] for row in found) / 1000),
+            cell(None if found[-1]["peak_mib"] is None else float(found[-1]["peak_mib"])),
+            ", ".join(found[-1]["active"]),
+        ]
+        for (variant, _), found in seen.items()
+    ]
+    return ["variant", "load ms", "slowest first call ms", "peak MiB", "runs on"], rows
+
+
+def notes(document: Document) -> list[str]:
+    """How to read the columns."""
+    baselines = list(dict.fromkeys(row["baseline"] for row in document["results"] if row["baseline"]))
+    lines = [
+        f"÷ baseline: the median over rounds of the time over that of {', '.join(baselines)}, with its 95 % interval; "
+        f"below 1 is faster. {NO_DIFFERENCE}: less than the baseline differs from itself, timed twice.",
+        "–: too few calls for a 99th percentile, or nothing to compare with.",
+    ]
+    if len({row["scope"] for row in document["results"]}) > 1:
+        lines.append("end to end: from your arrays to your arrays; resident: all stays where it is computed.")
+    if document["peaks"]:
+        lines.append(
+            "of limit: the part reached of what this machine's arithmetic, or the memory of the weights, allows."
+        )
+    return lines
+
+
+def warnings(document: Document) -> list[str]:
+    """One line for each row that should not be trusted; one for all where many are only unstable."""
+    found = [(row, warning) for row in document["results"] for warning in row["warnings"]]
+    unstable = [warning for _, warning in found if warning.startswith(UNSTABLE_SAYS)]
+    lines = []
+    if len(unstable) > MOST_UNSTABLE:
+        found = [(row, warning) for row, warning in found if warning not in unstable]
+        lines.append(
+            f"{len(unstable)} of {len(document['results'])} rows: the interval of the median (p50_interval_us in the "
+            "JSON) reaches more than 5 % to a side; close other programs, or give more --rounds. Ratios have their own."
+        )
+    return lines + [
+        f"{row['variant']}, {row['scenario']}, {row['scope'].replace('_', ' ')}, batch {row['batch']}: {warning}"
+        for row, warning in found
+    ]
+
+
+def markdown(document: Document) -> str:
+    """The tables, with how to read them and the machine."""
+    lines = [*describe(document["environment"]), "", *markdown_table(*table(document)), ""]
+    lines += [*(f"- {line}" for line in notes(document)), ""]
+    lines += [*markdown_table(*starts(document)), ""]
+    for known in document["peaks"]:
+        lines += [peaks(known), ""]
+    lines += [f"- left out: {reason}." for reason in document["left_out"]]
+    lines += [f"- {warning}" for warning in warnings(document)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def describe(described: Mapping[str, Any]) -> list[str]:
+    """The machine and the versions, a line each."""
+    cpu, gpus = described["cpu"], [gpu["name"] for gpu in described["gpu"]]
+    machine = f"{cpu['model']}, {cpu['usable_cores']} core(s) to use ({', '.join(cpu['features'])})"
+    versions = ", ".join(f"{name} {number}" for name, number in described["versions"].items())
+    return [f"{', '.join([machine, *gpus])}.", "", f"{versions}."]
+
+
+def peaks(known: Mapping[str, Any]) -> str:
+    """What the machine can do, in a sentence."""
+    rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in known["operations_per_s"].items())
+    levels: dict[str, list[float]] = {}
+    for point in known["memory"]:
+        levels.setdefault(point["name"], []).append(point["bytes_per_s"] / 1e9)
+    read = ", ".join(f"{max(found):,.0f} from {name}" for name, found in levels.items())
+    return (
+        f"Measured on {known['provider']} with {known['threads']} thread(s): at best {rates} billion operations per "
+        f"second; {read} GB/s."
+    )
+
+
+def csv_text(document: Document) -> str:
+    """Every figure of every row but single samples, for a spreadsheet."""
+    rows = [
+        {key: value for key, value in row.items() if key not in ("samples_us", "round_medians_us")}
+        for row in document["results"]
+    ]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _flat(value) for key, value in row.items()} for row in rows)
+    return file.getvalue()
+
+
+def _flat(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+WRITERS: dict[str, Callable[[Document], str]] = {".md": markdown, ".csv": csv_text}
+"""What writes a table, by the suffix of its file."""

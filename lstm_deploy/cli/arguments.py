@@ -1,0 +1,170 @@
+"""What the options of the command line mean: texts become numbers, names, pairs, a source and its task."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.training import RANGES, SEARCHABLE, Range, option_of
+
+if TYPE_CHECKING:
+    from lstm_deploy.contract import StatePolicy, Task
+    from lstm_deploy.lifting import Origin
+
+
+def origin(
+    path: Path,
+    model: str | None,
+    init: str | None,
+    weights_key: str | None,
+    inputs: list[str] | None,
+    trust_pickle: bool,
+    task: "Task | None" = None,
+    state_policy: "StatePolicy | None" = None,
+) -> "Origin":
+    """A file of weights, and all that says which network they belong to."""
+    import json
+
+    from lstm_deploy.contract import TensorSpec
+    from lstm_deploy.lifting import Origin
+
+    try:
+        arguments = json.loads(init or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--init is not JSON ({error}); write it as '{{\"hidden\": 64}}'.") from error
+    if not isinstance(arguments, dict):
+        raise InputError("--init is not a JSON object; write it as '{\"hidden\": 64}'.")
+    specs = tuple(TensorSpec.parse(text) for text in inputs or ())
+    return Origin(
+        path=path,
+        model=model,
+        init=arguments,
+        weights_key=weights_key,
+        inputs=specs,
+        trust_pickle=trust_pickle,
+        task=task,
+        state_policy=state_policy,
+    )
+
+
+def task_of(
+    kind: str | None,
+    features: str | None,
+    target: str | None,
+    window: int | None,
+    vocabulary: Path | None,
+    labels: str | None,
+    unit: str,
+) -> "Task | None":
+    """What a network of others was made to do; none where nothing is said."""
+    from lstm_deploy.contract import Classify, Forecast, LanguageModel
+    from lstm_deploy.training import read_vocabulary
+
+    columns, classes = names(features) or (), names(labels) or ()
+    match kind:
+        case None:
+            if any(given is not None for given in (features, target, window, vocabulary, labels)):
+                raise InputError("--features, --target, --window, --vocabulary and --labels go with --task; add it.")
+            return None
+        case "forecast":
+            if vocabulary or labels:
+                raise InputError("--task forecast has no --vocabulary and no --labels; leave them out.")
+            if not columns:
+                raise InputError("--task forecast needs --features, the columns of x in order; add them.")
+            if window is None:
+                raise InputError("--task forecast needs --window, the rows that one example had; add it.")
+            return Forecast(features=columns, targets=names(target) or columns, window=window)
+        case "lm":
+            if vocabulary is None or features or target or labels:
+                raise InputError("--task lm takes --vocabulary FILE and no columns or labels.")
+            return LanguageModel(vocabulary=read_vocabulary(vocabulary, characters=True)[0])
+    if vocabulary is None or not classes or features or target:
+        raise InputError("--task classify takes --vocabulary FILE and --labels, and no columns.")
+    entries, unknown_token = read_vocabulary(vocabulary, characters=unit == "character")
+    return Classify(labels=classes, vocabulary=entries, unit=unit, unknown=unknown_token)  # type: ignore[arg-type]
+
+
+def pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` options by name."""
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"--{option} {text!r} is not NAME=VALUE; write it as --{option} h_in=state_h.")
+        pairs[name] = value
+    return pairs
+
+
+def numbers(option: str, texts: list[str] | None) -> dict[str, float]:
+    """`NUMBER` for all outputs, or `OUTPUT=NUMBER` for one."""
+    numbers = {}
+    for text in texts or ():
+        name, equals, value = text.rpartition("=")
+        try:
+            numbers[name] = float(value if name or not equals else text)
+        except ValueError as error:
+            raise InputError(f"--{option} {text!r} is not a number; write 1e-4, or y=1e-4 for one output.") from error
+        if not 0 <= numbers[name] < float("inf"):
+            raise InputError(f"--{option} must be 0 or more and finite, not {value}.")
+    return numbers
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Names between commas; none where nothing is said."""
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def ranges(texts: list[str] | None) -> dict[str, Range]:
+    """`OPTION=LOW..HIGH` (`:log` for small values as often as large ones) or `OPTION=A,B,C`, by field of a recipe."""
+    if not texts:
+        return RANGES
+    fields = {option_of(field): field for field in SEARCHABLE}
+    found: dict[str, Range] = {}
+    for option, text in pairs("range", texts).items():
+        field = fields.get(option.strip().removeprefix("--").replace("_", "-"))
+        if field is None:
+            raise InputError(f"--range {option} is nothing that a search can try; name one of {', '.join(fields)}.")
+        kind = SEARCHABLE[field]
+        values, log = text.removesuffix(":log"), text.endswith(":log")
+        try:
+            if ".." in values:
+                low, high = map(kind, values.split(".."))
+                if kind is str or not (low > 0 if log else low >= 0) or not low <= high < float("inf"):
+                    raise ValueError
+                found[field] = Range(low=low, high=high, log=log, whole=kind is int)
+            else:
+                found[field] = Range(choices=tuple(kind(value.strip()) for value in values.split(",")))
+        except ValueError as error:
+            raise InputError(
+                f"--range {option}={text} is no range; write {option}=LOW..HIGH, with :log where both are above 0, or "
+                f"{option}=A,B,C."
+            ) from error
+    return found
+
+
+def choices(option: str, text: str) -> tuple[str, ...]:
+    """As `names`, at least one."""
+    if found := names(text):
+        return found
+    raise InputError(f"--{option} names nothing; see lstm-deploy bench --help.")
+
+
+def sizes(option: str, text: str) -> tuple[int, ...]:
+    """Positive numbers between commas."""
+    found = names(text) or ()
+    if not found or not all(name.isascii() and name.isdigit() and int(name) for name in found):
+        raise InputError(f"--{option} {text!r} is not a list of positive numbers; write it as 1,32.")
+    return tuple(map(int, found))
+
+
+def part(option: str, text: str | None) -> float | None:
+    """`1%` or `0.01` as a part of 1."""
+    if text is None:
+        return None
+    number = text.strip()
+    try:
+        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f"--{option} is {text!r}; give a part, as 1% or 0.01.")
+    return value

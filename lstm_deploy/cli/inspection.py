@@ -1,0 +1,178 @@
+"""What a file or directory is. Nothing is run, and PyTorch is needed for nothing but PyTorch's own weights."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from onnx import ModelProto
+
+from lstm_deploy.artifacts import Bundle, lint, onnx_graph, saturation, weights_file
+from lstm_deploy.contract import CONTRACT_FILE, Signature
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes import native
+from lstm_deploy.training import checkpoint
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What `path` is, as a JSON document with at least `kind`, `bytes` and, where it has one, `contract`.
+
+    Raises `InputError` for what is none of these.
+    """
+    if path.is_dir():
+        return _bundle(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give a checkpoint, a bundle, or an .onnx, .torchscript or .c file.")
+    match path.suffix:
+        case ".safetensors" if checkpoint.is_ours(path):
+            return _checkpoint(path)
+        case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin":
+            return _weights(path)
+        case ".onnx":
+            return _onnx(path)
+        case ".torchscript":
+            return _torchscript(path)
+        case ".c":
+            return _c(path)
+    raise InputError(
+        f"{path} is no bundle, .onnx, .torchscript, .c or file of weights (.safetensors, .pt, .pth, .ckpt, .bin); "
+        "give one of these."
+    )
+
+
+def contract_of(document: dict[str, Any]) -> Signature | None:
+    """The contract in what `inspect` returned."""
+    found = document.get("contract")
+    return None if found is None else msgspec.convert(found, Signature)
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    bundle = Bundle(path)
+    manifest: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
+    parity = bundle.manifest.parity
+    return {
+        "kind": "bundle",
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "changed_files": bundle.changed_files(),
+        "validated": bool(parity and parity.passed),
+        **{
+            key: manifest[key]
+            for key in (
+                "contract",
+                "source",
+                "findings",
+                "notes",
+                "artifacts",
+                "rollouts",
+                "training",
+                "versions",
+                "created",
+            )
+        },
+    }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    spec = checkpoint.read_spec(path)
+    tensors = checkpoint.read_tensors(path)
+    return {
+        "kind": "checkpoint",
+        "bytes": path.stat().st_size,
+        "network": msgspec.to_builtins(spec.network),
+        "task": msgspec.to_builtins(spec.task),
+        "training": spec.training,
+        "tensors": {name: f"{value.dtype}{list(value.shape)}" for name, value in tensors.items()},
+    }
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """Weights of others, and the network that they tell, if they do; reading them needs PyTorch."""
+    from lstm_deploy.lifting import read_weights, recognize
+
+    weights = read_weights(path)
+    try:
+        findings = list(recognize(weights).findings)
+    except InputError as error:
+        findings = [str(error).partition("(tensors:")[0].strip()]
+    return {
+        "kind": "weights",
+        "bytes": path.stat().st_size,
+        "inferred": findings,
+        "tensors": {
+            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in weights.items()
+        },
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    model = onnx_graph.load(path)
+    text = onnx_graph.contract_text(model)
+    contract = Signature.from_json(text) if text else None
+    precision, saturates = onnx_graph.precision(model), saturation.problems(model, path.parent)
+    cpus = "all"
+    if saturates and saturation.needs_vnni(model):
+        saturates, cpus = [], saturation.ONLY_VNNI
+    return {
+        "kind": "onnx",
+        "bytes": path.stat().st_size,
+        "precision": precision,
+        "cpus": cpus if precision == "int8" and not saturates else None,
+        "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
+        "producer": model.producer_name,
+        "inputs": _values(model, "input"),
+        "outputs": _values(model, "output"),
+        "operators": dict(onnx_graph.operators(model).most_common()),
+        "lint": [*lint.lint(model, contract), *saturates],
+        "contract": msgspec.to_builtins(contract) if contract else None,
+    }
+
+
+def _torchscript(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            found = [name for name in names if name.endswith(f"extra/{CONTRACT_FILE}")]
+            text = archive.read(found[0]) if found else None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is not a TorchScript archive ({error}); check the path.") from error
+    if not any(name.endswith("constants.pkl") for name in names):
+        raise InputError(f"{path} is a zip file but not a TorchScript archive; check the path.")
+    return {
+        "kind": "torchscript",
+        "bytes": path.stat().st_size,
+        "contract": msgspec.to_builtins(Signature.from_json(text)) if text else None,
+    }
+
+
+def _c(path: Path) -> dict[str, Any]:
+    interface = native.read_interface(path)
+    files = [path, path.with_suffix(".h"), *([weights_file(path)] if interface.mapped else [])]
+    return {
+        "kind": "c",
+        "bytes": sum(file.stat().st_size for file in files if file.exists()),
+        "precision": interface.precision,
+        "functions": [head for _, head in interface.prototypes()],
+        "contract": msgspec.to_builtins(interface.signature),
+    }
+
+
+def _values(model: ModelProto, which: str) -> dict[str, str]:
+    found = {}
+    for value in getattr(model.graph, which):
+        tensor = value.type.tensor_type
+        dims = [dim.dim_param or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in tensor.shape.dim]
+        found[value.name] = f"{_TYPES.get(tensor.elem_type, tensor.elem_type)}[{', '.join(dims)}]"
+    return found
+
+
+_TYPES = {
+    1: "float32",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    2: "uint8",
+    3: "int8",
+}
+"""Names of the commonest `onnx.TensorProto.DataType` values."""

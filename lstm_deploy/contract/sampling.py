@@ -1,0 +1,55 @@
+"""Inputs to try a model on, drawn from its contract."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lstm_deploy.contract.signature import Array, Signature, TensorSpec
+
+
+def sizes_of(specs: Sequence[TensorSpec], batch: int, seq: int) -> dict[str, int]:
+    """A size for each dynamic dimension of some inputs; axes of neither batch nor time get a size of their own."""
+    names = sorted({dim for spec in specs for dim in spec.shape if isinstance(dim, str)} - {"batch", "seq"})
+    return {"batch": batch, "seq": seq} | {name: seq + 1 + index for index, name in enumerate(names)}
+
+
+def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+    """All inputs of the given sizes, by name.
+
+    Values are uniform over the range known from training, else standard normal. Integers without a known range are
+    0 or 1, which every vocabulary has. Lengths are from 1 to the whole time axis, the first one all of it.
+    """
+    long = [spec.sized(sizes) for spec in specs if len(spec.shape) > 1]
+    steps = sizes["seq"] if any("seq" in spec.shape for spec in specs) or not long else long[0][1]
+    return {spec.name: _sample(spec, sizes, rng, steps) for spec in specs}
+
+
+def blank_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Arrays for inputs that are written later: zeros, and lengths at which all steps count, as none is no sequence."""
+    return {spec.name: np.full(spec.sized(sizes), sizes["seq"] if spec.is_lengths else 0, spec.dtype) for spec in specs}
+
+
+def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:
+    """A state as it could occur within a sequence: |h| below 1, c beyond it."""
+    return {
+        spec.name: (
+            np.tanh(rng.standard_normal(spec.sized({"batch": batch})))
+            if spec.name.endswith("h_in")
+            else rng.standard_normal(spec.sized({"batch": batch}))
+        ).astype(np.float32)
+        for spec in signature.state_inputs
+    }
+
+
+def _sample(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator, steps: int) -> Array:
+    shape = spec.sized(sizes)
+    if spec.is_lengths:
+        lengths = rng.integers(1, steps, shape, endpoint=True)
+        lengths[:1] = steps
+        return lengths.astype(spec.dtype)
+    if spec.dtype == "bool" or spec.dtype.startswith("int"):
+        last = int(spec.high[0]) if spec.high else 1
+        return rng.integers(0, last, shape, endpoint=True).astype(spec.dtype)
+    if spec.low is not None and spec.high is not None:
+        return rng.uniform(spec.low, spec.high, shape).astype(spec.dtype)
+    return rng.standard_normal(shape).astype(spec.dtype)

@@ -1,0 +1,2 @@
+from . import generate as generate
+from .generate import embed as embed

@@ -1,0 +1,86 @@
+"""int8 TorchScript: the one place that calls PyTorch's dynamic quantization, whose removal PyTorch announces."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
+
+from lstm_deploy.lifting import (
+    Lifted,
+    State,
+    StatefulCell,
+    StatefulLSTM,
+    pack_padded_sequence,
+    pad_packed_sequence,
+    shared_copy,
+)
+
+
+class QuantizedLSTM(StatefulLSTM):
+    """A stateful LSTM that computes with int8 weights."""
+
+    quantized: Any
+
+    def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
+        if lengths is None:
+            y, final = self.quantized(x, (h, c))
+            return y, final
+        packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+        y, final = self.quantized(packed, (h, c))
+        return pad_packed_sequence(y, total_length=x.shape[0])[0], final
+
+
+class QuantizedCell(StatefulCell):
+    """A stateful cell that computes with int8 weights."""
+
+    quantized: Any
+
+    def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
+        new_h, new_c = self.quantized(x, (h.squeeze(0), c.squeeze(0)))
+        return new_h.unsqueeze(0), new_c.unsqueeze(0)
+
+
+def quantized_copy(lifted: Lifted) -> tuple[Lifted, int, int]:
+    """A copy with its LSTMs and linear layers in int8; how many LSTM layers are, and how many there are.
+
+    An LSTM with a projection stays in float: PyTorch has no int8 kernel for it.
+    """
+    copy = shared_copy(lifted)
+    done = total = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its deprecation, on every call
+        for path in copy.calls:
+            module = copy.module.get_submodule(path)
+            layers = module.num_layers if isinstance(module, nn.LSTM) else 1
+            total += layers
+            if isinstance(module, nn.LSTM) and module.proj_size:
+                continue
+            done += layers
+            _quantize(module)
+        quantize_dynamic(copy.module, {nn.Linear}, dtype=torch.qint8, inplace=True)  # type: ignore[no-untyped-call]
+    return copy, done, total
+
+
+def _quantize(module: nn.Module) -> None:
+    """Replace the weights of one LSTM or cell by those of its int8 counterpart."""
+    plain: nn.Module
+    if isinstance(module, nn.LSTM):
+        plain = nn.LSTM(
+            module.input_size,
+            module.hidden_size,
+            module.num_layers,
+            batch_first=module.batch_first,
+            bidirectional=module.bidirectional,
+        )
+    else:
+        assert isinstance(module, nn.LSTMCell)
+        plain = nn.LSTMCell(module.input_size, module.hidden_size)
+    zeros = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}  # PyTorch insists on a bias
+    plain.load_state_dict({**zeros, **dict(module.named_parameters())})
+    (quantized,) = quantize_dynamic(nn.Sequential(plain.eval()), {type(plain)}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+    for name in list(module._parameters):
+        delattr(module, name)
+    module.__class__ = QuantizedLSTM if isinstance(module, nn.LSTM) else QuantizedCell
+    module.quantized = quantized

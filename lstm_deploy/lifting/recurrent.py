@@ -1,0 +1,222 @@
+"""Modules whose state comes from outside: LSTMs and cells with ports, and `Lifted`, a whole module around them.
+
+A lifted module gives its `nn.LSTM` and `nn.LSTMCell` these classes. One forward may call such a module several
+times: a call that would start from a constant has a port, and starts from what lies there; a call whose state was
+computed (in a loop over time, or by an encoder) keeps it. What a port's chain of calls ends with lies there after.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lstm_deploy.contract import Signature, StateLayout
+from lstm_deploy.lifting.calling import Convention, State, flatten
+from lstm_deploy.lifting.packing import Padded, kept_padded, pack_padded_sequence, pad_packed_sequence
+
+
+class Port:
+    """Where a call finds the state to start from, and leaves the one it ends with: `[layers, batch, size]`.
+
+    Neither a module nor a tensor, so that tracers see the tensors and not the attribute.
+    """
+
+    __slots__ = ("final", "given", "returned")
+
+    def __init__(self) -> None:
+        self.given: State | None = None
+        self.final: State | None = None
+        self.returned: State | None = None
+        """`final` in the shape that the caller got it in."""
+
+
+class Call(NamedTuple):
+    """What one call was given."""
+
+    state: State | None
+    """`[layers, batch, size]` each; none where the caller passed nothing."""
+    packed: bool
+    batch: int
+
+
+class Calls:
+    """The calls of one recurrent module within one forward."""
+
+    def __init__(self) -> None:
+        self.ports: dict[int, Port] = {}
+        """By the number of the call that starts from it."""
+        self.recorded: list[Call] | None = None
+        """Every call, if somebody asked for it."""
+        self._count = 0
+        self._port: Port | None = None
+
+    def restart(self) -> None:
+        """Before each forward."""
+        self._count, self._port = 0, None
+        for port in self.ports.values():
+            port.final = None
+
+    def enter(self, call: Call) -> State | None:
+        """The state that this call starts from; none for zeros."""
+        if self.recorded is not None:
+            self.recorded.append(call)
+        own = self.ports.get(self._count)
+        self._count += 1
+        if own is None:
+            return call.state
+        self._port = own
+        return own.given
+
+    def leave(self, final: State, returned: State) -> State:
+        """Keep the state that this call ends with; `returned` is what its caller gets of it."""
+        if self._port is not None:
+            self._port.final, self._port.returned = final, returned
+        return returned
+
+
+class StatefulLSTM(nn.LSTM):
+    """An `nn.LSTM` with ports; unbatched, padded and packed inputs as `nn.LSTM` takes them."""
+
+    calls: Calls
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
+        if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
+            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
+            return super().forward(input, hx)
+        lengths = input.lengths if isinstance(input, Padded) else None
+        x = input.data if isinstance(input, Padded) else input
+        batched = x.dim() == 3
+        time_major = lengths is not None or not self.batch_first
+        if not batched:
+            x = x.unsqueeze(1 if time_major else 0)
+            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        batch = x.shape[1 if time_major else 0]
+        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
+        h, c = zeros_of(self, x, batch) if state is None else state
+        y, final = self.compute(x, h, c, lengths)
+        if not batched:
+            returned = self.calls.leave(final, (final[0].squeeze(1), final[1].squeeze(1)))
+            return y.squeeze(1 if time_major else 0), returned
+        return (y if lengths is None else Padded(y, lengths)), self.calls.leave(final, final)
+
+    def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """Output and final state of batched `x`, time-major if there are `lengths`.
+
+        `exporters.lowering` replaces this with an operator that ONNX has.
+        """
+        if lengths is None:
+            return super().forward(x, (h, c))
+        packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+        y, final = super().forward(packed, (h, c))
+        return pad_packed_sequence(y, total_length=x.shape[0])[0], final
+
+
+class StatefulCell(nn.LSTMCell):
+    """An `nn.LSTMCell` with ports; the states of a port have one layer."""
+
+    calls: Calls
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTMCell names them
+        batched = input.dim() == 2
+        x = input if batched else input.unsqueeze(0)
+        if hx is not None:
+            hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
+        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
+        final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
+        h, c = final[0].squeeze(0), final[1].squeeze(0)
+        return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))
+
+    def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
+        """The state after one step; `exporters.lowering` replaces this with an operator that ONNX has."""
+        new_h, new_c = super().forward(x, (h.squeeze(0), c.squeeze(0)))
+        return new_h.unsqueeze(0), new_c.unsqueeze(0)
+
+
+class Lifted(nn.Module):
+    """A module with explicit state; `signature` names its inputs and outputs, in order."""
+
+    signature: Signature
+
+    def __init__(
+        self,
+        module: nn.Module,
+        starts: Sequence[tuple[str, int]],
+        convention: Convention,
+        inputs: int,
+        state_layout: StateLayout,
+        *,
+        packs: bool,
+    ) -> None:
+        """Take over `module`, which must not be used otherwise from here on.
+
+        `starts` are the calls (path and number) that begin a chain of states; `inputs` is the number of inputs;
+        `packs` says that the module packs padded sequences.
+        """
+        super().__init__()
+        self.module = module
+        self.starts, self.convention, self.inputs = tuple(starts), convention, inputs
+        self.batch_first_state = state_layout == "batch-first"
+        self.packs = packs
+        self.kept: tuple[int, ...] = ()
+        """Which of the tensors that `module` returns are outputs; the others are the state."""
+        self.notes: tuple[str, ...] = ()
+        """What its user must know beside the contract."""
+        self.calls = make_stateful(module)
+        self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in starts]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """All inputs, then `h` and `c` of each port; returns all outputs, then the new `h` and `c`."""
+        returned = flatten(self.call(*tensors))
+        outputs = [returned[index][1] for index in self.kept]
+        return (*outputs, *(self.in_layout(state) for state in self.final_states()))
+
+    def call(self, *tensors: Tensor) -> Any:
+        """What `module` itself returns on the inputs when it starts from the given states."""
+        states = [self.in_layout(state) for state in tensors[self.inputs :]]
+        for calls in self.calls.values():
+            calls.restart()
+        for port, h, c in zip(self.ports, states[::2], states[1::2], strict=True):
+            port.given = (h, c)
+        with kept_padded(self.module) if self.packs else nullcontext():
+            return self.convention.call(self.module, tensors[: self.inputs], self.ports[0].given)
+
+    def final_states(self) -> list[Tensor]:
+        """`h` and `c` of each port after the latest call, layers first."""
+        return [state for port in self.ports if port.final is not None for state in port.final]
+
+    def in_layout(self, state: Tensor) -> Tensor:
+        """From layers first to the layout of the contract, or back."""
+        return state.transpose(0, 1) if self.batch_first_state else state
+
+
+def make_stateful(module: nn.Module) -> dict[str, Calls]:
+    """Give every `nn.LSTM` and `nn.LSTMCell` in `module` its stateful class; their calls, by path."""
+    calls = {}
+    for path, child in module.named_modules():
+        if isinstance(child, nn.LSTM):
+            child.__class__ = StatefulLSTM
+        elif isinstance(child, nn.LSTMCell):
+            child.__class__ = StatefulCell
+        else:
+            continue
+        child.calls = calls[path] = Calls()
+    return calls
+
+
+def same(a: State | None, b: State | None) -> bool:
+    """Whether two given states are equal in every number."""
+    if a is None or b is None:
+        return a is b
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def zeros_of(module: nn.LSTM | nn.LSTMCell, like: Tensor, batch: int) -> State:
+    """The state `[layers, batch, size]` that a recurrent module starts from by itself."""
+    hidden = module.hidden_size
+    if isinstance(module, nn.LSTMCell):
+        return like.new_zeros(1, batch, hidden), like.new_zeros(1, batch, hidden)
+    depth = module.num_layers * (2 if module.bidirectional else 1)
+    return like.new_zeros(depth, batch, module.proj_size or hidden), like.new_zeros(depth, batch, hidden)

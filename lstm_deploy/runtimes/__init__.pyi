@@ -1,0 +1,22 @@
+from . import native as native, streams as streams
+from .native import read_interface as read_interface
+from .onnxrt import (
+    OnnxRuntime as OnnxRuntime,
+    check_provider as check_provider,
+    open_session as open_session,
+    probe_providers as probe_providers,
+)
+from .opening import SUFFIXES as SUFFIXES, cannot_run as cannot_run, open_runtime as open_runtime
+from .openvino import OpenVinoRuntime as OpenVinoRuntime
+from .protocol import Runtime as Runtime
+from .providers import PROVIDERS as PROVIDERS
+from .slots import Slots as Slots
+from .stepping import Stepper as Stepper, unroll as unroll
+from .streams import (
+    Model as Model,
+    StateStream as StateStream,
+    Stream as Stream,
+    WindowStream as WindowStream,
+    open as open,
+)
+from .torchrt import EagerRuntime as EagerRuntime, TorchRuntime as TorchRuntime, prepare as prepare

@@ -1,0 +1,75 @@
+"""Many streams that come and go, in the rows of one batch: one call makes a step of all that have one to make."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lstm_deploy.contract import Array, Feeds, Outputs
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes.streams import Stream
+
+
+class Slots:
+    """The rows of a stream, handed out one by one. Not for two threads at once, as the stream itself.
+
+    slots = Slots(model.stream(batch=32))
+    caller = slots.open()
+    y = slots.step({caller: x})[caller]
+    slots.close(caller)
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        """Take over a stream, which must not be used otherwise from here on."""
+        self._stream = stream
+        self._free = list(range(stream.batch))[::-1]
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return self._stream.batch - len(self._free)
+
+    def open(self, state: Feeds | None = None) -> int:
+        """A row that starts from the initial state, or from one that `state_of` gave.
+
+        Raises `InputError` where all are taken.
+        """
+        if not self._free:
+            raise InputError(
+                f"All {self._stream.batch} slots are taken; close one, or make a stream of a larger batch."
+            )
+        slot = self._free[-1]
+        if state is None:
+            self._stream.reset([slot])
+        else:
+            self._stream.set_rows([slot], state)
+        return self._free.pop()
+
+    def close(self, slot: int) -> None:
+        """Give a row back."""
+        self._check(slot)
+        self._free.append(slot)
+
+    def step(self, x: Mapping[int, ArrayLike]) -> dict[int, Array]:
+        """A step of some open slots: `x` `[features]` (a token: a number) by slot → `y` by slot; the others wait."""
+        for slot in x:
+            self._check(slot)
+        if not x:
+            return {}
+        numbers = list(x)
+        try:
+            rows = np.stack([np.asarray(row) for row in x.values()])
+        except ValueError as error:
+            raise InputError(f"The rows of the slots differ in shape ({error}); feed one step for each.") from error
+        if numbers == list(range(self._stream.batch)):
+            return dict(zip(numbers, self._stream.step(rows), strict=True))
+        return dict(zip(numbers, self._stream.step(rows, rows=numbers), strict=True))
+
+    def state_of(self, slot: int) -> Outputs:
+        """A copy of the state of an open slot, to be opened again later, here or elsewhere."""
+        self._check(slot)
+        return self._stream.get_rows([slot])
+
+    def _check(self, slot: int) -> None:
+        known = isinstance(slot, int) and not isinstance(slot, bool) and 0 <= slot < self._stream.batch
+        if not known or slot in self._free:
+            raise InputError(f"Slot {slot!r} is not open; open one first.")

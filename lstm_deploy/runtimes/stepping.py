@@ -1,0 +1,85 @@
+"""A model called once for each step and fed with its own outputs: the reference of rollouts."""
+
+import numpy as np
+
+from lstm_deploy.contract import COLDEST, Array, Feeds, LanguageModel, Outputs, Signature, carries, layout_of, window_of
+from lstm_deploy.runtimes.protocol import Runtime
+
+
+class Stepper:
+    """A model called on rows `[batch, seq, features]`, or tokens `[batch, seq]`, whatever its own layout is."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._layout, signature = runtime, layout_of(runtime.signature), runtime.signature
+        self._x, self._y = signature.inputs[0].name, signature.outputs[0].name
+        self._dtype, self._lengths = signature.inputs[0].dtype, signature.inputs[1:]
+
+    def __call__(self, rows: Array, state: Feeds) -> tuple[Array, Outputs]:
+        """What the model says after the last row, `[batch, outputs]`, and its state."""
+        lengths = {spec.name: np.full(len(rows), rows.shape[1], spec.dtype) for spec in self._lengths}
+        x = self._layout.inputs(rows).astype(self._dtype, copy=False)
+        outputs = self._runtime.run({self._x: x, **lengths, **state})
+        return self._layout.last(outputs[self._y]), self._runtime.signature.next_state(outputs)
+
+
+def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
+    """What the rollout of a model gives, computed by one call of the model for each step."""
+    signature = runtime.signature
+    if isinstance(signature.task, LanguageModel):
+        return _generate(runtime, feeds)
+    step, x, steps = Stepper(runtime), feeds["x"], int(feeds["steps"])
+    made: list[Array] = []
+    if not carries(signature):
+        rows, initial = x[:, -window_of(signature) :], signature.initial_state(len(x))
+        for _ in range(steps):
+            value, _ = step(rows, initial)
+            made.append(value)
+            rows = np.concatenate([rows[:, 1:], value[:, None]], axis=1)
+        return {"y": np.stack(made, axis=1)}
+    value, state = step(x, {spec.name: feeds[spec.name] for spec in signature.state_inputs})
+    made.append(value)
+    for _ in range(steps - 1):
+        value, state = step(value[:, None], state)
+        made.append(value)
+    return {"y": np.stack(made, axis=1), **_outgoing(signature, state)}
+
+
+def choose(logits: Array, noise: Array, temperature: float, top_k: int) -> Array:
+    """The next token of each row, from logits `[batch, vocabulary]` and uniform noise `[batch]`; all in float32."""
+    if np.float32(temperature) < np.float32(COLDEST):
+        return np.asarray(logits.argmax(-1))
+    candidates = min(top_k, logits.shape[1]) if top_k > 0 else logits.shape[1]
+    least = np.sort(logits, axis=-1)[:, -candidates][:, None]
+    scaled = np.where(logits >= least, logits, np.float32(-np.inf)) / np.float32(temperature)
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    cumulative = np.cumsum(weights / weights.sum(axis=-1, keepdims=True), axis=-1, dtype=np.float32)
+    total = cumulative[:, -1:]
+    passed = (cumulative <= noise[:, None] * total).sum(axis=-1)
+    return np.asarray(np.minimum(passed, (cumulative < total).sum(axis=-1)))
+
+
+def _generate(runtime: Runtime, feeds: Feeds) -> Outputs:
+    signature, step = runtime.signature, Stepper(runtime)
+    x, lengths, noise, stop = feeds["x"], feeds["lengths"], feeds["noise"], int(feeds["stop"])
+    temperature, top_k = float(feeds["temperature"]), int(feeds["top_k"])
+    least = int(lengths.min())
+    logits, state = step(x[:, :least], {spec.name: feeds[spec.name] for spec in signature.state_inputs})
+    for time in range(least, int(lengths.max())):  # the rest of the longer prompts, while the shorter ones wait
+        further, after = step(x[:, time : time + 1], state)
+        goes_on = time < lengths
+        logits = np.where(goes_on[:, None], further, logits)
+        mask = np.expand_dims(goes_on, (0, 2) if signature.batch_axis_of_state else (1, 2))
+        state = {name: np.where(mask, after[name], state[name]) for name in state}
+    made = [choose(logits, noise[:, 0], temperature, top_k)]
+    for column in noise.T[1:]:
+        alive = made[-1] != stop
+        if not alive.any():
+            break
+        logits, state = step(made[-1][:, None], state)
+        made.append(np.where(alive, choose(logits, column, temperature, top_k), stop))
+    return {"y": np.stack(made, axis=1), **_outgoing(signature, state)}
+
+
+def _outgoing(signature: Signature, state: Feeds) -> Outputs:
+    pairs = zip(signature.state_inputs, signature.state_outputs, strict=True)
+    return {after.name: state[before.name] for before, after in pairs}

@@ -1,0 +1,1 @@
+"""Reading training data from files, or generating it. No PyTorch."""

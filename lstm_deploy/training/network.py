@@ -1,0 +1,162 @@
+"""The network that `lstm-deploy train` makes. It is a plain module: lifting treats it as anyone's."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import rnn
+
+from lstm_deploy.contract import Array
+from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.training.checkpoint import NetworkConfig
+
+State = tuple[Tensor, Tensor]
+"""`h` and `c`, each `[layers*directions, batch, size]`."""
+
+
+class Scaling(nn.Module):
+    """Raw units to those that the LSTM sees: `(x - offset) * scale`, one of each for each feature."""
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.offset) * self.scale
+
+
+class Network(nn.Module):
+    """Scaling, one-hot or embedding; BatchNorm over the window; LSTM; LayerNorm; pooling over time; head.
+
+    `x` is `[batch, seq, features]` in raw units, or int64 tokens `[batch, seq]`; `lengths` `[batch]` says how many
+    steps of each row count, all where it is not given. `y` is `[batch, seq, outputs]`, or `[batch, outputs]` with
+    pooling: raw units or logits.
+    """
+
+    columns: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.input_size
+        if config.input == "values":
+            self.scaling = Scaling(width)
+        elif config.input == "one-hot":
+            # A one-hot vector is a row of the identity: one lookup, in the graph too.
+            self.one_hot = nn.Embedding.from_pretrained(torch.eye(width), freeze=True)  # type: ignore[no-untyped-call]
+        else:
+            self.embedding, width = nn.Embedding(width, config.embedding_size), config.embedding_size
+        if config.window_norm:
+            self.window_norm = nn.BatchNorm1d(config.window_norm)
+        self.lstm = nn.LSTM(
+            width,
+            config.hidden_size,
+            config.num_layers,
+            batch_first=True,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,  # else nn.LSTM warns that it has no effect
+            bidirectional=config.bidirectional,
+            proj_size=config.proj_size,
+        )
+        width = (config.proj_size or config.hidden_size) * (2 if config.bidirectional else 1)
+        if config.layer_norm:
+            self.layer_norm = nn.LayerNorm(width)
+        if config.pooling == "attention":
+            self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        self.dropout = nn.Dropout(config.dropout)
+        if config.head_size:
+            self.hidden, width = nn.Linear(width, config.head_size), config.head_size
+        self.fc = nn.Linear(width, config.output_size)
+        if config.output_columns:
+            self.register_buffer("columns", torch.tensor(config.output_columns))
+        if config.residual:
+            nn.init.zeros_(self.fc.weight)  # training starts from the naive forecast: no change
+            nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
+        config = self.config
+        if config.input == "values":
+            x = self.scaling(x)
+        elif config.input == "one-hot":
+            x = self.one_hot(x)
+        else:
+            x = self.embedding(x)
+        inputs = self.window_norm(x) if config.window_norm else x
+        if lengths is None:
+            hidden, state = self.lstm(inputs, state)
+        else:
+            packed = rnn.pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            hidden, state = self.lstm(packed, state)
+            hidden, _ = rnn.pad_packed_sequence(hidden, batch_first=True, total_length=x.shape[1])
+        if config.layer_norm:
+            hidden = self.layer_norm(hidden)
+        hidden = self.dropout(self._pooled(hidden, lengths))
+        if config.head_size:
+            hidden = torch.relu(self.hidden(hidden))
+        y = self.fc(hidden)
+        if config.output_columns:
+            y = self._in_raw_units(y, x)
+        return y, cast(State, state)
+
+    def _in_raw_units(self, y: Tensor, x: Tensor) -> Tensor:
+        """Outputs in the units of the columns that they are later values of; `x` is scaled."""
+        if self.config.residual:
+            present = x.index_select(-1, self.columns)
+            y = y + (present if self.config.pooling == "none" else present[:, -1])
+        return y / self.scaling.scale[self.columns] + self.scaling.offset[self.columns]
+
+    def _pooled(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
+        """`[batch, seq, width]` → `[batch, width]`, over the steps that count; as it is where nothing is pooled."""
+        pooling = self.config.pooling
+        if pooling == "none":
+            return hidden
+        if pooling == "last":
+            return self._last(hidden, lengths)
+        if lengths is None:
+            counts = torch.ones_like(hidden[..., :1], dtype=torch.bool)
+        else:
+            counts = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None])[..., None]
+        if pooling == "max":
+            return hidden.masked_fill(~counts, -torch.inf).amax(1)
+        if pooling == "mean":
+            return (hidden * counts).sum(1) / counts.sum(1)
+        weights: Tensor = self.attention(hidden).masked_fill(~counts, -torch.inf).softmax(1)
+        return (hidden * weights).sum(1)
+
+    def _last(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
+        """What each direction gives at the last step that it reads."""
+        if lengths is None:
+            last = hidden[:, -1]
+        else:
+            last = hidden.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
+        if not self.config.bidirectional:
+            return last
+        half = hidden.shape[2] // 2
+        return torch.cat([last[:, :half], hidden[:, 0, half:]], 1)
+
+
+def build(config: NetworkConfig, tensors: dict[str, Array] | None = None) -> Network:
+    """The network of a configuration, with the given weights or fresh ones.
+
+    Raises `InputError` if the weights do not fit.
+    """
+    if tensors is None:
+        return Network(config)
+    try:
+        if config.num_layers > len(tensors):
+            raise ValueError(f"{config.num_layers} layers have more weights than there are")
+        with torch.device("meta"):  # no memory and no random numbers for weights that are there already
+            network = Network(config)
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, assign=True)
+    except (
+        ArithmeticError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # sizes that no network has, or that the weights have not
+        reason = one_line(error)
+        raise InputError(f"The weights contradict the checkpoint's spec ({reason}); train again.") from error
+    return network

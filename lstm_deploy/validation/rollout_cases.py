@@ -1,0 +1,82 @@
+"""What a rollout is tried on, and what should come out: what its own model gives, called once for each step.
+
+The model is proven against PyTorch, so what equals it step by step is proven, too.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lstm_deploy.contract import (
+    NO_STOP,
+    Feeds,
+    LanguageModel,
+    Outputs,
+    Signature,
+    contract_of,
+    sample_inputs,
+    sample_state,
+)
+from lstm_deploy.runtimes import Runtime, Stepper, unroll
+from lstm_deploy.validation.cases import Case, output_sizes
+
+
+def make_rollout_cases(runtime: Runtime, steps: int) -> list[Case]:
+    """Cases of up to `steps` steps for the rollout of the model that a runtime has loaded."""
+    contract = contract_of(runtime.signature)
+    tries = _texts if isinstance(contract.task, LanguageModel) else _forecasts
+    cases = []
+    for where, inputs, state in tries(runtime, contract, steps):
+        wanted = unroll(runtime, {**inputs, **state})
+        sizes = output_sizes(contract, [wanted])
+        cases.append(Case("rollout", where, state, (inputs,), (wanted,), sizes))
+    return cases
+
+
+def _forecasts(_: Runtime, contract: Signature, steps: int) -> Iterator[tuple[str, Feeds, Outputs]]:
+    rng = np.random.default_rng(3)
+    for batch, more, length in ((1, 8, steps), (3, 3, 7), (2, 0, 1), (5, 1, 2)):
+        seq = contract.least_seq + more
+        inputs = sample_inputs(contract.inputs[:1], {"batch": batch, "seq": seq}, rng)
+        where = f"batch {batch}, seq {seq}, {length} steps"
+        yield where, {**inputs, "steps": np.array(length)}, sample_state(contract, batch, rng)
+
+
+def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[str, Feeds, Outputs]]:
+    rng = np.random.default_rng(4)
+
+    def text(batch: int, seq: int, temperature: float, top_k: int, length: int = steps) -> tuple[Feeds, Outputs]:
+        inputs = {
+            **sample_inputs(contract.inputs[:1], {"batch": batch, "seq": seq}, rng),
+            "lengths": np.resize([seq, 1, max(1, seq - 2)], batch).astype(np.int64),
+            "noise": rng.random((batch, length), np.float32),
+            "temperature": np.array(temperature, np.float32),
+            "top_k": np.array(top_k),
+            "stop": np.array(NO_STOP),
+        }
+        return inputs, sample_state(contract, batch, rng)
+
+    # As hot as its logits are spread, so that the draw, and not the likeliest token alone, decides.
+    inputs, state = text(4, 9, 0.0, 0)
+    said = Stepper(runtime)(inputs["x"], state)[0]
+    hot = 2 * float(np.std(said[np.isfinite(said)])) + 1e-3
+    yield "the likeliest tokens", *text(1, 5, 0.0, 0)
+    yield "prompts of several lengths", *text(4, 7, 0.0, 0)
+    yield "drawn from the 5 likeliest", *text(3, 4, 0.8, 5)
+    yield "drawn from the 2 likeliest", *text(2, 4, hot, 2)
+    yield "drawn from all", *text(2, 6, hot, 0)
+    yield "drawn when it is cold", *text(2, 6, hot / 20, 0)
+    inputs, state = text(2, 6, hot, 0)
+    yield "drawn with the least noise", {**inputs, "noise": np.zeros_like(inputs["noise"])}, state
+    yield "until the first token of all comes", {**inputs, "stop": np.array(0)}, state
+    yield "drawn from more than there are", *text(2, 3, 1.0, 10**6, 9)
+    yield "one token", *text(2, 3, 1.0, 0, 1)
+    inputs, state = text(3, 4, hot, 0)
+    drawn = unroll(runtime, {**inputs, **state})["y"]
+    # A token that ends the first row midway, and perhaps not the others.
+    yield "until a token comes", {**inputs, "stop": np.array(drawn[0, drawn.shape[1] // 3])}, state
+    one = {name: value[:1] if value.ndim else value for name, value in inputs.items()}
+    alone = {name: np.take(value, [0], axis=contract.batch_axis_of_state) for name, value in state.items()}
+    one["lengths"] = np.array([one["x"].shape[1]])
+    drawn = unroll(runtime, {**one, **alone})["y"]
+    yield "until a token ends it", {**one, "stop": np.array(drawn[0, drawn.shape[1] // 3])}, alone

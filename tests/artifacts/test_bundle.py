@@ -1,0 +1,141 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lstm_deploy.artifacts.bundle import MANIFEST, Artifact, Bundle, check_free, writing
+from lstm_deploy.errors import InputError
+
+
+def fill(folder: Path, text: str = "new") -> None:
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def test_a_bundle_appears_whole(tmp_path):
+    with writing(tmp_path / "deep" / "er" / "b", force=False) as partial:
+        fill(partial)
+        assert not (tmp_path / "deep/er/b").exists()
+    assert os.listdir(tmp_path / "deep/er") == ["b"]
+    assert (tmp_path / "deep/er/b" / MANIFEST).read_text() == "new"
+
+
+ERRORS = [ValueError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_goes_wrong_leaves_nothing(tmp_path, error):
+    with pytest.raises(type(error)), writing(tmp_path / "b", force=False) as partial:
+        fill(partial)
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_goes_wrong_leaves_the_old_bundle(bundle_copy, error):
+    before = (bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent))
+    with pytest.raises(type(error)), writing(bundle_copy, force=True) as partial:
+        fill(partial)
+        raise error
+    assert before == ((bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent)))
+
+
+def test_force_replaces_a_bundle(bundle_copy):
+    with writing(bundle_copy, force=True) as partial:
+        fill(partial)
+    assert os.listdir(bundle_copy) == [MANIFEST]
+    assert "forecast" in os.listdir(bundle_copy.parent)
+
+
+def test_a_bundle_is_not_replaced_without_force(bundle_copy):
+    with pytest.raises(InputError, match="--force"):
+        check_free(bundle_copy, force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_not_a_bundle_is_never_replaced(tmp_path, bundle_copy, force):
+    (tmp_path / "ext").mkdir()
+    (tmp_path / "ext" / MANIFEST).write_text('{"name": "a browser extension"}')
+    with pytest.raises(InputError, match="is not of a bundle"):
+        check_free(tmp_path / "ext", force=force)
+    with pytest.raises(InputError, match="not a directory"):
+        check_free(tmp_path / "ext" / MANIFEST, force=force)
+    (bundle_copy / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"notes\.txt, which is not of a bundle"):
+        check_free(bundle_copy, force=force)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_bundle_is_as_readable_as_other_new_directories(tmp_path):
+    (tmp_path / "plain").mkdir()
+    with writing(tmp_path / "b", force=False) as partial:
+        fill(partial)
+    assert (tmp_path / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_directory_without_a_manifest_is_no_bundle(tmp_path):
+    with pytest.raises(InputError, match="lstm-deploy export"):
+        Bundle(tmp_path)
+
+
+def edit(bundle: Path, **fields: object) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    (bundle / MANIFEST).write_text(json.dumps({**manifest, **fields}), encoding="utf-8")
+
+
+def test_the_manifest_survives_a_round_trip(bundle_copy):
+    before = Bundle(bundle_copy).manifest
+    Bundle(bundle_copy).update(measurements={"results": []})
+    after = Bundle(bundle_copy).manifest
+    assert after.measurements == {"results": []}
+    assert (after.contract, after.artifacts, after.parity) == (before.contract, before.artifacts, before.parity)
+
+
+def test_a_manifest_of_a_newer_release_is_refused(bundle_copy):
+    edit(bundle_copy, schema_version=2, contract="in a shape of its own")
+    with pytest.raises(InputError, match="upgrade"):
+        Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("fields", [{"artifacts": 3}, {"contract": {}}, {"schema_version": "one"}])
+def test_a_malformed_manifest_is_refused(bundle_copy, fields):
+    edit(bundle_copy, **fields)
+    with pytest.raises(InputError, match="malformed"):
+        Bundle(bundle_copy)
+
+
+def test_an_artifact_outside_the_bundle_is_refused(bundle_copy):
+    manifest = json.loads((bundle_copy / MANIFEST).read_text(encoding="utf-8"))
+    manifest["artifacts"][0]["path"] = "../../etc/passwd"
+    edit(bundle_copy, artifacts=manifest["artifacts"])
+    bundle = Bundle(bundle_copy)
+    with pytest.raises(InputError, match="outside"):
+        bundle.file(bundle.manifest.artifacts[0])
+
+
+def test_the_source_is_found_after_both_were_moved_together(bundle_copy, tmp_path):
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert Bundle(moved / "forecast").source_path == (moved / "forecaster.safetensors").resolve()
+
+
+def test_a_source_that_changed_is_not_the_source(bundle_copy, tmp_path):
+    with (tmp_path / "forecaster.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert Bundle(bundle_copy).source_path is None
+
+
+def test_changed_files_are_noticed(bundle_copy):
+    assert Bundle(bundle_copy).changed_files() == []
+    (bundle_copy / "model.onnx").write_bytes(b"other")
+    (bundle_copy / "golden.npz").unlink()
+    assert Bundle(bundle_copy).changed_files() == ["model.onnx", "golden.npz"]
+
+
+def test_a_header_belongs_to_c_alone(tmp_path):
+    for name in ("model.c", "model.h", "model.onnx"):
+        (tmp_path / name).write_text(name)
+    assert Artifact.of(tmp_path / "model.onnx", "onnx").header is None
+    found = Artifact.of(tmp_path / "model.c", "c")
+    assert [name for name, _ in found.files] == ["model.c", "model.h"]
+    assert found.bytes == 14

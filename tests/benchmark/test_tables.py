@@ -1,0 +1,103 @@
+import csv
+import io
+import json
+
+import pytest
+from documents import document, row
+
+from lstm_deploy.benchmark import tables
+from lstm_deploy.errors import InputError
+
+
+def cells(found, heading):
+    headings, rows = tables.table(found)
+    return [each[headings.index(heading)] for each in rows]
+
+
+def test_only_columns_that_vary_are_shown():
+    found = document(row(), row(batch=32))
+    assert cells(found, "batch") == ["1", "32"]
+    assert "threads" not in tables.table(found)[0]
+    assert "scope" not in tables.table(found)[0]
+
+
+def test_a_ratio_stands_with_its_interval_and_noise_reads_no_difference():
+    found = document(
+        row("eager", p50=100.0, ratio_to_baseline=1.0, ratio_interval=[1, 1]),
+        row(),
+        row("other", verdict="no difference"),
+        row("alone", baseline=None, ratio_to_baseline=None, ratio_interval=None, verdict=None),
+    )
+    assert cells(found, "÷ baseline") == ["1", "0.123 (0.121–0.126)", "no difference", "–"]
+
+
+def test_the_limit_is_named_and_left_out_where_it_was_not_measured():
+    assert cells(document(row(), row(limit=None)), "of limit") == ["25% L2", "–"]
+    assert "of limit" not in tables.table(document(row(), peaks=[]))[0]
+
+
+def test_too_few_calls_have_no_99th_percentile():
+    assert cells(document(row(), row(p99_us=2000.0)), "p99 µs") == ["–", "2,000"]
+
+
+def test_loading_and_memory_are_told_once_for_each_variant():
+    _, rows = tables.starts(document(row(), row(batch=32, first_call_us=90.0), row("onnx again")))
+    assert rows == [["onnx", "100", "0.09", "80.5", "CPUExecutionProvider"]]
+
+
+def test_markdown_names_the_machine_what_was_left_out_and_what_not_to_trust():
+    text = tables.markdown(
+        document(row(warnings=["It is unstable."]), left_out=["eager: the model is gone"]),
+    )
+    assert "A CPU, 2 core(s) to use (avx2)." in text
+    assert "- left out: eager: the model is gone." in text
+    assert "- onnx, stream, end to end, batch 1: It is unstable." in text
+    assert "at best 100 in float32, 400 in int8 billion operations per second; 100 from L1" in text
+
+
+def test_many_unstable_rows_are_one_line():
+    shaky = row(warnings=[f"{tables.UNSTABLE_SAYS} 1 and 2 µs."])
+    assert len(tables.warnings(document(shaky, shaky))) == 2
+    lines = tables.warnings(document(*[shaky] * 6, row(warnings=["Its outputs differ."])))
+    assert len(lines) == 2
+    assert lines[0].startswith("6 of 7 rows")
+    assert "Its outputs differ." in lines[1]
+
+
+def test_csv_has_every_figure_but_single_samples():
+    rows = list(csv.DictReader(io.StringIO(tables.csv_text(document(row(), row(batch=32))))))
+    assert [each["batch"] for each in rows] == ["1", "32"]
+    assert float(rows[0]["p50_us"]) == 12.345
+    assert rows[0]["ratio_interval"].split()[0] == str(12.345 / 100 * 0.98)
+    assert "samples_us" not in rows[0]
+
+
+def test_a_document_is_read_back(tmp_path):
+    (tmp_path / "b.json").write_text(json.dumps(document(row())))
+    assert tables.read(tmp_path / "b.json")["results"][0]["p50_us"] == 12.345
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no result of lstm-deploy bench"),
+        ("[1]", "no result of lstm-deploy bench"),
+        ('{"schema_version": 1}', "no result of lstm-deploy bench"),
+        (json.dumps(document()), "no result of lstm-deploy bench"),
+        (json.dumps(document(row(round_medians_us=[1.0]))), "no result of lstm-deploy bench"),
+        (json.dumps(document({"variant": "onnx"})), "no result of lstm-deploy bench"),
+        (json.dumps(document(row(), environment={})), "no result of lstm-deploy bench"),
+        (json.dumps(document(row(), schema_version=2)), "schema version 2"),
+        (json.dumps(document(row(p50_us="fast", round_medians_us=["a", "b"]))), "no result of lstm-deploy bench"),
+        (json.dumps(document(row(round_medians_us=[0.0, 0.0]))), "no result of lstm-deploy bench"),
+    ],
+)
+def test_what_is_no_result_of_bench_is_refused(text, said, tmp_path):
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        tables.read(tmp_path / "b.json")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        tables.read(tmp_path / "b.json")

@@ -1,0 +1,82 @@
+import json
+import zipfile
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from safetensors.torch import save_file
+from torch import nn
+
+from lstm_deploy.cli.inspection import contract_of, inspect
+from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
+
+
+@pytest.mark.parametrize("name", ["", "model.onnx", "model.torchscript"])
+def test_bundles_and_artifacts_tell_the_same_contract(forecast_bundle, name):
+    contract = contract_of(inspect(forecast_bundle / name))
+    assert contract.input_names == ["x", "h_in", "c_in"]
+    assert contract == contract_of(inspect(forecast_bundle))
+
+
+def test_a_bundle_tells_whether_it_is_intact(bundle_copy):
+    found = inspect(bundle_copy)
+    assert (found["kind"], found["validated"], found["changed_files"]) == ("bundle", True, [])
+    (bundle_copy / "model.torchscript").write_bytes(b"x")
+    assert inspect(bundle_copy)["changed_files"] == ["model.torchscript"]
+
+
+def test_a_checkpoint_tells_its_network(forecaster):
+    found = inspect(forecaster)
+    assert found["network"]["hidden_size"] == 8
+    assert found["tensors"]["lstm.weight_ih_l0"] == "float32[32, 4]"
+    assert contract_of(found) is None
+
+
+def test_an_onnx_file_of_others_is_described_and_linted(tmp_path):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    found = inspect(tmp_path / "m.onnx")
+    assert found["inputs"] == {"x": "float32[n, 3]"}
+    assert found["operators"] == {"Relu": 1}
+    assert found["contract"] is None
+    assert "no LSTM" in found["lint"][0]
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
+    state = {f"rnn.{key}": value for key, value in nn.LSTM(3, 4).state_dict().items()}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    found = inspect(tmp_path / name)
+    assert found["kind"] == "weights"
+    assert found["tensors"]["rnn.weight_ih_l0"] == "float32[16, 3]"
+    assert "rnn is an LSTM(3, 4, 1 layers)" in found["inferred"]
+
+
+def test_everything_is_json(forecast_bundle, forecaster):
+    for path in (forecast_bundle, forecaster, forecast_bundle / "model.onnx", forecast_bundle / "model.torchscript"):
+        json.dumps(inspect(path))
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "m.torchscript").write_bytes(b"PK\x03\x04")
+    with zipfile.ZipFile(tmp_path / "z.torchscript", "w") as archive:
+        archive.writestr("a", "b")
+    for name in ("a.txt", "m.torchscript", "z.torchscript", "none.onnx", "."):
+        with pytest.raises(InputError):
+            inspect(tmp_path / name)
+
+
+def test_an_int8_file_says_where_it_is_right(forecast_bundle, tmp_path):
+    found = {}
+    for weights in ("paired", "full"):
+        quantize_onnx(forecast_bundle / "model.onnx", tmp_path / "q.onnx", Settings(weights=weights))
+        found[weights] = inspect(tmp_path / "q.onnx")
+    assert [found[weights]["precision"] for weights in found] == ["int8", "int8"]
+    assert [found[weights]["lint"] for weights in found] == [[], []]
+    assert found["paired"]["cpus"] == "all"
+    assert found["full"]["cpus"].startswith("for CPUs with VNNI alone")
+    assert inspect(forecast_bundle / "model.onnx")["cpus"] is None

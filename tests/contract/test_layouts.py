@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from lstm_deploy.contract.layouts import layout_of
+from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
+from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
+from lstm_deploy.errors import InputError
+
+LETTERS = LanguageModel(vocabulary=tuple("abc"))
+PAIR = Forecast(features=("a", "b"), targets=("b",), window=4)
+ONE = Forecast(features=("a",), targets=("a",), window=4)
+LINES = Classify(labels=("no", "yes"), vocabulary=("x", "y", "z"))
+
+
+def signature(x, y, task, *more):
+    recurrent = RecurrentSpec(
+        module="lstm", prefix="", input_size=1, hidden_size=2, proj_size=0, num_layers=1, num_directions=1
+    )
+    inputs = tuple(TensorSpec.parse(text) for text in (f"x:{x}", *more))
+    return Signature(inputs=inputs, outputs=(TensorSpec.parse(f"y:{y}"),), recurrent=(recurrent,), task=task)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "task", "rows", "wanted"),
+    [
+        ("float32[batch,seq,2]", "float32[batch,seq,1]", PAIR, (5, 4, 2), (5, 4, 2)),
+        ("float32[seq,batch,2]", "float32[seq,batch,1]", PAIR, (5, 4, 2), (4, 5, 2)),
+        ("float32[batch,seq]", "float32[batch]", ONE, (5, 4, 1), (5, 4)),
+        ("float32[batch,4]", "float32[batch,1]", ONE, (5, 4, 1), (5, 4)),
+        ("float32[seq,batch]", "float32[batch,1]", ONE, (5, 4, 1), (4, 5)),
+        ("float32[batch,4,2]", "float32[batch,4,1]", PAIR, (5, 4, 2), (5, 4, 2)),
+        ("int64[batch,seq]", "float32[batch,seq,3]", LETTERS, (5, 4), (5, 4)),
+        ("int64[seq,batch]", "float32[seq,batch,3]", LETTERS, (5, 4), (4, 5)),
+        ("int32[batch,seq]", "float32[batch,2]", LINES, (5, 4), (5, 4)),
+    ],
+)
+def test_rows_become_what_the_model_takes(x, y, task, rows, wanted):
+    layout = layout_of(signature(x, y, task))
+    values = np.arange(np.prod(rows)).reshape(rows) % 3
+    made = layout.inputs(values if isinstance(task, LanguageModel | Classify) else values.astype(np.float32))
+    assert made.shape == wanted
+    shape = [{"batch": 5, "seq": 4}.get(dim, dim) for dim in TensorSpec.parse(f"y:{y}").shape]
+    assert layout.last(np.zeros(shape)).shape == (5, 2 if task is LINES else 3 if task is LETTERS else 1)
+
+
+def test_tokens_become_one_hot_rows():
+    layout = layout_of(signature("float32[batch,seq,3]", "float32[batch,3]", LETTERS))
+    np.testing.assert_array_equal(layout.inputs(np.array([[2, 0]])), [[[0, 0, 1], [1, 0, 0]]])
+
+
+def test_the_last_row_is_taken_from_the_axis_of_time():
+    layout = layout_of(signature("float32[seq,batch,2]", "float32[seq,batch,1]", PAIR))
+    y = np.arange(6.0).reshape(3, 2, 1)
+    np.testing.assert_array_equal(layout.last(y), y[-1])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "task", "reason"),
+    [
+        ("float32[batch,seq,2]", "float32[batch,1]", None, "does not say what it is for"),
+        ("float32[batch,seq,3]", "float32[batch,1]", PAIR, "does not take the 2 features"),
+        ("float32[batch,seq,2]", "float32[batch,2]", PAIR, "is not the 1 outputs"),
+        ("float32[batch,seq,2]", "float32[batch,seq,1,1]", PAIR, "is not the"),
+        ("int64[batch,seq]", "float32[batch,1]", ONE, "does not take"),
+        ("int64[batch,seq]", "float32[batch,4]", LETTERS, "is not the 3 outputs"),
+        ("float32[batch,seq,4]", "float32[batch,3]", LETTERS, "does not take the 3 tokens"),
+        ("float32[seq,2]", "float32[seq,1]", PAIR, "not a batch of sequences"),
+        ("float32[batch,seq,2,2]", "float32[batch,1]", PAIR, "not a batch of sequences"),
+        ("float32[batch,9]", "float32[batch,1]", ONE, "takes 9 steps, and its task says 4"),
+        ("float32[batch,other,2]", "float32[batch,1]", PAIR, "not a batch of sequences"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_told(x, y, task, reason):
+    with pytest.raises(InputError, match=reason):
+        layout_of(signature(x, y, task))
+
+
+def test_lengths_may_stand_beside_and_nothing_else():
+    both = signature("int64[batch,seq]", "float32[batch,2]", LINES, "lengths:int64[batch]")
+    assert layout_of(both).width == 3
+    with pytest.raises(InputError, match="takes one input, this one 2"):
+        layout_of(signature("int64[batch,seq]", "float32[batch,2]", LINES, "other:float32[batch,3]"))

@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
+from lstm_deploy.contract.tasks import Forecast, LanguageModel
+from lstm_deploy.errors import InputError
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
+DIMS = st.lists(st.integers(1, 9999) | NAMES, max_size=4).map(tuple)
+
+
+def recurrent(**changes: object) -> RecurrentSpec:
+    defaults = {
+        "module": "lstm",
+        "prefix": "",
+        "input_size": 3,
+        "hidden_size": 5,
+        "proj_size": 0,
+        "num_layers": 2,
+        "num_directions": 1,
+    }
+    return RecurrentSpec(**{**defaults, **changes})
+
+
+def signature(*modules: RecurrentSpec, **changes: object) -> Signature:
+    x = TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3))
+    y = TensorSpec(name="y", dtype="float32", shape=("batch", "seq", 1))
+    return Signature(inputs=(x,), outputs=(y,), recurrent=modules or (recurrent(),), **changes)
+
+
+@given(NAMES, st.sampled_from(["float32", "int64"]), DIMS)
+def test_a_spec_reads_what_it_writes(name, dtype, shape):
+    spec = TensorSpec(name=name, dtype=dtype, shape=shape)
+    assert TensorSpec.parse(str(spec)) == spec
+
+
+def test_a_spec_may_be_named_apart():
+    assert TensorSpec.parse("float32[batch, 3]", "mels").shape == ("batch", 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "float32[batch]", "x:float32", "x:complex64[3]", "x:float32[0]", "x:float32[-1]", "x:float32[a b]]"],
+)
+def test_a_wrong_spec_is_refused_with_its_text(text):
+    with pytest.raises(InputError):
+        TensorSpec.parse(text)
+
+
+def test_the_state_is_named_and_shaped_as_promised():
+    found = signature(recurrent(proj_size=4, num_directions=2))
+    assert found.input_names == ["x", "h_in", "c_in"]
+    assert found.output_names == ["y", "h_out", "c_out"]
+    assert [spec.shape for spec in found.state_inputs] == [(4, "batch", 4), (4, "batch", 5)]
+
+
+def test_several_modules_are_told_apart_by_prefix():
+    found = signature(recurrent(prefix="encoder_"), recurrent(prefix="decoder_"))
+    assert found.input_names[1:] == ["encoder_h_in", "encoder_c_in", "decoder_h_in", "decoder_c_in"]
+
+
+def test_batch_first_state_starts_with_the_batch():
+    found = signature(state_layout="batch-first")
+    assert found.state_inputs[0].shape == ("batch", 2, 5)
+    assert found.initial_state(7)["h_in"].shape == (7, 2, 5)
+
+
+@pytest.mark.parametrize("layout", ["layers-first", "batch-first"])
+def test_a_learned_start_is_given_to_every_row(layout):
+    start = tuple(tuple(float(10 * layer + unit) for unit in range(5)) for layer in range(2))
+    found = signature(recurrent(initial_h=start), state_layout=layout).initial_state(3)
+    h = found["h_in"] if layout == "layers-first" else found["h_in"].swapaxes(0, 1)
+    assert (h == np.array(start, np.float32)[:, None]).all()
+    assert (found["c_in"] == 0).all()
+
+
+@given(
+    st.lists(NAMES, min_size=1, max_size=3, unique=True),
+    st.sampled_from(["exact", "state-only", "none"]),
+    st.sampled_from(["reset", "carry"]),
+    st.text(max_size=5),
+)
+def test_json_gives_the_contract_back(names, streaming, policy, reason):
+    task = Forecast(features=tuple(names), targets=tuple(names[:1]), window=3)
+    found = signature(streaming=streaming, state_policy=policy, streaming_reason=reason, task=task)
+    assert Signature.from_json(found.to_json()) == found
+
+
+def test_the_json_keeps_its_shape():
+    """Other people's programs read this: a change here is a new schema version."""
+    found = json.loads(signature(task=LanguageModel(vocabulary=("a", "é"))).to_json())
+    assert found == {
+        "schema_version": 1,
+        "inputs": [
+            {
+                "name": "x",
+                "dtype": "float32",
+                "shape": ["batch", "seq", 3],
+                "low": None,
+                "high": None,
+                "is_lengths": False,
+            }
+        ],
+        "outputs": [
+            {
+                "name": "y",
+                "dtype": "float32",
+                "shape": ["batch", "seq", 1],
+                "low": None,
+                "high": None,
+                "is_lengths": False,
+            }
+        ],
+        "recurrent": [
+            {
+                "module": "lstm",
+                "prefix": "",
+                "input_size": 3,
+                "hidden_size": 5,
+                "proj_size": 0,
+                "num_layers": 2,
+                "num_directions": 1,
+                "initial_h": None,
+                "initial_c": None,
+            }
+        ],
+        "state_layout": "layers-first",
+        "state_dtype": "float32",
+        "streaming": "none",
+        "streaming_reason": "",
+        "state_policy": "reset",
+        "fixed": [],
+        "least_seq": 1,
+        "task": {"kind": "lm", "vocabulary": ["a", "é"], "unit": "character"},
+        "rollout": False,
+    }
+
+
+def test_a_contract_of_a_newer_release_is_refused():
+    newer = signature().to_json().replace('"schema_version":1', '"schema_version":2')
+    with pytest.raises(InputError, match="upgrade"):
+        Signature.from_json(newer)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"schema_version": 1}', "\ud800".encode("utf-8", "surrogatepass")]
+)
+def test_a_malformed_contract_is_refused(text):
+    with pytest.raises(InputError, match="malformed"):
+        Signature.from_json(text)

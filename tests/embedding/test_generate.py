@@ -1,0 +1,300 @@
+"""Clients that need no more than Python and a C compiler; `test_embedding_clients` has the others."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from c_programs import NEEDS_CC
+from clients import Client, retrain
+from feeding import Series, feeders
+from msgspec.structs import replace
+
+import lstm_deploy
+from lstm_deploy.artifacts.bundle import GOLDEN, Bundle
+from lstm_deploy.artifacts.files import read_npz, sha256
+from lstm_deploy.cli import inference
+from lstm_deploy.contract.tasks import Forecast
+from lstm_deploy.embedding import generate
+from lstm_deploy.embedding.filters import c_literal, js_literal, python_literal
+from lstm_deploy.embedding.trace import trace
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes import streams
+from lstm_deploy.training.data.series import read_series
+
+
+@pytest.fixture(scope="module")
+def c_bundle(tmp_path_factory):
+    """A forecaster that feeds itself, in ONNX and C."""
+    feeder = feeders()["carried"]
+    path = tmp_path_factory.mktemp("carried") / "b"
+    lstm_deploy.export(
+        feeder.module, path, inputs=feeder.inputs, task=feeder.task, state_policy="carry", formats=("onnx", "c")
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["forecast_bundle", "lm_bundle"])
+def test_a_python_client_replays_the_golden_trace(name, request, tmp_path):
+    said, passed = Client("python", request.getfixturevalue(name), tmp_path / "c").replay()
+    assert passed
+    assert said == "13 calls replayed, 0 outputs differ\n"
+
+
+HALF_RESET = """        if batch == getattr(self, "batch", None):
+            return
+        self.batch = batch or self.batch
+"""
+PYTHON_SABOTAGE = {
+    "lost": ("        self._state = dict(zip(STATE, found[len(OUTPUTS) :]))\n", ""),
+    "swapped": ("STATE, found[len(OUTPUTS) :]", "STATE, found[: len(OUTPUTS) - 1 : -1]"),
+    "not reset": ("        self.batch = batch or self.batch\n", HALF_RESET),
+    "not restored": ("        self._state = {name: np.array(", "        {name: np.array("),
+    "one row apart": (
+        "        after = [name for",
+        "        self.batch == 1 and self.reset()\n        after = [name for",
+    ),
+    "saved as zeros": ("return {name: value.copy() for", "return {name: np.zeros_like(value) for"),
+}
+
+
+@pytest.mark.parametrize("how", PYTHON_SABOTAGE)
+@pytest.mark.parametrize("name", ["forecast_bundle", "lm_bundle"])
+def test_a_python_client_that_handles_its_state_wrongly_fails(name, how, request, tmp_path):
+    client = Client("python", request.getfixturevalue(name), tmp_path / "c")
+    client.change("client.py", PYTHON_SABOTAGE[how])
+    said, passed = client.replay()
+    assert not passed
+    assert re.search(r"call \d+: \w+ is off by \d", said)
+
+
+def test_a_saved_state_that_changes_with_the_model_fails(forecast_bundle, tmp_path):
+    client = Client("python", forecast_bundle, tmp_path / "c")
+    client.change(
+        "client.py",
+        ("return {name: value.copy() for name, value in self._state.items()}", "return dict(self._state)"),
+        (
+            "        self._state = {}\n",
+            "        [v.fill(0) for v in getattr(self, '_state', {}).values()]\n        self._state = {}\n",
+        ),
+    )
+    assert not client.replay()[1]
+
+
+@pytest.mark.parametrize("lacking", ["^output.*\n", "^end.*\n", "^output y.*\n", "^call.*\n"])
+def test_a_trace_that_is_not_whole_proves_nothing(forecast_bundle, lacking, tmp_path):
+    client = Client("python", forecast_bundle, tmp_path / "c")
+    golden = tmp_path / "c" / "golden.txt"
+    text = golden.read_text(encoding="utf-8")
+    golden.write_text(re.sub(lacking, "", text, flags=re.MULTILINE), encoding="utf-8")
+    assert "is not whole" in client.run("replay", code=2) or lacking.startswith("^call")
+
+
+@NEEDS_CC
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("^output.*\n", ""), "is not whole"),
+        (("^output y .*", "output y 0"), "has 8 numbers, not 0"),
+        (("\nend.*", ""), "is not whole"),
+    ],
+)
+def test_a_trace_that_is_not_whole_proves_nothing_in_c(c_bundle, change, said, tmp_path):
+    client = Client("c", c_bundle, tmp_path / "c").build()
+    golden = tmp_path / "c" / "golden.txt"
+    text = golden.read_text(encoding="utf-8")
+    golden.write_text(re.sub(*change, text, flags=re.MULTILINE), encoding="utf-8")
+    done = client.call("./client", "replay", code=None)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+
+
+@NEEDS_CC
+@pytest.mark.parametrize("content", [b"\0\0\na,b\n", b"a,b\n1,nan\n", b"a,b\n1,2x\n", b"", b"a\n1\n", b"a,b\n\0\n"])
+def test_a_c_client_refuses_what_is_no_table(c_bundle, content, tmp_path):
+    client = Client("c", c_bundle, tmp_path / "c").build()
+    (tmp_path / "s.csv").write_bytes(content + b"1,2\n" * 3)
+    assert client.run("run", str(tmp_path / "s.csv"), code=2).startswith("error: ")
+    assert client.run("run", str(tmp_path), code=2).startswith("error: ")
+
+
+def test_a_strangers_file_names_are_refused(bundle_copy, tmp_path):
+    """A copy called numpy.py would be imported, and binding.gyp be built."""
+    bundle = Bundle(bundle_copy)
+    (bundle_copy / "numpy.py").write_text("print('mine')", encoding="utf-8")
+    artifacts = [
+        replace(each, weights="numpy.py", weights_sha256=sha256(bundle_copy / "numpy.py"))
+        for each in bundle.manifest.artifacts
+    ]
+    bundle.update(artifacts=tuple(artifacts))
+    with pytest.raises(InputError, match=r"names 'numpy.py', no file of an export; do not use it"):
+        generate.embed(bundle_copy, tmp_path / "c", "python")
+
+
+def test_a_python_client_of_another_model_fails(tmp_path, forecast_bundle, lm_bundle):
+    client = Client("python", forecast_bundle, tmp_path / "c")
+    retrain(tmp_path / "c" / "model.onnx")
+    said, passed = client.replay()
+    assert not passed
+    assert re.search(r"call 1: \w+ is off by", said)
+    said = client.run("replay", str(lm_bundle / "model.onnx"), code=2)
+    assert re.search(r"error: x of .*model.onnx is \['batch', 'seq'\]: it is not the model of this client", said)
+
+
+def test_a_python_client_forecasts_what_run_forecasts(forecast_bundle, prices, tmp_path):
+    out = Client("python", forecast_bundle, tmp_path / "c").run("run", str(prices), "5")
+    heading, *rows = out.splitlines()
+    model = streams.open(forecast_bundle)
+    task = model.signature.task
+    assert heading == ",".join(task.targets)
+    wanted = inference.forecast(model, task, read_series(prices, task.features), 5)
+    np.testing.assert_allclose([[float(cell) for cell in row.split(",")] for row in rows], wanted, rtol=1e-5)
+
+
+def test_a_python_client_generates_what_run_generates(lm_bundle, tmp_path):
+    model = streams.open(lm_bundle)
+    wanted = inference.generate(model, model.signature.task, ["The "], 80)
+    assert Client("python", lm_bundle, tmp_path / "c").run("run", "The ", "80") == f"The {wanted[0]}\n"
+
+
+@NEEDS_CC
+def test_a_c_client_replays_and_forecasts(c_bundle, tmp_path):
+    client = Client("c", c_bundle, tmp_path / "c").build()
+    assert client.replay() == ("17 calls replayed, 0 outputs differ\n", True)
+    (tmp_path / "s.csv").write_text("day,a,b\n1,0.5,1\n2,,2\n" + "3,0.25,-1\n" * 6, encoding="utf-8")
+    model = streams.open(c_bundle)
+    rows = np.array([[0.5, 1], [0.5, 2], *[[0.25, -1]] * 6], np.float32)[None]
+    wanted = model.rollout({"x": rows, "steps": np.array(4)}, runtime="onnx")["y"][0]
+    out = client.run("run", str(tmp_path / "s.csv"), "4").splitlines()
+    np.testing.assert_allclose([[float(cell) for cell in row.split(",")] for row in out[1:]], wanted, rtol=1e-4)
+
+
+@NEEDS_CC
+@pytest.mark.parametrize("how", ["lost", "swapped"])
+def test_a_c_client_that_handles_its_state_wrongly_fails(c_bundle, how, tmp_path):
+    client = Client("c", c_bundle, tmp_path / "c")
+    call = re.search(r"  b_sequence\(.*;\n", (tmp_path / "c" / "main.c").read_text(encoding="utf-8"))[0]
+    wrong = {
+        "lost": f"  const b_state before = *state;\n{call}  *state = before;\n",
+        "swapped": call + "  { b_state was = *state; memcpy(state->h, was.c, sizeof was.h);"
+        " memcpy(state->c, was.h, sizeof was.h); }\n",
+    }
+    client.change("main.c", (call, wrong[how]))
+    said, passed = client.build().replay()
+    assert not passed
+    assert "is off by" in said
+
+
+def test_the_trace_says_what_pytorch_computed(forecast_bundle):
+    bundle = Bundle(forecast_bundle)
+    lines = [line.split() for line in trace(bundle, bundle.manifest.artifacts[0]).splitlines()]
+    golden = read_npz(forecast_bundle / GOLDEN)
+    assert lines[0] == ["reset", "3"]
+    assert lines[-1][0] == "end"
+    assert {line[0] for line in lines} == {"reset", "state", "input", "call", "output", "save", "restore", "end"}
+    last = [line for line in lines if line[:2] == ["output", "h_out"]][-1]
+    values, within = np.array(last[3:], float).reshape(-1, 2).T
+    assert int(last[2]) == len(values)
+    np.testing.assert_allclose(values, golden["0.h_out"][:, :1].ravel(), rtol=1e-8)
+    assert (within >= 1e-5).all()
+    assert (within < 2e-5).all()
+
+
+def test_the_trace_of_a_changed_bundle_is_refused(bundle_copy):
+    (bundle_copy / GOLDEN).write_bytes(b"else")
+    with pytest.raises(InputError, match=r"missing or changed since the export"):
+        generate.embed(bundle_copy, bundle_copy.parent / "c", "python")
+
+
+def test_a_changed_artifact_is_refused(bundle_copy, tmp_path):
+    (bundle_copy / "model.onnx").write_bytes(b"else")
+    with pytest.raises(InputError, match=r"model.onnx of .* was changed since its export"):
+        generate.embed(bundle_copy, tmp_path / "c", "python")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("language", "precision", "said"),
+    [
+        ("cobol", "float32", r"no client in 'cobol'; use one of python, node, web, cpp, c"),
+        ("python", "float16", r"no client in 'float16'; use float32 or int8"),
+        ("python", "int8", r"no onnx artifact in int8 \(it has onnx float32.*--format onnx --quantize int8"),
+        ("c", "float32", r"no c artifact in float32 .*; export the model with --format c\."),
+    ],
+)
+def test_what_there_is_not_is_said(forecast_bundle, language, precision, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        generate.embed(forecast_bundle, tmp_path / "c", language, precision=precision)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_replaced_with_force_alone_and_others_stay(forecast_bundle, tmp_path):
+    written = generate.embed(forecast_bundle, tmp_path / "c", "python")
+    (tmp_path / "c" / "mine.py").write_text("mine", encoding="utf-8")
+    (tmp_path / "c" / "client.py").write_text("changed", encoding="utf-8")
+    with pytest.raises(InputError, match=r"already exists; replace it with --force"):
+        generate.embed(forecast_bundle, tmp_path / "c", "python")
+    assert (tmp_path / "c" / "client.py").read_text(encoding="utf-8") == "changed"
+    generate.embed(forecast_bundle, tmp_path / "c", "python", force=True)
+    assert "class Model" in (tmp_path / "c" / "client.py").read_text(encoding="utf-8")
+    assert {file.name for file in (tmp_path / "c").iterdir()} == {*written, "mine.py"}
+    with pytest.raises(InputError, match=r"not a directory"):
+        generate.embed(forecast_bundle, tmp_path / "c" / "mine.py", "python")
+
+
+NASTY = "a\"'`\\\n*/ </script>?>${x}{{y}}%s\u2028é"
+
+
+def test_a_strangers_names_are_no_code(tmp_path):
+    """A bundle may come from anyone: what its names say stays text in every language."""
+    task = Forecast(features=(NASTY, '""")'), targets=(NASTY,), window=3)
+    module = Series(2)
+    module.fc = torch.nn.Linear(6, 1)
+    lstm_deploy.export(
+        module, tmp_path / "b", inputs={"x": "float32[batch,seq,2]"}, task=task, formats=("onnx", "torchscript", "c")
+    )
+    bundle = Bundle(tmp_path / "b")
+    bundle.update(name='x*/ """ </script> \n#')
+    for language in generate.LANGUAGES:
+        generate.embed(bundle, tmp_path / language, language)
+    tree = ast.parse((tmp_path / "python" / "client.py").read_text(encoding="utf-8"))
+    features = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "FEATURES")
+    assert ast.literal_eval(features) == task.features
+    page = (tmp_path / "web" / "index.html").read_text(encoding="utf-8")
+    assert page.count("</script>") == 2
+    for language in ("node", "web"):
+        assert json.loads((tmp_path / language / "package.json").read_text(encoding="utf-8"))["name"] == "x-script"
+    if shutil.which("node"):
+        subprocess.run(["node", "--check", "client.mjs"], cwd=tmp_path / "node", check=True)
+    if shutil.which("cc"):
+        command = ["cc", "-std=c99", "-Wall", "-Werror", "-c", "main.c", "-o", "/dev/null"]
+        subprocess.run(command, cwd=tmp_path / "c", check=True)
+
+
+@pytest.mark.parametrize("text", [NASTY, "", "\0", "???", "\x7f\x01", "𝄞"])
+def test_texts_are_written_as_they_are(text):
+    assert ast.literal_eval(python_literal(text)) == text
+    assert json.loads(js_literal(text)) == text
+    written = c_literal(text)
+    assert written.isascii()
+    assert ast.literal_eval("b" + written.replace("\\?", "?")).decode() == text
+
+
+def test_dimensions_that_a_client_cannot_tell_are_refused(tmp_path):
+    class Joined(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(2, 3, batch_first=True)
+
+        def forward(self, x, more):
+            return self.lstm(x)[0].mean(-1, keepdim=True).mean(1) + more.mean(-1, keepdim=True)
+
+    lstm_deploy.export(
+        Joined(), tmp_path / "b", inputs={"x": "float32[batch,seq,2]", "more": "float32[batch,many]"}, formats=("onnx",)
+    )
+    with pytest.raises(InputError, match=r"more has the size 'many' beside batch and seq"):
+        generate.embed(tmp_path / "b", tmp_path / "c", "python")

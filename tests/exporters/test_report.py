@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from documents import document, row
+from msgspec.structs import replace
+
+from lstm_deploy.artifacts.bundle import Bundle
+from lstm_deploy.artifacts.parity_report import Check, Diagnosis, ParityReport
+from lstm_deploy.benchmark.runner import without_samples
+from lstm_deploy.exporters import report
+from lstm_deploy.training import plots as training_plots
+
+pytestmark = pytest.mark.whole
+
+
+def check(**changes):
+    defaults = {
+        "name": "shapes",
+        "artifact": "model.onnx",
+        "provider": "cpu",
+        "output": "y",
+        "passed": True,
+        "max_abs": 1e-7,
+        "tolerance": 1e-5,
+        "detail": "",
+    }
+    return Check(**{**defaults, **changes})
+
+
+def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
+    text = (forecast_bundle / "report.md").read_text(encoding="utf-8")
+    assert "`h_in: float32[2, batch, 8]`" in text
+    assert "All checks passed" in text
+    assert (forecast_bundle / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
+    assert (forecast_bundle / "report" / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Latency" not in text
+
+
+@pytest.mark.parametrize("difference", [0.0, 1e-7, 1e9])
+def test_checks_are_drawn_whatever_they_found(bundle_copy, difference):
+    bundle = Bundle(bundle_copy)
+    parity = bundle.manifest.parity
+    checks = tuple(replace(each, passed=difference < 1, max_abs=difference) for each in parity.checks)
+    profiles = tuple(replace(each, errors=tuple(difference for _ in each.errors)) for each in parity.profiles)
+    bundle.update(parity=replace(parity, passed=difference < 1, checks=checks, profiles=profiles))
+    plots = [bundle_copy / "report" / name for name in ("parity.png", "errors.png")]
+    for plot in plots:
+        plot.unlink()
+    report.write(bundle)
+    assert all(plot.stat().st_size > 20_000 for plot in plots), "an empty page has a tenth of that"
+
+
+def test_measurements_join_the_report(bundle_copy):
+    bundle = Bundle(bundle_copy)
+    bundle.update(measurements=without_samples(document(row("eager", p50=100.0), row())))
+    report.write(bundle)
+    text = (bundle_copy / "report.md").read_text(encoding="utf-8")
+    assert "A CPU, 2 core(s)" in text
+    assert "| onnx | 12.3 | 13.6 | – | 81,004 | 0.123 (0.121–0.126) | 25% L2 |" in text
+    assert (bundle_copy / "report" / "latency.png").is_file()
+
+
+def test_artifacts_stand_side_by_side():
+    checks = [check(), check(artifact="model.torchscript", passed=False, max_abs=0.5), check(name="lint", max_abs=None)]
+    ((headings, rows),) = report.parity_tables(checks)
+    assert headings == ["check", "output", "tolerance", "model.onnx", "model.torchscript"]
+    assert rows[0] == ["shapes", "y", "1.0e-05", "1.0e-07", "FAILED 5.0e-01"]
+    assert rows[1][3:] == ["passed", ""]
+
+
+def test_failures_say_where():
+    found = ParityReport(
+        passed=False,
+        reference="PyTorch",
+        checks=(check(), check(passed=False, detail="at [0]")),
+        diagnoses=(Diagnosis(artifact="model.onnx", cause="rows are mixed", place="after step 1"),),
+    )
+    assert report.parity_failures(found) == [
+        "model.onnx: likely cause: rows are mixed",
+        "model.onnx: first difference: after step 1",
+        "model.onnx shapes y: at [0]",
+    ]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_forecasts_of_any_length_and_number_can_be_plotted(tmp_path, steps):
+    figure = training_plots.forecast_plot(("a", "ü"), ["x"] * (9 + steps), np.zeros((9, 2)), np.ones((steps, 2)))
+    report.save_plot(figure, tmp_path / "p.svg")
+    assert b"<svg" in (tmp_path / "p.svg").read_bytes()

@@ -1,0 +1,47 @@
+import modules
+import pytest
+import torch
+
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.calling import StateByKey
+from lstm_deploy.lifting.lifting import example, lift
+
+X = TensorSpec.parse("x:float32[batch,seq,3]")
+
+
+def lifted(module, spec=X, **options):
+    torch.manual_seed(0)
+    return lift(module.eval(), [spec], **options)
+
+
+def test_an_argument_that_is_no_state_must_be_described():
+    with pytest.raises(LiftingError, match="forward also needs lengths"):
+        lifted(modules.Packs())
+
+
+def test_inputs_that_forward_changes_are_the_callers_still():
+    module = modules.ChangesItsInput().eval()
+    found = lifted(module)
+    tensors = example(found.signature)
+    before = tensors[0].clone()
+    with torch.no_grad():
+        y = found(*tensors)[0]
+        assert tensors[0].equal(before)
+        torch.testing.assert_close(y, module(before))
+
+
+def test_a_state_in_a_mapping_is_found_by_names_of_its_own():
+    state = StateByKey(h=torch.zeros(1), c=torch.ones(1))
+    assert state["h"] == state["hidden"] == 0
+    assert state["c"] == state["cell_state"] == 1
+    for key in ("x", "", "memory"):
+        with pytest.raises(KeyError):
+            state[key]
+    module = modules.DemandsMapping().eval()
+    found = lifted(module)
+    x, h, c = example(found.signature)
+    with torch.no_grad():
+        y, new_h, _ = found(x, h + 1, c + 1)
+        wanted, new = module(x, {"h": h + 1, "c": c + 1})
+    torch.testing.assert_close((y, new_h), (wanted, new["h"]))

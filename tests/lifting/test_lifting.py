@@ -1,0 +1,241 @@
+from pathlib import Path
+
+import modules
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from properties import examples
+from torch import nn
+
+import lstm_deploy
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.calling import flatten
+from lstm_deploy.lifting.lifting import example, lift
+
+X = TensorSpec.parse("x:float32[batch,seq,3]")
+SIZES = {"batch": 2, "seq": 7}
+
+
+def lifted(module, spec=X, **options):
+    torch.manual_seed(0)
+    return lift(module.eval(), [spec], **options)
+
+
+@pytest.mark.parametrize("make", [modules.HidesState, modules.ReturnsState, modules.Attention, modules.TwoLSTMs])
+def test_from_zeros_it_computes_what_the_module_computes(make):
+    module = make().eval()
+    found = lifted(module)
+    tensors = example(found.signature, **SIZES)
+    with torch.no_grad():
+        outputs = found(*tensors)[: len(found.signature.outputs)]
+        wanted = [tensor for path, tensor in flatten(module(tensors[0])) if path[:1] != (1,)]
+    for output, value in zip(outputs, wanted, strict=True):
+        torch.testing.assert_close(output, value)
+
+
+def test_given_states_enter_and_final_states_leave():
+    module = modules.ReturnsState().eval()
+    h, c = torch.randn(2, 2, 8), torch.randn(2, 2, 8)
+    x = torch.randn(2, 7, 3)
+    with torch.no_grad():
+        wanted, (wanted_h, wanted_c) = module(x, (h, c))
+        y, h_out, c_out = lifted(module)(x, h, c)
+    for got, value in ((y, wanted), (h_out, wanted_h), (c_out, wanted_c)):
+        torch.testing.assert_close(got, value)
+
+
+def test_float32_weights_are_shared_and_nothing_else_is():
+    """A copy of 500 MB of weights is a copy too many; a buffer may be changed by the forward."""
+    module = modules.CountsCalls().train()
+    found = lifted(module)
+    assert found.module.lstm.weight_ih_l0.data_ptr() == module.lstm.weight_ih_l0.data_ptr()
+    assert found.module.lstm.weight_ih_l0.requires_grad is False
+    assert module.lstm.weight_ih_l0.requires_grad
+    assert found.module.calls.data_ptr() != module.calls.data_ptr()
+    found(*example(found.signature))
+    assert module.calls == 0
+    found.double()
+    assert module.lstm.weight_ih_l0.dtype == torch.float32
+
+
+def test_the_users_module_is_left_as_it_was():
+    module = modules.HidesState().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    lifted(module)
+    module.train()
+    assert type(module.lstm) is nn.LSTM
+    assert all(value.requires_grad for value in module.parameters())
+    assert all(before[name].equal(value) for name, value in module.state_dict().items())
+
+
+def test_a_bare_lstm_is_lifted():
+    found = lifted(nn.LSTM(3, 4, 2), TensorSpec.parse("x:float32[seq,batch,3]")).signature
+    assert found.outputs[0].shape == ("seq", "batch", 4)
+    assert found.state_inputs[0].shape == (2, "batch", 4)
+
+
+def test_batch_first_state_is_the_same_state_in_another_order():
+    module = modules.ReturnsState().eval()
+    x, h, c = torch.randn(2, 7, 3), torch.randn(2, 2, 8), torch.randn(2, 2, 8)
+    with torch.no_grad():
+        y, h_out, _ = lifted(module)(x, h, c)
+        found = lifted(module, state_layout="batch-first")
+        other_y, other_h, _ = found(x, h.transpose(0, 1), c.transpose(0, 1))
+    torch.testing.assert_close(other_y, y)
+    torch.testing.assert_close(other_h, h_out.transpose(0, 1))
+    assert found.signature.state_outputs[0].shape == ("batch", 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Linear(3, 3), "no nn.LSTM"),
+        (modules.Gated, "GRU"),
+        (modules.Subclassed, "subclass"),
+    ],
+)
+def test_what_cannot_be_lifted_is_refused_with_the_reason(make, message):
+    with pytest.raises(LiftingError, match=message):
+        lifted(make())
+
+
+def test_half_and_double_weights_are_lifted_as_float32():
+    for module in (modules.HidesState().double(), modules.HidesState().half()):
+        found = lifted(module)
+        assert all(value.dtype == torch.float32 for value in found.parameters())
+
+
+ALL = {**{"x": "float32[batch,seq,3]"}}
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "states", "outputs"),
+    [
+        (modules.LearnedStart, ALL, ["h_in"], ["y: float32[batch, seq, 8]"]),
+        (modules.CalledTwice, ALL, ["lstm_1_h_in", "lstm_2_h_in"], ["y: float32[batch, seq, 3]"]),
+        (modules.TwoStates, ALL, ["lstm_1_h_in", "lstm_2_h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.NeverCalled, ALL, ["h_in"], ["y: float32[batch, seq, 3]"]),
+        (modules.DemandsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.DemandsBoth, ALL, ["h_in"], ["logits: float32[batch, seq, 4]"]),
+        (modules.DemandsMapping, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.ChangesItsInput, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.RandomStart, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.NamesCuda, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.NamesCudaLate, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.Cells, ALL, ["first_h_in", "second_h_in"], ["y: float32[batch, 1, 5]"]),
+        (modules.Seq2Seq, {**ALL, "target": "float32[batch,steps,2]"}, ["h_in"], ["y: float32[batch, steps, 4]"]),
+        (
+            modules.Packs,
+            {**ALL, "lengths": "int64[batch]"},
+            ["h_in"],
+            ["y0: float32[batch, seq, 4]", "y1: float32[batch, 4]"],
+        ),
+        (modules.WindowNorm, {"x": "float32[batch,seq]"}, ["h_in"], ["y: float32[batch, 1]"]),
+        (modules.Unbatched, {"x": "float32[seq,3]"}, ["h_in"], ["y: float32[seq, 8]"]),
+        (modules.HidesState, {"x": "float32[4,seq,3]"}, ["h_in"], ["y: float32[4, 2]"]),
+        (modules.KeepsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
+        (modules.FlattensOutput, ALL, ["h_in"], ["y: float32[seq_0, 5]"]),
+        (modules.Subsamples, ALL, ["h_in"], ["y: float32[batch, seq_1, 4]"]),
+        (modules.Casts, {"x": "int64[batch,seq]"}, ["h_in"], ["y: float32[batch, 4]"]),
+    ],
+)
+def test_a_module_is_exported_as_its_author_wrote_it(tmp_path, make, inputs, states, outputs):
+    """All in one process, one after another; each bundle has been proven against PyTorch when it is there."""
+    torch.manual_seed(0)
+    bundle = lstm_deploy.export(make(), tmp_path / "b", inputs=inputs)
+    found = bundle.signature
+    assert [spec.name for spec in found.state_inputs][::2] == states
+    assert [str(spec) for spec in found.outputs] == outputs
+    assert bundle.manifest.parity.passed
+
+
+def test_lengths_leave_padded_steps_out_for_unsorted_rows_and_rows_of_one(tmp_path):
+    torch.manual_seed(0)
+    module = modules.Packs(bidirectional=True, num_layers=2).eval()
+    inputs = {"x": "float32[batch,seq,3]", "lengths": "int64[batch]"}
+    lstm_deploy.export(module, tmp_path / "b", inputs=inputs, formats=["onnx"])
+    x, lengths = torch.randn(4, 6, 3), torch.tensor([3, 6, 1, 5])
+    got = lstm_deploy.open(tmp_path / "b").run({"x": x, "lengths": lengths})
+    with torch.no_grad():
+        y, last = module(x, lengths)
+    assert abs(got["y0"] - y.numpy()).max() < 1e-5
+    assert abs(got["y1"] - last.numpy()).max() < 1e-5
+    assert (got["y0"][2, 1:] == 0).all()
+
+
+def test_a_start_that_is_computed_from_a_flag_is_no_constant(tmp_path):
+    torch.manual_seed(0)
+    module = modules.StartsByFlag().eval()
+    inputs = {**ALL, "is_new": "bool[batch,seq]"}
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs=inputs, formats=["onnx"])
+    assert [spec.module for spec in bundle.signature.recurrent] == ["own"]
+    x = torch.randn(2, 5, 3)
+    for flag in (torch.zeros(2, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool)):
+        got = lstm_deploy.open(tmp_path / "b").run({"x": x, "is_new": flag})["y"]
+        with torch.no_grad():
+            assert abs(got - module(x, flag).numpy()).max() < 1e-5
+
+
+def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
+    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    line = next(number for number, text in enumerate(source, 1) if "if out.sum() > 0" in text)
+    with pytest.raises(LiftingError, match=rf"modules\.py:{line}"):
+        lstm_deploy.export(modules.Branches(), tmp_path / "b", inputs=ALL)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=examples(10), deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["lstm", "cell"]), min_size=1, max_size=3),
+    widths=st.lists(st.integers(1, 6), min_size=3, max_size=3),
+    start=st.sampled_from(["none", "zeros", "learned", "random"]),
+    result=st.sampled_from(["tensor", "tuple", "dict", "last"]),
+    norm=st.booleans(),
+)
+def test_random_modules_are_lifted(kinds, widths, start, result, norm):
+    """Whatever they are made of: the lifted module equals the module, or lifting says why not."""
+
+    class Random(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = [3, *widths]
+            self.parts = nn.ModuleList(
+                nn.LSTM(a, b, batch_first=True) if kind == "lstm" else nn.LSTMCell(a, b)
+                for kind, a, b in zip(kinds, sizes, sizes[1:], strict=False)
+            )
+            self.starts = nn.ParameterList(torch.randn(1, width) for width in widths)
+            self.norm = nn.LayerNorm(widths[len(kinds) - 1]) if norm else nn.Identity()
+
+        def begin(self, index, batch):
+            size = widths[index]
+            makers = {"zeros": torch.zeros, "random": torch.randn}
+            if start == "learned":
+                return self.starts[index].expand(batch, -1), torch.zeros(batch, size)
+            return makers.get(start, torch.zeros)(batch, size), torch.zeros(batch, size)
+
+        def forward(self, x):
+            for index, part in enumerate(self.parts):
+                state = self.begin(index, x.shape[0])
+                if isinstance(part, nn.LSTM):
+                    hx = None if start == "none" else tuple(s.unsqueeze(0).contiguous() for s in state)
+                    x, final = part(x, hx)
+                else:
+                    steps = []
+                    for step in range(x.shape[1]):
+                        state = part(x[:, step], state)
+                        steps.append(state[0])
+                    x, final = torch.stack(steps, 1), state
+            y = self.norm(x)
+            return {"tensor": y, "tuple": (y, final), "dict": {"out": y, "h": final[0]}, "last": y[:, -1]}[result]
+
+    module = Random().eval()
+    found = lifted(module)
+    assert len(found.signature.recurrent) == len(kinds)
+    assert ("seq" in {dim.name for dim in found.signature.fixed}) == ("cell" in kinds)
+    if start != "random":
+        tensors = example(found.signature, **SIZES)
+        with torch.no_grad():
+            wanted = [value for _, value in flatten(module(tensors[0]))]
+            torch.testing.assert_close(found(*tensors)[0], wanted[0], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,73 @@
+import modules
+import pytest
+import torch
+from torch import nn
+
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.lifting import lift
+
+X = TensorSpec.parse("x:float32[batch,seq,3]")
+
+
+def lifted(module, spec=X, **options):
+    torch.manual_seed(0)
+    return lift(module.eval(), [spec], **options)
+
+
+def test_a_wrong_input_is_refused_with_the_models_own_words():
+    with pytest.raises(LiftingError, match=r"x \[2, 6, 4\].*Expected 3, got 4"):
+        lifted(modules.HidesState(), TensorSpec.parse("x:float32[batch,seq,4]"))
+
+
+def test_a_learned_start_is_part_of_the_contract():
+    module = modules.LearnedStart().eval()
+    found = lifted(module).signature
+    assert found.recurrent[0].initial_h == ((1.0,) * 8,)
+    assert (found.initial_state(3)["h_in"] == 1).all()
+    assert (found.initial_state(3)["c_in"] == 0).all()
+
+
+def test_fixed_sizes_are_told_with_the_reason():
+    def fixed(make, text):
+        return {dim.name: (dim.size, dim.reason) for dim in lifted(make(), TensorSpec.parse(text)).signature.fixed}
+
+    assert fixed(modules.WindowNorm, "x:float32[batch,seq]")["seq"][0] == 10
+    assert "one step a call" in fixed(modules.Cells, "x:float32[batch,seq,3]")["seq"][1]
+    assert fixed(modules.Unbatched, "x:float32[seq,3]")["batch"][0] == 1
+
+
+def test_axes_by_other_names_are_told_what_to_be_called():
+    with pytest.raises(LiftingError, match="call that axis `batch`"):
+        lifted(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 10**15)),
+        TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3), low=(1.0,), high=(0.0,)),
+        TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3), low=(0.0, 0.0), high=(1.0, 1.0)),
+        TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=(0,), high=(-1,)),
+    ],
+    ids=["too large", "range upside down", "range of other features", "no tokens"],
+)
+def test_inputs_that_cannot_be_are_refused(spec):
+    """As in a contract that was changed."""
+    with pytest.raises(LiftingError, match="correct the specification"):
+        lifted(modules.HidesState(), spec)
+
+
+def test_an_error_that_another_way_of_calling_does_not_mend_changes_nothing():
+    class NeedsThree(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, state):
+            y, state = self.lstm(x, state)
+            if x.shape[1] < 3:
+                raise RuntimeError("tuple index out of range")  # also what is said of a state given as a tuple
+            return y[:, 2:], state
+
+    assert lifted(NeedsThree()).signature.least_seq == 3

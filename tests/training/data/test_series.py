@@ -1,0 +1,200 @@
+import numpy as np
+import pytest
+
+from lstm_deploy.artifacts.files import read_text
+from lstm_deploy.errors import InputError
+from lstm_deploy.training.data.series import read_series, read_vocabulary
+
+
+@pytest.fixture
+def csv(tmp_path):
+    def write(text: str, name: str = "a b ü.csv", encoding: str = "utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write
+
+
+def test_dates_become_labels_and_numbers_columns(csv):
+    series = read_series(csv("day,open,close\n2024-01-02,1,2\n2024-01-03,3,4.5\n"))
+    assert series.columns == ("open", "close")
+    assert series.labels == ("2024-01-02", "2024-01-03")
+    assert series.values.tolist() == [[1, 2], [3, 4.5]]
+
+
+def test_columns_are_found_by_name_in_the_order_asked(csv):
+    series = read_series(csv("b,a,c\n1,2,3\n"), ["c", "a"])
+    assert series.values.tolist() == [[3, 2]]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_separators_line_ends_and_byte_order_marks_do_not_matter(csv, separator, ending, mark):
+    text = ending.join(separator.join(row) for row in (("a", "b"), ("1", "2"), ("3", "4")))
+    series = read_series(csv(mark + text + ending))
+    assert series.columns == ("a", "b")
+    assert series.values.tolist() == [[1, 2], [3, 4]]
+
+
+def test_missing_values_take_the_latest_before_them(csv):
+    series = read_series(csv("a,b\n,1\n1,\n2,5\n,\nNaN,7\n"))
+    assert series.values.tolist() == [[1, 1], [2, 5], [2, 5], [2, 7]]
+    assert (series.dropped, series.filled) == (1, 4)
+
+
+def test_a_row_too_early_for_one_column_is_left_out(csv):
+    assert read_series(csv("a,b\n1,\n2,\n3,4\n5,6\n")).values.tolist() == [[3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("   \n", "empty"),
+        ("a,b\n", "no rows"),
+        ("a,b\nx,y\n", "no column of numbers"),
+        ("a,b\n1,2\n1,x\n3,4\n", "Row 2 of column 'b'.*'x'"),
+        ("a,b\n1,inf\n", "infinite"),
+        ("date,a\n2024-01-02,1\n2024-01-01,2\n", "out of order"),
+        ("a,b\n1,2\n1,2,3\n", "not a table"),
+        ('a,b\n1,"2\n', "not a table"),
+    ],
+)
+def test_what_is_no_series_is_refused(csv, text, message):
+    with pytest.raises(InputError, match=message):
+        read_series(csv(text))
+
+
+def test_columns_without_information_are_left_out_unless_they_are_asked_for(csv):
+    path = csv("name,a,flat,none,on\nA,1,7,,True\nB,2,7,,False\n")
+    series = read_series(path)
+    assert series.columns == ("a",)
+    assert series.left_out == ("name", "flat", "none", "on")
+    assert read_series(path, ["flat"]).values.tolist() == [[7], [7]]
+    with pytest.raises(InputError, match="'none'.*no value"):
+        read_series(path, ["none"])
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ("2024-01-30", "2024-02-01"),
+        ("30/01/2024", "01/02/2024"),
+        ("30.01.2024", "01.02.2024"),
+        ("01/30/2024", "02/01/2024"),
+        ("30-Jan-2024", "01-Feb-2024"),
+        ("Jan 30, 2024", "Feb 1, 2024"),
+        ("20240130", "20240201"),
+        ("2024-03-31T00:00:00+01:00", "2024-03-31T04:00:00+02:00"),
+    ],
+    ids=str,
+)
+def test_dates_are_recognised_however_they_are_written(csv, dates):
+    series = read_series(csv("date;a\n" + "".join(f"{date};{number}\n" for number, date in enumerate(dates))))
+    assert series.columns == ("a",)
+    assert series.labels == dates
+
+
+def test_thousands_with_separators_are_no_dates(csv):
+    with pytest.raises(InputError, match="'1,000', not a number"):
+        read_series(csv('close;open\n"1,000";1\n"1,001";2\n'), ["close"])
+
+
+@pytest.mark.parametrize("value", ["1e39", "9" * 400])
+def test_values_beyond_float32_are_refused(csv, value):
+    with pytest.raises(InputError, match="float32"):
+        read_series(csv(f"a,b\n1,2\n{value},3\n"), ["a"])
+
+
+def test_a_missing_column_is_named_with_those_there(csv):
+    with pytest.raises(InputError, match="no column 'Close'; choose from open, close"):
+        read_series(csv("open,close\n1,2\n"), ["Close"])
+
+
+def test_text_among_numbers_is_named_with_its_row(csv):
+    with pytest.raises(InputError, match="Row 2 of column 'a'.*'n/k'"):
+        read_series(csv("a,b\n1,2\nn/k,4\n"), ["a"])
+
+
+def test_npz_of_columns(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.arange(3.0), b=np.array([1, np.nan, 3]))
+    assert read_series(tmp_path / "x.npz").values.tolist() == [[0, 1], [1, 1], [2, 3]]
+
+
+def test_npz_of_records(tmp_path):
+    records = np.array([("2024-01-01", 1.0), ("2024-01-02", 2.0)], [("date", "M8[D]"), ("close", "f8")])
+    np.savez(tmp_path / "x.npz", prices=records)
+    series = read_series(tmp_path / "x.npz")
+    assert series.columns == ("close",)
+    assert series.labels[1].startswith("2024-01-02")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{}, {"a": np.zeros((2, 3))}, {"a": np.zeros(2), "b": np.zeros(3)}, {"a": np.array([{}, {}])}],
+    ids=["none", "matrix", "unequal", "pickled"],
+)
+def test_other_npz_files_are_refused(tmp_path, arrays):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(InputError):
+        read_series(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.csv"])
+@pytest.mark.parametrize("content", [b"PK\x03\x04 not a zip", b"\x93NUMPY", b"\xff\xfe\x00\x01", b"\x00" * 50])
+def test_garbage_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError):
+        read_series(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", [read_series, read_text])
+def test_missing_files_and_directories_are_refused(tmp_path, read):
+    with pytest.raises(InputError, match="does not exist"):
+        read(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="directory"):
+        read(tmp_path)
+
+
+def test_text_is_utf8(tmp_path):
+    (tmp_path / "a.txt").write_bytes("naïve\n".encode())
+    assert read_text(tmp_path / "a.txt") == "naïve\n"
+    (tmp_path / "b.txt").write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_text(tmp_path / "b.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "characters", "wanted"),
+    [
+        ('["b", "a"]', "v.json", True, (("b", "a"), None)),
+        ('{"b": 1, "a": 0}', "v.json", True, (("a", "b"), None)),
+        ('["[UNK]", "good"]', "v.json", False, (("[UNK]", "good"), 0)),
+        ('["a", "<unk>"]', "v.json", True, (("a", "<unk>"), 1)),
+        ("banana\n", "v.txt", True, (("\n", "a", "b", "n"), None)),
+        ("good\nbad  film", "v.txt", False, (("good", "bad", "film"), None)),
+    ],
+)
+def test_a_vocabulary_is_read_in_the_order_of_its_tokens(csv, text, name, characters, wanted):
+    assert read_vocabulary(csv(text, name), characters=characters) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "characters", "reason"),
+    [
+        ("[1, 2]", "v.json", True, "no list of entries"),
+        ('"abc"', "v.json", True, "no list of entries"),
+        ('{"a": 0, "b": 2}', "v.json", True, "tokens 0 to 1, each once"),
+        ('{"a": 0, "b": 0}', "v.json", True, "tokens 0 to 1, each once"),
+        ('{"a": "x"}', "v.json", True, "tokens 0 to 0, each once"),
+        ("{", "v.json", True, "not JSON"),
+        ('["ab"]', "v.json", True, "'ab', which is no character"),
+        ('["a", ""]', "v.json", False, "no list of entries"),
+        ("a b a", "v.txt", False, "an entry twice"),
+    ],
+)
+def test_what_is_no_vocabulary_is_refused(csv, text, name, characters, reason):
+    with pytest.raises(InputError, match=reason):
+        read_vocabulary(csv(text, name), characters=characters)

@@ -1,0 +1,89 @@
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lstm_deploy.errors import InputError, LstmDeployError
+from lstm_deploy.training.data.series import read_series
+from lstm_deploy.training.data.tables import read_table
+
+TABLE = pd.DataFrame({"a": [1.0, 2.5, -3.0], "b": [4, 5, 6]})
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_csv_with_any_usual_separator_is_read(tmp_path, separator):
+    TABLE.to_csv(tmp_path / "t.csv", sep=separator, index=False)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv"), TABLE)
+
+
+def test_parquet_is_read_with_its_index_of_dates(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'lstm-deploy[parquet]'")
+    dated = TABLE.set_index(pd.date_range("2024-01-01", periods=3, name="day"))
+    dated.to_parquet(tmp_path / "t.parquet")
+    found = read_series(tmp_path / "t.parquet")
+    assert found.columns == ("a", "b")
+    assert found.values.tolist() == TABLE.to_numpy().tolist()
+    assert found.labels[0] == "2024-01-01"
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(LstmDeployError, match=r"pip install 'lstm-deploy\[parquet\]'"):
+        read_table(tmp_path / "t.parquet")
+
+
+def test_arrays_are_read_as_columns(tmp_path):
+    np.save(tmp_path / "one.npy", np.arange(4.0))
+    np.save(tmp_path / "two.npy", np.arange(6).reshape(3, 2))
+    np.save(tmp_path / "record.npy", np.array([(1, 2.0)], dtype=[("u", int), ("v", float)]))
+    np.savez(tmp_path / "named.npz", a=np.arange(3), b=np.ones(3))
+    assert list(read_table(tmp_path / "one.npy").columns) == ["c0"]
+    assert read_table(tmp_path / "two.npy").to_dict("list") == {"c0": [0, 2, 4], "c1": [1, 3, 5]}
+    assert list(read_table(tmp_path / "record.npy").columns) == ["u", "v"]
+    assert list(read_table(tmp_path / "named.npz").columns) == ["a", "b"]
+
+
+def test_arrays_of_another_byte_order_are_read(tmp_path):
+    for order in "<>":
+        np.save(tmp_path / "a.npy", np.arange(4, dtype=f"{order}f8"))
+        np.savez(tmp_path / "a.npz", a=np.arange(4, dtype=f"{order}f4"))
+        np.save(tmp_path / "r.npy", np.array([(1, 2.5)], dtype=[("u", f"{order}i4"), ("v", f"{order}f8")]))
+        for name in ("a.npy", "a.npz"):
+            assert read_series(tmp_path / name).values[:, 0].tolist() == [0, 1, 2, 3]
+        assert read_series(tmp_path / "r.npy").values.tolist() == [[1, 2.5]]
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path):
+    np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    np.save(tmp_path / "complex.npy", np.zeros(3, complex))
+    np.save(tmp_path / "nested.npy", np.zeros(3, [("y", "f8", (2,))]))
+    np.save(tmp_path / "grid.npy", np.zeros((3, 2), [("y", "f8")]))
+    np.savez(tmp_path / "archive.npz", a=np.zeros(2))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "text.parquet").write_text("hello")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "header.csv").write_text("a,b\n")
+    for name, message in {
+        "cube.npy": r"shape \[2, 2, 2\]",
+        "complex.npy": "holds complex128",
+        "nested.npy": "give numbers, or records of single ones",
+        "grid.npy": "give numbers, or records of single ones",
+        "objects.npy": "not a .npy file of one plain array",
+        "archive.npy": "several arrays",
+        "text.npy": "not a .npy file",
+        "text.parquet": "not a Parquet file",
+        "empty.csv": "is empty",
+        "header.csv": "has no rows",
+        "gone.parquet": "does not exist",
+        "gone.npy": "does not exist",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read_table(tmp_path / name)
+    for suffix in (".csv", ".npy", ".npz", ".parquet"):
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(InputError, match="is a directory"):
+            read_table(tmp_path / f"folder{suffix}")

@@ -1,0 +1,102 @@
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.training.checkpoint import NetworkConfig
+from lstm_deploy.training.network import Network, build
+
+CONFIG = NetworkConfig(input="values", input_size=3, hidden_size=4, output_size=2, output_columns=(2, 0), residual=True)
+
+
+def scaled(low, high):
+    network = Network(CONFIG)
+    network.scaling.offset.copy_((low + high) / 2)
+    network.scaling.scale.copy_(2 / (high - low))
+    return network
+
+
+def test_an_untrained_residual_forecaster_predicts_no_change():
+    network = scaled(torch.tensor([0.0, 5, 100]), torch.tensor([1.0, 6, 300]))
+    x = torch.tensor([[[0.5, 5.5, 250.0], [0.25, 5.1, 120.0]]])
+    torch.testing.assert_close(network(x)[0], x[..., [2, 0]])
+
+
+def test_the_lstm_sees_scaled_values():
+    low, high = torch.tensor([0.0, 5, 100]), torch.tensor([1.0, 6, 300])
+    network = scaled(low, high)
+    seen = []
+    network.lstm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(torch.stack([low, high])[None])
+    torch.testing.assert_close(seen[0][0], torch.stack([-torch.ones(3), torch.ones(3)]))
+
+
+@given(
+    st.sampled_from(["values", "one-hot", "embedding"]),
+    st.sampled_from(["none", "last", "attention", "max", "mean"]),
+    st.booleans(),
+    st.sampled_from([0, 2]),
+    st.sampled_from([0, 3]),
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3)),
+)
+def test_outputs_and_state_have_their_shapes_in_every_form(kind, pooling, both_ways, proj_size, head_size, sizes):
+    batch, seq, layers = sizes
+    config = NetworkConfig(
+        input=kind,
+        input_size=5,
+        embedding_size=3 if kind == "embedding" else 0,
+        window_norm=seq if kind == "values" else 0,
+        hidden_size=4,
+        num_layers=layers,
+        bidirectional=both_ways,
+        proj_size=proj_size,
+        layer_norm=True,
+        pooling=pooling,
+        dropout=0.5,
+        head_size=head_size,
+        output_size=2,
+        output_columns=(4, 1) if kind == "values" else (),
+        residual=kind == "values",
+    )
+    x = torch.rand(batch, seq, 5) if kind == "values" else torch.randint(5, (batch, seq))
+    y, (h, c) = Network(config).eval()(x)
+    depth = layers * (2 if both_ways else 1)
+    assert y.shape == ((batch, seq, 2) if pooling == "none" else (batch, 2))
+    assert (h.shape, c.shape) == ((depth, batch, proj_size or 4), (depth, batch, 4))
+
+
+@pytest.mark.parametrize("pooling", ["last", "attention", "max", "mean"])
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_padding_changes_nothing(pooling, both_ways):
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        input="embedding",
+        input_size=9,
+        embedding_size=3,
+        hidden_size=4,
+        num_layers=2,
+        bidirectional=both_ways,
+        pooling=pooling,
+        output_size=2,
+    )
+    network = Network(config).eval()
+    texts = [torch.tensor([1, 2, 3, 4, 5]), torch.tensor([6, 7]), torch.tensor([8])]
+    padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=3)
+    together, _ = network(padded, torch.tensor([5, 2, 1]))
+    alone = torch.cat([network(text[None])[0] for text in texts])
+    torch.testing.assert_close(together, alone)
+
+
+def test_tokens_enter_as_one_hot_vectors_that_are_not_trained():
+    network = Network(NetworkConfig(input="one-hot", input_size=5, hidden_size=2, output_size=5))
+    assert network.one_hot(torch.arange(5)).equal(torch.eye(5))
+    assert not network.one_hot.weight.requires_grad
+
+
+@pytest.mark.parametrize(("name", "size"), [("num_layers", 0), ("num_layers", 10**9), ("hidden_size", 10**30)])
+def test_sizes_that_no_network_has_are_refused_at_once(name, size):
+    """As in a checkpoint whose spec was changed."""
+    sizes = {"input": "values", "input_size": 2, "output_size": 1, "output_columns": (1,), "hidden_size": 3}
+    tensors = {key: value.numpy() for key, value in build(NetworkConfig(**sizes)).state_dict().items()}
+    with pytest.raises(InputError, match="contradict"):
+        build(NetworkConfig(**{**sizes, name: size}), tensors)

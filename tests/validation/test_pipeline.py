@@ -1,0 +1,221 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import modules
+import numpy as np
+import onnx
+import pytest
+
+import lstm_deploy
+from lstm_deploy.artifacts.isolation import CrashError
+from lstm_deploy.errors import InputError
+from lstm_deploy.validation import checks
+from lstm_deploy.validation.pipeline import validate
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; import importlib.util as u; f = u.find_spec; "
+WITHOUT_TORCH += "u.find_spec = lambda name, *a: None if name == 'torch' else f(name, *a); "
+
+
+def named(report):
+    return {(check.artifact, check.name) for check in report.checks}
+
+
+@pytest.mark.whole
+def test_a_bundle_is_held_against_its_source(forecast_bundle):
+    report = validate(forecast_bundle)
+    assert report.passed
+    assert "forecaster.safetensors" in report.reference
+    assert {("model.onnx", "lint"), ("model.onnx", "weights"), ("model.torchscript", "drift")} <= named(report)
+
+
+def test_without_its_source_the_golden_trace_remains(bundle_copy, tmp_path):
+    (tmp_path / "forecaster.safetensors").unlink()
+    report = validate(bundle_copy)
+    assert report.passed
+    assert report.reference == "golden trace"
+    assert ("model.onnx", "golden") in named(report)
+    assert ("model.onnx", "shapes") not in named(report)
+
+
+def test_without_torch_the_golden_trace_remains(forecast_bundle):
+    code = f"{WITHOUT_TORCH} from lstm_deploy import validate; r = validate({str(forecast_bundle)!r}); "
+    code += "print(r.passed, r.reference, sorted({c.artifact for c in r.checks}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True golden trace ['model.onnx', 'rollout.onnx']"
+
+
+def test_one_artifact_can_be_checked_alone(forecast_bundle):
+    report = validate(forecast_bundle / "model.torchscript")
+    assert report.passed
+    assert {check.artifact for check in report.checks} == {"model.torchscript"}
+
+
+def test_an_artifact_outside_a_bundle_needs_a_reference(forecast_bundle, forecaster, language_model, tmp_path):
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes((forecast_bundle / "model.onnx").read_bytes())
+    with pytest.raises(InputError, match="--reference"):
+        validate(alone)
+    assert validate(alone, reference=forecaster).passed
+    assert not validate(alone, reference=language_model).passed
+
+
+def test_a_live_module_can_be_the_reference(tmp_path):
+    module = modules.HidesState()
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"])
+    assert validate(bundle, reference=module).passed
+    assert validate(bundle).reference == "golden trace"
+    assert not validate(bundle, reference=modules.HidesState()).passed, "other weights"
+
+
+def test_a_changed_artifact_fails(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    model.doc_string = "changed"
+    onnx.save(model, bundle_copy / "model.onnx")
+    report = validate(bundle_copy)
+    assert [check.name for check in report.failures] == ["sha256"]
+
+
+def test_metadata_that_lies_fails(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    (prop,) = model.metadata_props
+    prop.value = prop.value.replace('"state_policy":"reset"', '"state_policy":"carry"')
+    onnx.save(model, bundle_copy / "model.onnx")
+    failure = next(check for check in validate(bundle_copy).failures if check.name == "contract")
+    assert "state_policy" in failure.detail
+
+
+def test_a_failure_is_diagnosed(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            node.input[5], node.input[6] = node.input[6], node.input[5]
+    onnx.save(model, bundle_copy / "model.onnx")
+    (diagnosis,) = validate(bundle_copy).diagnoses
+    assert diagnosis.artifact == "model.onnx"
+    assert "h_in and c_in are swapped on the way in" in diagnosis.cause
+    assert diagnosis.place.startswith("after step 1: h_out at layer 0, row 0, unit")
+
+
+def test_without_a_reference_what_can_be_seen_is_diagnosed(bundle_copy, tmp_path):
+    (tmp_path / "forecaster.safetensors").unlink()
+    model = onnx.load(bundle_copy / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "LSTM":
+            node.input[5] = node.input[6] = ""
+    onnx.save(model, bundle_copy / "model.onnx")
+    report = validate(bundle_copy)
+    assert {"lint", "golden"} <= {check.name for check in report.failures}
+    assert "no initial state" in report.diagnoses[0].cause
+
+
+def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
+    def crash(*_):
+        raise CrashError("the process crashed (signal 11)")
+
+    monkeypatch.setattr(checks, "isolated", crash)
+    report = validate(forecast_bundle / "model.onnx")
+    assert [(check.name, "signal 11" in check.detail) for check in report.failures] == [("runs", True)]
+    assert "signal 11" in report.diagnoses[0].cause
+
+
+def test_a_runtime_that_crashes_takes_no_other_artifact_along(forecast_bundle, monkeypatch):
+    def crash(function, proofs):
+        if any(arguments[0].name == "model.onnx" for _, arguments in proofs):
+            raise CrashError("the process crashed (signal 11)")
+        return function(proofs)
+
+    monkeypatch.setattr(checks, "isolated", crash)
+    report = validate(forecast_bundle)
+    assert {check.artifact for check in report.failures} == {"model.onnx"}
+    passed = {check.artifact for check in report.checks if check.passed and check.name == "repeatable"}
+    assert passed == {"model.torchscript", "rollout.onnx", "rollout.torchscript"}
+
+
+@pytest.mark.whole
+def test_a_damaged_artifact_of_a_bundle_fails_and_the_others_are_judged(bundle_copy):
+    (bundle_copy / "model.onnx").write_bytes(b"garbage")
+    report = validate(bundle_copy)
+    assert {"runs", "sha256", "lint"} == {check.name for check in report.failures}
+    assert {check.artifact for check in report.failures} == {"model.onnx", "rollout.onnx"}, "which is held against it"
+    assert any(check.artifact == "model.torchscript" for check in report.checks)
+
+
+def test_sizes_at_which_alone_it_is_wrong_are_told(forecast_bundle, tmp_path):
+    model = onnx.load(forecast_bundle / "model.onnx")
+    for node in model.graph.node:
+        for position, name in enumerate(node.output):
+            if name == "y":
+                node.output[position] = "right"
+    one = onnx.numpy_helper.from_array(np.float32(1.01), "factor")
+    model.graph.initializer.extend([one, onnx.numpy_helper.from_array(np.float32(1), "unit")])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "step"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "axis"))
+    for node in (
+        ("Shape", ["x"], ["shape"]),
+        ("Gather", ["shape", "axis"], ["steps"]),
+        ("Equal", ["steps", "step"], ["single"]),
+        ("Where", ["single", "factor", "unit"], ["by"]),
+        ("Mul", ["right", "by"], ["y"]),
+    ):
+        model.graph.node.append(onnx.helper.make_node(*node))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    (diagnosis,) = validate(tmp_path / "wrong.onnx", reference=forecast_bundle).diagnoses
+    assert "wrong at some sizes only: at batch 1, seq 1; batch 2, seq 1, and not at" in diagnosis.cause
+
+
+def test_an_artifact_can_be_the_reference_of_another(forecast_bundle, lm_bundle):
+    assert validate(forecast_bundle / "model.onnx", reference=forecast_bundle / "model.torchscript").passed
+    report = validate(forecast_bundle / "model.onnx", reference=forecast_bundle)
+    assert (report.passed, report.reference) == (True, "forecast")
+
+
+def test_a_users_tolerance_is_taken(forecast_bundle):
+    report = validate(forecast_bundle / "model.onnx", rtol={"y": 1e-12}, atol={"y": 1e-12})
+    assert {check.output for check in report.failures} == {"y"}
+    with pytest.raises(InputError, match="no output 'z'"):
+        validate(forecast_bundle, atol={"z": 1})
+
+
+def test_a_golden_trace_that_changed_is_refused(bundle_copy):
+    np.savez(bundle_copy / "golden.npz", x=np.zeros(3))
+    with pytest.raises(InputError, match=r"golden\.npz"):
+        validate(bundle_copy)
+
+
+@pytest.mark.parametrize("name", ["none", "none.onnx", "note.txt"])
+def test_what_is_no_target_is_refused(tmp_path, name):
+    (tmp_path / "note.txt").write_text("x")
+    with pytest.raises(InputError):
+        validate(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x07", b"garbage" * 50, b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize("suffix", [".onnx", ".torchscript"])
+def test_malformed_artifacts_are_refused(tmp_path, forecaster, content, suffix):
+    (tmp_path / f"m{suffix}").write_bytes(content)
+    with pytest.raises(InputError):
+        validate(tmp_path / f"m{suffix}", reference=forecaster)
+
+
+def test_the_json_has_the_promised_keys(forecast_bundle):
+    import msgspec
+
+    document = json.loads(msgspec.json.encode(validate(forecast_bundle)))
+    assert document["schema_version"] == 1
+    assert document["passed"] is True
+    promised = {"name", "artifact", "provider", "output", "passed", "max_abs", "tolerance", "detail"}
+    assert all(promised <= set(check) for check in document["checks"])
+
+
+@pytest.mark.parametrize("name", ["rollout.onnx", "rollout.torchscript"])
+def test_a_rollout_is_judged_in_its_bundle_only(forecast_bundle, forecaster, tmp_path, name):
+    report = validate(forecast_bundle / name)
+    assert report.passed
+    assert {check.artifact for check in report.checks} == {name}
+    shutil.copy(forecast_bundle / name, tmp_path)
+    with pytest.raises(InputError, match="is a rollout, which is held against the model in its bundle"):
+        validate(tmp_path / name, reference=forecaster)
+    with pytest.raises(InputError, match="is a rollout"):
+        validate(forecast_bundle / "model.onnx", reference=tmp_path / name)

@@ -1,0 +1,123 @@
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from lstm_deploy import validate
+from lstm_deploy.artifacts.bundle import Bundle
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes.onnxrt import OnnxRuntime
+from lstm_deploy.validation.third_party_onnx import adapt
+
+
+def renamed(source, path, names, *, contract=False):
+    """A copy of an artifact with other names for its inputs and outputs."""
+    model = onnx.load(source)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for part in (node.input, node.output):
+            for position, name in enumerate(part):
+                part[position] = names.get(name, name)
+    if not contract:
+        del model.metadata_props[:]
+    onnx.save(model, path)
+    return path
+
+
+THEIRS = {"x": "input", "h_in": "h0", "c_in": "c0", "y": "output", "h_out": "hn", "c_out": "cn"}
+
+
+@pytest.fixture
+def contract(forecast_bundle):
+    return Bundle(forecast_bundle).signature
+
+
+def same(adapted, forecast_bundle):
+    feeds = {"x": np.ones((2, 3, 4), np.float32), "h_in": np.ones((2, 2, 8), np.float32)}
+    feeds["c_in"] = feeds["h_in"] * 2
+    got, right = OnnxRuntime(adapted).run(feeds), OnnxRuntime(forecast_bundle / "model.onnx").run(feeds)
+    return all(np.array_equal(got[name], right[name]) for name in right)
+
+
+def test_names_are_told_by_shape_and_letter(forecast_bundle, contract, tmp_path):
+    adapted, problems = adapt(renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", THEIRS), contract)
+    assert problems == []
+    assert same(adapted, forecast_bundle)
+
+
+def test_names_that_tell_nothing_are_mapped(forecast_bundle, contract, tmp_path):
+    names = {**THEIRS, "h_in": "a", "c_in": "b", "h_out": "d", "c_out": "e"}
+    path = renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", names)
+    given = {ours: theirs for ours, theirs in names.items() if ours != "x"}
+    adapted, problems = adapt(path, contract, given)
+    assert problems == []
+    assert same(adapted, forecast_bundle)
+
+
+def test_a_name_of_ours_that_stands_for_another_tensor_makes_way(forecast_bundle, contract, tmp_path):
+    names = {"h_in": "c_in", "c_in": "h_in"}
+    path = renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", names)
+    adapted, _ = adapt(path, contract, names)
+    assert same(adapted, forecast_bundle)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"z": "input"}, "no 'z'"),
+        ({"x": "none"}, "no input 'none'"),
+    ],
+)
+def test_wrong_maps_are_refused(forecast_bundle, contract, tmp_path, given, message):
+    path = renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", THEIRS)
+    with pytest.raises(InputError, match=message):
+        adapt(path, contract, given)
+
+
+def test_an_input_that_cannot_be_told_is_asked_for(forecast_bundle, contract, tmp_path):
+    model = onnx.load(forecast_bundle / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 7
+    model.graph.input[0].name = "other"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="--map x=NAME"):
+        adapt(tmp_path / "m.onnx", contract)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """A module and files that `torch.onnx.export` makes of it."""
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(3, 5, 2, batch_first=True).eval()
+    folder = tmp_path_factory.mktemp("stock")
+    torch.save(module.state_dict(), folder / "weights.pt")
+    x, h = torch.randn(2, 6, 3), torch.zeros(2, 2, 5)
+    for name, arguments in (("fixed", (x, (h, h))), ("hidden", (x,))):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                arguments,
+                folder / f"{name}.onnx",
+                input_names=["x", "h0", "c0"][: 1 if name == "hidden" else 3],
+                output_names=["y", "hn", "cn"],
+                dynamo=True,
+                verbose=False,
+            )
+    return folder
+
+
+def test_a_stock_export_reports_its_frozen_time_axis(stock):
+    report = validate(stock / "fixed.onnx", reference=stock / "weights.pt")
+    assert not report.passed
+    lint = next(check for check in report.failures if check.name == "lint")
+    assert "batch is frozen at 2, seq is frozen at 6" in lint.detail
+    assert {"shapes", "drift"} <= {check.name for check in report.failures}
+
+
+def test_a_stock_export_that_hides_its_state_is_told(stock):
+    report = validate(stock / "hidden.onnx", reference=stock / "weights.pt")
+    contract = next(check for check in report.failures if check.name == "contract")
+    assert "There is no input for h_in: the state is hidden" in contract.detail
