@@ -286,13 +286,13 @@ def validate(
     from lstm_deploy.artifacts import saturation
     from lstm_deploy.exporters import report
     from lstm_deploy.runtimes import SUFFIXES
-    from lstm_deploy.validation import pipeline as validation
+    from lstm_deploy.validation import GOLDEN_TRACE, validate as compare
 
     against: Any = reference
     if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
         against = arguments.origin(reference, model, init, weights_key, inputs, trust_pickle)
     with console.progress("validate") as on_progress:
-        found = validation.validate(
+        found = compare(
             target,
             reference=against,
             provider=provider,
@@ -303,7 +303,7 @@ def validate(
             trust_c=trust_c,
             on_progress=on_progress,
         )
-    if found.reference == validation.GOLDEN_TRACE:
+    if found.reference == GOLDEN_TRACE:
         console.note(
             "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
             "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."

@@ -52,11 +52,11 @@ from lstm_deploy.runtimes import native
 from lstm_deploy.validation import (
     LOWERED,
     QUICK,
-    Case,
-    ReferenceRuntime,
+    ParityCase,
+    PyTorchReference,
     check_artifacts,
     make_cases,
-    record,
+    record_trace,
     shortened,
 )
 
@@ -169,9 +169,9 @@ def export(
         wanted = quantize == "int8" and "torchscript" in formats
         quantized = _write_int8_torchscript(loaded.lifted, partial) if wanted else None
         on_progress(len(formats) + 1, stages, "running PyTorch")
-        reference = ReferenceRuntime(loaded.lifted)
+        reference = PyTorchReference(loaded.lifted)
         cases = make_cases(reference, LOWERED if request else QUICK)
-        np.savez_compressed(partial / GOLDEN, **record(reference))  # type: ignore[arg-type]
+        np.savez_compressed(partial / GOLDEN, **record_trace(reference))  # type: ignore[arg-type]
         manifest = Manifest(
             name=path.resolve().name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -241,7 +241,9 @@ def _write_int8_torchscript(lifted: Lifted, folder: Path) -> tuple[int, int] | s
     return done, total
 
 
-def _add(bundle: Bundle, precisions: Precisions, cases: Sequence[Case], described: str, notes: Sequence[str]) -> None:
+def _add(
+    bundle: Bundle, precisions: Precisions, cases: Sequence[ParityCase], described: str, notes: Sequence[str]
+) -> None:
     """Enter artifacts of lower precision into a bundle, with their parity."""
     before, parity = bundle.manifest, bundle.manifest.parity
     assert parity is not None

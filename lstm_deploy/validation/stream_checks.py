@@ -1,4 +1,4 @@
-"""Holding the streams of `streaming` against plain calls: steps, a state saved and set again, rows reset and alone."""
+"""The check `stream`: streams against plain calls. Steps, a state saved and set again, rows reset and alone."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ ROWS, STEPS, SAVED = 3, 12, 6
 
 
 def stream_problems(runtime: Runtime) -> list[str] | None:
-    """What is wrong with streams on an artifact, one sentence each; none where it has no streams."""
+    """The problems of streams on an artifact, one sentence each; none where it has no streams."""
     signature = runtime.signature
     if len(signature.inputs) != 1 or any(dim.name == "batch" for dim in signature.fixed):
         return None
@@ -29,21 +29,21 @@ def _of_state(runtime: Runtime) -> list[str]:
     one_step = signature.clamp(sizes_of(signature.inputs, ROWS, 1))
     xs = [sample_inputs(signature.inputs, one_step, rng)[spec.name] for _ in range(STEPS)]
     states: list[Feeds] = [sample_state(signature, ROWS, rng)]
-    wanted: list[Array] = []
+    expected: list[Array] = []
     for x in xs:
         outputs = runtime.run({spec.name: x, **_typed(runtime, states[-1])})
-        wanted.append(outputs[output])
+        expected.append(outputs[output])
         states.append(signature.next_state(outputs))
 
     stream = StateStream(runtime, ROWS)
     rows = [x.squeeze(stream.time_axis) for x in xs]
     stream.state = states[0]
-    problems = _steps(stream, rows[:SAVED], wanted[:SAVED], "a step")
+    problems = _steps(stream, rows[:SAVED], expected[:SAVED], "a step")
     saved = stream.state
-    problems += _steps(stream, rows[SAVED:], wanted[SAVED:], "a step")
+    problems += _steps(stream, rows[SAVED:], expected[SAVED:], "a step")
     problems += _states(stream.state, states[-1], "the state after steps")
     stream.state = saved
-    problems += _steps(stream, rows[SAVED:], wanted[SAVED:], "a step from a state that was saved")
+    problems += _steps(stream, rows[SAVED:], expected[SAVED:], "a step from a state that was saved")
     return problems + _rows(stream, rows[0])
 
 
@@ -56,9 +56,9 @@ def _of_window(runtime: Runtime) -> list[str]:
     values = rng.standard_normal(shape) if x.low is None or x.high is None else rng.uniform(x.low, x.high, shape)
     rows = values.astype(np.float32)
     initial = runtime.signature.initial_state(ROWS)
-    wanted = [step(rows[:, start : start + stream.window], initial)[0] for start in range(4)]
-    first = [np.full_like(wanted[0], np.nan)] * (stream.window - 1)
-    problems = _steps(stream, list(np.moveaxis(rows, 1, 0)), [*first, *wanted], "a step")
+    expected = [step(rows[:, start : start + stream.window], initial)[0] for start in range(4)]
+    first = [np.full_like(expected[0], np.nan)] * (stream.window - 1)
+    problems = _steps(stream, list(np.moveaxis(rows, 1, 0)), [*first, *expected], "a step")
     return problems + _rows(stream, rows[:, 0])
 
 
@@ -75,22 +75,24 @@ def _rows(stream: Stream, x: Array) -> list[str]:
     return problems + _states(alone, stream.get_rows([1]), "the state of a row that went on alone")
 
 
-def _steps(stream: Stream, rows: Sequence[Array], wanted: Sequence[Array], what: str) -> list[str]:
-    for number, (row, right) in enumerate(zip(rows, wanted, strict=True), 1):
-        if not _close(stream.step(row), right):
+def _steps(stream: Stream, rows: Sequence[Array], expected: Sequence[Array], what: str) -> list[str]:
+    for number, (row, y) in enumerate(zip(rows, expected, strict=True), 1):
+        if not _close(stream.step(row), y):
             return [f"{what.capitalize()} of a stream gives something else than a plain call, at step {number}."]
     return []
 
 
-def _states(got: Outputs, wanted: Feeds, what: str) -> list[str]:
-    wrong = [name for name, value in got.items() if not _close(value, np.asarray(wanted[name]))]
+def _states(got: Outputs, expected: Feeds, what: str) -> list[str]:
+    wrong = [name for name, value in got.items() if not _close(value, np.asarray(expected[name]))]
     return [f"{what.capitalize()} is not what plain calls give ({', '.join(wrong)})."] if wrong else []
 
 
-def _close(got: Array, right: Array) -> bool:
-    right = right.reshape(got.shape) if right.size == got.size else right
-    size = max(float(np.abs(np.nan_to_num(right)).max(initial=0.0)), STREAM_SIZE)
-    return got.shape == right.shape and np.allclose(got, right, rtol=0, atol=STREAM.relative * size, equal_nan=True)
+def _close(got: Array, expected: Array) -> bool:
+    if got.size != expected.size:
+        return False
+    size = max(float(np.abs(np.nan_to_num(expected)).max(initial=0.0)), STREAM_SIZE)
+    within = STREAM.relative * size
+    return np.allclose(got, expected.reshape(got.shape), rtol=0, atol=within, equal_nan=True)
 
 
 def _typed(runtime: Runtime, state: Feeds) -> Outputs:

@@ -11,7 +11,7 @@ import pytest
 import lstm_deploy
 from lstm_deploy.artifacts.isolation import CrashError
 from lstm_deploy.errors import InputError
-from lstm_deploy.validation import checks
+from lstm_deploy.validation import judging
 from lstm_deploy.validation.pipeline import validate
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; import importlib.util as u; f = u.find_spec; "
@@ -114,19 +114,19 @@ def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
     def crash(*_):
         raise CrashError("the process crashed (signal 11)")
 
-    monkeypatch.setattr(checks, "isolated", crash)
+    monkeypatch.setattr(judging, "isolated", crash)
     report = validate(forecast_bundle / "model.onnx")
     assert [(check.name, "signal 11" in check.detail) for check in report.failures] == [("runs", True)]
     assert "signal 11" in report.diagnoses[0].cause
 
 
 def test_a_runtime_that_crashes_takes_no_other_artifact_along(forecast_bundle, monkeypatch):
-    def crash(function, proofs):
-        if any(arguments[0].name == "model.onnx" for _, arguments in proofs):
+    def crash(function, jobs):
+        if any(arguments[0].name == "model.onnx" for _, arguments in jobs):
             raise CrashError("the process crashed (signal 11)")
-        return function(proofs)
+        return function(jobs)
 
-    monkeypatch.setattr(checks, "isolated", crash)
+    monkeypatch.setattr(judging, "isolated", crash)
     report = validate(forecast_bundle)
     assert {check.artifact for check in report.failures} == {"model.onnx"}
     passed = {check.artifact for check in report.checks if check.passed and check.name == "repeatable"}

@@ -5,7 +5,7 @@ from feeding import feeders
 
 import lstm_deploy
 from lstm_deploy.exporters import onnx_rollout, rollout_torch
-from lstm_deploy.validation.checks import of_bundle, prove_rollout
+from lstm_deploy.validation.judging import check_rollout, of_bundle
 from lstm_deploy.validation.pipeline import validate
 
 TEXT = "two LSTMs"
@@ -89,8 +89,8 @@ def test_a_wrong_rollout_does_not_pass(name, bundles, tmp_path, monkeypatch):
     assert changed
     model = bundles[network] / "model.onnx"
     onnx_rollout.export_rollout(model, tmp_path / "rollout.onnx")
-    verdict = prove_rollout(tmp_path / "rollout.onnx", model, "rollout.onnx", "float32", "cpu", 64)
-    assert {check.name for check in verdict.checks if not check.passed} == {"rollout"}
+    results = check_rollout(tmp_path / "rollout.onnx", model, "rollout.onnx", "float32", "cpu", 64)
+    assert {check.name for check in results.checks if not check.passed} == {"rollout"}
 
 
 @pytest.mark.parametrize("network", ["two LSTMs", "carried", "window"])
@@ -109,8 +109,8 @@ def test_torchscript_that_forgets_its_state_does_not_pass(bundles, tmp_path, mon
     monkeypatch.setattr(rollout_torch, "GENERATE", text)
     model = bundles[TEXT] / "model.torchscript"
     rollout_torch.export_rollout_torchscript(model, tmp_path / "rollout.torchscript")
-    verdict = prove_rollout(tmp_path / "rollout.torchscript", model, "rollout", "float32", "cpu", 64)
-    assert not all(check.passed for check in verdict.checks)
+    results = check_rollout(tmp_path / "rollout.torchscript", model, "rollout", "float32", "cpu", 64)
+    assert not all(check.passed for check in results.checks)
 
 
 def test_the_report_says_what_a_rollout_should_have_given(bundles, tmp_path, monkeypatch):

@@ -20,10 +20,12 @@ from lstm_deploy.exporters.precision.int8 import parts, quantize_onnx
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.lifting import example
 from lstm_deploy.runtimes import native
-from lstm_deploy.validation import pipeline
-from lstm_deploy.validation.cases import Effort, make_cases
+from lstm_deploy.validation.case_inputs import Effort
 from lstm_deploy.validation.checks import Subject
-from lstm_deploy.validation.reference import ReferenceRuntime
+from lstm_deploy.validation.diagnosis import explain
+from lstm_deploy.validation.judging import judge
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 
@@ -49,7 +51,7 @@ def right(forecaster, tmp_path_factory):
             lifted = sources.load_module(build().eval(), specs).lifted
         path = folder / f"{name}.onnx"
         export_onnx(lifted, path)
-        reference = ReferenceRuntime(lifted)
+        reference = PyTorchReference(lifted)
         return path, reference, make_cases(reference, SMALL)
 
     def right_one(name):
@@ -62,9 +64,9 @@ def right(forecaster, tmp_path_factory):
 
 def judged(path, reference, cases, precision="float32"):
     subject = Subject(path=Path(path), name="model", precision=precision, contract=reference.signature)
-    (verdict,) = pipeline.hold([subject], reference, cases, isolate=False)
-    failures = [check for check in verdict.checks if not check.passed]
-    return failures, pipeline.explain(subject, verdict, reference) if failures else None
+    (results,) = judge([subject], cases, lifted=reference.lifted, isolate=False)
+    failures = [check for check in results.checks if not check.passed]
+    return failures, explain(subject, results, reference) if failures else None
 
 
 @pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.contract import CONTRACT_KEY, Signature, StateDtype
 from lstm_deploy.errors import InputError, ParityError
-from lstm_deploy.validation import rename
+from lstm_deploy.validation import rename_value
 
 HEAVY = ("LSTM", "MatMul", "Gemm", "Conv")
 """What float16 is for."""
@@ -118,7 +118,7 @@ class _Converter:
         if value.name not in self.floats or (value.name in self.half) == wanted:
             return
         inner = f"{value.name}_inner"
-        rename(self.written, value.name, inner, outputs=True)
+        rename_value(self.written, value.name, inner, outputs=True)
         to = TensorProto.FLOAT16 if wanted else TensorProto.FLOAT
         self.written.append(helper.make_node("Cast", [inner], [value.name], f"{value.name}_cast", to=to))
 

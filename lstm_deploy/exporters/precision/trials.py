@@ -9,7 +9,7 @@ import onnx
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.int8 import Settings, parts
 from lstm_deploy.exporters.precision.metrics import Examples, Measured
-from lstm_deploy.validation import Case, open_for_proof, prove_file
+from lstm_deploy.validation import ParityCase, check_file, open_emulating
 
 MAX_METRIC_LOSS = 0.01
 """What a metric may lose where nobody says otherwise."""
@@ -65,7 +65,7 @@ class Way(NamedTuple):
 class Examiner:
     """Holds artifacts against a float32 one: on data, and on the cases that every artifact has to pass."""
 
-    def __init__(self, wanted: Path, given: Examples, cases: Sequence[Case], max_loss: float | None) -> None:
+    def __init__(self, wanted: Path, given: Examples, cases: Sequence[ParityCase], max_loss: float | None) -> None:
         """`wanted` is the float32 artifact; `max_loss` is what may be lost, the default where it is none."""
         self.given, self.cases = given, cases
         default = MAX_METRIC_LOSS if given.truth else MAX_DIFFERENCE
@@ -86,7 +86,7 @@ class Examiner:
 
     def _measured(self, path: Path, precision: str) -> tuple[Measured, int]:
         """What an artifact makes of the examples, and the steps of a long call."""
-        runtime = open_for_proof(path, precision, "cpu")
+        runtime = open_emulating(path, precision, "cpu")
         try:
             return metrics.measure(runtime, self.given), runtime.signature.clamp({"seq": SEQUENCE})["seq"]
         finally:
@@ -100,7 +100,7 @@ class Examiner:
         return f"{what} on {self.given.described}, where {_percent(self.max_loss)} is allowed"
 
     def _differs(self, path: Path, precision: str) -> str:
-        checks = prove_file(path, path.name, precision, "cpu", self.cases).checks
+        checks = check_file(path, path.name, precision, "cpu", self.cases).checks
         worst = max(checks, key=lambda check: check.severity)
         if worst.passed:
             return ""
