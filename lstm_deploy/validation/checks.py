@@ -33,13 +33,13 @@ SECOND_CALL = "differ in a second call on the same inputs"
 
 
 class Subject(Struct, frozen=True, kw_only=True):
-    """An artifact to be validated."""
+    """An artifact to be checked."""
 
     path: Path
     name: str
     precision: str
-    contract: Signature
-    """The contract that it should carry."""
+    contract: Signature | None = None
+    """The contract that it should carry, if that is known."""
     bundle: Bundle | None = None
     artifact: Artifact | None = None
     problems: tuple[str, ...] = ()
@@ -49,34 +49,22 @@ class Subject(Struct, frozen=True, kw_only=True):
     rollout_steps: int = SHORT_ROLLOUT
 
 
-class Graph(NamedTuple):
-    """An ONNX artifact as it was read."""
-
-    model: onnx.ModelProto | InputError
-    """Or why it cannot be read."""
-    folder: Path
-    precision: str
-    contract: Signature | None
-
-
 class CheckContext(NamedTuple):
-    """All that checks may need of one artifact; what is not at hand is none."""
+    """All that checks may need of an artifact; what is not at hand is none."""
 
-    artifact: str
-    precision: str
+    subject: Subject
     provider: str
-    subject: Subject | None = None
     contract: Signature | None = None
     """The contract that the artifact carries, once it was opened."""
     failure: Exception | None = None
     """Why the artifact could not be run at all."""
-    graph: Graph | None = None
+    graph: onnx.ModelProto | InputError | None = None
+    """Of an ONNX artifact, or why it cannot be read."""
     lifted: "Lifted | None" = None
     """The PyTorch model."""
     runtime: Runtime | None = None
     comparison: Comparison | None = None
     cases: Sequence[ParityCase] | None = None
-    rollout_steps: int | None = None
 
 
 class Findings(NamedTuple):
@@ -111,8 +99,8 @@ def run_checks(context: CheckContext) -> list[Check]:
             result = [
                 Check(
                     name=spec.name,
-                    artifact=context.artifact,
-                    precision=context.precision,
+                    artifact=context.subject.name,
+                    precision=context.subject.precision,
                     provider=context.provider,
                     output="",
                     passed=not result.problems,
@@ -131,11 +119,13 @@ def in_order(checks: Sequence[Check]) -> list[Check]:
     return sorted(checks, key=lambda check: names.index(check.name))
 
 
-def _contract(carried: Signature, subject: Subject) -> Findings:
+def _contract(carried: Signature, subject: Subject) -> Findings | None:
+    if subject.contract is None:
+        return None
     different = [
-        f"{field} is {getattr(carried, field)!r}, not {getattr(subject.contract, field)!r}."
+        f"{field} is {actual!r}, not {expected!r}."
         for field in Signature.__struct_fields__
-        if getattr(carried, field) != getattr(subject.contract, field)
+        if (actual := getattr(carried, field)) != (expected := getattr(subject.contract, field))
     ]
     return Findings([*subject.problems, *different], "as it should be")
 
@@ -147,23 +137,18 @@ def _sha256(subject: Subject) -> Findings | None:
     return Findings(changed, "as in the manifest")
 
 
-def _lint(graph: Graph) -> Findings:
-    model = graph.model
-    defects = [str(model)] if isinstance(model, InputError) else lint.lint(model, graph.contract)
+def _lint(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings:
+    defects = [str(graph)] if isinstance(graph, InputError) else lint.lint(graph, subject.contract)
     return Findings(defects, "native LSTM nodes with constant weights")
 
 
-def _saturation(graph: Graph) -> Findings | None:
-    if isinstance(graph.model, InputError):
+def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings | None:
+    problems = [] if isinstance(graph, InputError) else saturation.problems(graph, subject.path.parent)
+    if not problems and subject.precision != "int8":
         return None
-    problems = saturation.problems(graph.model, graph.folder)
-    if problems and saturation.needs_vnni(graph.model):  # opened only where the CPU has it
+    if problems and saturation.needs_vnni(graph):  # opened only where the CPU has it
         return Findings([], saturation.ONLY_VNNI)
-    return (
-        Findings(problems, "sums of products are the same on every CPU")
-        if problems or graph.precision == "int8"
-        else None
-    )
+    return Findings(problems, "sums of products are the same on every CPU")
 
 
 def _runs(failure: Exception) -> Findings:
@@ -228,13 +213,13 @@ def _other_value(value: Array) -> Array:
     return np.array(other)  # one number is no array any more
 
 
-def _rollout(comparison: Comparison, cases: Sequence[ParityCase], steps: int) -> list[Check]:
+def _rollout(comparison: Comparison, cases: Sequence[ParityCase], subject: Subject) -> list[Check]:
     """A rollout that is a file of its own has cases already; one inside the file of a model is compared with that."""
     model = comparison.runtime
     if model.rollout is None:
         return comparison.compare("rollout", cases)
     embedded = Comparison(model.rollout, comparison.artifact, comparison.precision, AS_MODEL)
-    return embedded.compare("rollout", make_rollout_cases(model, steps))
+    return embedded.compare("rollout", make_rollout_cases(model, subject.rollout_steps))
 
 
 def _weights(_: Signature, subject: Subject, lifted: "Lifted") -> Findings | None:
@@ -254,8 +239,8 @@ def _outputs(name: str, inputs: InputsOf | None = None) -> CheckSpec:
 CHECKS = (
     CheckSpec("contract", ("contract", "subject"), _contract),
     CheckSpec("sha256", ("subject",), _sha256),
-    CheckSpec("lint", ("graph",), _lint),
-    CheckSpec("saturation", ("graph",), _saturation),
+    CheckSpec("lint", ("graph", "subject"), _lint),
+    CheckSpec("saturation", ("graph", "subject"), _saturation),
     CheckSpec("runs", ("failure",), _runs),
     _outputs("golden"),
     _outputs("shapes", case_inputs.shapes),
@@ -270,7 +255,7 @@ CHECKS = (
     CheckSpec("provider", ("runtime",), _provider),
     CheckSpec("stream", ("runtime",), _stream),
     CheckSpec("repeatable", ("runtime", "cases"), _repeatable),
-    CheckSpec("rollout", ("comparison", "cases", "rollout_steps"), _rollout),
+    CheckSpec("rollout", ("comparison", "cases", "subject"), _rollout),
     CheckSpec("weights", ("contract", "subject", "lifted"), _weights),
 )
 """In the order of a report, by their names in `validate --json`; docs/validation.md explains each."""

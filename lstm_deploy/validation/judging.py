@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import onnx
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import (
@@ -20,7 +21,7 @@ from lstm_deploy.artifacts import (
 from lstm_deploy.contract import Signature, contract_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import OnnxRuntime, Runtime, open_runtime
-from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Graph, Subject, in_order, run_checks
+from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Subject, in_order, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
 from lstm_deploy.validation.golden_trace import golden_cases
@@ -40,10 +41,6 @@ class CheckResults(NamedTuple):
     profiles: list[Profile] = []  # noqa: RUF012 - never changed
     contract: Signature | None = None
     """The contract that the artifact carries; none if it could not be opened."""
-
-
-Job = tuple[Callable[..., CheckResults], tuple[Any, ...]]
-"""A function that runs an artifact, and its arguments, such as another process can be handed."""
 
 
 def check_artifacts(
@@ -85,15 +82,17 @@ def judge(
 
     With `isolate`, those of one format run in a process of their own; should it crash, each runs in another.
     """
+    for subject in subjects:
+        relative_tolerance(subject.precision, provider)  # or there is nothing to compare with
     bundle = next((subject.bundle for subject in subjects if subject.bundle), None)
     cases = [*(golden_cases(bundle) if bundle else ()), *cases]
-    outcomes: dict[int, CheckResults | Exception] = {}
+    outcomes: dict[str, CheckResults | Exception] = {}
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
-        numbers = [number for number, subject in enumerate(subjects) if subject.path.suffix == suffix]
-        on_format([subjects[number] for number in numbers])
-        jobs = [_job(subjects[number], cases, provider, tolerances or {}) for number in numbers]
-        outcomes.update(zip(numbers, _run(jobs, isolate=isolate), strict=True))
-    return [_completed(subject, outcomes[number], provider, lifted) for number, subject in enumerate(subjects)]
+        alike = [subject for subject in subjects if subject.path.suffix == suffix]
+        on_format(alike)
+        results = (_isolated if isolate else check_files)(alike, cases, provider, tolerances)
+        outcomes.update(zip((subject.name for subject in alike), results, strict=True))
+    return [_completed(subject, outcomes[subject.name], provider, lifted) for subject in subjects]
 
 
 def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
@@ -113,62 +112,43 @@ def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_
 
 
 def check_file(
-    path: Path,
-    name: str,
-    precision: str,
-    provider: str,
+    subject: Subject,
     cases: Sequence[ParityCase],
+    provider: str = "cpu",
     tolerances: Mapping[str, Override] | None = None,
-    rollout_steps: int = SHORT_ROLLOUT,
 ) -> CheckResults:
-    """Open an artifact and run the checks that need a runtime; `tolerances` are by output, `""` for all."""
-    runtime = open_emulating(path, precision, provider)
-    try:
-        refuse_rollout(runtime, name)
-        return check_runtime(runtime, name, precision, cases, tolerances, rollout_steps)
-    finally:
-        runtime.close()
+    """Open an artifact and run the checks that need a runtime; `tolerances` are by output, `""` for all.
 
-
-def check_rollout(path: Path, model: Path, name: str, precision: str, provider: str, steps: int) -> CheckResults:
-    """Open a rollout and compare it with its own model, called once for each step."""
-    single = open_runtime(model, provider)
+    A rollout is compared with its own model instead, called once for each step.
+    """
+    single = None
+    if subject.model is not None:
+        single = open_runtime(subject.model, provider)
+        try:
+            cases, tolerances = make_rollout_cases(single, subject.rollout_steps), AS_MODEL
+        finally:
+            single.close()
+    runtime = open_emulating(subject.path, subject.precision, provider)
     try:
-        cases = make_rollout_cases(single, steps)
-    finally:
-        single.close()
-    runtime = open_runtime(path, provider)
-    try:
-        if path.suffix == ".onnx" and (changed := onnx_graph.changed_weights(path, model)):
-            raise InputError(f"The weight {changed[0]} of {name} is not that of {model.name}; export the model again.")
-        if runtime.signature != contract_of(single.signature):
-            raise InputError(
-                f"The contract of {name} is not that of a rollout of {model.name}; export the model again."
-            )
-        return check_runtime(runtime, name, precision, cases, AS_MODEL, steps)
+        if single is None:
+            refuse_rollout(runtime, subject.name)
+        else:
+            _check_model(subject, runtime.signature, single.signature)
+        return check_runtime(subject, runtime, cases, tolerances)
     finally:
         runtime.close()
 
 
 def check_runtime(
+    subject: Subject,
     runtime: Runtime,
-    name: str,
-    precision: str,
     cases: Sequence[ParityCase],
     tolerances: Mapping[str, Override] | None = None,
-    rollout_steps: int = SHORT_ROLLOUT,
 ) -> CheckResults:
-    """The checks that need a loaded artifact; `name` and `precision` are as the report has them."""
-    comparison = Comparison(runtime, name, precision, tolerances)
-    context = CheckContext(
-        name,
-        precision,
-        runtime.provider,
-        runtime=runtime,
-        comparison=comparison,
-        cases=[case for case in cases if case.for_int8 or precision != "int8"],
-        rollout_steps=rollout_steps,
-    )
+    """The checks that need a loaded artifact."""
+    comparison = Comparison(runtime, subject.name, subject.precision, tolerances)
+    cases = [case for case in cases if case.for_int8 or subject.precision != "int8"]
+    context = CheckContext(subject, runtime.provider, runtime=runtime, comparison=comparison, cases=cases)
     checks = run_checks(context)
     return CheckResults(checks, comparison.profiles(), runtime.signature)
 
@@ -180,59 +160,56 @@ def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
     return open_runtime(path, provider)
 
 
-def run_jobs(jobs: Sequence[Job]) -> list[CheckResults | Exception]:
-    """The results of each job, or the `InputError` of a file that cannot be opened."""
+def check_files(
+    subjects: Sequence[Subject],
+    cases: Sequence[ParityCase],
+    provider: str = "cpu",
+    tolerances: Mapping[str, Override] | None = None,
+) -> list[CheckResults | Exception]:
+    """`check_file` of each, or the `InputError` of a file that cannot be opened."""
     outcomes: list[CheckResults | Exception] = []
-    for function, arguments in jobs:
+    for subject in subjects:
         try:
-            outcomes.append(function(*arguments))
+            outcomes.append(check_file(subject, cases, provider, tolerances))
         except InputError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _job(subject: Subject, cases: Sequence[ParityCase], provider: str, tolerances: Mapping[str, Override]) -> Job:
-    relative_tolerance(subject.precision, provider)  # or there is nothing to compare with
-    reported = (subject.name, subject.precision, provider)
-    if subject.model is not None:
-        return check_rollout, (subject.path, subject.model, *reported, subject.rollout_steps)
-    return check_file, (subject.path, *reported, cases, tolerances, subject.rollout_steps)
-
-
-def _run(jobs: Sequence[Job], *, isolate: bool) -> list[CheckResults | Exception]:
-    if not isolate:
-        return run_jobs(jobs)
+def _isolated(subjects: Sequence[Subject], *more: Any) -> list[CheckResults | Exception]:
+    """`check_files` in another process; should it crash, each file in one of its own."""
     try:
-        return isolated(run_jobs, jobs)
+        return isolated(check_files, subjects, *more)
     except CrashError as error:
-        if len(jobs) == 1:
+        if len(subjects) == 1:
             return [error]
-        return [outcome for job in jobs for outcome in _run([job], isolate=True)]
+        return [outcome for subject in subjects for outcome in _isolated([subject], *more)]
+
+
+def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None:
+    """Raise `InputError` for a rollout that was made from another model."""
+    assert subject.model is not None
+    if subject.path.suffix == ".onnx" and (changed := onnx_graph.changed_weights(subject.path, subject.model)):
+        problem = f"The weight {changed[0]} of {subject.name} is not that of {subject.model.name}"
+    elif rollout != contract_of(model):
+        problem = f"The contract of {subject.name} is not that of a rollout of {subject.model.name}"
+    else:
+        return
+    raise InputError(f"{problem}; export the model again.")
 
 
 def _completed(
     subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None"
 ) -> CheckResults:
     """The results with those of the checks that need no runtime."""
-    failure = outcome if isinstance(outcome, Exception) else None
-    if isinstance(failure, InputError) and subject.bundle is None:
-        raise failure  # no artifact, but a file that was named by mistake
-    results = CheckResults([]) if isinstance(outcome, Exception) else outcome
-    graph = None
+    if isinstance(outcome, InputError) and subject.bundle is None:
+        raise outcome  # no artifact, but a file that was named by mistake
+    failure, results = (outcome, CheckResults([])) if isinstance(outcome, Exception) else (None, outcome)
+    graph: onnx.ModelProto | InputError | None = None
     if subject.path.suffix == ".onnx":
         try:
-            model = onnx_graph.load(subject.path)
+            graph = onnx_graph.load(subject.path)
         except InputError as error:
-            model = error
-        graph = Graph(model, subject.path.parent, subject.precision, results.contract)
-    context = CheckContext(
-        subject.name,
-        subject.precision,
-        provider,
-        subject=subject,
-        contract=results.contract,
-        failure=failure,
-        graph=graph,
-        lifted=lifted,
-    )
+            graph = error
+    context = CheckContext(subject, provider, results.contract, failure, graph, lifted)
     return results._replace(checks=in_order([*run_checks(context), *results.checks]))

@@ -73,7 +73,7 @@ def validate(
         for subject in subjects if trust_c else ():
             if subject.path.suffix == ".c":
                 native.build(subject.path)
-        outputs = subjects[0].contract.output_names if bundle is None else bundle.signature.output_names
+        outputs = (bundle or against).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(outputs)}.")
         on_progress(0, len(subjects) + 1, "running the reference")

@@ -1,8 +1,11 @@
 """A runtime whose outputs a function computes, the right function, and parity cases of it."""
 
+from pathlib import Path
+
 import numpy as np
 
 from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
+from lstm_deploy.validation.checks import Subject
 from lstm_deploy.validation.parity_case import ParityCase
 
 SIGNATURE = Signature(
@@ -15,6 +18,7 @@ SIGNATURE = Signature(
     ),
     streaming="exact",
 )
+SUBJECT = Subject(path=Path("m.onnx"), name="m.onnx", precision="float32")
 
 
 class Fake:

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from fake_runtime import Fake, case, right
+from fake_runtime import SUBJECT, Fake, case, right
 
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.contract.signature import TensorSpec
@@ -15,7 +15,7 @@ NAMES = [spec.name for spec in CHECKS]
 
 
 def checked(runtime):
-    return {check.name: check for check in check_runtime(runtime, "m.onnx", "float32", [case()]).checks}
+    return {check.name: check for check in check_runtime(SUBJECT, runtime, [case()]).checks}
 
 
 def test_each_check_has_a_name_of_its_own_and_needs_what_there_is():
@@ -30,8 +30,8 @@ def test_the_documentation_explains_each_check():
 
 
 def test_a_check_runs_where_all_that_it_needs_is_there():
-    assert run_checks(CheckContext("m.onnx", "float32", "cpu")) == []
-    context = CheckContext("m.onnx", "float32", "cpu", runtime=Fake(right), cases=[case()])
+    assert [check.name for check in run_checks(CheckContext(SUBJECT, "cpu"))] == []
+    context = CheckContext(SUBJECT, "cpu", runtime=Fake(right), cases=[case()])
     assert [check.name for check in run_checks(context)] == ["provider", "stream", "repeatable"]
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fake_runtime import Fake, case, right
+from fake_runtime import SUBJECT, Fake, case, right
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation.comparison import Comparison
@@ -63,7 +63,7 @@ def test_a_runtime_that_raises_is_a_failed_check():
     def boom(feeds):
         raise RuntimeError("boom")
 
-    checks = check_runtime(Fake(boom), "m.onnx", "float32", [case()]).checks
+    checks = check_runtime(SUBJECT, Fake(boom), [case()]).checks
     checks = [check for check in checks if check.name in ("shapes", "repeatable")]
     assert [(check.name, check.passed) for check in checks] == [("shapes", False), ("repeatable", False)]
     assert all("boom" in check.detail for check in checks)

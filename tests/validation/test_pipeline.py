@@ -121,10 +121,10 @@ def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
 
 
 def test_a_runtime_that_crashes_takes_no_other_artifact_along(forecast_bundle, monkeypatch):
-    def crash(function, jobs):
-        if any(arguments[0].name == "model.onnx" for _, arguments in jobs):
+    def crash(function, subjects, *more):
+        if any(subject.name == "model.onnx" for subject in subjects):
             raise CrashError("the process crashed (signal 11)")
-        return function(jobs)
+        return function(subjects, *more)
 
     monkeypatch.setattr(judging, "isolated", crash)
     report = validate(forecast_bundle)

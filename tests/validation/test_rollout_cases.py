@@ -5,7 +5,8 @@ from feeding import feeders
 
 import lstm_deploy
 from lstm_deploy.exporters import onnx_rollout, rollout_torch
-from lstm_deploy.validation.judging import check_rollout, of_bundle
+from lstm_deploy.validation.checks import Subject
+from lstm_deploy.validation.judging import check_file, of_bundle
 from lstm_deploy.validation.pipeline import validate
 
 TEXT = "two LSTMs"
@@ -78,6 +79,10 @@ def bundles(tmp_path_factory):
     }
 
 
+def rollout_subject(path, model):
+    return Subject(path=path, name=path.name, precision="float32", model=model, rollout_steps=64)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_wrong_rollout_does_not_pass(name, bundles, tmp_path, monkeypatch):
     network, right, wrong = BROKEN[name]
@@ -89,7 +94,7 @@ def test_a_wrong_rollout_does_not_pass(name, bundles, tmp_path, monkeypatch):
     assert changed
     model = bundles[network] / "model.onnx"
     onnx_rollout.export_rollout(model, tmp_path / "rollout.onnx")
-    results = check_rollout(tmp_path / "rollout.onnx", model, "rollout.onnx", "float32", "cpu", 64)
+    results = check_file(rollout_subject(tmp_path / "rollout.onnx", model), [])
     assert {check.name for check in results.checks if not check.passed} == {"rollout"}
 
 
@@ -109,7 +114,7 @@ def test_torchscript_that_forgets_its_state_does_not_pass(bundles, tmp_path, mon
     monkeypatch.setattr(rollout_torch, "GENERATE", text)
     model = bundles[TEXT] / "model.torchscript"
     rollout_torch.export_rollout_torchscript(model, tmp_path / "rollout.torchscript")
-    results = check_rollout(tmp_path / "rollout.torchscript", model, "rollout", "float32", "cpu", 64)
+    results = check_file(rollout_subject(tmp_path / "rollout.torchscript", model), [])
     assert not all(check.passed for check in results.checks)
 
 

@@ -9,7 +9,7 @@ import onnx
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.int8 import Settings, parts
 from lstm_deploy.exporters.precision.metrics import Examples, Measured
-from lstm_deploy.validation import ParityCase, check_file, open_emulating
+from lstm_deploy.validation import ParityCase, Subject, check_file, open_emulating
 
 MAX_METRIC_LOSS = 0.01
 """What a metric may lose where nobody says otherwise."""
@@ -100,7 +100,7 @@ class Examiner:
         return f"{what} on {self.given.described}, where {_percent(self.max_loss)} is allowed"
 
     def _differs(self, path: Path, precision: str) -> str:
-        checks = check_file(path, path.name, precision, "cpu", self.cases).checks
+        checks = check_file(Subject(path=path, name=path.name, precision=precision), self.cases).checks
         worst = max(checks, key=lambda check: check.severity)
         if worst.passed:
             return ""

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from properties import examples
 from torch import nn
+from validation_cases import checks_of
 
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
 from lstm_deploy.contract.signature import TensorSpec
@@ -14,7 +15,7 @@ from lstm_deploy.exporters.precision.float16 import export_float16
 from lstm_deploy.lifting import onnx_order, sources
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.case_inputs import Effort
-from lstm_deploy.validation.judging import check_file, open_emulating
+from lstm_deploy.validation.judging import open_emulating
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.weights import layer_problems
@@ -62,7 +63,7 @@ def test_every_form_of_lstm_computes_in_float16_and_is_proven(tmp_path, state_dt
     assert {spec.dtype for spec in contract.state_inputs} == {state_dtype}
     assert {spec.dtype for spec in (*contract.inputs, *contract.outputs)} == {"float32"}
     cases = make_cases(PyTorchReference(lifted), SMALL)
-    checks = check_file(tmp_path / "h.onnx", "h", "float16", "cpu", cases).checks
+    checks = checks_of(tmp_path / "h.onnx", "float16", cases)
     assert [check for check in checks if not check.passed] == []
 
 
@@ -121,5 +122,5 @@ def test_values_that_overflow_inside_are_seen_on_the_cpu_too(tmp_path):
     export_onnx(lifted, path)
     export_float16(path, tmp_path / "h.onnx")
     cases = make_cases(PyTorchReference(lifted), SMALL)
-    checks = check_file(tmp_path / "h.onnx", "h", "float16", "cpu", cases).checks
+    checks = checks_of(tmp_path / "h.onnx", "float16", cases)
     assert any(not check.passed and check.output == "y" for check in checks)

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import numpy_helper
 from properties import examples
 from torch import nn
+from validation_cases import checks_of
 
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
@@ -21,7 +22,6 @@ from lstm_deploy.lifting import onnx_order
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.opening import open_runtime
 from lstm_deploy.validation.case_inputs import Effort
-from lstm_deploy.validation.judging import check_file
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.weights import layer_problems
@@ -68,9 +68,7 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     assert len(lstm_layers(model)) == num_layers
     assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []  # each within half a step of what it was
     cases = make_cases(PyTorchReference(lifted), SMALL)
-    assert [
-        check for check in check_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks if not check.passed
-    ] == []
+    assert [check for check in checks_of(tmp_path / "q.onnx", "int8", cases) if not check.passed] == []
 
 
 def test_unsigned_weights_are_the_same_numbers(tmp_path):
@@ -222,7 +220,7 @@ def test_weights_that_two_lstms_share_are_quantized_in_both(tmp_path):
     quantize_onnx(path, tmp_path / "q.onnx")
     assert lstm_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
     cases = make_cases(PyTorchReference(lifted), SMALL)
-    assert all(check.passed for check in check_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+    assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 
 
 def test_matrices_of_one_shape_are_all_quantized(tmp_path):
@@ -282,7 +280,7 @@ def test_what_is_in_integers_has_names_of_its_own_and_what_is_read_elsewhere_sta
         onnx.checker.check_model(model, full_check=True)
         assert not [node for node in model.graph.node if node.op_type in ("MatMul", "LSTM")]
         cases = make_cases(PyTorchReference(lifted), SMALL)
-        assert all(check.passed for check in check_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+        assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 
 
 def test_weights_that_are_no_numbers_are_refused():
