@@ -54,7 +54,7 @@ class Segment(NamedTuple):
 
     def calls(self, signature: Signature) -> list[Outputs]:
         """The inputs of each call of the artifact."""
-        return _cut(signature, self.inputs, self.parts)
+        return split_steps(signature.inputs, self.inputs, self.parts) if self.parts else [dict(self.inputs)]
 
 
 class CaseInputs(NamedTuple):
@@ -178,9 +178,17 @@ def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Ite
     yield _chain(signature, "carried steps", 1, groups, rng)
 
 
-def slice_steps(value: Array, axis: int, start: int, stop: int) -> Array:
-    """A contiguous copy of some steps, which lie along `axis`."""
-    return np.ascontiguousarray(value.take(range(start, stop), axis))
+def split_steps(specs: Sequence[TensorSpec], values: Feeds, parts: Sequence[int]) -> list[Outputs]:
+    """The values of each part of the time, given in steps; what is not along the time is the same for all."""
+
+    def part(spec: TensorSpec, start: int, stop: int) -> Array:
+        value = values[spec.name]
+        if spec.is_lengths:
+            return np.full_like(value, stop - start)
+        return value.take(range(start, stop), spec.shape.index("seq")) if "seq" in spec.shape else value
+
+    spans = pairwise(accumulate(parts, initial=0))
+    return [{spec.name: part(spec, *span) for spec in specs} for span in spans]
 
 
 def _single(signature: Signature, batch: int, seq: int, rng: np.random.Generator, where: str = "") -> CaseInputs:
@@ -197,33 +205,14 @@ def _chain(
 
     Where a call takes a fixed number of steps, so does each call of the reference.
     """
-    total = sum(map(sum, groups))
-    sizes = signature.clamp(sizes_of(signature.inputs, batch, total))
+    sizes = signature.clamp(sizes_of(signature.inputs, batch, sum(map(sum, groups))))
     state = sample_state(signature, sizes["batch"], rng)
     if _fixes_seq(signature):
-        count = sum(map(len, groups))
-        return CaseInputs(
-            where, state, tuple(Segment(sample_inputs(signature.inputs, sizes, rng)) for _ in range(count))
-        )
+        calls = range(sum(map(len, groups)))
+        return CaseInputs(where, state, tuple(Segment(sample_inputs(signature.inputs, sizes, rng)) for _ in calls))
     inputs = sample_inputs(signature.inputs, sizes, rng)
-    return CaseInputs(where, state, tuple(map(Segment, _cut(signature, inputs, [*map(sum, groups)]), groups)))
-
-
-def _cut(signature: Signature, inputs: Feeds, parts: Sequence[int]) -> list[Outputs]:
-    """The inputs of each part of the time; without parts, all of it."""
-    if not parts:
-        return [dict(inputs)]
-    cut: list[Outputs] = []
-    for start, stop in pairwise(accumulate(parts, initial=0)):
-        cut.append({})
-        for spec in signature.inputs:
-            value = inputs[spec.name]
-            if spec.is_lengths:
-                value = np.full_like(value, stop - start)
-            elif "seq" in spec.shape:
-                value = slice_steps(value, spec.shape.index("seq"), start, stop)
-            cut[-1][spec.name] = value
-    return cut
+    wholes = split_steps(signature.inputs, inputs, [*map(sum, groups)])
+    return CaseInputs(where, state, tuple(map(Segment, wholes, groups)))
 
 
 def _scaled(value: Array, spec: TensorSpec, factor: float) -> Array:

@@ -63,6 +63,7 @@ class _Experiments:
         self.signature = (reference or runtime).signature
         self.specs = (*self.signature.state_outputs, *self.signature.outputs)
         self.states = [spec.name for spec in self.signature.state_outputs]
+        self.lifted = reference.lifted if reference else None
 
     def causes(self) -> Iterator[str]:
         """What explains all outputs, the simplest first."""
@@ -72,24 +73,29 @@ class _Experiments:
         except Exception:  # whatever a runtime raises
             yield self._frozen()
             return
-        if self.reference is None:
+        reference = self.reference
+        if reference is None:
             yield from self._ignored_inputs(feeds, got)
             return
-        right = self.reference.run(feeds)
+        right = reference.run(feeds)
         if self._alike(got, right, right):
-            yield from self._sometimes(self.reference)
+            yield from self._sometimes(reference)
             return
-        run = self._run_or_nan(self.reference, right)
+
+        def run(faulty: Feeds) -> Outputs:
+            try:
+                return reference.run(faulty)
+            except Exception:  # what the user's forward raises on these sizes: then nothing is alike
+                return {name: np.full_like(value, np.nan) for name, value in right.items()}
+
         yield from self._known_wiring(run, feeds, got, right)
-        yield from self._ignored_inputs(feeds, got)
+        yield from self._ignored_inputs(feeds, got, right)
         yield from self._mixed_rows(feeds, got, right)
-        if self.reference.lifted is not None:
+        if self.lifted is not None:
             from lstm_deploy.validation.weight_faults import weight_faults
 
-            for fault in weight_faults(self.reference.lifted):
-                if self._alike(got, run(feeds), right):
-                    yield fault
-        yield from self._sometimes(self.reference)
+            yield from (fault for fault in weight_faults(self.lifted) if self._alike(got, run(feeds), right))
+        yield from self._sometimes(reference)
         yield from self._affine(got, right)
         for fault in self._known_wiring(run, feeds, got, right, self.states):
             yield f"{fault} (this explains the states, and not all of the output)"
@@ -126,15 +132,15 @@ class _Experiments:
     ) -> Iterator[str]:
         """The faults that explain these outputs, or all."""
         vectors: dict[str, Array] = {}
-        if self.reference is not None and self.reference.lifted is not None:
+        if self.lifted is not None:
             from lstm_deploy.validation.weight_faults import constants
 
-            vectors = constants(self.reference.lifted)
+            vectors = constants(self.lifted)
         for fault, outputs in wiring_faults(self.signature, run, feeds, vectors):
             if self._alike(got, outputs, right, names) and not self._alike(outputs, right, right, names):
                 yield fault
 
-    def _ignored_inputs(self, feeds: Feeds, got: Outputs) -> Iterator[str]:
+    def _ignored_inputs(self, feeds: Feeds, got: Outputs, right: Outputs | None = None) -> Iterator[str]:
         """Inputs that change nothing at all, though they should."""
         ignored = []
         lengths = {spec.name for spec in self.signature.inputs if spec.is_lengths}
@@ -146,22 +152,16 @@ class _Experiments:
                 moved = any((got[output] != value).any() for output, value in self._run(changed).items())
             except Exception:
                 continue
-            if not moved and self._should_move(feeds, changed):
+            if not moved and not (right and self.reference and self._alike(self.reference.run(changed), right, right)):
                 ignored.append(name)
         if not ignored:
             return
         initial = self.signature.initial_state(BATCH)
         starts = {**feeds, **{name: initial[name] for name in ignored if name in initial}}
-        known = self.reference is not None and self._alike(got, right := self.reference.run(starts), right)
+        known = self.reference is not None and self._alike(got, fresh := self.reference.run(starts), fresh)
         start = "its initial value" if known else "something else"
         is_ = "is" if len(ignored) == 1 else "are"
         yield f"{' and '.join(ignored)} {is_} ignored: every call starts from {start}"
-
-    def _should_move(self, feeds: Feeds, changed: Feeds) -> bool:
-        if self.reference is None:
-            return True
-        right = self.reference.run(feeds)
-        return not self._alike(self.reference.run(changed), right, right)
 
     def _sometimes(self, reference: Reference) -> Iterator[str]:
         """Sizes, or a start, at which it is wrong, while it is right at others."""
@@ -254,17 +254,6 @@ class _Experiments:
         contract = self.runtime.signature
         types = {spec.name: spec.dtype for spec in (*contract.inputs, *contract.state_inputs)}
         return self.runtime.run({name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()})
-
-    def _run_or_nan(self, reference: Reference, right: Outputs) -> Run:
-        """The reference on faulty inputs, some of which it may refuse: then nothing is alike."""
-
-        def run(feeds: Feeds) -> Outputs:
-            try:
-                return reference.run(feeds)
-            except Exception:  # what the user's forward raises on these sizes
-                return {name: np.full_like(value, np.nan) for name, value in right.items()}
-
-        return run
 
     def _alike(self, got: Outputs, expected: Outputs, right: Outputs, names: Sequence[str] | None = None) -> bool:
         """Whether these outputs, or all, differ by no more than those of one fault, beside the size of right ones."""

@@ -20,7 +20,7 @@ from lstm_deploy.artifacts import (
 )
 from lstm_deploy.contract import Signature, contract_of
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import OnnxRuntime, Runtime, open_runtime
+from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Subject, in_order, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
@@ -38,8 +38,8 @@ class CheckResults(NamedTuple):
     """The outcome of all checks of one artifact."""
 
     checks: list[Check]
-    profiles: list[Profile] = []  # noqa: RUF012 - never changed
-    contract: Signature | None = None
+    profiles: list[Profile]
+    contract: Signature | None
     """The contract that the artifact carries; none if it could not be opened."""
 
 
@@ -76,7 +76,7 @@ def judge(
     lifted: "Lifted | None" = None,
     *,
     isolate: bool = True,
-    on_format: Callable[[Sequence[Subject]], None] = lambda _: None,
+    on_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> list[CheckResults]:
     """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
 
@@ -89,7 +89,8 @@ def judge(
     outcomes: dict[str, CheckResults | Exception] = {}
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
         alike = [subject for subject in subjects if subject.path.suffix == suffix]
-        on_format(alike)
+        names = ", ".join(subject.name for subject in alike)
+        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
         results = (_isolated if isolate else check_files)(alike, cases, provider, tolerances)
         outcomes.update(zip((subject.name for subject in alike), results, strict=True))
     return [_completed(subject, outcomes[subject.name], provider, lifted) for subject in subjects]
@@ -156,6 +157,8 @@ def check_runtime(
 def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
     """Open an artifact; ONNX in float16, which the CPU cannot run, is emulated in float32 there."""
     if (precision, provider, path.suffix) == ("float16", "cpu", ".onnx"):
+        from lstm_deploy.runtimes import OnnxRuntime
+
         return OnnxRuntime(in_float32(path), provider)
     return open_runtime(path, provider)
 
@@ -204,7 +207,7 @@ def _completed(
     """The results with those of the checks that need no runtime."""
     if isinstance(outcome, InputError) and subject.bundle is None:
         raise outcome  # no artifact, but a file that was named by mistake
-    failure, results = (outcome, CheckResults([])) if isinstance(outcome, Exception) else (None, outcome)
+    failure, results = (outcome, CheckResults([], [], None)) if isinstance(outcome, Exception) else (None, outcome)
     graph: onnx.ModelProto | InputError | None = None
     if subject.path.suffix == ".onnx":
         try:

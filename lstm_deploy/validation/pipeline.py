@@ -1,7 +1,7 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from lstm_deploy.lifting import Origin
 
-Progress = Callable[[int, int, str], None]
-
 
 @machine_limits()
 def validate(
@@ -37,7 +35,7 @@ def validate(
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     trust_c: bool = False,
-    on_progress: Progress = lambda *_: None,
+    on_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> ParityReport:
     """Compare every artifact of a bundle, or any ONNX or TorchScript file, with the model it should compute.
 
@@ -79,26 +77,13 @@ def validate(
         on_progress(0, len(subjects) + 1, "running the reference")
         cases = make_cases(against, THOROUGH if thorough else NORMAL) if against else []
         lifted = against.lifted if against else None
-        on_format = _counting(on_progress, len(subjects))
-        results = judge(subjects, cases, provider, tolerances, lifted, on_format=on_format)
+        results = judge(subjects, cases, provider, tolerances, lifted, on_progress=on_progress)
         diagnoses = [
             explain(subject, result, against, provider)
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
         ]
     return report_of(results, described, diagnoses, left_out)
-
-
-def _counting(on_progress: Progress, total: int) -> Callable[[Sequence[Subject]], None]:
-    """Reports which artifacts are judged, and how many were before them."""
-    done = 0
-
-    def on_format(subjects: Sequence[Subject]) -> None:
-        nonlocal done
-        on_progress(done + 1, total + 1, f"judging {', '.join(subject.name for subject in subjects)}")
-        done += len(subjects)
-
-    return on_format
 
 
 def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:

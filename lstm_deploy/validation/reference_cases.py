@@ -1,14 +1,13 @@
 """Making parity cases: the inputs of every check in the registry, and the outputs that the reference gives for them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
 from zlib import crc32
 
 import numpy as np
 
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError
-from lstm_deploy.validation.case_inputs import NORMAL, CaseInputs, Effort, slice_steps
+from lstm_deploy.validation.case_inputs import NORMAL, CaseInputs, Effort, split_steps
 from lstm_deploy.validation.checks import CHECKS
 from lstm_deploy.validation.parity_case import ParityCase, output_sizes, with_typical_sizes
 from lstm_deploy.validation.reference import Reference
@@ -31,11 +30,9 @@ def make_cases(reference: Reference, effort: Effort = NORMAL) -> list[ParityCase
             failure = error
     for check, inputs, rounded in in_float32:
         try:
-            case = _case(reference, check, inputs, rounded)
+            cases += _cases(reference, check, inputs, rounded)
         except InputError as error:
             failure = error
-        else:
-            cases += [case] if case else []
     if not any(case.check == "shapes" for case in cases):
         raise failure or InputError("No shape is small enough to be tried; give more memory or a smaller model.")
     return with_typical_sizes(cases, "shapes")
@@ -49,8 +46,8 @@ def _all_inputs(signature: Signature, effort: Effort) -> Iterator[tuple[str, Cas
             yield from ((spec.name, inputs) for inputs in spec.inputs(signature, effort, rng))
 
 
-def _case(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequence[Outputs]) -> ParityCase | None:
-    """A case with the outputs of the reference, and how far `rounded`, those in float32, are from them.
+def _cases(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequence[Outputs]) -> Iterator[ParityCase]:
+    """The case with the outputs of the reference, and how far `rounded`, those in float32, are from them.
 
     None where float32 and float64 lead to NaN in different places, so that there is nothing to compare with.
     """
@@ -59,7 +56,7 @@ def _case(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequenc
     sizes = output_sizes(signature, expected)
     rounding = dict.fromkeys(sizes, 0.0)
     if check == "nonfinite" and not _same_nonfinite(expected, rounded):
-        return None
+        return
     kept = 0
     for number, (exact, single) in enumerate(zip(expected, rounded, strict=True), 1):
         now = {name: max(rounding[name], _relative_error(single[name], exact[name], sizes[name])) for name in exact}
@@ -69,7 +66,7 @@ def _case(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequenc
         rounding |= now
         if all(spec.name in exact for spec in signature.state_outputs):
             kept = number
-    return ParityCase(
+    yield ParityCase(
         check=check,
         where=f"{kept} {inputs.where}" if check == "drift" else inputs.where,
         state=inputs.state,
@@ -89,26 +86,23 @@ def _outputs(signature: Signature, run: Callable[[Feeds], Outputs], inputs: Case
     for segment in inputs.segments:
         outputs = run({**segment.inputs, **state})
         state = signature.next_state(outputs)
-        parts: list[Outputs] = [{} for _ in segment.parts or (0,)]
-        parts[-1] = dict(outputs)
-        for spec in signature.outputs if len(parts) > 1 else ():
-            if signature.streaming != "exact":
-                del parts[-1][spec.name]
-            elif "seq" in spec.shape:
-                axis = spec.shape.index("seq")
-                for part, (start, stop) in zip(parts, pairwise(accumulate(segment.parts, initial=0)), strict=True):
-                    part[spec.name] = slice_steps(outputs[spec.name], axis, start, stop)
-        known += parts
+        if len(segment.parts) <= 1:
+            known.append(dict(outputs))
+        else:  # states, and what is not along the time, are known after the last call alone
+            exact = signature.outputs if signature.streaming == "exact" else ()
+            known += split_steps([spec for spec in exact if "seq" in spec.shape], outputs, segment.parts)
+            last = {spec.name: outputs[spec.name] for spec in (*exact, *signature.state_outputs)}
+            known[-1] = {**last, **known[-1]}
     return known
 
 
 def _same_nonfinite(expected: Sequence[Outputs], rounded: Sequence[Outputs]) -> bool:
     """Whether the same entries are NaN or infinite in float64 and float32."""
     return all(
-        np.array_equal(np.isfinite(exact[name]), np.isfinite(single[name]))
-        and np.array_equal(np.isnan(exact[name]), np.isnan(single[name]))
+        np.array_equal(test(exact[name]), test(single[name]))
         for exact, single in zip(expected, rounded, strict=True)
         for name in exact
+        for test in (np.isfinite, np.isnan)
     )
 
 

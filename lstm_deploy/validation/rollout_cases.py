@@ -75,12 +75,15 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
     yield "until the first token of all comes", {**inputs, "stop": np.array(0)}, state
     yield "drawn from more than there are", *text(2, 3, 1.0, 10**6, 9)
     yield "one token", *text(2, 3, 1.0, 0, 1)
+
+    def stopped(inputs: Feeds, state: Feeds) -> Outputs:
+        """Ended by the token that comes a third of the way into the first row, and perhaps not into the others."""
+        drawn = unroll(runtime, {**inputs, **state})["y"]
+        return {**inputs, "stop": np.array(drawn[0, drawn.shape[1] // 3])}
+
     inputs, state = text(3, 4, hot, 0)
-    drawn = unroll(runtime, {**inputs, **state})["y"]
-    # A token that ends the first row midway, and perhaps not the others.
-    yield "until a token comes", {**inputs, "stop": np.array(drawn[0, drawn.shape[1] // 3])}, state
+    yield "until a token comes", stopped(inputs, state), state
     one = {name: value[:1] if value.ndim else value for name, value in inputs.items()}
-    alone = {name: np.take(value, [0], axis=contract.batch_axis_of_state) for name, value in state.items()}
     one["lengths"] = np.array([one["x"].shape[1]])
-    drawn = unroll(runtime, {**one, **alone})["y"]
-    yield "until a token ends it", {**one, "stop": np.array(drawn[0, drawn.shape[1] // 3])}, alone
+    alone = {name: np.take(value, [0], axis=contract.batch_axis_of_state) for name, value in state.items()}
+    yield "until a token ends it", stopped(one, alone), alone

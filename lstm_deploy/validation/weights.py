@@ -172,7 +172,7 @@ def _fault(letter: str, actual: Array, right: Array, step: Array | None) -> str:
         if zero and (np.abs(actual - right - zero * step) <= FAULT_STEPS * step).all():
             return f": the zero point is off by {-zero:.0f}"
     index = np.unravel_index(int(np.abs(actual - right).argmax()), right.shape)
-    rows = right.shape[1] // _blocks(letter)
+    rows = right.shape[1] // (8 if letter == "b" else 4)
     return f", {GATES[int(index[1]) // rows % 4]} gate: {_entries(actual, right, slack)}"
 
 
@@ -183,7 +183,7 @@ def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
-    blocks = np.split(right, _blocks(letter), axis=1)
+    blocks = np.split(right, 8 if letter == "b" else 4, axis=1)
     for order in list(permutations(range(4)))[1:]:
         letters = " ".join("iofc"[index] for index in order)
         value = np.concatenate([blocks[start + i] for start in range(0, len(blocks), 4) for i in order], 1)
@@ -192,11 +192,6 @@ def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
         yield "the two directions are exchanged", right[::-1]
     if letter == "r":
         yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in blocks], 1)
-
-
-def _blocks(letter: str) -> int:
-    """How many gates stand one after the other."""
-    return 8 if letter == "b" else 4
 
 
 def _entries(actual: Array, right: Array, slack: Array | float = 0.0) -> str:
