@@ -1,18 +1,11 @@
 import modules
 import pytest
 import torch
+from lift_modules import lifted
 
-from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import StateByKey
-from lstm_deploy.lifting.lifting import example, lift
-
-X = TensorSpec.parse("x:float32[batch,seq,3]")
-
-
-def lifted(module, spec=X, **options):
-    torch.manual_seed(0)
-    return lift(module.eval(), [spec], **options)
+from lstm_deploy.lifting.lifting import example_inputs
 
 
 def test_an_argument_that_is_no_state_must_be_described():
@@ -23,7 +16,7 @@ def test_an_argument_that_is_no_state_must_be_described():
 def test_inputs_that_forward_changes_are_the_callers_still():
     module = modules.ChangesItsInput().eval()
     found = lifted(module)
-    tensors = example(found.signature)
+    tensors = example_inputs(found.signature)
     before = tensors[0].clone()
     with torch.no_grad():
         y = found(*tensors)[0]
@@ -40,7 +33,7 @@ def test_a_state_in_a_mapping_is_found_by_names_of_its_own():
             state[key]
     module = modules.DemandsMapping().eval()
     found = lifted(module)
-    x, h, c = example(found.signature)
+    x, h, c = example_inputs(found.signature)
     with torch.no_grad():
         y, new_h, _ = found(x, h + 1, c + 1)
         wanted, new = module(x, {"h": h + 1, "c": c + 1})

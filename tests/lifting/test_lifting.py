@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import modules
+import refused_modules
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from lift_modules import lifted
 from properties import examples
 from torch import nn
 
@@ -11,22 +13,16 @@ import lstm_deploy
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import flatten
-from lstm_deploy.lifting.lifting import example, lift
+from lstm_deploy.lifting.lifting import example_inputs
 
-X = TensorSpec.parse("x:float32[batch,seq,3]")
 SIZES = {"batch": 2, "seq": 7}
-
-
-def lifted(module, spec=X, **options):
-    torch.manual_seed(0)
-    return lift(module.eval(), [spec], **options)
 
 
 @pytest.mark.parametrize("make", [modules.HidesState, modules.ReturnsState, modules.Attention, modules.TwoLSTMs])
 def test_from_zeros_it_computes_what_the_module_computes(make):
     module = make().eval()
     found = lifted(module)
-    tensors = example(found.signature, **SIZES)
+    tensors = example_inputs(found.signature, **SIZES)
     with torch.no_grad():
         outputs = found(*tensors)[: len(found.signature.outputs)]
         wanted = [tensor for path, tensor in flatten(module(tensors[0])) if path[:1] != (1,)]
@@ -53,7 +49,7 @@ def test_float32_weights_are_shared_and_nothing_else_is():
     assert found.module.lstm.weight_ih_l0.requires_grad is False
     assert module.lstm.weight_ih_l0.requires_grad
     assert found.module.calls.data_ptr() != module.calls.data_ptr()
-    found(*example(found.signature))
+    found(*example_inputs(found.signature))
     assert module.calls == 0
     found.double()
     assert module.lstm.weight_ih_l0.dtype == torch.float32
@@ -91,8 +87,8 @@ def test_batch_first_state_is_the_same_state_in_another_order():
     ("make", "message"),
     [
         (lambda: nn.Linear(3, 3), "no nn.LSTM"),
-        (modules.Gated, "GRU"),
-        (modules.Subclassed, "subclass"),
+        (refused_modules.Gated, "GRU"),
+        (refused_modules.Subclassed, "subclass"),
     ],
 )
 def test_what_cannot_be_lifted_is_refused_with_the_reason(make, message):
@@ -178,10 +174,10 @@ def test_a_start_that_is_computed_from_a_flag_is_no_constant(tmp_path):
 
 
 def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
-    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    source = Path(refused_modules.__file__).read_text(encoding="utf-8").splitlines()
     line = next(number for number, text in enumerate(source, 1) if "if out.sum() > 0" in text)
     with pytest.raises(LiftingError, match=rf"modules\.py:{line}"):
-        lstm_deploy.export(modules.Branches(), tmp_path / "b", inputs=ALL)
+        lstm_deploy.export(refused_modules.Branches(), tmp_path / "b", inputs=ALL)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -235,7 +231,7 @@ def test_random_modules_are_lifted(kinds, widths, start, result, norm):
     assert len(found.signature.recurrent) == len(kinds)
     assert ("seq" in {dim.name for dim in found.signature.fixed}) == ("cell" in kinds)
     if start != "random":
-        tensors = example(found.signature, **SIZES)
+        tensors = example_inputs(found.signature, **SIZES)
         with torch.no_grad():
             wanted = [value for _, value in flatten(module(tensors[0]))]
             torch.testing.assert_close(found(*tensors)[0], wanted[0], rtol=1e-4, atol=1e-5)

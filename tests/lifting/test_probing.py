@@ -1,18 +1,10 @@
 import modules
 import pytest
-import torch
+from lift_modules import lifted
 from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.lifting import lift
-
-X = TensorSpec.parse("x:float32[batch,seq,3]")
-
-
-def lifted(module, spec=X, **options):
-    torch.manual_seed(0)
-    return lift(module.eval(), [spec], **options)
 
 
 def test_a_wrong_input_is_refused_with_the_models_own_words():

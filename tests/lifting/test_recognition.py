@@ -5,10 +5,8 @@ from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.recognition import FOURTEEN, recognize
+from lstm_deploy.lifting.recognition import FROM_SCRATCH, recognize
 from lstm_deploy.lifting.weight_files import clean
-
-NAMES = [f"b_{gate}" if len(gate) == 1 else f"W_{gate}" for gate in FOURTEEN]
 
 
 class Net(nn.Module):
@@ -66,7 +64,7 @@ def fourteen(inputs=6, hidden=4):
     """Weights of the LSTM that a textbook writes from scratch, and what it computes of `x [seq, batch, inputs]`."""
     torch.manual_seed(0)
     weights = {}
-    for name in NAMES:
+    for name in FROM_SCRATCH:
         gate = name[2:]
         rows = inputs if gate.startswith("x") else hidden
         columns = inputs if gate.endswith("q") else hidden
@@ -88,7 +86,7 @@ def fourteen(inputs=6, hidden=4):
 @pytest.mark.parametrize("as_list", [True, False])
 def test_fourteen_tensors_from_scratch_are_an_lstm(as_list):
     weights, run = fourteen()
-    given_ = {str(index): weights[name] for index, name in enumerate(NAMES)} if as_list else weights
+    given_ = {str(index): weights[name] for index, name in enumerate(FROM_SCRATCH)} if as_list else weights
     x = torch.nn.functional.one_hot(torch.randint(0, 6, (7, 3)), 6).float()
     with torch.no_grad():
         time_major = recognize(given_, [TensorSpec.parse("x:float32[seq,batch,6]")]).network(x)
