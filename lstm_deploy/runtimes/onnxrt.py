@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes.providers import NO_KERNEL
 
@@ -281,7 +281,7 @@ def _refuse(path: Path, provider: str) -> None:
             f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
             "--int8-cpus vnni."
         )
-    if provider != "cpu" and onnx_graph.operators(model)["DynamicQuantizeLSTM"]:
+    if provider != "cpu" and onnx_graph.operators(model)[LSTM.quantized_operator]:
         raise InputError(
             f"{path} cannot run there: {NO_KERNEL['int8', provider]}; use --provider cpu, or export --half."
         )

@@ -209,7 +209,9 @@ def dynamic_axes(spec: TensorSpec) -> tuple[int, ...]:
 def weights_of(signature: Signature) -> int:
     """How many weights the LSTMs of a contract have: what a step of one row costs."""
     return sum(
-        4 * spec.hidden_size * spec.num_directions * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
+        len(spec.cell.pytorch_gates)
+        * (spec.hidden_size * spec.num_directions)
+        * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
         for spec in signature.recurrent
     )
 
@@ -262,7 +264,7 @@ def _values(signature: Signature, rng: np.random.Generator) -> Iterator[_Try]:
 
     def changed(what: str, x: float, h: float, c: float) -> _Try:
         inputs = {spec.name: _scaled(usual_inputs[spec.name], spec, x) for spec in signature.inputs}
-        factors = {name: np.float32(h if name.endswith("h_in") else c) for name in usual.state}
+        factors = {name: np.float32(h if signature.cell_states[name].is_output else c) for name in usual.state}
         state = {name: (value * factors[name]).astype(value.dtype) for name, value in usual.state.items()}
         return usual._replace(where=what, segments=(_Segment(inputs),), state=state)
 

@@ -10,13 +10,12 @@ from itertools import permutations
 import numpy as np
 
 from lstm_deploy.artifacts import Layer
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
 
 EQUAL = 1e-6
 """Relative difference that repacking may make: projections are multiplied in float64 and rounded once."""
 
-GATE_NAMES = {"i": "input", "o": "output", "f": "forget", "c": "cell"}
-"""The gates in ONNX's order."""
+GATES = LSTM.onnx_gates
 
 
 def weight_problems(found: Sequence[tuple[Layer, Mapping[str, Array]]], wanted: Sequence[Layer]) -> list[str]:
@@ -127,7 +126,7 @@ def _explained(letter: str, found: Array, right: Array, step: Array | None) -> s
             return f"{name}: the zero point is off by {-zero:.0f}"
     index = np.unravel_index(int(np.abs(found - right).argmax()), right.shape)
     rows = right.shape[1] // _blocks(letter)
-    gate = list(GATE_NAMES.values())[int(index[1]) // rows % 4]
+    gate = list(GATES.values())[int(index[1]) // rows % len(GATES)]
     return f"{name}, {gate} gate: {_entries(found, right, slack)}"
 
 
@@ -138,19 +137,19 @@ def _suspects(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
-    for order in permutations(range(4)):
-        if order != (0, 1, 2, 3):
-            letters = " ".join("iofc"[index] for index in order)
-            yield f"the gates stand in the order {letters}, not i o f c", _gates(right, order, _blocks(letter))
+    right_order, *wrong_orders = permutations(GATES)
+    for order in wrong_orders:
+        what = f"the gates stand in the order {' '.join(order)}, not {' '.join(right_order)}"
+        yield what, _gates(right, [right_order.index(gate) for gate in order], _blocks(letter))
     if right.shape[0] == 2:
         yield "the two directions are exchanged", right[::-1]
     if letter == "r":
-        yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in np.split(right, 4, axis=1)], 1)
+        yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in np.split(right, len(GATES), axis=1)], 1)
 
 
 def _blocks(letter: str) -> int:
     """How many gates stand one after the other."""
-    return 8 if letter == "b" else 4
+    return 2 * len(GATES) if letter == "b" else len(GATES)
 
 
 def _entries(found: Array, right: Array, slack: Array | float = 0.0) -> str:
@@ -164,7 +163,7 @@ def _entries(found: Array, right: Array, slack: Array | float = 0.0) -> str:
 
 def _gates(value: Array, order: Sequence[int], blocks: int) -> Array:
     parts = np.split(value, blocks, axis=1)
-    return np.concatenate([parts[start + index] for start in range(0, blocks, 4) for index in order], 1)
+    return np.concatenate([parts[start + index] for start in range(0, blocks, len(GATES)) for index in order], 1)
 
 
 def _distance(layer: Layer, other: Layer) -> float:
