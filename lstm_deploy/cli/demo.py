@@ -13,12 +13,12 @@ from lstm_deploy.errors import LstmDeployError
 
 
 def demo(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write to.")] = Path("exported/demo"),
 ) -> None:
     """Train, export, validate, measure and use two models on data that every install has; takes 2 minutes."""
-    from lstm_deploy.cli import app
-
-    show(output, lambda *words: app(words, prog_name="lstm-deploy", standalone_mode=False))
+    application = context.find_root().command
+    show(output, lambda *words: application.main(list(words), prog_name="lstm-deploy", standalone_mode=False))
 
 
 def show(output: Path, run_command: Callable[..., object]) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
-from lstm_deploy.contract import LSTM, CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes.providers import BY_ONNXRUNTIME_NAME, PROVIDERS, Provider
 
