@@ -1,5 +1,5 @@
 from . import onnx_order as onnx_order, sources as sources
-from .calling import State as State, flatten as flatten
+from .calling import RECURRENT_MODULES as RECURRENT_MODULES, State as State, flatten as flatten
 from .contexts import in_float64 as in_float64
 from .copying import shared_copy as shared_copy
 from .lifting import example_inputs as example_inputs

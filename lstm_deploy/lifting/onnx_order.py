@@ -53,7 +53,9 @@ def to_onnx_order(module: nn.Module, path: str) -> dict[str, Tensor]:
             biases = [_reordered(weights(name)) for name in ("bias_ih", "bias_hh")]
             ordered[f"B_l{layer}"] = torch.cat(biases, 1)
         else:
-            ordered[f"B_l{layer}"] = torch.zeros(len(suffixes), 2 * len(LSTM.onnx_gates) * cast(int, module.hidden_size))
+            ordered[f"B_l{layer}"] = torch.zeros(
+                len(suffixes), 2 * len(LSTM.onnx_gates) * cast(int, module.hidden_size)
+            )
     return ordered
 
 

@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import modules
-import refused_modules
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import refused_modules
 import torch
 from c_programs import NEEDS_CC
 from hypothesis import HealthCheck, example, given, settings, strategies as st

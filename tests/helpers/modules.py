@@ -110,10 +110,6 @@ class NeverCalled(nn.Module):
         return self.lstm(x)[0]
 
 
-
-
-
-
 class TwoStates(OneLSTM):
     """The same LSTM reads two halves of the features, each from zeros."""
 
@@ -232,8 +228,6 @@ class Unbatched(nn.Module):
         return self.lstm(x)[0]
 
 
-
-
 class StartsByFlag(nn.Module):
     """The start depends on a flag that is almost always set: a computed state, not a constant."""
 
@@ -292,21 +286,11 @@ class CountsCalls(OneLSTM):
         return self.lstm(x)[0]
 
 
-
-
-
-
-
-
-
-
 class ChangesItsInput(OneLSTM):
     def forward(self, x):
         x -= 0.5
         x[:, :, 0] = 0
         return self.lstm(x)[0] + x.mean()
-
-
 
 
 class PoolsTime(OneLSTM):

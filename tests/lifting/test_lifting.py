@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import modules
-import refused_modules
 import pytest
+import refused_modules
 import torch
 from hypothesis import given, settings, strategies as st
 from lift_modules import lifted

@@ -1,6 +1,6 @@
 import modules
-import refused_modules
 import pytest
+import refused_modules
 import torch
 from lift_modules import X, lifted
 from torch import nn
