@@ -160,7 +160,9 @@ def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int
     with seeded(0):  # as `probe.run` is
         actual = flatten(lifted.call(*probe.tensors(sizes), *states))
     if len(lifted.final_states()) != 2 * len(lifted.ports):
-        raise LiftingError("An LSTM of this module is called only sometimes, so it has no single state.")
+        raise LiftingError(
+            "An LSTM of this module is called only sometimes, so it has no single state; always call it."
+        )
     same = [path for path, _ in expected] == [path for path, _ in actual] and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
         for (_, a), (_, b) in zip(expected, actual, strict=True)

@@ -110,7 +110,9 @@ class ModuleProbe:
         reseeded = self.record(self.sizes, seed=0, noise=1)
         required = self.required_state(self.sizes, seed=0)
         if any(_call_counts(other) != _call_counts(first) for other in (*others, reseeded)):
-            raise LiftingError("How often an LSTM is called depends on the values of the inputs; it must not.")
+            raise LiftingError(
+                "How often an LSTM is called depends on the values of the inputs; use their sizes alone."
+            )
         starts = []
         for path, calls in first.items():
             for number, call in enumerate(calls):
@@ -238,7 +240,7 @@ def _learned(state: State | None, path: str) -> State | None:
         return None
     if any((value != value[:, :1]).any() for value in state):
         raise LiftingError(
-            f"{path or 'The LSTM'} starts each row of a batch from a constant of its own, which no contract can say; "
+            f"{path or 'The LSTM'} starts each row of a batch from another constant, which a contract cannot express; "
             "start all rows alike."
         )
     return state[0][:, 0], state[1][:, 0]

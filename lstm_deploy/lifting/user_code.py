@@ -53,7 +53,7 @@ def _searched_first(folder: Path) -> Iterator[None]:
 def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
     """Make an instance of the class `FILE.py:Class` or `package.module:Class` with the arguments `init`.
 
-    Raises `InputError` if the class cannot be imported or made, or makes no module.
+    Raises `InputError` if the class cannot be imported or constructed, or is no module.
     """
     home, _, name = model.rpartition(":")
     if not home or not name:
@@ -69,7 +69,7 @@ def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
         network = network_class(**init)
     except Exception as error:  # whatever the user's constructor raises
         raise InputError(
-            f"{name} cannot be made ({one_line(error)}{user_line(error)}); give its arguments with --init JSON."
+            f"{name} cannot be constructed ({one_line(error)}{user_line(error)}); give its arguments with --init JSON."
         ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{model} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")

@@ -1,4 +1,4 @@
-"""Lifts a module, with the weights of one seed."""
+"""Lifts modules, with random numbers from one seed."""
 
 import torch
 
@@ -8,6 +8,6 @@ from lstm_deploy.lifting.lifting import lift
 X = TensorSpec.parse("x:float32[batch,seq,3]")
 
 
-def lifted(module, spec=X, **options):
+def lift_module(module, spec=X, **options):
     torch.manual_seed(0)
     return lift(module.eval(), [spec], **options)

@@ -6,13 +6,13 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 
 class OneLSTM(nn.Module):
-    """An LSTM over three features; subclasses say what is made of it."""
+    """An LSTM over three features."""
 
     hidden_size, num_layers = 4, 1
 
     def __init__(self, **form):
         super().__init__()
-        self.lstm = nn.LSTM(3, self.hidden_size, self.num_layers, batch_first=True, **form)
+        self.lstm = nn.LSTM(3, self.hidden_size, batch_first=True, **{"num_layers": self.num_layers, **form})
 
 
 class HidesState(nn.Module):

@@ -2,7 +2,7 @@ import modules
 import pytest
 import refused_modules
 import torch
-from lift_modules import X, lifted
+from lift_modules import X, lift_module
 from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
@@ -12,15 +12,15 @@ from lstm_deploy.lifting.outputs import many_steps
 
 
 def test_a_returned_state_is_not_exported_twice():
-    found = lifted(modules.ReturnsState()).signature
-    assert found.output_names == ["y", "h_out", "c_out"]
-    assert found.outputs[0].shape == ("batch", "seq", 2)
+    signature = lift_module(modules.ReturnsState()).signature
+    assert signature.output_names == ["y", "h_out", "c_out"]
+    assert signature.outputs[0].shape == ("batch", "seq", 2)
 
 
 def test_keys_name_outputs_and_paths_name_states():
-    found = lifted(modules.TwoLSTMs()).signature
-    assert [str(spec) for spec in found.outputs] == ["low: float32[batch, seq, 4]", "top: float32[batch, seq, 5]"]
-    assert found.input_names[1:] == ["low_h_in", "low_c_in", "top_lstm_h_in", "top_lstm_c_in"]
+    signature = lift_module(modules.TwoLSTMs()).signature
+    assert [str(spec) for spec in signature.outputs] == ["low: float32[batch, seq, 4]", "top: float32[batch, seq, 5]"]
+    assert signature.input_names[1:] == ["low_h_in", "low_c_in", "top_lstm_h_in", "top_lstm_c_in"]
 
 
 def test_positions_name_several_outputs():
@@ -33,7 +33,7 @@ def test_positions_name_several_outputs():
             out, _ = self.lstm(x)
             return out, [out[:, 0], out[:, -1]]
 
-    assert lifted(Several()).signature.output_names[:3] == ["y0", "y1_0", "y1_1"]
+    assert lift_module(Several()).signature.output_names[:3] == ["y0", "y1_0", "y1_1"]
 
 
 def test_outputs_may_be_true_or_false():
@@ -41,10 +41,10 @@ def test_outputs_may_be_true_or_false():
         def forward(self, x):
             return super().forward(x) > 0
 
-    assert lifted(Above()).signature.outputs[0].dtype == "bool"
+    assert lift_module(Above()).signature.outputs[0].dtype == "bool"
 
 
-def test_outputs_that_look_at_padding_are_told():
+def test_outputs_that_depend_on_padding_are_noted():
     specs = [X, TensorSpec.parse("lengths:int64[batch]")]
     assert "must fill the time axis" in lift(modules.PoolsPadding().eval(), specs).notes[0]
     assert lift(modules.Packs().eval(), specs).notes == ()
@@ -62,23 +62,25 @@ def test_the_state_of_a_cell_is_not_exported_twice_either():
             h, c = self.cell(x, state)
             return h.relu(), (h, c)
 
-    found = lifted(Step(), TensorSpec.parse("x:float32[batch,3]")).signature
-    assert found.output_names == ["y", "h_out", "c_out"]
+    signature = lift_module(Step(), TensorSpec.parse("x:float32[batch,3]")).signature
+    assert signature.output_names == ["y", "h_out", "c_out"]
 
 
 @pytest.mark.parametrize(("make", "least", "shape"), [(modules.PoolsTime, 2, 4), (modules.Subsamples, 7, 4)])
 def test_the_fewest_steps_that_it_runs_on_are_found(make, least, shape):
-    found = lifted(make()).signature
-    assert (found.least_seq, found.fixed) == (least, ())
-    assert found.outputs[0].shape == ("batch", "seq_1", shape)
-    assert found.streaming == "none"
-    assert found.clamp({"batch": 1, "seq": 1}) == {"batch": 1, "seq": least}
+    signature = lift_module(make()).signature
+    assert (signature.least_seq, signature.fixed) == (least, ())
+    assert signature.outputs[0].shape == ("batch", "seq_1", shape)
+    assert signature.streaming == "none"
+    assert signature.clamp({"batch": 1, "seq": 1}) == {"batch": 1, "seq": least}
 
 
 def test_an_axis_that_vanishes_where_its_size_is_one_is_refused():
     with pytest.raises(LiftingError, match=r"batch 1 the output y has the shape \[4\].*squeeze\(-1\)"):
-        lifted(refused_modules.Squeezes())
-    assert lifted(refused_modules.Squeezes(), TensorSpec.parse("x:float32[1,seq,3]")).signature.outputs[0].shape == (4,)
+        lift_module(refused_modules.Squeezes())
+    assert lift_module(refused_modules.Squeezes(), TensorSpec.parse("x:float32[1,seq,3]")).signature.outputs[
+        0
+    ].shape == (4,)
 
 
 def test_rows_that_are_sorted_before_the_lstm_are_refused():
@@ -89,7 +91,7 @@ def test_rows_that_are_sorted_before_the_lstm_are_refused():
 
 
 def test_many_steps_are_fewer_where_weights_aremany_steps():
-    small = lifted(modules.HidesState())
+    small = lift_module(modules.HidesState())
     assert many_steps(small) == 200
     small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))
     assert many_steps(small) == 24

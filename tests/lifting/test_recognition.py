@@ -34,15 +34,15 @@ class Net(nn.Module):
 )
 def test_every_form_is_recognised_and_computes_the_same(embedding, head, prefix, **form):
     network = Net(embedding, head, **form).eval()
-    found = recognize(clean({prefix + name: value for name, value in network.state_dict().items()}, "here"))
+    recognized = recognize(clean({prefix + name: value for name, value in network.state_dict().items()}, "here"))
     x = torch.randint(0, 11, (2, 5)) if embedding else torch.randn(2, 5, 3)
     with torch.no_grad():
-        torch.testing.assert_close(found.network(x), network(x))
-    assert found.inputs[0].dtype == ("int64" if embedding else "float32")
-    assert found.inputs[0].high == ((10,) if embedding else None)
+        torch.testing.assert_close(recognized.network(x), network(x))
+    assert recognized.inputs[0].dtype == ("int64" if embedding else "float32")
+    assert recognized.inputs[0].high == ((10,) if embedding else None)
 
 
-def test_what_no_file_can_tell_is_said():
+def test_what_no_file_says_is_among_the_findings():
     findings = " ".join(recognize(Net(False, True).state_dict()).findings)
     assert "rnn is an LSTM(3, 8, 1 layers)" in findings
     assert "out.weight is a Linear(8, 5) after it" in findings
@@ -52,12 +52,12 @@ def test_what_no_file_can_tell_is_said():
 
 def test_a_cell_is_an_lstm_of_one_layer():
     cell = nn.LSTMCell(3, 4)
-    found = recognize({f"cell.{name}": value for name, value in cell.state_dict().items()})
+    recognized = recognize({f"cell.{name}": value for name, value in cell.state_dict().items()})
     x = torch.randn(2, 5, 3)
     h = c = torch.zeros(2, 4)
     for step in range(5):
         h, c = cell(x[:, step], (h, c))
-    torch.testing.assert_close(found.network(x)[:, -1], h)
+    torch.testing.assert_close(recognized.network(x)[:, -1], h)
 
 
 def fourteen(inputs=6, hidden=4):

@@ -1,7 +1,7 @@
 import modules
 import pytest
 import torch
-from lift_modules import lifted
+from lift_modules import lift_module
 from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
@@ -21,9 +21,9 @@ from lstm_deploy.lifting.lifting import lift
     ],
 )
 def test_streaming_is_measured(make, streaming, reason):
-    found = lifted(make()).signature
-    assert found.streaming == streaming
-    assert reason in found.streaming_reason
+    signature = lift_module(make()).signature
+    assert signature.streaming == streaming
+    assert reason in signature.streaming_reason
 
 
 def test_pooling_is_seen_also_where_the_inputs_are_all_alike():
@@ -35,16 +35,16 @@ def test_pooling_is_seen_also_where_the_inputs_are_all_alike():
         def forward(self, x):
             return self.lstm(torch.zeros_like(x))[0].mean(1) + 1000
 
-    assert lifted(Mean()).signature.streaming == "state-only"
+    assert lift_module(Mean()).signature.streaming == "state-only"
 
 
 def test_a_model_of_one_fixed_length_does_not_stream():
-    found = lifted(modules.HidesState(), TensorSpec.parse("x:float32[batch,10,3]")).signature
-    assert (found.streaming, found.inputs[0].shape) == ("none", ("batch", 10, 3))
+    signature = lift_module(modules.HidesState(), TensorSpec.parse("x:float32[batch,10,3]")).signature
+    assert (signature.streaming, signature.inputs[0].shape) == ("none", ("batch", 10, 3))
 
 
 def test_cells_in_a_loop_stream_exactly():
-    assert lifted(modules.Cells()).signature.streaming == "exact"
+    assert lift_module(modules.Cells()).signature.streaming == "exact"
 
 
 def test_a_small_pool_upon_a_large_residual_is_seen_to_look_across_time():
@@ -56,7 +56,7 @@ def test_a_small_pool_upon_a_large_residual_is_seen_to_look_across_time():
         def forward(self, x):
             return 60 * (1 + x) + 0.05 * self.lstm(x)[0][..., :3].mean(1, keepdim=True)
 
-    assert lifted(UponAResidual()).signature.streaming == "state-only"
+    assert lift_module(UponAResidual()).signature.streaming == "state-only"
 
 
 def test_a_pool_whose_columns_differ_more_than_its_rows_is_seen_to_look_across_time():
@@ -95,5 +95,5 @@ def test_how_an_lstm_rounds_does_not_hide_what_looks_across_time(gain, far, stre
     torch.manual_seed(0)
     module = Echo()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    assert lifted(module).signature.streaming == streaming
+    assert lift_module(module).signature.streaming == streaming
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -42,6 +42,6 @@ def test_code_in_a_torchscript_archive_never_runs(tmp_path, capfd):
 
     module = Outer()
     torch.jit.save(torch.jit.script(module), tmp_path / "m.pt")
-    found = read_weights(tmp_path / "m.pt")
+    weights = read_weights(tmp_path / "m.pt")
     assert capfd.readouterr().out == ""
-    assert found["lstm.weight_hh_l0"].equal(module.lstm.weight_hh_l0)
+    assert weights["lstm.weight_hh_l0"].equal(module.lstm.weight_hh_l0)

@@ -28,9 +28,9 @@ def saved(path, content):
 def test_weights_are_found_where_scripts_put_them(tmp_path, state, suffix, key):
     optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
     content = state if key is None else {key: state, "optimizer": optimizer, "epoch": 3}
-    found = read_weights(saved(tmp_path / f"m{suffix}", content))
-    assert set(found) == set(state)
-    assert all(found[name].equal(state[name]) for name in state)
+    weights = read_weights(saved(tmp_path / f"m{suffix}", content))
+    assert set(weights) == set(state)
+    assert all(weights[name].equal(state[name]) for name in state)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module."])
@@ -56,8 +56,8 @@ def test_safetensors_lists_and_torchscript_are_read(tmp_path, state):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_precisions_become_float32(tmp_path, state, dtype):
-    found = read_weights(saved(tmp_path / "m.pt", {name: value.to(dtype) for name, value in state.items()}))
-    assert all(value.dtype == torch.float32 for value in found.values())
+    weights = read_weights(saved(tmp_path / "m.pt", {name: value.to(dtype) for name, value in state.items()}))
+    assert all(value.dtype == torch.float32 for value in weights.values())
 
 
 class Hostile:
@@ -76,7 +76,7 @@ def test_a_hostile_pickle_never_runs(tmp_path, state, save):
     assert not (tmp_path / "owned").exists()
 
 
-def test_entries_that_are_passed_over_are_told(tmp_path, state):
+def test_entries_that_are_not_read_are_reported(tmp_path, state):
     content = {
         "state_dict": state,
         "x_mean": torch.ones(3),
@@ -89,13 +89,13 @@ def test_entries_that_are_passed_over_are_told(tmp_path, state):
 
 
 @pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.zeros(3, device="meta"), torch.zeros(3).cfloat()])
-def test_tensors_of_no_plain_numbers_are_refused(tmp_path, state, value):
+def test_tensors_that_are_not_plain_numbers_are_refused(tmp_path, state, value):
     with pytest.raises(InputError):
         read_weights(saved(tmp_path / "m.pt", {**state, "x": value}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, state, value):
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, state, value):
     state["weight_hh_l0"][1, 2] = value
     with pytest.raises(InputError, match="weight_hh_l0"):
         read_weights(saved(tmp_path / "m.pt", state))
@@ -139,7 +139,7 @@ def test_mutations_that_once_found_something(tmp_path, kind, seed):
     fuzz(tmp_path, kind, 50, seed)
 
 
-def test_an_onnx_file_is_told_from_weights(tmp_path):
+def test_an_onnx_file_is_refused_with_a_remedy(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"anything")
     with pytest.raises(
         InputError, match="m.onnx is an ONNX file, not PyTorch weights; give the weights that it was made"
