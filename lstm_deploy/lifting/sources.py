@@ -30,7 +30,15 @@ from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.weight_files import extra_files, read_module, read_weights
-from lstm_deploy.training import NETWORK_FILE, InferredConfig, Network, Spec, build, is_ours, read_spec
+from lstm_deploy.training import (
+    NETWORK_FILE,
+    CheckpointSpec,
+    InferredConfig,
+    NetworkDocument,
+    is_checkpoint,
+    load_network,
+    read_spec,
+)
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -75,7 +83,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     path = origin.path
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
-    ours = origin.model is None and path.suffix == ".safetensors" and is_ours(path)
+    ours = origin.model is None and path.suffix == ".safetensors" and is_checkpoint(path)
     extra = {} if ours or origin.trust_pickle else extra_files(path)
     if (ours or (CONTRACT_FILE in extra and origin.model is None)) and (origin.task or origin.state_policy):
         raise InputError(f"{path} says itself what it is for; leave out --task and --state-policy.")
@@ -158,7 +166,7 @@ def guess_input(network: nn.Module) -> TensorSpec:
 
 def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
     spec = read_spec(path)
-    network = build(spec.network, {name: value.numpy() for name, value in read_weights(path).items()})
+    network = load_network(spec.network, {name: value.numpy() for name, value in read_weights(path).items()})
     lifted = lift(network, _inputs(spec), task=spec.task, state_policy=spec.state_policy, state_layout=state_layout)
     source = Source(kind="checkpoint", path=str(path), sha256=sha256(path), summary=_summary(lifted))
     return Loaded(lifted=lifted, source=source, training=spec.training)
@@ -172,12 +180,12 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
             "FILE.py:Class (and its arguments with --init)."
         )
     contract = Signature.from_json(extra[CONTRACT_FILE])
-    config = decode(extra[NETWORK_FILE], Network, f"The network in {path}").network
+    config = decode(extra[NETWORK_FILE], NetworkDocument, f"The network in {path}").network
     weights = read_weights(path)
     if isinstance(config, InferredConfig):
         network = recognize(weights, contract.inputs).network
     else:
-        network = build(config, {name: value.numpy() for name, value in weights.items()})
+        network = load_network(config, {name: value.numpy() for name, value in weights.items()})
     lifted = lift(
         network, contract.inputs, task=contract.task, state_policy=contract.state_policy, state_layout=state_layout
     )
@@ -266,7 +274,7 @@ def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
     return replace(spec, low=(0,), high=(min(sizes) - 1,))
 
 
-def _inputs(spec: Spec) -> tuple[TensorSpec, ...]:
+def _inputs(spec: CheckpointSpec) -> tuple[TensorSpec, ...]:
     if isinstance(spec.task, Forecast):
         shape: tuple[int | str, ...] = ("batch", "seq", len(spec.task.features))
         return (TensorSpec(name="x", dtype="float32", shape=shape, low=spec.low, high=spec.high),)
