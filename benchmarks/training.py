@@ -77,7 +77,7 @@ def bare(given, recipe) -> float:
         began = time.perf_counter()
         network.train()
         state = None
-        for batch in task.train_batches(WHOLE):
+        for batch in task.batches("fit", WHOLE):
             output, (h, c) = network(*batch.inputs, state=state)
             state = (h.detach(), c.detach()) if task.state_policy == "carry" else None
             loss = task.loss(output, batch.targets)
@@ -88,7 +88,7 @@ def bare(given, recipe) -> float:
         network.eval()
         state = None
         with torch.no_grad():
-            for batch in task.validation_batches(WHOLE):
+            for batch in task.batches("validation", WHOLE):
                 output, state = network(*batch.inputs, state=state)
                 state = state if task.state_policy == "carry" else None
                 task.loss(output, batch.targets).item()

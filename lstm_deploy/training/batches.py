@@ -43,6 +43,7 @@ class Shard(NamedTuple):
 
 
 WHOLE = Shard()
+Batches = DataLoader[Batch]
 Indices = tuple[Tensor, float]
 """Numbers of the examples in a batch, and the weight of the batch."""
 
@@ -163,6 +164,6 @@ class PaddedSequences(Dataset[Batch]):
         return Batch((x, self.lengths[numbers]), self.classes[numbers], weight)
 
 
-def make_loader(dataset: Dataset[Batch], sampler: ShardedBatchSampler | None = None) -> "DataLoader[Batch]":
+def make_loader(dataset: Dataset[Batch], sampler: ShardedBatchSampler | None = None) -> Batches:
     """A loader without collation: each item is a whole batch, which is far faster to gather at once than row by row."""
     return DataLoader(dataset, sampler=sampler, batch_size=None)

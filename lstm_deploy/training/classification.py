@@ -2,13 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from lstm_deploy.contract import Array, Classify
+from lstm_deploy.contract import Classify
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.batches import WHOLE, Batch, PaddedSequences, Shard, ShardedBatchSampler, make_loader
+from lstm_deploy.training.batches import WHOLE, Batches, PaddedSequences, Shard, ShardedBatchSampler, make_loader
 from lstm_deploy.training.data.labelled_texts import LabelledTexts
-from lstm_deploy.training.data.splits import split_by_label
+from lstm_deploy.training.data.splits import Part, split_by_label
 from lstm_deploy.training.data.vocabularies import UNKNOWN, build_vocabulary
 from lstm_deploy.training.data.word_vectors import WordVectors, initial_embedding
 from lstm_deploy.training.evaluation import Evaluation, classification_metrics, confusion_matrix
@@ -54,25 +53,19 @@ class TextClassification(LearningTask):
         self.classes = torch.tensor([labels.index(label) for label in data.labels])
         self.data_digest = digest(data.texts, data.labels, vocabulary, matrix)
 
-    def train_batches(self, shard: Shard) -> "DataLoader[Batch]":
-        return self._batches(self.split.fit, shard, shuffle=True)
-
-    def validation_batches(self, shard: Shard) -> "DataLoader[Batch] | None":
-        return self._batches(self.split.validation, shard) if self.recipe.validation else None
+    def batches(self, part: Part, shard: Shard) -> Batches:
+        rows = getattr(self.split, part)
+        examples = PaddedSequences([self.sequences[row] for row in rows], self.classes[torch.from_numpy(rows)])
+        seed, lengths = (self.recipe.seed, examples.lengths) if part == "fit" else (None, None)
+        size = self.recipe.batch_size
+        return make_loader(examples, ShardedBatchSampler(len(examples), size, shard, seed=seed, lengths=lengths))
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(output, targets)
 
     def evaluate(self) -> Evaluation:
-        batches = self._batches(self.split.test, WHOLE)
         with torch.no_grad():
-            predicted = torch.cat([self.network(*batch.inputs)[0].argmax(-1) for batch in batches])
+            predicted = torch.cat([self.network(*b.inputs)[0].argmax(-1) for b in self.batches("test", WHOLE)])
         truth = self.classes.numpy()[self.split.test]
         confusion = confusion_matrix(truth, predicted.numpy(), len(self.task.labels))
         return Evaluation(metrics=classification_metrics(confusion), confusion=confusion)
-
-    def _batches(self, rows: Array, shard: Shard, *, shuffle: bool = False) -> "DataLoader[Batch]":
-        examples = PaddedSequences([self.sequences[row] for row in rows], self.classes[torch.from_numpy(rows)])
-        seed, lengths = (self.recipe.seed, examples.lengths) if shuffle else (None, None)
-        size = self.recipe.batch_size
-        return make_loader(examples, ShardedBatchSampler(len(examples), size, shard, seed=seed, lengths=lengths))

@@ -69,13 +69,10 @@ def forecast_metrics(
     if horizon > 1:
         metrics["rmse_by_step"] = [rmse(prediction[:, step], truth[:, step]) for step in steps]
     if len(names) > 1:
+        by_target = ((name, prediction[..., n], truth[..., n], naive[..., n]) for n, name in enumerate(names))
         metrics["by_target"] = {
-            name: {
-                "rmse": rmse(prediction[..., n], truth[..., n]),
-                "mae": mae(prediction[..., n], truth[..., n]),
-                "naive_rmse": rmse(naive[..., n], truth[..., n]),
-            }
-            for n, name in enumerate(names)
+            name: {"rmse": rmse(y, expected), "mae": mae(y, expected), "naive_rmse": rmse(baseline, expected)}
+            for name, y, expected, baseline in by_target
         }
     return metrics
 
@@ -118,9 +115,7 @@ def classification_metrics(confusion: Array) -> dict[str, Any]:
 
 def confusion_matrix(truth: Array, predicted: Array, labels: int) -> Array:
     """Counts by true label (rows) and predicted label (columns)."""
-    counts = np.zeros((labels, labels), np.int64)
-    np.add.at(counts, (truth, predicted), 1)
-    return counts
+    return np.bincount(truth * labels + predicted, minlength=labels**2).reshape(labels, labels)
 
 
 def text_metrics(nats: float, naive: float, tokens: int, unit: str) -> dict[str, Any]:

@@ -3,21 +3,20 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from lstm_deploy.contract import Array, Forecast
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.batches import (
     EVALUATION_BATCH_SIZE,
     WHOLE,
-    Batch,
+    Batches,
     Shard,
     ShardedBatchSampler,
     Windows,
     make_loader,
 )
 from lstm_deploy.training.data.series import Series, Values
-from lstm_deploy.training.data.splits import split_series
+from lstm_deploy.training.data.splits import Part, split_series
 from lstm_deploy.training.evaluation import Evaluation, Predictions, find_season, forecast_metrics, rmse
 from lstm_deploy.training.learning_task import LearningTask, digest, new_network
 from lstm_deploy.training.recipe import Recipe
@@ -38,7 +37,7 @@ class Forecasting(LearningTask):
         """
         rows, window, horizon = len(series.values), recipe.window, recipe.horizon
         self.split = split_series(rows, horizon, recipe.test, recipe.validation)
-        fit_end = self.split.fit_end
+        fit_end = self.split.fit.stop
         if missing := [name for name in targets if name not in series.columns]:
             raise InputError(
                 f"The target {missing[0]!r} is not among the features {', '.join(series.columns)}; "
@@ -58,33 +57,29 @@ class Forecasting(LearningTask):
         self.recipe, self.series = recipe, series
         self.columns = tuple(series.columns.index(name) for name in targets)
         outputs = self.columns * horizon
-        self.network = new_network(
-            recipe,
-            input="values",
-            input_size=len(series.columns),
-            output_size=len(outputs),
-            output_columns=outputs,
-        )
-        self.network.scaling.offset.copy_(torch.from_numpy(offset))
-        self.network.scaling.scale.copy_(torch.from_numpy(1 / divisor))
-        self.output_scale = self.network.scaling.scale[list(outputs)]
+        sizes = {"input_size": len(series.columns), "output_size": len(outputs)}
+        self.network = new_network(recipe, input="values", output_columns=outputs, **sizes)
+        scaling = self.network.scaling
+        scaling.offset.copy_(torch.from_numpy(offset))
+        scaling.scale.copy_(torch.from_numpy(1 / divisor))
+        self.output_scale = scaling.scale[list(outputs)]
         self.task = Forecast(features=series.columns, targets=targets, window=window, horizon=horizon)
         self.low, self.high = tuple(map(float, fitted.min(axis=0))), tuple(map(float, fitted.max(axis=0)))
         self.data_digest = digest(series.values, series.columns, targets)
         self.values = torch.from_numpy(series.values.astype(np.float32))
 
-    def train_batches(self, shard: Shard) -> "DataLoader[Batch]":
-        recipe = self.recipe
-        last = recipe.loss_on == "last" or recipe.pooling != "none"
-        examples = self._windows(0, self.split.fit_end, stride=recipe.stride or 1, last=last)
+    def batches(self, part: Part, shard: Shard) -> Batches:
+        recipe, rows = self.recipe, getattr(self.split, part)
+        size, columns, horizon = recipe.window, self.columns, recipe.horizon
+        if part != "fit":  # the first window ends right before the part; the last step of each predicts a row in it
+            values = self.values[rows.start - size : rows.stop]
+            windows = Windows(values, size, columns=columns, horizon=horizon, last=True)
+            return make_loader(windows, ShardedBatchSampler(len(windows), EVALUATION_BATCH_SIZE, shard))
+        stride, last = recipe.stride or 1, recipe.loss_on == "last" or recipe.pooling != "none"
+        windows = Windows(self.values[rows], size, columns=columns, horizon=horizon, stride=stride, last=last)
         minimum = 2 if recipe.window_norm else 1  # BatchNorm needs several examples for a variance
-        return make_loader(
-            examples,
-            ShardedBatchSampler(len(examples), recipe.batch_size, shard, seed=recipe.seed, minimum=minimum),
-        )
-
-    def validation_batches(self, shard: Shard) -> "DataLoader[Batch] | None":
-        return self._one_step_ahead(*self.split, shard) if self.recipe.validation else None
+        sampler = ShardedBatchSampler(len(windows), recipe.batch_size, shard, seed=recipe.seed, minimum=minimum)
+        return make_loader(windows, sampler)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """In scaled units, so that each target counts the same."""
@@ -93,9 +88,9 @@ class Forecasting(LearningTask):
         return nn.functional.mse_loss(output * scale, targets * scale)
 
     def evaluate(self) -> Evaluation:
-        values, (fit_end, start) = self.series.values, self.split
+        values, fit_end, start = self.series.values, self.split.fit.stop, self.split.test.start
         with torch.no_grad():
-            outputs = [self._last_output(x) for (x,), *_ in self._one_step_ahead(start, len(values), WHOLE)]
+            outputs = [self._last_output(batch.inputs[0]) for batch in self.batches("test", WHOLE)]
         prediction = torch.cat(outputs).numpy().astype(np.float64)
         prediction = prediction.reshape(len(prediction), self.task.horizon, len(self.columns))
         season = self.recipe.season or find_season(values[:fit_end, self.columns[0]])
@@ -111,16 +106,6 @@ class Forecasting(LearningTask):
             metrics["rollout_steps"] = len(rollout.truth)
             metrics["rollout_rmse"] = rmse(rollout.prediction, rollout.truth)
         return Evaluation(metrics=metrics, forecast=one_step, rollout=rollout)
-
-    def _windows(self, begin: int, end: int, *, stride: int = 1, last: bool) -> Windows:
-        task = self.task
-        rows = self.values[begin:end]
-        return Windows(rows, task.window, columns=self.columns, horizon=task.horizon, stride=stride, last=last)
-
-    def _one_step_ahead(self, begin: int, end: int, shard: Shard) -> "DataLoader[Batch]":
-        """Windows that predict the rows from `begin` on; the first ends right before it, so it starts earlier."""
-        examples = self._windows(begin - self.task.window, end, last=True)
-        return make_loader(examples, ShardedBatchSampler(len(examples), EVALUATION_BATCH_SIZE, shard))
 
     def _last_output(self, x: Tensor) -> Tensor:
         """The output after the last row of each window, `[windows, horizon * targets]`."""

@@ -2,20 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from lstm_deploy.contract import BYTES, LanguageModel
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.batches import (
-    WHOLE,
-    Batch,
-    Shard,
-    ShardedBatchSampler,
-    TokenStreams,
-    Windows,
-    make_loader,
-)
-from lstm_deploy.training.data.splits import split_text
+from lstm_deploy.training.batches import WHOLE, Batches, Shard, ShardedBatchSampler, TokenStreams, Windows, make_loader
+from lstm_deploy.training.data.splits import Part, split_text
 from lstm_deploy.training.evaluation import Evaluation, bigram_nats, text_metrics
 from lstm_deploy.training.learning_task import LearningTask, digest, new_token_network
 from lstm_deploy.training.recipe import Recipe
@@ -34,7 +25,7 @@ class LanguageModelling(LearningTask):
         self.tokens = torch.tensor(self.task.encode(text))
         minimum = 2 if recipe.state == "carry" else recipe.window + 1
         self.split = split_text(len(self.tokens), minimum, recipe.test, recipe.validation)
-        if self.split.fit_end - 1 < recipe.window or len(self.tokens) - self.split.test_start < minimum:
+        if self.split.fit.stop - 1 < recipe.window or len(self.tokens) - self.split.test.start < minimum:
             raise InputError(
                 f"A text of {len(self.tokens)} {recipe.unit}s is too short for windows of {recipe.window}; "
                 "give a longer text or a smaller --window."
@@ -43,27 +34,21 @@ class LanguageModelling(LearningTask):
         self.network = new_token_network(recipe, len(vocabulary), len(vocabulary), recipe.embedding_size)
         self.data_digest = digest(text)
 
-    def train_batches(self, shard: Shard) -> "DataLoader[Batch]":
-        return self._batches(0, self.split.fit_end, shard, seed=self.recipe.seed)
-
-    def validation_batches(self, shard: Shard) -> "DataLoader[Batch] | None":
-        return self._batches(*self.split, shard) if self.recipe.validation else None
+    def batches(self, part: Part, shard: Shard) -> Batches:
+        recipe, tokens = self.recipe, self.tokens[getattr(self.split, part)]
+        if recipe.state == "carry":
+            return make_loader(TokenStreams(tokens, recipe.batch_size, recipe.window, shard))
+        last = recipe.loss_on == "last" or recipe.pooling != "none"
+        examples = Windows(tokens, recipe.window, stride=recipe.stride or recipe.window, last=last)
+        seed = recipe.seed if part == "fit" else None
+        return make_loader(examples, ShardedBatchSampler(len(examples), recipe.batch_size, shard, seed=seed))
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         output = output[:, -1] if targets.dim() == 1 and output.dim() == 3 else output
         return nn.functional.cross_entropy(output.flatten(0, -2), targets.flatten())
 
     def evaluate(self) -> Evaluation:
-        fit_end, test_start = self.split
-        nats = self.mean_loss(self._batches(test_start, len(self.tokens), WHOLE))
-        fitted, held_out = self.tokens[:fit_end].numpy(), self.tokens[test_start:].numpy()
+        nats = self.mean_loss(self.batches("test", WHOLE))
+        fitted, held_out = self.tokens[self.split.fit].numpy(), self.tokens[self.split.test].numpy()
         naive = bigram_nats(fitted, held_out, len(self.task.vocabulary))
         return Evaluation(metrics=text_metrics(nats, naive, len(held_out), self.recipe.unit))
-
-    def _batches(self, begin: int, end: int, shard: Shard, *, seed: int | None = None) -> "DataLoader[Batch]":
-        recipe, tokens = self.recipe, self.tokens[begin:end]
-        if recipe.state == "carry":
-            return make_loader(TokenStreams(tokens, recipe.batch_size, recipe.window, shard))
-        last = recipe.loss_on == "last" or recipe.pooling != "none"
-        examples = Windows(tokens, recipe.window, stride=recipe.stride or recipe.window, last=last)
-        return make_loader(examples, ShardedBatchSampler(len(examples), recipe.batch_size, shard, seed=seed))

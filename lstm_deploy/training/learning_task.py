@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from msgspec.structs import asdict
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lstm_deploy.contract import StatePolicy, Task
-from lstm_deploy.training.batches import Batch, Shard
+from lstm_deploy.training.batches import Batch, Batches, Shard
 from lstm_deploy.training.checkpoint import NetworkConfig
+from lstm_deploy.training.data.splits import Part
 from lstm_deploy.training.evaluation import Evaluation
 from lstm_deploy.training.network import Network, State
 from lstm_deploy.training.recipe import Recipe
@@ -34,12 +34,8 @@ class LearningTask(ABC):
     """Notes for the user about the data, one sentence each."""
 
     @abstractmethod
-    def train_batches(self, shard: Shard) -> "DataLoader[Batch]":
-        """The batches of an epoch."""
-
-    @abstractmethod
-    def validation_batches(self, shard: Shard) -> "DataLoader[Batch] | None":
-        """The batches to select the best epoch on, if there is such a part."""
+    def batches(self, part: Part, shard: Shard) -> Batches:
+        """The batches of one part of the data; those to fit are shuffled."""
 
     @abstractmethod
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
@@ -55,7 +51,7 @@ class LearningTask(ABC):
         carried = (h.detach(), c.detach()) if self.state_policy == "carry" else None
         return self.loss(output, batch.targets), carried
 
-    def mean_loss(self, batches: "DataLoader[Batch]") -> float:
+    def mean_loss(self, batches: Batches) -> float:
         """The mean loss over all targets of some batches."""
         total, count, state = 0.0, 0, None
         self.network.eval()

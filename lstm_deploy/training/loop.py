@@ -12,18 +12,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from msgspec import Struct
+from msgspec.structs import asdict
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lstm_deploy.errors import LstmDeployError
-from lstm_deploy.training.batches import Batch, Shard
+from lstm_deploy.training.batches import Batch, Batches, Shard
 from lstm_deploy.training.learning_task import LearningTask
 from lstm_deploy.training.network import State
-from lstm_deploy.training.optimization import VALIDATION_LOSS, make_optimizer, make_schedulers
 from lstm_deploy.training.recipe import Recipe
 from lstm_deploy.training.run_folder import Epoch
-from lstm_deploy.training.run_state import RunSaver, Weights, incomplete_state, load_history, run_entry, state_to_resume
-from lstm_deploy.training.trainer import make_trainer
+from lstm_deploy.training.run_state import RUN_ENTRY, RunSaver, Weights, incomplete_state, state_to_resume
+from lstm_deploy.training.trainer import VALIDATION_LOSS, make_optimizer, make_schedulers, make_trainer
 
 OnProgress = Callable[[int, int, str], None]
 """Called with the steps done, the total, and the latest loss as text."""
@@ -104,12 +103,15 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
     def shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size)
 
-    def train_dataloader(self) -> "DataLoader[Batch]":
-        return self.task.train_batches(self.shard)
+    @property
+    def steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
 
-    def val_dataloader(self) -> "DataLoader[Batch] | list[Any]":
-        batches = self.task.validation_batches(self.shard)
-        return [] if batches is None else batches  # Lightning asks in any case
+    def train_dataloader(self) -> Batches:
+        return self.task.batches("fit", self.shard)
+
+    def val_dataloader(self) -> Batches | list[Any]:  # Lightning asks in any case
+        return self.task.batches("validation", self.shard) if self.recipe.validation else []
 
     def on_train_epoch_start(self) -> None:
         self.state, self.began = None, time.perf_counter()
@@ -157,25 +159,21 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.recipe, self.network)
-        schedulers = make_schedulers(
-            self.recipe,
-            optimizer,
-            lambda: int(self.trainer.estimated_stepping_batches),
-            lambda: len(self.train_dataloader()),
-        )
-        return [optimizer], schedulers
+        count_steps, count_batches = lambda: self.steps, lambda: len(self.train_dataloader())
+        return [optimizer], make_schedulers(self.recipe, optimizer, count_steps, count_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(run_entry(self.recipe, self.task.data_digest, self.history))
+        history = [asdict(epoch) for epoch in self.history]
+        checkpoint[RUN_ENTRY] = {"recipe": asdict(self.recipe), "data": self.task.data_digest, "history": history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = load_history(checkpoint)
+        self.history = [Epoch(**epoch) for epoch in checkpoint[RUN_ENTRY]["history"]]
 
     def _report(self, loss: float, validation: float | None) -> None:
         text = f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}, loss {loss:.4f}"
         if validation is not None:
             text += f", validation {validation:.4f}"
-        self.on_progress(self.global_step, int(self.trainer.estimated_stepping_batches), text)
+        self.on_progress(self.global_step, self.steps, text)
 
     def _finite(self, loss: float, name: str) -> float:
         if math.isfinite(loss):

@@ -42,12 +42,7 @@ class Trained(Struct, frozen=True, kw_only=True):
 
 
 def train(
-    data: TrainingData,
-    recipe: Recipe,
-    on_progress: OnProgress,
-    *,
-    folder: Path | None = None,
-    resume: bool = False,
+    data: TrainingData, recipe: Recipe, on_progress: OnProgress, *, folder: Path | None = None, resume: bool = False
 ) -> Trained:
     """Train a network and evaluate it on the held-out part of the data.
 

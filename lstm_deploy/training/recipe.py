@@ -134,21 +134,12 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
 }
 """Defaults that depend on the task."""
 
-
 ONLY: dict[str, tuple[TaskName, ...]] = {
-    "horizon": ("forecast",),
-    "scaling": ("forecast",),
-    "season": ("forecast",),
-    "residual": ("forecast",),
-    "window_norm": ("forecast",),
-    "loss_on": ("forecast", "lm"),
-    "stride": ("forecast", "lm"),
+    **dict.fromkeys(("horizon", "scaling", "season", "residual", "window_norm"), ("forecast",)),
+    **dict.fromkeys(("loss_on", "stride"), ("forecast", "lm")),
     "state": ("lm",),
-    "unit": ("lm", "classify"),
-    "embedding_size": ("lm", "classify"),
-    "vocabulary_size": ("classify",),
-    "least_count": ("classify",),
-    "freeze_vectors": ("classify",),
+    **dict.fromkeys(("unit", "embedding_size"), ("lm", "classify")),
+    **dict.fromkeys(("vocabulary_size", "least_count", "freeze_vectors"), ("classify",)),
 }
 """Options that apply to these tasks only."""
 

@@ -107,17 +107,6 @@ def _signals_deferred() -> Iterator[None]:
             signal.raise_signal(caught[0])
 
 
-def run_entry(recipe: Recipe, data_digest: str, history: Sequence[Epoch]) -> dict[str, Any]:
-    """What is added to Lightning's state."""
-    epochs = [asdict(epoch) for epoch in history]
-    return {RUN_ENTRY: {"recipe": asdict(recipe), "data": data_digest, "history": epochs}}
-
-
-def load_history(state: dict[str, Any]) -> list[Epoch]:
-    """The epochs before a run was stopped."""
-    return [Epoch(**epoch) for epoch in state[RUN_ENTRY]["history"]]
-
-
 def state_to_resume(folder: Path | None, data_digest: str, recipe: Recipe) -> Path:
     """The file to resume from; raises `InputError` if there is none, or if it belongs to another run."""
     path = (folder or Path()) / LAST_STATE

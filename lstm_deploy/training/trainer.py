@@ -1,16 +1,24 @@
-"""Lightning's trainer for a recipe, once it is clear that this machine can run it."""
+"""What a recipe asks of Lightning: its trainer, optimizer and learning-rate schedule."""
 
+import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.training.optimization import VALIDATION_LOSS
 from lstm_deploy.training.recipe import Recipe
+
+VALIDATION_LOSS = "validation_loss"
+"""Its name in Lightning."""
+PLATEAU_EPOCHS = 3
+"""Epochs without improvement after which a plateau halves the learning rate; with a patience, a third of that."""
 
 
 def make_trainer(recipe: Recipe, callback: pl.Callback) -> Any:
@@ -40,10 +48,48 @@ def make_trainer(recipe: Recipe, callback: pl.Callback) -> Any:
             callbacks=callbacks,
         )
     except (MisconfigurationException, ValueError) as error:
+        reason = one_line(error)
         raise InputError(
-            f"Lightning cannot train like this ({one_line(error)}); check --devices, --nodes, --strategy and "
-            "--precision."
+            f"Lightning cannot train like this ({reason}); check --devices, --nodes, --strategy and --precision."
         ) from error
+
+
+def make_optimizer(recipe: Recipe, network: torch.nn.Module) -> Optimizer:
+    """The optimizer of all weights that are trained."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    fused = recipe.precision == "32"  # one call for all weights, on a CPU too; Lightning cannot clip it when mixed
+    settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": fused}
+    match recipe.optimizer:
+        case "adam":
+            return Adam(weights, **settings)
+        case "adamw":
+            return AdamW(weights, **settings)
+        case "sgd":
+            return SGD(weights, momentum=0.9, **settings)
+
+
+def make_schedulers(
+    recipe: Recipe, optimizer: Optimizer, count_steps: Callable[[], int], count_batches: Callable[[], int]
+) -> list[dict[str, Any]]:
+    """The schedulers; the steps of the training and the batches of an epoch are counted only if they are needed."""
+    warmup = recipe.warmup
+    if recipe.schedule == "cosine":
+        steps = max(1, count_steps())
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / (warmup + 1)) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+        return [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
+    schedulers: list[dict[str, Any]] = []
+    if warmup:
+        rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+        schedulers.append({"scheduler": rise, "interval": "step"})
+    if recipe.schedule == "plateau":
+        fall = ReduceLROnPlateau(optimizer, factor=0.5, patience=max(1, recipe.patience // 3 or PLATEAU_EPOCHS))
+        # At the last step of an epoch: Lightning's own "epoch" comes after the last state has been written.
+        monitor = {"interval": "step", "frequency": count_batches(), "monitor": VALIDATION_LOSS}
+        schedulers.append({"scheduler": fall, **monitor})
+    return schedulers
 
 
 def _check_machine(recipe: Recipe, gpu: bool) -> None:

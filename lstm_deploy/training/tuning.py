@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import torch
@@ -35,8 +35,7 @@ class TrialSummary(Struct, frozen=True, kw_only=True):
     loss: float | None
     """The best validation loss of the epochs that were run; None if the trial failed."""
     epochs: int
-    state: str
-    """`complete`, `pruned` or `failed`."""
+    state: Literal["complete", "pruned", "failed"]
     chosen: dict[str, Any]
 
 
@@ -93,17 +92,17 @@ def search(
             torch.manual_seed(changed.seed)
             if fit(make_learning_task(data, changed), changed, on_step, on_epoch=on_epoch).interrupted:
                 raise KeyboardInterrupt
-        except LstmDeployError as error:  # an infinite or NaN loss, or values that conflict
-            trial.set_user_attr("failed", str(error))
-            study.tell(trial, state=TrialState.PRUNED)
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
             study.tell(trial, best)
+        except (LstmDeployError, optuna.TrialPruned) as error:
+            if isinstance(error, LstmDeployError):  # an infinite or NaN loss, or values that conflict
+                trial.set_user_attr("failed", str(error))
+            study.tell(trial, state=TrialState.PRUNED)
 
     for number in range(len(_finished(study)), trials):
         run(study.ask(dict(space)), number)
-    summaries = sorted(map(_summary, _finished(study)), key=lambda s: (s.state != "complete", s.loss or math.inf))
+    summaries = sorted(
+        map(_summary, _finished(study)), key=lambda s: (s.state != "complete", math.inf if s.loss is None else s.loss)
+    )
     if not summaries or summaries[0].state != "complete":
         reason = next((trial.user_attrs["failed"] for trial in study.trials if "failed" in trial.user_attrs), "")
         raise LstmDeployError(f"No trial of the search completed ({reason}); narrow the --range of its values.")
@@ -113,24 +112,14 @@ def search(
 def _study(path: Path, data: TrainingData, recipe: Recipe, epochs: int, space: SearchSpace) -> optuna.Study:
     """The study in a file, created if there is none; raises `InputError` if the file holds another one."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are part of the result
-    meaning = json.dumps(
-        [
-            asdict(recipe),
-            epochs,
-            {name: distribution_to_json(values) for name, values in space.items()},
-            make_learning_task(data, recipe).data_digest,
-        ]
-    )
+    ranges = {name: distribution_to_json(values) for name, values in space.items()}
+    meaning = json.dumps([asdict(recipe), epochs, ranges, make_learning_task(data, recipe).data_digest])
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = JournalStorage(JournalFileBackend(str(path)))
-        study = optuna.create_study(
-            storage=storage,
-            study_name=STUDY,
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=1),
-        )
+        study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, pruner=pruner)
     except Exception as error:  # Optuna raises anything on garbage
         raise InputError(f"{path} is not a search that can be resumed; leave out --resume.") from error
     if study.user_attrs.setdefault(MEANING, meaning) != meaning:
@@ -153,6 +142,6 @@ def _summary(trial: FrozenTrial) -> TrialSummary:
         trial=trial.number + 1,
         loss=None if failed or not losses else min(losses.values()),
         epochs=len(losses),
-        state="failed" if failed else trial.state.name.lower(),
+        state="failed" if failed else "complete" if trial.state == TrialState.COMPLETE else "pruned",
         chosen=trial.params,
     )

@@ -59,7 +59,7 @@ def test_the_embedding_starts_from_the_vectors_and_keeps_them_if_they_are_frozen
 
 def test_texts_are_cut_to_the_window():
     task = TextClassification(reviews().content, None, small("classify", window=2))
-    assert max(int(batch.inputs[1].max()) for batch in task.train_batches(WHOLE)) == 2
+    assert max(int(batch.inputs[1].max()) for batch in task.batches("fit", WHOLE)) == 2
 
 
 def test_one_label_and_foreign_vectors_are_refused():

@@ -124,10 +124,10 @@ def test_no_window_reaches_into_a_later_part(rows, window, horizon, validation):
     except InputError:
         return
     test_start = rows - max(horizon, round(0.2 * rows))
-    fitted = list(task.train_batches(WHOLE))
+    fitted = list(task.batches("fit", WHOLE))
     seen = max(max(float(batch.inputs[0].max()), float(batch.targets.max())) for batch in fitted)
     if validation:
-        targets = torch.cat([batch.targets[:, -1].flatten() for batch in task.validation_batches(WHOLE)])
+        targets = torch.cat([batch.targets[:, -1].flatten() for batch in task.batches("validation", WHOLE)])
         assert seen < targets.min()
         assert targets.max() == test_start - 1
     else:

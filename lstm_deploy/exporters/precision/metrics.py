@@ -165,7 +165,7 @@ def _series(signature: Signature, task: Forecast, series: Series, name: str, hel
     rows = series.values.astype(np.float32)
     first = task.window
     if held_out:
-        first = split_series(len(rows), task.horizon, held_out["test"], held_out["validation"]).test_start
+        first = split_series(len(rows), task.horizon, held_out["test"], held_out["validation"]).test.start
     if first < task.window or first + task.horizon > len(rows):
         raise InputError(f"{name} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(name) for name in task.targets]
@@ -199,7 +199,7 @@ def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mappi
     streams, steps = held_out.get("batch_size", ROWS), held_out.get("window", STEPS)
     tokens = np.array(task.encode(read_text(path)), np.int64)
     if held_out:
-        tokens = tokens[split_text(len(tokens), 0, held_out["test"], held_out["validation"]).test_start :]
+        tokens = tokens[split_text(len(tokens), 0, held_out["test"], held_out["validation"]).test]
     tokens = tokens[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else tokens
     if len(tokens) < 3:
         raise InputError(f"{path} has {len(tokens)} {task.unit}s, too few to predict; give a longer text.")

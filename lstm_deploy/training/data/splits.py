@@ -1,7 +1,7 @@
 """How data is split into a part to fit, one to validate and one held out for the metrics. No PyTorch."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -9,40 +9,35 @@ from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError
 
 MIN_EXAMPLES = 3
-"""Per label: one to fit, one to validate, one for the metrics."""
+"""Per label: one in each part."""
+Part = Literal["fit", "validation", "test"]
+Rows = TypeVar("Rows")
 
 
-class TimeSplit(NamedTuple):
-    """A sequence split in time: fit `[0, fit_end)`, validate `[fit_end, test_start)`, hold out the rest."""
+class Split(NamedTuple, Generic[Rows]):
+    """The rows of each part: slices of a sequence that is split in time, or arrays of row numbers."""
 
-    fit_end: int
-    test_start: int
-
-
-class RowSplit(NamedTuple):
-    """Row numbers of each part."""
-
-    fit: Array
-    validation: Array
-    test: Array
+    fit: Rows
+    validation: Rows
+    test: Rows
 
 
-def split_series(rows: int, horizon: int, test: float, validation: float) -> TimeSplit:
+def split_series(rows: int, horizon: int, test: float, validation: float) -> Split[slice]:
     """Split a series; no part after the first is shorter than `horizon`."""
-    return _split_before(rows - max(horizon, round(test * rows)), validation, horizon)
+    return _split_in_time(rows, rows - max(horizon, round(test * rows)), validation, horizon)
 
 
-def split_text(tokens: int, minimum: int, test: float, validation: float) -> TimeSplit:
+def split_text(tokens: int, minimum: int, test: float, validation: float) -> Split[slice]:
     """Split a text; the validation part has at least `minimum` tokens."""
-    return _split_before(round((1 - test) * tokens), validation, minimum)
+    return _split_in_time(tokens, round((1 - test) * tokens), validation, minimum)
 
 
-def _split_before(test_start: int, validation: float, minimum: int) -> TimeSplit:
-    size = max(minimum, round(validation * test_start)) if validation else 0
-    return TimeSplit(test_start - size, test_start)
+def _split_in_time(rows: int, test_start: int, validation: float, minimum: int) -> Split[slice]:
+    fit_end = test_start - (max(minimum, round(validation * test_start)) if validation else 0)
+    return Split(slice(0, fit_end), slice(fit_end, test_start), slice(test_start, rows))
 
 
-def split_by_label(labels: Sequence[str], test: float, validation: float, seed: int) -> RowSplit:
+def split_by_label(labels: Sequence[str], test: float, validation: float, seed: int) -> Split[Array]:
     """Draw rows at random, the same fraction of each label; deterministic for a given seed.
 
     Raises `InputError` for a label with fewer than `MIN_EXAMPLES` rows.
@@ -64,7 +59,7 @@ def split_by_label(labels: Sequence[str], test: float, validation: float, seed: 
         for part, drawn in zip(parts, np.split(rows, [first, second]), strict=True):
             part.append(drawn)
     held_out, validate, fit = (rng.permutation(np.concatenate(part)) for part in parts)
-    return RowSplit(fit, validate, held_out)
+    return Split(fit, validate, held_out)
 
 
 def parallel_streams(tokens: Array, streams: int, steps: int) -> tuple[Array, Array]:

@@ -8,14 +8,15 @@ from lstm_deploy.training.data.splits import split_by_label, split_series, split
 
 @given(st.integers(10, 500), st.integers(1, 5), st.floats(0.01, 0.5), st.sampled_from([0.0, 0.1, 0.3]))
 def test_parts_in_time_follow_each_other_and_have_their_minimum(rows, minimum, test, validation):
-    for size, (fit_end, test_start) in (
+    for size, (fit, validate, held_out) in (
         (minimum, split_series(rows, minimum, test, validation)),
         (0, split_text(rows, minimum, test, validation)),
     ):
-        assert rows - test_start >= size
-        assert abs((rows - test_start) - max(size, test * rows)) <= 1
-        assert test_start - fit_end >= (minimum if validation else 0)
-        assert validation or fit_end == test_start
+        assert (fit.stop, validate.stop, held_out.stop) == (validate.start, held_out.start, rows)
+        assert rows - held_out.start >= size
+        assert abs((rows - held_out.start) - max(size, test * rows)) <= 1
+        assert validate.stop - validate.start >= (minimum if validation else 0)
+        assert validation or fit.stop == held_out.start
 
 
 @given(
