@@ -37,6 +37,7 @@ from lstm_deploy.training import (
     NetworkConfig,
     NetworkDocument,
     is_checkpoint,
+    load_network,
     read_spec,
 )
 

@@ -18,6 +18,7 @@ from .data.splits import (
 )
 from .data.synthetic import generate as generate
 from .data.vocabularies import read_vocabulary as read_vocabulary
+from .network import load_network as load_network
 from .pipeline import Trained as Trained, train as train
 from .recipe import (
     Generator as Generator,
