@@ -1,12 +1,14 @@
 """`lstm-deploy train`: its options, and what it says."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from msgspec.structs import replace
 
 from lstm_deploy.cli import arguments, console
+from lstm_deploy.cli.options import ForceFlag, JsonFlag
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import (
     Generator,
@@ -15,22 +17,19 @@ from lstm_deploy.training import (
     Optimizer,
     Pooling,
     Precision,
-    Range,
     Recipe,
     Scaling,
     Schedule,
     Strategy,
     TaskName,
-    check_values,
-    is_first_process,
+    is_rank_zero,
     make_recipe,
-    option_of,
+    option_name,
 )
 
 if TYPE_CHECKING:
-    from lstm_deploy.training import Found, Material, Trained
+    from lstm_deploy.training import SearchResult, SearchSpace, Trained, TrainingData
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 OF_TASK: dict[TaskName, tuple[str, ...]] = {
     "forecast": ("target", "features", "missing", "data", "rows"),
     "lm": (),
@@ -40,7 +39,6 @@ OF_TASK: dict[TaskName, tuple[str, ...]] = {
 LONGEST_NAME = 200
 """Bytes of a file name, so that what is written beside it has a name, too."""
 OF_FILE = ("target", "features", "missing")
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def train(
@@ -197,35 +195,37 @@ def train(
     _check_options(task, given, recipe)
     _check_output(output, folder, force=force, resume=resume)
     training_data = _read(task, given, output)
-    if is_first_process():
+    if is_rank_zero():
         for remark in training_data.remarks:
             console.note(remark)
     result = _train(task, training_data, recipe, folder, given)
     _finish(result, output, folder, json)
 
 
-def _read(task: TaskName, given: dict[str, Any], output: Path) -> "Material":
+def _read(task: TaskName, given: dict[str, Any], output: Path) -> "TrainingData":
     from lstm_deploy.training import training_data
 
     file, generator = given["file"], given["data"]
     if (file is None) == (generator is None):
         raise InputError("What is to be learned from? Give a file, or --data sine or sines, and not both.")
     if file is None:
-        return training_data.generated(generator, given["rows"], given["seed"])
+        return training_data.generate_series(generator, given["rows"], given["seed"])
     match task:
         case "forecast":
             features, target = arguments.names(given["features"]), arguments.names(given["target"])
-            found = training_data.series(file, features, target, given["missing"] or "previous")
+            found = training_data.load_series(file, features, target, given["missing"] or "previous")
         case "lm":
-            found = training_data.text(file)
+            found = training_data.load_text(file)
         case "classify":
-            found = training_data.labelled(file, given["text_column"], given["label_column"], given["vectors"])
+            found = training_data.load_labelled_texts(
+                file, given["text_column"], given["label_column"], given["vectors"]
+            )
     return replace(found, origin={**found.origin, **training_data.origin_of(file, output)})
 
 
 def _train(
-    task: TaskName, training_data: "Material", recipe: Recipe, folder: Path, given: dict[str, Any]
-) -> "tuple[Trained, Found | None]":
+    task: TaskName, training_data: "TrainingData", recipe: Recipe, folder: Path, given: dict[str, Any]
+) -> "tuple[Trained, SearchResult | None]":
     from lstm_deploy.training import belongs_to, train
 
     resume, found = given["resume"], None
@@ -233,21 +233,21 @@ def _train(
         from lstm_deploy.training import search
 
         epochs = given["search_epochs"] or -(-recipe.epochs // 3)
-        ranges = _ranges(given)
+        space = _search_space(given, recipe)
         try:
             with console.progress("search") as on_trial:
                 found = search(
-                    training_data, task, recipe, given["search"], ranges, epochs, folder, on_trial, resume=resume
+                    training_data, task, recipe, given["search"], space, epochs, folder, on_trial, resume=resume
                 )
         except KeyboardInterrupt:
             console.note("repeat the command with --resume to go on with the search.")
             raise
         recipe, resume = found.recipe, resume and belongs_to(folder, found.recipe)
-    with console.progress("training", shown=is_first_process()) as on_progress:
+    with console.progress("training", shown=is_rank_zero()) as on_progress:
         return train(training_data, recipe, on_progress, folder=folder, resume=resume), found
 
 
-def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, json: bool) -> None:
+def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder: Path, json: bool) -> None:
     from msgspec import to_builtins
 
     from lstm_deploy.exporters import report
@@ -265,11 +265,11 @@ def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, 
     if json:
         document = {"checkpoint": str(output), "folder": str(folder), "interrupted": trained.interrupted}
         document["plots"] = {name: str(path) for name, path in plots.items()}
-        document |= {"epochs": len(trained.history), "search": to_builtins(found.tried) if found else None}
+        document |= {"epochs": len(trained.history), "search": to_builtins(found.trials) if found else None}
         console.say_json(document | trained.spec.training)
     else:
         if found:
-            console.say_table(*report.search_table(found.tried))
+            console.say_table(*report.search_table(found.trials))
         console.say_table(["on held-out data", ""], report.metric_rows(metrics))
         console.say(report.verdict(metrics))
     console.note(f"\nwrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})")
@@ -279,7 +279,7 @@ def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, 
             f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on."
         )
         raise typer.Exit(console.INTERRUPTED)
-    console.note(f"next: lstm-deploy export {quoted(output)} -o exported/{output.stem}")
+    console.note(f"next: lstm-deploy export {quote(str(output))} -o exported/{output.stem}")
 
 
 def _check_options(task: TaskName, given: dict[str, Any], recipe: Recipe) -> None:
@@ -301,13 +301,12 @@ def _check_options(task: TaskName, given: dict[str, Any], recipe: Recipe) -> Non
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")
     if given["search"] and recipe.processes > 1:
         raise InputError("A search runs on one device; leave out --devices and --nodes, and train the winner on them.")
-    for field, span in _ranges(given).items() if given["search"] else ():
-        for value in span.choices or (span.low, span.high):
-            check_values(replace(recipe, **{field: value}))
+    if given["search"]:
+        _search_space(given, recipe)  # refuses what cannot be searched before anything is read
 
 
 def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> None:
-    from lstm_deploy.training import LAST
+    from lstm_deploy.training import LAST_STATE
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output} must end in .safetensors, the only format that train writes.")
@@ -317,7 +316,7 @@ def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> N
         raise InputError(f"{folder} is a file, and the training writes a folder of that name; choose another with -o.")
     if force and resume:
         raise InputError("--force begins anew and --resume goes on; leave one of them out.")
-    if resume or not is_first_process():
+    if resume or not is_rank_zero():
         return
     if len(output.name.encode()) > LONGEST_NAME:
         raise InputError(f"The name of {output} is too long; give one of {LONGEST_NAME} bytes or fewer with -o.")
@@ -325,28 +324,18 @@ def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> N
         return
     if output.exists():
         raise InputError(f"{output} already exists; replace it with --force or choose another name with -o.")
-    if (folder / LAST).exists():
+    if (folder / LAST_STATE).exists():
         raise InputError(
             f"{folder} holds a training that was stopped; go on with --resume, or begin anew with --force."
         )
 
 
-def _ranges(given: dict[str, Any]) -> dict[str, Range]:
-    """What a search tries: what is said, or what is usual, but for options that have a value already."""
-    ranges = arguments.ranges(given["span"])
-    if given["span"]:
-        return ranges
-    if left := {field: span for field, span in ranges.items() if given[_option(field)] is None}:
-        return left
-    raise InputError("All that a search tries by itself is given; name what it shall try with --range.")
+def _search_space(given: dict[str, Any], recipe: Recipe) -> "SearchSpace":
+    from lstm_deploy.training import make_search_space
+
+    fixed = [field for field in Recipe.__struct_fields__ if given[_option(field)] is not None]
+    return make_search_space(arguments.pairs("range", given["span"]), recipe, fixed)
 
 
 def _option(field: str) -> str:
-    return option_of(field).replace("-", "_")
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it."""
-    from shlex import quote
-
-    return quote(str(path))
+    return option_name(field).replace("-", "_")

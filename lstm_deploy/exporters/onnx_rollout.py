@@ -25,6 +25,7 @@ from lstm_deploy.artifacts import CPUS_KEY, onnx_graph
 from lstm_deploy.contract import (
     COLDEST,
     CONTRACT_KEY,
+    LSTM,
     Array,
     Dim,
     Forecast,
@@ -426,9 +427,7 @@ def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> lis
     `Y` is `[1, directions, batch, size]` then, and `Y_h` `[directions, batch, size]`.
     """
     constants = _constants(model)
-    whole = {
-        node.output[0]: node.output[1] for node in nodes if node.op_type in onnx_graph.LSTM_OPERATORS and _forward(node)
-    }
+    whole = {node.output[0]: node.output[1] for node in nodes if node.op_type in LSTM.operators and _forward(node)}
     last = {
         node.output[0]: whole[node.input[0]]
         for node in nodes

@@ -87,7 +87,7 @@ def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterato
 
     def scaled(where: str, x: float, h: float, c: float) -> CaseInputs:
         inputs = {spec.name: _scaled(usual.segments[0].inputs[spec.name], spec, x) for spec in signature.inputs}
-        factors = {name: np.float32(h if name.endswith("h_in") else c) for name in usual.state}
+        factors = {name: np.float32(h if signature.cell_states[name].is_output else c) for name in usual.state}
         state = {name: (value * factors[name]).astype(value.dtype) for name, value in usual.state.items()}
         return usual.feeding(inputs, where)._replace(state=state)
 
@@ -226,7 +226,9 @@ def _scaled(value: Array, spec: TensorSpec, factor: float) -> Array:
 def _weight_count(signature: Signature) -> int:
     """How many weights the LSTMs of a contract have: what a step of one row costs."""
     return sum(
-        4 * spec.hidden_size * spec.num_directions * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
+        len(spec.cell.pytorch_gates)
+        * (spec.hidden_size * spec.num_directions)
+        * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
         for spec in signature.recurrent
     )
 

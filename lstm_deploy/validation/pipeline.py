@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lstm_deploy.artifacts import MANIFEST, Artifact, Bundle, ParityReport, onnx_graph
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, cannot_run, native
+from lstm_deploy.runtimes import SUFFIXES, cannot_run, find_provider, native
 from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH
 from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
 from lstm_deploy.validation.diagnosis import explain
@@ -52,8 +52,7 @@ def validate(
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
     tolerances = overrides(atol, rtol)
-    if provider not in PROVIDERS:
-        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
+    find_provider(provider)
     on_progress(0, 1, "reading the reference")
     against, described = find_reference(bundle, reference)
     left_out: list[str] = []

@@ -7,8 +7,10 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor, nn
 
-from lstm_deploy.contract import Array
-from lstm_deploy.lifting import Lifted
+from lstm_deploy.contract import LSTM, Array
+from lstm_deploy.lifting import RECURRENT_MODULES, Lifted
+
+GATES = LSTM.pytorch_gates
 
 Fault = tuple[str, Callable[[], object]]
 """A sentence, and what changes the weights in place."""
@@ -37,7 +39,7 @@ def weight_faults(lifted: Lifted) -> Iterator[str]:
 
 def _faults(module: nn.Module) -> Iterator[Fault]:
     for path, child in module.named_modules():
-        if isinstance(child, nn.LSTM | nn.LSTMCell):
+        if isinstance(child, RECURRENT_MODULES):
             yield from _lstm_faults(path or "the LSTM", dict(child.named_parameters()))
         elif isinstance(child, nn.Linear | nn.Embedding):
             if isinstance(bias := getattr(child, "bias", None), Tensor):
@@ -53,10 +55,10 @@ def _lstm_faults(name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
     gated = {key: value for key, value in weights.items() if not key.startswith("weight_hr")}
     groups = {name: list(gated.values())} | {f"{key} of {name}": [value] for key, value in gated.items()}
     for group, tensors in groups.items():
-        for order in list(permutations(range(4)))[1:]:
-            letters = " ".join("ifgo"[index] for index in order)
-            fault = f"the gates of {group} stand in the order {letters}, not i f g o"
-            yield fault, partial(_reorder_gates, tensors, order)
+        right_order, *wrong_orders = permutations(GATES)
+        for order in wrong_orders:
+            fault = f"the gates of {group} stand in the order {' '.join(order)}, not {' '.join(right_order)}"
+            yield fault, partial(_reorder_gates, tensors, [right_order.index(gate) for gate in order])
     layers = sorted({key.partition("_l")[2] for key in weights if "_l" in key})
     for a, b in combinations(layers, 2):
         keys = [key.removesuffix(f"_l{a}") for key in weights if key.endswith(f"_l{a}")]
@@ -65,14 +67,14 @@ def _lstm_faults(name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
             yield f"layers {a} and {b} of {name} have each other's weights", partial(_exchange, alike)
     for key, value in weights.items():
         if key.startswith("weight"):
-            blocks = (value,) if key.startswith("weight_hr") else value.chunk(4)
+            blocks = (value,) if key.startswith("weight_hr") else value.chunk(len(GATES))
             if blocks[0].shape[0] == blocks[0].shape[1]:
                 yield f"{key} of {name} is transposed", partial(_transpose, blocks)
 
 
 def _reorder_gates(tensors: Sequence[Tensor], order: Sequence[int]) -> None:
     for tensor in tensors:
-        blocks = tensor.clone().chunk(4)
+        blocks = tensor.clone().chunk(len(GATES))
         tensor.copy_(torch.cat([blocks[index] for index in order]))
 
 

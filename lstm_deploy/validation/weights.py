@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from lstm_deploy.artifacts import (
-    LSTM_OPERATORS,
     Layer,
     c_weights,
     floats_of,
@@ -24,13 +23,12 @@ from lstm_deploy.artifacts import (
     operators,
     precision,
 )
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
 from lstm_deploy.runtimes import native
 from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
 
-GATES = ("input", "output", "forget", "cell")
-"""In ONNX's order."""
+GATES = LSTM.onnx_gates
 TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}
 """PyTorch's names of the tensors of a `Layer`."""
 
@@ -60,7 +58,7 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
         model = onnx.load(path)
         layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)
         count = operators(model)
-        if len(layers) != sum(count[name] for name in LSTM_OPERATORS):
+        if len(layers) != sum(count[name] for name in LSTM.operators):
             return None
         coarse = precision(model) != "float32"
     problems = layer_problems(layers, expected) + _constant_problems(floats, others)
@@ -172,8 +170,9 @@ def _fault(letter: str, actual: Array, right: Array, step: Array | None) -> str:
         if zero and (np.abs(actual - right - zero * step) <= FAULT_STEPS * step).all():
             return f": the zero point is off by {-zero:.0f}"
     index = np.unravel_index(int(np.abs(actual - right).argmax()), right.shape)
-    rows = right.shape[1] // (8 if letter == "b" else 4)
-    return f", {GATES[int(index[1]) // rows % 4]} gate: {_entries(actual, right, slack)}"
+    rows = right.shape[1] // _blocks(letter)
+    gate = list(GATES.values())[int(index[1]) // rows % len(GATES)]
+    return f", {gate} gate: {_entries(actual, right, slack)}"
 
 
 def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
@@ -183,15 +182,22 @@ def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
-    blocks = np.split(right, 8 if letter == "b" else 4, axis=1)
-    for order in list(permutations(range(4)))[1:]:
-        letters = " ".join("iofc"[index] for index in order)
-        value = np.concatenate([blocks[start + i] for start in range(0, len(blocks), 4) for i in order], 1)
-        yield f"the gates stand in the order {letters}, not i o f c", value
+    blocks = np.split(right, _blocks(letter), axis=1)
+    right_order, *wrong_orders = permutations(GATES)
+    for order in wrong_orders:
+        positions = [right_order.index(gate) for gate in order]
+        starts = range(0, len(blocks), len(GATES))
+        value = np.concatenate([blocks[start + position] for start in starts for position in positions], 1)
+        yield f"the gates stand in the order {' '.join(order)}, not {' '.join(right_order)}", value
     if right.shape[0] == 2:
         yield "the two directions are exchanged", right[::-1]
     if letter == "r":
         yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in blocks], 1)
+
+
+def _blocks(letter: str) -> int:
+    """How many gates stand one after the other."""
+    return 2 * len(GATES) if letter == "b" else len(GATES)
 
 
 def _entries(actual: Array, right: Array, slack: Array | float = 0.0) -> str:

@@ -9,7 +9,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec, by_module
 
 Run = Callable[[Feeds], Outputs]
 Fault = tuple[str, Outputs]
@@ -32,24 +32,24 @@ def wiring_faults(signature: Signature, run: Run, feeds: Feeds, constants: Mappi
 def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]]:
     """Ways to read the state wrongly."""
     states = signature.state_inputs
-    pairs = list(zip(states[::2], states[1::2], strict=True))
-    for h, c in pairs:
-        if h.shape == c.shape:
-            swapped = {h.name: feeds[c.name], c.name: feeds[h.name]}
-            yield f"{h.name} and {c.name} are swapped on the way in", {**feeds, **swapped}
+    modules = by_module(states)
+    for a, b in (pair for module in modules for pair in combinations(module, 2)):
+        if a.shape == b.shape:
+            swapped = {a.name: feeds[b.name], b.name: feeds[a.name]}
+            yield f"{a.name} and {b.name} are swapped on the way in", {**feeds, **swapped}
     singles: list[tuple[TensorSpec, ...]] = [(spec,) for spec in states]
-    for groups in ([*pairs], singles):
+    for groups in (modules, singles):
         for ours, others in permutations(groups, 2):
             if [spec.shape for spec in ours] == [spec.shape for spec in others]:
                 taken = {a.name: feeds[b.name] for a, b in zip(ours, others, strict=True)}
                 yield f"{_are(ours)} read from {_listed(others)}", {**feeds, **taken}
     axis = signature.batch_axis_of_state
     initial = signature.initial_state(feeds[states[0].name].shape[axis] if states else 1)
-    for group in dict.fromkeys((*singles, *pairs, states)):
+    for group in dict.fromkeys((*singles, *modules, states)):
         what = "its" if len(group) == 1 else "their"
         fault = f"{_are(group)} ignored: every call starts from {what} initial value"
         yield fault, {**feeds, **{spec.name: initial[spec.name] for spec in group}}
-    for group in (*pairs, *singles, states):
+    for group in (*modules, *singles, states):
         for fault, layers in _layer_mixes(signature, group[0]):
             if all(spec.shape[1 - axis] == len(layers) for spec in group):
                 taken = {spec.name: feeds[spec.name].take(layers, 1 - axis) for spec in group}

@@ -57,10 +57,10 @@ def bundles(tmp_path_factory, prices, text):
     def exported(name, seed=0):
         def make(folder):
             if name == "prices":
-                learned = training_data.series(prices, COLUMNS, ("close",), "previous")
+                learned = training_data.load_series(prices, COLUMNS, ("close",), "previous")
                 sizes = {"hidden_size": 32, "window": 20, "epochs": 5}
             else:
-                learned = training_data.text(text)
+                learned = training_data.load_text(text)
                 sizes = {"hidden_size": 128, "window": 50, "epochs": 1}
             task = "forecast" if name == "prices" else "lm"
             recipe = make_recipe(task, num_layers=2, batch_size=64, learning_rate=5e-3, seed=seed, **sizes)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from onnx import helper, numpy_helper
 
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, onnx_graph, saturation, weights_file
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.errors import InputError
 
 WORTH = 0.05
@@ -62,12 +62,12 @@ def parts(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     sizes = {name: _size(tensor) for name, tensor in constants.items()}
     found: dict[str, onnx.NodeProto] = {}
-    if not any(node.op_type == "LSTM" for node in model.graph.node):
+    if not any(node.op_type == LSTM.onnx_operator for node in model.graph.node):
         raise InputError(
             "The graph has no LSTM node, so there is no LSTM to quantize; export the model with lstm-deploy."
         )
     for node in model.graph.node:
-        if node.op_type == "LSTM":
+        if node.op_type == LSTM.onnx_operator:
             if not all(weight in constants for weight in node.input[1:3]):
                 raise InputError(
                     f"The weights of {node.name or 'an LSTM'} are computed in the graph, so it would stay in float; "
@@ -132,7 +132,7 @@ class _Rewriter:
         if node.output[0] not in chosen:
             return [node]
         match node.op_type:
-            case "LSTM":
+            case LSTM.onnx_operator:
                 return [self._lstm(node)]
             case "MatMul":
                 return self._matmul(node)
@@ -144,7 +144,7 @@ class _Rewriter:
         for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, 4 * hidden]
             inputs[position], *names = self._constant(inputs[position], transposed=True)
             scales += names
-        new = helper.make_node("DynamicQuantizeLSTM", [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
+        new = helper.make_node(LSTM.quantized_operator, [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
         new.attribute.extend(item for item in node.attribute if item.name != "layout")  # 0, all that onnxruntime knows
         return new
 
@@ -222,7 +222,7 @@ def rounded(weights: Array, settings: Settings) -> tuple[Array, Array, Array]:
 def lstm_counts(model: onnx.ModelProto) -> tuple[int, int]:
     """How many LSTM nodes are quantized, and how many there are."""
     count = onnx_graph.operators(model)
-    return count["DynamicQuantizeLSTM"], count["DynamicQuantizeLSTM"] + count["LSTM"]
+    return count[LSTM.quantized_operator], sum(count[name] for name in LSTM.operators)
 
 
 def _label(node: onnx.NodeProto) -> str:

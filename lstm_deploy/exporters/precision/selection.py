@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from lstm_deploy.artifacts import Artifact, Evidence, c_weights, environment
 from lstm_deploy.benchmark import runner
-from lstm_deploy.contract import StateDtype
+from lstm_deploy.contract import LSTM, StateDtype
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.float16 import export_float16
@@ -125,7 +125,7 @@ class Precisions:
                 layers = lstm_counts(onnx.load(target, load_external_data=False))
             else:  # its header and weights go with it, under its name
                 self._write_c(self.graph, target, Settings(), chosen.kept)
-                lstms = {label for label, node in self._parts.items() if node.op_type == "LSTM"}
+                lstms = {label for label, node in self._parts.items() if node.op_type == LSTM.onnx_operator}
                 layers = len(lstms - set(chosen.kept)), len(lstms)
             self._add(chosen, target, layers, tried, timed.get(chosen.path, {}))
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
+from lstm_deploy.contract import LSTM
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.int8 import Settings, parts
 from lstm_deploy.exporters.precision.metrics import Examples, Measured
@@ -152,7 +153,7 @@ def search_int8(
     order = sorted(labels, key=lambda label: spared[label].difference)
 
     def is_quantized(kept: Collection[str]) -> bool:
-        return any(nodes[label].op_type == "LSTM" for label in labels if label not in kept)
+        return any(nodes[label].op_type == LSTM.onnx_operator for label in labels if label not in kept)
 
     holding = [trial for trial in spared.values() if not trial.problem and is_quantized(trial.kept)]
     if holding:
