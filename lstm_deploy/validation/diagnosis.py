@@ -35,7 +35,7 @@ def explain(subject: Subject, results: CheckResults, reference: Reference | None
         if subject.path.suffix == ".onnx" and (nodes := lint.suspicious(onnx_graph.load(subject.path))):
             cause = f"{cause} (look at these nodes first: {nodes})"
     except Exception as error:  # a wrong artifact may fail in any way; that it is wrong is known already
-        cause, place = f"it could not be told, since a call of the artifact fails ({one_line(error)})", ""
+        cause, place = f"it is unknown, since a call of the artifact fails ({one_line(error)})", ""
     return Diagnosis(artifact=subject.name, cause=cause, place=place)
 
 

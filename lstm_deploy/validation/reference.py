@@ -82,5 +82,5 @@ def refuse_rollout(runtime: Runtime, name: str) -> None:
     """Raise `InputError` for a rollout, which can be compared with its own model only."""
     if runtime.signature.rollout:
         raise InputError(
-            f"{name} is a rollout, which is held against the model in its bundle; give that bundle, or its model."
+            f"{name} is a rollout, which is compared with the model in its bundle; give that bundle, or its model."
         )

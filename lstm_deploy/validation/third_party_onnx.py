@@ -39,8 +39,8 @@ def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = Non
         names_of = _match((*specs, *states), theirs, mapped, kind)
         if missing := [spec for spec in specs if spec.name not in names_of]:
             raise InputError(
-                f"Which {kind} of {path.name} is {missing[0]} cannot be told; "
-                f"say so with --map {missing[0].name}=NAME ({', '.join(map(str, theirs))})."
+                f"It is unclear which {kind} of {path.name} is {missing[0]}; "
+                f"name it with --map {missing[0].name}=NAME ({', '.join(map(str, theirs))})."
             )
         why = "so every call starts from the same state" if kind == "input" else "so no call can go on from it"
         hidden = [spec.name for spec in states if spec.name not in names_of]

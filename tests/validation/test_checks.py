@@ -41,7 +41,7 @@ def test_all_kinds_of_checks_are_made(forecast_bundle):
     assert names == set(NAMES) - elsewhere, "of artifacts that fail, int8, padded batches, rollouts, and `validate`"
 
 
-def test_a_session_that_remembers_is_seen():
+def test_a_session_that_remembers_earlier_calls_is_detected():
     calls = []
 
     def remembering(feeds):
@@ -52,7 +52,7 @@ def test_a_session_that_remembers_is_seen():
     assert check.detail == "y differ in a second call on the same inputs."
 
 
-def test_what_the_graph_declares_is_held_against_the_contract():
+def test_what_the_graph_declares_is_compared_with_the_contract():
     runtime = Fake(right)
     shapes = {"x": ("batch", 5, 2), "h_in": (1, "batch", 1), "c_in": (1, "batch", 1)}
     shapes |= {"y": ("batch", "seq", 2), "h_out": (1, "batch", 1), "c_out": (1, "b", 1)}
@@ -63,7 +63,7 @@ def test_what_the_graph_declares_is_held_against_the_contract():
     assert "c_out" not in check.detail, "dynamic dimensions may have any name"
 
 
-def test_no_provider_is_replaced_by_another_without_a_word(forecast_bundle):
+def test_no_provider_is_silently_replaced_by_another(forecast_bundle):
     try:
         runtime = open_runtime(forecast_bundle / "model.onnx", "cuda")
     except ProviderError:

@@ -21,13 +21,13 @@ def wrong(**changes):
     return lambda feeds: {**right(feeds), **{name: change(feeds) for name, change in changes.items()}}
 
 
-def test_each_output_is_judged_apart():
+def test_each_output_is_judged_on_its_own():
     checks = judged(wrong(y=lambda feeds: feeds["x"]))
     assert {name: check.passed for name, check in checks.items()} == {"y": False, "h_out": True, "c_out": True}
     assert checks["y"].max_abs == 1.0
 
 
-def test_the_worst_index_and_case_are_told():
+def test_the_worst_index_and_case_are_reported():
     def outputs(feeds):
         y = right(feeds)["y"]
         y[1, 2, 0] += 0.5
@@ -83,13 +83,13 @@ def test_a_small_column_beside_a_huge_one_is_judged_by_its_own_size():
         assert judged(wrong(y=lambda feeds, off=off: feeds["x"] * 2 + off), case(sizes=sizes))["y"].passed is passed
 
 
-def test_pytorchs_own_rounding_widens_what_is_allowed():
+def test_pytorchs_own_rounding_widens_the_tolerance():
     off = wrong(y=lambda feeds: feeds["x"] * np.float32(2.001))
     assert not judged(off)["y"].passed
     assert judged(off, case(rounding={"y": 1e-4}))["y"].passed
 
 
-def test_a_users_tolerance_replaces_the_tables():
+def test_a_tolerance_of_the_user_replaces_that_of_the_table():
     off = wrong(y=lambda feeds: feeds["x"] * np.float32(2.2))
     assert judged(off, overrides={"y": Override(absolute=0.3)})["y"].passed
     assert judged(off, overrides={"": Override(relative=0.2)})["y"].passed
@@ -123,7 +123,7 @@ def test_other_rows_must_be_right_also_where_the_runtime_swallows_nan():
         assert ("not judged" in check.detail) is passed
 
 
-def test_profiles_tell_how_the_differences_spread(forecast_bundle):
+def test_profiles_show_how_differences_are_distributed(forecast_bundle):
     from lstm_deploy.artifacts.bundle import Bundle
 
     profiles = {(p.artifact, p.output): p for p in Bundle(forecast_bundle).manifest.parity.profiles}

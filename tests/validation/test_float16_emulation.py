@@ -46,7 +46,7 @@ def test_an_emulated_graph_computes_what_the_float32_one_does_up_to_the_rounding
         assert 0 < np.abs(got[name] - value).max() < 1e-3
 
 
-def test_a_float16_lstm_is_seen_wherever_its_weights_stand(halved, tmp_path):
+def test_a_float16_lstm_is_detected_wherever_its_weights_are(halved, tmp_path):
     model = onnx.load(halved / "h.onnx")
     (tensor,) = (tensor for tensor in model.graph.initializer if "W_l0" in tensor.name)
     model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))

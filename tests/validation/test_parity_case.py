@@ -17,9 +17,9 @@ def test_sizes_are_taken_for_each_column_and_each_unit(reference):
 
 def test_shortened_cases_carry_the_state_over_fewer_steps_and_stay_the_same_otherwise(forecaster):
     lifted = sources.load(sources.Origin(path=forecaster)).lifted
-    made = make_cases(PyTorchReference(lifted), QUICK._replace(steps=100))
-    short = shortened(made, 20)
-    for before, after in zip(made, short, strict=True):
+    cases = make_cases(PyTorchReference(lifted), QUICK._replace(steps=100))
+    short = shortened(cases, 20)
+    for before, after in zip(cases, short, strict=True):
         if before.check != "drift":
             assert after is before
             continue

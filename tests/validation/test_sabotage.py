@@ -1,4 +1,4 @@
-"""Every wrong artifact is caught, and told what is wrong with it; every right one passes."""
+"""Every wrong artifact is caught and diagnosed; every right one passes."""
 
 import copy
 import re
@@ -10,7 +10,9 @@ import onnx
 import pytest
 import torch
 from c_programs import NEEDS_CC
-from sabotage import MODELS, SABOTAGE, WRONG_C, WRONG_TORCHSCRIPT
+from sabotage import MODELS, SABOTAGE
+from sabotage_c import WRONG_C
+from sabotage_torchscript import WRONG_TORCHSCRIPT
 
 from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
@@ -34,7 +36,7 @@ SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 def right(forecaster, tmp_path_factory):
     """For each base: its ONNX file, its PyTorch model, and the cases."""
     folder = tmp_path_factory.mktemp("right")
-    made = {}
+    bases = {}
 
     def make(name):
         if name == "int8":
@@ -55,9 +57,9 @@ def right(forecaster, tmp_path_factory):
         return path, reference, make_cases(reference, SMALL)
 
     def right_one(name):
-        if name not in made:
-            made[name] = make(name)
-        return made[name]
+        if name not in bases:
+            bases[name] = make(name)
+        return bases[name]
 
     return right_one
 
