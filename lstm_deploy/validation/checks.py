@@ -58,6 +58,8 @@ class CheckContext(NamedTuple):
     """The contract that the artifact carries, once it was opened."""
     failure: Exception | None = None
     """Why the artifact could not be run at all."""
+    bundle: Bundle | None = None
+    """That the artifact belongs to."""
     graph: onnx.ModelProto | InputError | None = None
     """Of an ONNX artifact, or why it cannot be read."""
     lifted: "Lifted | None" = None
@@ -130,10 +132,10 @@ def _contract(carried: Signature, subject: Subject) -> Findings | None:
     return Findings([*subject.problems, *different], "as it should be")
 
 
-def _sha256(subject: Subject) -> Findings | None:
-    if subject.bundle is None or subject.artifact is None:
+def _sha256(bundle: Bundle, subject: Subject) -> Findings | None:
+    if subject.artifact is None:
         return None
-    changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
+    changed = [f"{name} is not the file that was exported." for name in bundle.changed(subject.artifact)]
     return Findings(changed, "as in the manifest")
 
 
@@ -238,7 +240,7 @@ def _outputs(name: str, inputs: InputsOf | None = None) -> CheckSpec:
 
 CHECKS = (
     CheckSpec("contract", ("contract", "subject"), _contract),
-    CheckSpec("sha256", ("subject",), _sha256),
+    CheckSpec("sha256", ("bundle", "subject"), _sha256),
     CheckSpec("lint", ("graph", "subject"), _lint),
     CheckSpec("saturation", ("graph", "subject"), _saturation),
     CheckSpec("runs", ("failure",), _runs),

@@ -214,5 +214,5 @@ def _completed(
             graph = onnx_graph.load(subject.path)
         except InputError as error:
             graph = error
-    context = CheckContext(subject, provider, results.contract, failure, graph, lifted)
+    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted)
     return results._replace(checks=in_order([*run_checks(context), *results.checks]))

@@ -52,6 +52,11 @@ def test_a_session_that_remembers_earlier_calls_is_detected():
     assert check.detail == "y differ in a second call on the same inputs."
 
 
+def test_each_check_is_reported_once(forecast_bundle):
+    rows = [(check.artifact, check.name, check.output) for check in Bundle(forecast_bundle).manifest.parity.checks]
+    assert len(set(rows)) == len(rows)
+
+
 def test_what_the_graph_declares_is_compared_with_the_contract():
     runtime = Fake(right)
     shapes = {"x": ("batch", 5, 2), "h_in": (1, "batch", 1), "c_in": (1, "batch", 1)}
