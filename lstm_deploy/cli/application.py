@@ -557,13 +557,13 @@ def embed(
 ) -> None:
     """Write a client of a bundle in another language: its state, task and a golden trace to replay included."""
     from lstm_deploy.artifacts import saturation
-    from lstm_deploy.embedding import generate
+    from lstm_deploy.embedding import LANGUAGES, generate
 
     if list_:
-        _show_languages(generate.LANGUAGES, json)
+        _show_languages(LANGUAGES, json)
         return
     if bundle is None or lang is None:
-        missing = "a bundle" if bundle is None else f"--lang, one of {', '.join(generate.LANGUAGES)}"
+        missing = "a bundle" if bundle is None else f"--lang, one of {', '.join(LANGUAGES)}"
         raise InputError(f"embed needs {missing}; lstm-deploy embed --list says what there is.")
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = generate.embed(bundle, folder, lang, precision=precision, force=force)
@@ -573,7 +573,7 @@ def embed(
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return
     console.say(f"wrote {folder}: {', '.join(files)}")
-    console.note(f"next: cd {quoted(folder)} && {generate.LANGUAGES[lang].run}")
+    console.note(f"next: cd {quoted(folder)} && {LANGUAGES[lang].run}")
 
 
 @app.command()
