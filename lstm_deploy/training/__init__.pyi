@@ -21,16 +21,11 @@ from .data.vocabularies import read_vocabulary as read_vocabulary
 from .network import load_network as load_network
 from .pipeline import Trained as Trained, train as train
 from .recipe import (
+    DEFAULTS as DEFAULTS,
+    ONLY as ONLY,
     Generator as Generator,
-    LossOn as LossOn,
     Missing as Missing,
-    Optimizer as Optimizer,
-    Pooling as Pooling,
-    Precision as Precision,
     Recipe as Recipe,
-    Scaling as Scaling,
-    Schedule as Schedule,
-    Strategy as Strategy,
     TaskName as TaskName,
     make_recipe as make_recipe,
     option_name as option_name,
