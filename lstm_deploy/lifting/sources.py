@@ -30,7 +30,16 @@ from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.torchscript_archives import extra_files
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
 from lstm_deploy.lifting.weight_files import read_weights
-from lstm_deploy.training import NETWORK_FILE, InferredConfig, Network, NetworkConfig, Spec, build, is_ours, read_spec
+from lstm_deploy.training import (
+    NETWORK_FILE,
+    CheckpointSpec,
+    InferredConfig,
+    NetworkConfig,
+    NetworkDocument,
+    is_checkpoint,
+    load_network,
+    read_spec,
+)
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -75,7 +84,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     path = origin.path
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
-    own_checkpoint = origin.model is None and path.suffix == ".safetensors" and is_ours(path)
+    own_checkpoint = origin.model is None and path.suffix == ".safetensors" and is_checkpoint(path)
     extra = {} if own_checkpoint or origin.trust_pickle else extra_files(path)
     own_archive = origin.model is None and CONTRACT_FILE in extra
     if (own_checkpoint or own_archive) and (origin.task or origin.state_policy):
@@ -159,7 +168,7 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
             "FILE.py:Class (and its arguments with --init)."
         )
     contract = Signature.from_json(extra[CONTRACT_FILE])
-    config = decode(extra[NETWORK_FILE], Network, f"The network in {path}").network
+    config = decode(extra[NETWORK_FILE], NetworkDocument, f"The network in {path}").network
     if isinstance(config, InferredConfig):
         network = recognize(read_weights(path), contract.inputs).network
     else:
@@ -174,7 +183,7 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
 
 
 def _build(config: NetworkConfig, path: Path) -> nn.Module:
-    return build(config, {name: value.numpy() for name, value in read_weights(path).items()})
+    return load_network(config, {name: value.numpy() for name, value in read_weights(path).items()})
 
 
 def _from_file(path: Path, kind: Any, lifted: Lifted, **rest: Any) -> Loaded:
@@ -221,7 +230,7 @@ def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
     return replace(spec, low=(0,), high=(min(sizes) - 1,))
 
 
-def _inputs(spec: Spec) -> tuple[TensorSpec, ...]:
+def _inputs(spec: CheckpointSpec) -> tuple[TensorSpec, ...]:
     if isinstance(spec.task, Forecast):
         shape: tuple[int | str, ...] = ("batch", "seq", len(spec.task.features))
         return (TensorSpec(name="x", dtype="float32", shape=shape, low=spec.low, high=spec.high),)
