@@ -190,14 +190,14 @@ def export(
     """Export a checkpoint, or weights of others, to a bundle of ONNX, TorchScript or C, proven equal to PyTorch."""
     import msgspec
 
-    from lstm_deploy.exporters import Request, pipeline, report
+    from lstm_deploy.exporters import DEFAULT_FORMATS, PrecisionOptions, make_plan, pipeline, report
 
     output = output or Path("exported", source.stem)
-    formats = tuple(format or pipeline.USUAL_FORMATS)
+    formats = tuple(format or DEFAULT_FORMATS)
     purpose = arguments.task_of(task, features, target, window, vocabulary, labels, unit.value)
     policy: Any = state_policy.value if state_policy else None
     origin = arguments.origin(source, model, init, weights_key, inputs, trust_pickle, purpose, policy)
-    request = Request(
+    precision = PrecisionOptions(
         quantize=quantize.value if quantize else None,
         int8_cpus=int8_cpus.value,
         half=half,
@@ -205,10 +205,11 @@ def export(
         data=data,
         max_metric_loss=arguments.part("max-metric-loss", max_metric_loss),
     )
+    plan = make_plan(output, origin, formats, state_layout.value, precision)
     if dry_run:
-        _show_plan(pipeline.plan(origin, output, formats, state_layout.value, request, force=force), json)
+        _show_plan(plan.preview(force=force), json)
         return
-    bundle = None if force else pipeline.up_to_date(origin, output, formats, state_layout.value, request)
+    bundle = None if force else plan.existing_bundle()
     fresh = bundle is None
     if bundle is None:
         with console.progress("export") as on_progress:
@@ -219,7 +220,7 @@ def export(
                 state_layout=state_layout.value,
                 force=force,
                 on_progress=on_progress,
-                **msgspec.structs.asdict(request),
+                **msgspec.structs.asdict(precision),
             )
     if json:
         console.say_json({"bundle": str(output), "written": fresh, **msgspec.to_builtins(bundle.manifest)})

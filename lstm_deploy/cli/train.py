@@ -250,7 +250,7 @@ def _train(
 def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, json: bool) -> None:
     from msgspec import to_builtins
 
-    from lstm_deploy.exporters import report
+    from lstm_deploy.exporters import report, training_tables
     from lstm_deploy.training import checkpoint, plots as training_plots
 
     trained, found = result
@@ -269,9 +269,9 @@ def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, 
         console.say_json(document | trained.spec.training)
     else:
         if found:
-            console.say_table(*report.search_table(found.tried))
-        console.say_table(["on held-out data", ""], report.metric_rows(metrics))
-        console.say(report.verdict(metrics))
+            console.say_table(*training_tables.search_table(found.tried))
+        console.say_table(["on held-out data", ""], training_tables.metric_rows(metrics))
+        console.say(training_tables.baseline_verdict(metrics))
     console.note(f"\nwrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})")
     if trained.interrupted:
         console.note(

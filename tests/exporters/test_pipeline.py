@@ -21,7 +21,6 @@ from lstm_deploy.errors import InputError, LiftingError, ParityError
 from lstm_deploy.exporters import pipeline
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.lifting.lifting import example as example_of, lift
-from lstm_deploy.lifting.sources import Origin
 
 SHAPES = [(1, 1), (3, 7), (2, 100)]
 INPUTS = {"x": "float32[batch,seq,3]"}
@@ -182,27 +181,6 @@ def test_a_module_needs_its_inputs_named(tmp_path):
         lstm_deploy.export(modules.HidesState(), tmp_path / "b")
 
 
-def test_the_same_source_again_is_up_to_date(forecaster, tmp_path):
-    origin, output = Origin(path=forecaster), tmp_path / "b"
-    first = lstm_deploy.export(forecaster, output, formats=["onnx"])
-    before = (output / "manifest.json").stat().st_mtime_ns
-    assert pipeline.up_to_date(origin, output, ["onnx"])
-    lstm_deploy.export(forecaster, output, formats=["onnx"])
-    assert (output / "manifest.json").stat().st_mtime_ns == before
-    assert not pipeline.up_to_date(origin, output), "other formats"
-    assert not pipeline.up_to_date(origin, output, ["onnx"], "batch-first")
-    assert not pipeline.up_to_date(Origin(path=forecaster, model="a:B"), output, ["onnx"])
-    (first.path / "model.onnx").write_bytes(b"changed")
-    assert not pipeline.up_to_date(origin, output, ["onnx"]), "changed since"
-
-
-def test_a_plan_writes_nothing(forecaster, tmp_path):
-    plan = pipeline.plan(Origin(path=forecaster), tmp_path / "b")
-    assert "model.onnx" in plan["files"]
-    assert plan["contract"].input_names == ["x", "h_in", "c_in"]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_artifact_that_fails_parity_is_never_written(tmp_path, monkeypatch):
     def wrong(lifted, path):
         other = lift(modules.HidesState(), lifted.signature.inputs)
@@ -267,20 +245,6 @@ def test_c_is_a_format_as_any_other(forecaster, tmp_path):
     assert lstm_deploy.validate(bundle).passed
     (bundle.path / "model.h").write_text("")
     assert bundle.changed_files() == ["model.h"]
-
-
-@NEEDS_CC
-def test_a_plan_says_the_files_of_c(forecaster, tmp_path):
-    plan = pipeline.plan(Origin(path=forecaster), tmp_path / "e", ["onnx", "c"])
-    assert plan["files"] == [
-        "manifest.json",
-        "model.onnx",
-        "model.c",
-        "model.h",
-        "rollout.onnx",
-        "golden.npz",
-        "report.md",
-    ]
 
 
 @NEEDS_CC

@@ -8,12 +8,16 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lstm_deploy
+from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.benchmark.variants import Wanted, variants_of
 from lstm_deploy.cli.application import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import pipeline, report
+from lstm_deploy.exporters.plan import make_plan
 from lstm_deploy.exporters.precision import selection
+from lstm_deploy.exporters.precision.options import PrecisionOptions
+from lstm_deploy.lifting.sources import Origin
 from lstm_deploy.runtimes import opening
 from lstm_deploy.validation import pipeline as validation
 from lstm_deploy.validation.cases import QUICK
@@ -181,16 +185,16 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "int4"}, "'int4' is no way to quantize; use int8 or auto"),
+        ({"quantize": "int4"}, "'int4' is not a way to quantize; use int8 or auto"),
         ({"half": True, "formats": ["torchscript"]}, "is for ONNX; add --format onnx"),
         ({"quantize": "auto", "formats": ["torchscript"]}, "is for ONNX and C; add --format onnx"),
         ({"data": "nowhere.npz", "quantize": "int8"}, "nowhere.npz does not exist"),
         ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
         ({"max_metric_loss": 0.1}, "ask for one with --quantize or --half"),
-        ({"quantize": "int8", "int8_cpus": "avx2"}, "'avx2' is no kind of CPUs; use any or vnni"),
+        ({"quantize": "int8", "int8_cpus": "avx2"}, "'avx2' is not a choice of CPUs; use any or vnni"),
         ({"int8_cpus": "vnni"}, "--int8-cpus is for ONNX in int8; add --quantize int8 and --format onnx"),
-        ({"quantize": "int8", "max_metric_loss": "1%"}, "max_metric_loss is '1%'; give a part from 0 to 1"),
-        ({"quantize": "int8", "max_metric_loss": float("nan")}, "give a part from 0 to 1"),
+        ({"quantize": "int8", "max_metric_loss": "1%"}, "max_metric_loss is '1%'; give a fraction from 0 to 1"),
+        ({"quantize": "int8", "max_metric_loss": float("nan")}, "give a fraction from 0 to 1"),
         ({"quantize": "int8", "state_dtype": "float32"}, "--state-dtype is for float16; add --half"),
     ],
 )
@@ -201,7 +205,7 @@ def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message
 
 
 def test_weights_for_vnni_are_refused_where_they_cannot_be_proven(net, tmp_path, monkeypatch, quick):
-    monkeypatch.setattr(pipeline.environment, "lacks_vnni", lambda: True)
+    monkeypatch.setattr(environment, "lacks_vnni", lambda: True)
     with pytest.raises(InputError, match="no VNNI, so such weights cannot be proven here; leave out --int8-cpus vnni"):
         lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", int8_cpus="vnni")
     assert not (tmp_path / "out").exists()
@@ -246,12 +250,8 @@ def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path, qui
 
 
 def test_a_dry_run_names_what_may_come(forecaster, tmp_path, quick):
-    plan = pipeline.plan(
-        pipeline.sources.Origin(path=forecaster),
-        tmp_path / "out",
-        request=selection.Request(quantize="int8", half=True),
-    )
-    assert {"model.int8.onnx", "model.int8.torchscript", "model.fp16.onnx"} <= set(plan["files"])
+    plan = make_plan(tmp_path / "out", Origin(path=forecaster), precision=PrecisionOptions(quantize="int8", half=True))
+    assert {"model.int8.onnx", "model.int8.torchscript", "model.fp16.onnx"} <= set(plan.preview()["files"])
     assert not (tmp_path / "out").exists()
 
 

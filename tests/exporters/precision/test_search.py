@@ -5,14 +5,14 @@ from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision import metrics
+from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
 from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
-from lstm_deploy.exporters.precision.trials import ANY_CPU, Examiner, Way, search_int8
+from lstm_deploy.exporters.precision.search import ANY_CPU, Evaluator, Int8Writer, search_int8
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.cases import Effort, make_cases
 from lstm_deploy.validation.reference import ReferenceRuntime
 
-ONNX = Way(quantize_onnx, ANY_CPU, ".onnx")
+ONNX = Int8Writer(quantize_onnx, ANY_CPU, ".onnx")
 SMALL = Effort(50, ((1, 1), (3, 7)), 1, 1e9)
 
 
@@ -34,17 +34,17 @@ def ignore(_):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A float32 file, the examples and the cases."""
+    """A float32 file, evaluation data and the cases."""
     path = tmp_path_factory.mktemp("trials") / "m.onnx"
     torch.manual_seed(0)
     lifted = lift(Three().eval(), [TensorSpec.parse("x:float32[batch,seq,4]")])
     export_onnx(lifted, path)
-    return path, metrics.examples(lifted.signature, None), make_cases(ReferenceRuntime(lifted), SMALL)
+    return path, evaluation_data(lifted.signature, None), make_cases(ReferenceRuntime(lifted), SMALL)
 
 
 def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exported, tmp_path):
     path, given, cases = exported
-    within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, None), ignore, ONNX)
+    within, tried = search_int8(path, tmp_path, Evaluator(path, given, cases, None), ignore, ONNX)
     assert within == tried
     assert {trial.settings["scales"] for trial in tried} == {"per channel", "per tensor"}
     assert all(not trial.kept and 0 < trial.difference < 0.1 for trial in tried)
@@ -52,10 +52,10 @@ def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exp
 
 def test_over_the_budget_layers_stay_in_float_the_most_sensitive_first(exported, tmp_path):
     path, given, cases = exported
-    free = Examiner(path, given, cases, 1.0)
+    free = Evaluator(path, given, cases, 1.0)
     _, tried = search_int8(path, tmp_path, free, ignore, ONNX)
     whole = min(trial.difference for trial in tried)
-    budget = Examiner(path, given, cases, 0.6 * whole)
+    budget = Evaluator(path, given, cases, 0.6 * whole)
     within, tried = search_int8(path, tmp_path, budget, ignore, ONNX)
     alone = {trial.kept[0]: trial.difference for trial in tried if len(trial.kept) == 1}
     assert len(alone) == 3
@@ -67,7 +67,7 @@ def test_over_the_budget_layers_stay_in_float_the_most_sensitive_first(exported,
 
 def test_where_nothing_holds_the_reason_is_kept(exported, tmp_path):
     path, given, cases = exported
-    within, tried = search_int8(path, tmp_path, Examiner(path, given, cases, 1e-9), ignore, ONNX)
+    within, tried = search_int8(path, tmp_path, Evaluator(path, given, cases, 1e-9), ignore, ONNX)
     assert within == []
     assert all("of how much these vary on inputs drawn at random, where 1e-07% is allowed" in t.problem for t in tried)
 
@@ -75,19 +75,19 @@ def test_where_nothing_holds_the_reason_is_kept(exported, tmp_path):
 def test_an_artifact_that_is_wrong_is_over_every_budget(exported, tmp_path, monkeypatch):
     path, given, cases = exported
     wrong = [case._replace(wanted=tuple({k: v + 3 for k, v in w.items()} for w in case.wanted)) for case in cases]
-    trial = Examiner(path, given, wrong, 1.0).examine(path, "int8")
+    trial = Evaluator(path, given, wrong, 1.0).evaluate(path, "int8")
     assert "differs by 3" in trial.problem
 
 
 def test_slower_weights_are_tried_only_where_no_faster_are_within_the_budget(exported, tmp_path):
     path, given, cases = exported
-    exact = Examiner(path, given, cases, 1.0)
+    exact = Evaluator(path, given, cases, 1.0)
     best = {}
     for weights in ("paired", "unsigned"):
         quantize_onnx(path, tmp_path / "q.onnx", Settings(weights=weights))
-        best[weights] = exact.examine(tmp_path / "q.onnx", "int8").difference
+        best[weights] = exact.evaluate(tmp_path / "q.onnx", "int8").difference
     assert best["unsigned"] < best["paired"]
-    between = Examiner(path, given, cases, sum(best.values()) / 2)
+    between = Evaluator(path, given, cases, sum(best.values()) / 2)
     (found,), tried = search_int8(path, tmp_path, between, ignore, ONNX)
     assert [trial.settings["weights"] for trial in tried] == ["int8", "int8", "uint8"]
     assert (found.settings["weights"], found.kept) == ("uint8", ())
@@ -96,6 +96,6 @@ def test_slower_weights_are_tried_only_where_no_faster_are_within_the_budget(exp
 def test_a_metric_is_the_measure_where_there_is_one(exported):
     path, given, cases = exported
     truth = tuple(np.zeros((8, 64, 2), np.float32) for _ in given.calls)
-    trial = Examiner(path, given._replace(metric="rmse", truth=truth), cases, None).examine(path, "int8")
+    trial = Evaluator(path, given._replace(metric="rmse", truth=truth), cases, None).evaluate(path, "int8")
     assert trial.metric is not None
     assert trial.loss == 0
