@@ -51,12 +51,7 @@ from .files import (
     weights_file as weights_file,
 )
 from .isolation import CrashError as CrashError, isolated as isolated
-from .onnx_graph import (
-    EXTERNAL_ABOVE as EXTERNAL_ABOVE,
-    LSTM_OPERATORS as LSTM_OPERATORS,
-    operators as operators,
-    precision as precision,
-)
+from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operators as operators, precision as precision
 from .onnx_weights import (
     Layer as Layer,
     constants_of as constants_of,

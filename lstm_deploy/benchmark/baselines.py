@@ -27,9 +27,9 @@ from lstm_deploy.benchmark.workloads import (
     inputs_of,
     sized_file,
 )
-from lstm_deploy.contract import Array, sample_inputs, sizes_of
+from lstm_deploy.contract import Array, by_module, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting import Lifted, State, StatefulLSTM, flatten, sources
+from lstm_deploy.lifting import Lifted, StatefulLSTM, flatten, sources
 from lstm_deploy.runtimes import EagerRuntime, TorchRuntime, prepare
 
 FOREVER = ExitStack()
@@ -39,7 +39,8 @@ FOREVER = ExitStack()
 class CarryingLSTM(nn.LSTM):
     """An `nn.LSTM` that goes on from where it ended, as somebody would write it by hand."""
 
-    carried: State | None
+    carried: Any
+    """The state that it goes on from."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, ARG002 - as nn.LSTM names them
         y, self.carried = super().forward(input, self.carried)
@@ -84,8 +85,8 @@ class EagerContender:
 
         def restart() -> None:
             states = [torch.from_numpy(value).to(device) for value in initial]
-            for child, h, c in zip(recurrent, states[::2], states[1::2], strict=True):
-                child.carried = self.lifted.in_layout(h), self.lifted.in_layout(c)
+            for child, state in zip(recurrent, by_module(states), strict=True):
+                child.carried = tuple(map(self.lifted.in_layout, state))
 
         def computed(x: Tensor) -> Tensor:
             returned = module(x)
@@ -136,9 +137,9 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     device = next((parameter.device for parameter in lifted.parameters()), torch.device("cpu"))
     x, states = x.to(device), [state.to(device) for state in states]
     expected = lifted(x, *states)[0]
-    for child, h, c in zip(children, states[::2], states[1::2], strict=True):
+    for child, state in zip(children, by_module(states), strict=True):
         child.__class__ = CarryingLSTM  # type: ignore[assignment]
-        child.carried = lifted.in_layout(h), lifted.in_layout(c)
+        child.carried = tuple(map(lifted.in_layout, state))
     try:
         if torch.allclose(flatten(_called(lifted)(x))[lifted.kept[0]][1], expected, atol=1e-5):
             return children

@@ -48,7 +48,7 @@ def terms(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, Any]:
             for before, after, start in zip(
                 signature.state_inputs,
                 signature.state_outputs,
-                [start for module in signature.recurrent for start in (module.initial_h, module.initial_c)],
+                [start for module in signature.recurrent for start in module.initial],
                 strict=True,
             )
         ],

@@ -1,5 +1,11 @@
 from . import onnx_order as onnx_order, sources as sources
-from .calling import State as State, flatten as flatten, in_float64 as in_float64, shared_copy as shared_copy
+from .calling import (
+    RECURRENT_MODULES as RECURRENT_MODULES,
+    State as State,
+    flatten as flatten,
+    in_float64 as in_float64,
+    shared_copy as shared_copy,
+)
 from .lifting import example as example
 from .onnx_order import pack as pack
 from .packing import pack_padded_sequence as pack_padded_sequence, pad_packed_sequence as pad_packed_sequence

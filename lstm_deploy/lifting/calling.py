@@ -12,10 +12,13 @@ from msgspec import Struct
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.contract import TensorSpec
+from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import LiftingError, one_line
 
-State = tuple[Tensor, Tensor]
+State = tuple[Tensor, ...]
+"""Of one recurrent module, as it takes and returns it: `h` and `c` of an LSTM."""
+RECURRENT_MODULES = tuple(getattr(nn, name) for name in LSTM.pytorch_modules)
+"""The classes of PyTorch whose state can be made explicit."""
 Path = tuple[str | int, ...]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -119,7 +122,7 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> Convention
     missing = [
         p.name for p in parameters if p.name not in passed and p.default is p.empty and p.kind is not p.VAR_KEYWORD
     ]
-    recurrent = [child for child in module.modules() if isinstance(child, nn.LSTM | nn.LSTMCell)]
+    recurrent = [child for child in module.modules() if isinstance(child, RECURRENT_MODULES)]
     no_state = [name for name in missing if not _STATE.search(name.lower())]
     if no_state or len(missing) > 2 or (missing and len(recurrent) != 1):
         raise LiftingError(

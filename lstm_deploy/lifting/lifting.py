@@ -27,7 +27,7 @@ from lstm_deploy.contract import (
     sizes_of,
 )
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import frozen_copy, shared_copy
+from lstm_deploy.lifting.calling import RECURRENT_MODULES, frozen_copy, shared_copy
 from lstm_deploy.lifting.contract_probe import (
     check_rows,
     check_sizes,
@@ -105,11 +105,11 @@ def _check_recurrent(module: nn.Module) -> None:
     found = False
     for path, child in module.named_modules():
         name = f"{path or 'The module'} is an nn.{type(child).__name__}"
-        if isinstance(child, nn.RNNBase | nn.RNNCellBase) and not isinstance(child, nn.LSTM | nn.LSTMCell):
+        if isinstance(child, nn.RNNBase | nn.RNNCellBase) and not isinstance(child, RECURRENT_MODULES):
             raise LiftingError(f"{name}, which has no cell state and is not supported; use an nn.LSTM.")
-        if isinstance(child, nn.LSTM | nn.LSTMCell):
+        if isinstance(child, RECURRENT_MODULES):
             found = True
-            base = nn.LSTM if isinstance(child, nn.LSTM) else nn.LSTMCell
+            base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
             if type(child).forward is not base.forward:
                 base_name = f"nn.{base.__name__}"
                 raise LiftingError(

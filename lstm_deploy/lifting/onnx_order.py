@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.artifacts import Layer
+from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.recurrent import Lifted
 
@@ -50,12 +51,12 @@ def pack(module: nn.Module, path: str) -> dict[str, Tensor]:
             biases = [_reordered(weights(name)) for name in ("bias_ih", "bias_hh")]
             packed[f"B_l{layer}"] = torch.cat(biases, 1)
         else:
-            packed[f"B_l{layer}"] = torch.zeros(len(suffixes), 8 * cast(int, module.hidden_size))
+            packed[f"B_l{layer}"] = torch.zeros(len(suffixes), 2 * len(LSTM.onnx_gates) * cast(int, module.hidden_size))
     return packed
 
 
 def _reordered(directions: list[Tensor]) -> Tensor:
     """The weight or bias of each direction, stacked, with gates as ONNX has them (i, o, f, c), not i, f, g, o."""
     stacked = directions[0][None] if len(directions) == 1 else torch.stack(directions)
-    i, f, g, o = stacked.chunk(4, 1)
-    return torch.cat([i, o, f, g], 1)
+    gates = stacked.chunk(len(LSTM.onnx_order), 1)
+    return torch.cat([gates[position] for position in LSTM.onnx_order], 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import Dim, FixedDim, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import Convention, State, convention_of, shared_copy
+from lstm_deploy.lifting.calling import RECURRENT_MODULES, Convention, State, convention_of, shared_copy
 from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, same, zeros_of
 
 Recorded = dict[str, list[Call]]
@@ -150,10 +150,10 @@ class Probe:
         """A state for a `forward` that demands one."""
         if not self.convention.states:
             return None
-        (module,) = [child for child in self.original.modules() if isinstance(child, nn.LSTM | nn.LSTMCell)]
+        (module,) = [child for child in self.original.modules() if isinstance(child, RECURRENT_MODULES)]
         generator = torch.Generator().manual_seed(seed)
-        h, c = zeros_of(module, torch.empty(0), sizes["batch"])
-        return torch.randn(h.shape, generator=generator), torch.randn(c.shape, generator=generator)
+        zeros = zeros_of(module, torch.empty(0), sizes["batch"])
+        return tuple(torch.randn(state.shape, generator=generator) for state in zeros)
 
     def _run(
         self,

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import TensorSpec
+from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.weight_files import Weights
 from lstm_deploy.training import InferredConfig
@@ -141,7 +141,7 @@ def _build_lstm(own: Weights, cell: bool, everything: Weights) -> nn.LSTM:
     projection = own.get("weight_hr_l0")
     rows = first.shape[0]
     hidden = projection.shape[1] if projection is not None and projection.dim() == 2 else recurrent.shape[1]
-    if rows != 4 * hidden:
+    if rows != len(LSTM.pytorch_gates) * hidden:
         what = {3: "GRU", 1: "plain RNN"}.get(rows // hidden if hidden and rows % hidden == 0 else 0)
         if what is None:
             raise _ambiguous(everything, f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")

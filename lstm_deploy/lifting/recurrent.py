@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_deploy.contract import Signature, StateLayout
+from lstm_deploy.contract import Signature, StateLayout, by_module
 from lstm_deploy.lifting.calling import Convention, State, flatten
 from lstm_deploy.lifting.packing import Padded, kept_padded, pack_padded_sequence, pad_packed_sequence
 
@@ -178,8 +178,8 @@ class Lifted(nn.Module):
         states = [self.in_layout(state) for state in tensors[self.inputs :]]
         for calls in self.calls.values():
             calls.restart()
-        for port, h, c in zip(self.ports, states[::2], states[1::2], strict=True):
-            port.given = (h, c)
+        for port, given in zip(self.ports, by_module(states), strict=True):
+            port.given = given
         with kept_padded(self.module) if self.packs else nullcontext():
             return self.convention.call(self.module, tensors[: self.inputs], self.ports[0].given)
 

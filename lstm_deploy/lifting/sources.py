@@ -26,6 +26,7 @@ from lstm_deploy.contract import (
     layout_of,
 )
 from lstm_deploy.errors import InputError, one_line, user_line
+from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
@@ -151,7 +152,7 @@ def guess_input(network: nn.Module) -> TensorSpec:
             return TensorSpec(name="x", dtype="int64", shape=("batch", "seq"))
         if isinstance(child, nn.LSTM) and not child.batch_first:
             return TensorSpec(name="x", dtype="float32", shape=("seq", "batch", child.input_size))
-        if isinstance(child, nn.LSTM | nn.LSTMCell):
+        if isinstance(child, RECURRENT_MODULES):
             return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", child.input_size))
     return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 1))
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from onnx import helper, numpy_helper
 
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, onnx_graph, saturation, weights_file
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.errors import InputError
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -61,7 +61,7 @@ def quantizable_nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """
     if (precision := onnx_graph.precision(model)) != "float32":
         raise InputError(f"The model is in {precision} already; quantize the float32 model that it was made from.")
-    if not any(node.op_type == "LSTM" for node in model.graph.node):
+    if not any(node.op_type == LSTM.onnx_operator for node in model.graph.node):
         raise InputError(
             "The graph has no LSTM node, so there is no LSTM to quantize; export the model with lstm-deploy."
         )
@@ -70,7 +70,7 @@ def quantizable_nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     least = LEAST_SHARE * sum(map(math.prod, shapes.values()))
     labelled: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
-        if node.op_type == "LSTM":
+        if node.op_type == LSTM.onnx_operator:
             if not constants >= set(node.input[1:3]):
                 raise InputError(
                     f"The weights of {node.name or 'an LSTM'} are computed in the graph, so it would stay in float; "
@@ -134,7 +134,7 @@ class _Rewriter:
         if node.output[0] not in lowered:
             return [node]
         match node.op_type:
-            case "LSTM":
+            case LSTM.onnx_operator:
                 return [self._lstm(node)]
             case "MatMul":
                 return self._matmul(node)
@@ -146,7 +146,7 @@ class _Rewriter:
         for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, 4 * hidden]
             inputs[position], *names = self._constant(inputs[position], transposed=True)
             scales += names
-        new = helper.make_node("DynamicQuantizeLSTM", [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
+        new = helper.make_node(LSTM.quantized_operator, [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
         new.attribute.extend(item for item in node.attribute if item.name != "layout")  # 0, all that onnxruntime knows
         return new
 
@@ -226,7 +226,7 @@ def quantize_weights(weights: Array, settings: Settings) -> tuple[Array, Array, 
 def lstm_counts(model: onnx.ModelProto) -> tuple[int, int]:
     """How many LSTM nodes are quantized, and how many there are."""
     count = onnx_graph.operators(model)
-    return count["DynamicQuantizeLSTM"], count["DynamicQuantizeLSTM"] + count["LSTM"]
+    return count[LSTM.quantized_operator], sum(count[name] for name in LSTM.operators)
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
+from lstm_deploy.contract import LSTM
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.int8 import Settings, quantizable_nodes
@@ -144,7 +145,7 @@ def search_int8(
     order = sorted(labels, key=lambda label: alone[label].difference)
 
     def has_int8_lstm(kept: Collection[str]) -> bool:
-        return any(nodes[label].op_type == "LSTM" for label in labels if label not in kept)
+        return any(nodes[label].op_type == LSTM.onnx_operator for label in labels if label not in kept)
 
     within = [candidate for candidate in alone.values() if not candidate.problem and has_int8_lstm(candidate.kept)]
     if within:

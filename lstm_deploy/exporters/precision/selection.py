@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from lstm_deploy.artifacts import Artifact, Bundle, Evidence, c_weights, environment
 from lstm_deploy.benchmark import runner
+from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.float16 import export_float16
@@ -92,7 +93,7 @@ class LowerPrecision:
             layers = lstm_counts(onnx.load(target, load_external_data=False))
         else:  # its header and weights go with it, under its name
             self._write_int8_c(self.graph, target, Settings(), chosen.kept)
-            lstms = {label for label, node in self._nodes.items() if node.op_type == "LSTM"}
+            lstms = {label for label, node in self._nodes.items() if node.op_type == LSTM.onnx_operator}
             layers = len(lstms - set(chosen.kept)), len(lstms)
         self._add(chosen, target, layers, tried, timed)
 

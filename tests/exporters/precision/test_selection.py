@@ -11,7 +11,7 @@ import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.benchmark.variants import Wanted, variants_of
-from lstm_deploy.cli.application import app
+from lstm_deploy.cli import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import pipeline, report
 from lstm_deploy.exporters.plan import make_plan
