@@ -250,8 +250,8 @@ def _train(
 def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, json: bool) -> None:
     from msgspec import to_builtins
 
-    from lstm_deploy.exporters import report, training_tables
-    from lstm_deploy.training import checkpoint, plots as training_plots
+    from lstm_deploy.exporters import report
+    from lstm_deploy.training import checkpoint, plots as training_plots, tables as training_tables
 
     trained, found = result
     checkpoint.save(output, trained.tensors, trained.spec)

@@ -1,4 +1,4 @@
-from . import pipeline as pipeline, report as report, training_tables as training_tables
+from . import pipeline as pipeline, report as report
 from .pipeline import export as export
 from .plan import DEFAULT_FORMATS as DEFAULT_FORMATS, make_plan as make_plan
 from .precision.options import PrecisionOptions as PrecisionOptions

@@ -1,4 +1,4 @@
-from . import checkpoint as checkpoint, plots as plots, training_data as training_data
+from . import checkpoint as checkpoint, plots as plots, tables as tables, training_data as training_data
 from .checkpoint import (
     NETWORK_FILE as NETWORK_FILE,
     InferredConfig as InferredConfig,
@@ -42,4 +42,4 @@ from .recipe import (
     option_of as option_of,
 )
 from .training_data import Material as Material
-from .tuning import Found as Found, Tried as Tried, search as search
+from .tuning import Found as Found, search as search

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lstm_deploy.artifacts import cell
-from lstm_deploy.training import option_of
+from lstm_deploy.training.recipe import option_of
 
 if TYPE_CHECKING:
-    from lstm_deploy.training import Tried
+    from lstm_deploy.training.tuning import Tried
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
