@@ -206,8 +206,8 @@ def _evidence(manifest: Manifest) -> list[str]:
             "after the last of the carried steps in the plot below.",
             "",
         ]
-        for path, found in evidence.items():
-            settings = ", ".join(f"{name} {value}" for name, value in found.settings.items() if name != "chosen_for")
+        for path, item in evidence.items():
+            settings = ", ".join(f"{name} {value}" for name, value in item.settings.items() if name != "chosen_for")
             if settings:
-                lines.append(f"- `{path}`: {settings}; {len(found.tried)} tried.")
+                lines.append(f"- `{path}`: {settings}; {len(item.tried)} tried.")
     return lines + [f"- {note}." for note in manifest.notes]

@@ -27,17 +27,16 @@ def training_of(path, data):
 def test_a_forecaster_scores_on_the_held_out_rows_as_it_did_after_training(forecast_bundle, forecaster, prices):
     training = training_of(forecaster, prices)
     runtime = open_runtime(forecast_bundle / "model.onnx")
-    given = evaluation_data(runtime.signature, None, training)
-    assert given.description == "the held-out part of goog.csv"
-    assert metrics.measure(runtime, given).metric == pytest.approx(training["metrics"]["rmse"], rel=1e-4)
+    data = evaluation_data(runtime.signature, None, training)
+    assert data.description == "the held-out part of goog.csv"
+    assert metrics.measure(runtime, data).metric == pytest.approx(training["metrics"]["rmse"], rel=1e-4)
 
 
 def test_a_language_model_scores_on_the_held_out_text_as_it_did_after_training(lm_bundle, language_model, text):
     training = training_of(language_model, text)
     runtime = open_runtime(lm_bundle / "model.onnx")
-    given = evaluation_data(runtime.signature, None, training)
-    found = metrics.measure(runtime, given).metric
-    assert found == pytest.approx(training["metrics"]["bits_per_character"], rel=1e-4)
+    data = evaluation_data(runtime.signature, None, training)
+    assert metrics.measure(runtime, data).metric == pytest.approx(training["metrics"]["bits_per_character"], rel=1e-4)
 
 
 def test_another_file_is_measured_whole_and_the_training_file_only_at_its_end(forecast_bundle, forecaster, prices):
@@ -51,11 +50,11 @@ def test_another_file_is_measured_whole_and_the_training_file_only_at_its_end(fo
 
 def test_without_data_inputs_are_drawn_and_there_is_no_metric(forecast_bundle):
     runtime = open_runtime(forecast_bundle / "model.onnx")
-    given = evaluation_data(runtime.signature, None, {"data": {"path": "gone.csv", "sha256": "0"}})
-    assert (given.metric, given.truth) == ("", ())
-    found = metrics.measure(runtime, given)
-    assert found.metric is None
-    assert found.outputs["y"].shape == (module.DRAWN_ROWS * module.DRAWN_CALLS * module.DRAWN_STEPS, 4)
+    data = evaluation_data(runtime.signature, None, {"data": {"path": "gone.csv", "sha256": "0"}})
+    assert (data.metric, data.truth) == ("", ())
+    measured = metrics.measure(runtime, data)
+    assert measured.metric is None
+    assert measured.outputs["y"].shape == (module.DRAWN_ROWS * module.DRAWN_CALLS * module.DRAWN_STEPS, 4)
 
 
 def test_arrays_give_rmse_or_accuracy(lm_bundle, tmp_path):
@@ -129,20 +128,20 @@ def test_rows_are_cut_along_the_batch_of_a_time_major_model(time_major, tmp_path
     x = np.random.default_rng(0).standard_normal((300, 300, 3)).astype(np.float32)
     y = time_major.run({"x": x, **time_major.signature.initial_state(300)})["y"]
     np.savez(tmp_path / "data.npz", x=x, y=y)
-    given = evaluation_data(time_major.signature, tmp_path / "data.npz")
-    assert [call["x"].shape for call in given.calls] == [(300, 256, 3), (300, 44, 3)]
-    assert metrics.measure(time_major, given).metric < 1e-6
+    data = evaluation_data(time_major.signature, tmp_path / "data.npz")
+    assert [call["x"].shape for call in data.calls] == [(300, 256, 3), (300, 44, 3)]
+    assert metrics.measure(time_major, data).metric < 1e-6
 
 
-def test_integers_that_a_model_of_one_column_should_give_are_values_and_no_classes(time_major, tmp_path):
+def test_expected_integers_of_a_model_of_one_column_are_values_not_classes(time_major, tmp_path):
     np.savez(tmp_path / "data.npz", x=np.zeros((5, 2, 3)), y=np.arange(10).reshape(5, 2))
-    given = evaluation_data(time_major.signature, tmp_path / "data.npz")
-    assert given.metric == "rmse"
-    assert metrics.measure(time_major, given).metric > 1
+    data = evaluation_data(time_major.signature, tmp_path / "data.npz")
+    assert data.metric == "rmse"
+    assert metrics.measure(time_major, data).metric > 1
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
-def test_values_that_are_no_numbers_are_refused(time_major, tmp_path, wrong):
+def test_values_that_are_not_finite_are_refused(time_major, tmp_path, wrong):
     x, y = np.zeros((5, 2, 3)), np.zeros((5, 2, 1))
     x[0, 0, 0] = wrong
     np.savez(tmp_path / "data.npz", x=x, y=y)
@@ -171,7 +170,7 @@ def test_data_is_measured_whatever_the_layout(tmp_path, name):
     assert 0 < measured.metric < 100
 
 
-def test_a_text_is_no_measure_of_a_model_that_tells_the_last_character_only(tmp_path):
+def test_a_text_does_not_measure_a_model_that_predicts_the_last_character_only(tmp_path):
     feeder = feeders()["one-hot"]
     specs = [TensorSpec.parse(text, key) for key, text in feeder.inputs.items()]
     lifted = sources.load_module(feeder.module.eval(), specs, "layers-first", feeder.task).lifted

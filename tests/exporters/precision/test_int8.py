@@ -177,7 +177,7 @@ def test_what_inverts_a_projection_stays_in_float(tmp_path):
     assert any("P_inverse" in name for name in kept)
 
 
-def test_what_is_quantized_already_is_refused(tmp_path):
+def test_a_quantized_model_is_refused(tmp_path):
     _, path = exported(tmp_path, Net())
     quantize_onnx(path, tmp_path / "q.onnx")
     with pytest.raises(InputError, match="in int8 already; quantize the float32 model"):
@@ -298,6 +298,6 @@ def test_what_is_in_integers_has_names_of_its_own_and_what_is_read_elsewhere_sta
         assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
 
 
-def test_weights_that_are_no_numbers_are_refused():
+def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="A weight is NaN or infinite"):
         quantize_weights(np.full((2, 2), np.nan, np.float32), Settings())

@@ -19,26 +19,26 @@ def test_loss_is_what_became_worse():
     assert metrics.loss("rmse", math.nan, 1.0) == math.inf
 
 
-@given(wanted=floats, noise=floats)
-def test_a_difference_of_a_tenth_means_a_cosine_of_0_995(wanted, noise):
-    centred = wanted - wanted.mean(0)
+@given(expected=floats, noise=floats)
+def test_a_difference_of_a_tenth_means_a_cosine_of_0_995(expected, noise):
+    centred = expected - expected.mean(0)
     off, cosine = metrics.difference({"y": centred + 0.001 * noise}, {"y": centred})
     if off <= 0.1:
         assert cosine >= 0.995 - 1e-9 or not centred.any()
-    assert metrics.difference({"y": wanted}, {"y": wanted})[0] == 0
+    assert metrics.difference({"y": expected}, {"y": expected})[0] == 0
 
 
 def test_a_difference_is_seen_beside_a_large_offset_and_nan_is_infinite():
     rng = np.random.default_rng(0)
-    wanted = 1e6 + rng.standard_normal((100, 2))
-    off, cosine = metrics.difference({"y": wanted + rng.standard_normal((100, 2))}, {"y": wanted})
+    expected = 1e6 + rng.standard_normal((100, 2))
+    off, cosine = metrics.difference({"y": expected + rng.standard_normal((100, 2))}, {"y": expected})
     assert off > 0.5
     assert cosine > 0.999
-    assert metrics.difference({"y": wanted * np.nan}, {"y": wanted})[0] == math.inf
+    assert metrics.difference({"y": expected * np.nan}, {"y": expected})[0] == math.inf
 
 
 def test_the_output_that_is_off_most_is_told():
     rng = np.random.default_rng(0)
-    wanted = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
-    off, _ = metrics.difference({**wanted, "wrong": -wanted["wrong"]}, wanted)
+    expected = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
+    off, _ = metrics.difference({**expected, "wrong": -expected["wrong"]}, expected)
     assert off > 1.9

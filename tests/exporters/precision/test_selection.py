@@ -134,10 +134,10 @@ def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path,
 
 
 def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeypatch, quick):
-    for interval, wanted in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
+    for interval, expected in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
         monkeypatch.setattr(selection, "times", timing(interval))
         bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="auto", force=True)
-        assert bundle.manifest.notes[0].startswith(wanted)
+        assert bundle.manifest.notes[0].startswith(expected)
         assert ("model.int8.onnx" in {a.path for a in bundle.manifest.artifacts}) == (interval[1] < 1)
 
 
@@ -147,7 +147,7 @@ def test_auto_over_the_budget_is_float32_and_no_error(net, tmp_path, quick):
     assert "int8 is left out" in bundle.manifest.notes[0]
 
 
-def test_layers_that_stay_in_float_are_told(net, tmp_path, monkeypatch, quick):
+def test_layers_that_stay_in_float_are_noted(net, tmp_path, monkeypatch, quick):
     free = lstm_deploy.export(net, tmp_path / "free", inputs=INPUTS, quantize="int8", formats=["onnx"])
     budget = 0.7 * free.find("onnx", "int8").evidence.difference
     bundle = lstm_deploy.export(
@@ -198,7 +198,7 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
         ({"quantize": "int8", "state_dtype": "float32"}, "--state-dtype is for float16; add --half"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
+def test_options_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
     with pytest.raises(InputError, match=message):
         lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, **options)
     assert not (tmp_path / "out").exists()
@@ -292,7 +292,7 @@ def test_a_refused_int8_is_refused_again(forecaster, tmp_path, quick):
             lstm_deploy.export(forecaster, tmp_path / "out", quantize="int8", formats=["onnx"], max_metric_loss=0.0)
 
 
-def test_training_data_that_is_gone_is_told(prices, tmp_path, quick):
+def test_missing_training_data_is_noted(prices, tmp_path, quick):
     (tmp_path / "p.csv").write_text(prices.read_text())
     words = f"train {tmp_path}/p.csv --task forecast --target close --epochs 1 -o {tmp_path}/m.safetensors"
     assert CliRunner().invoke(app, words.split()).exit_code == 0
