@@ -93,9 +93,11 @@ def export(
 
     `inputs` declares the arguments of a module's `forward`, in order, as `{"x": "float32[batch,seq,40]"}`. `model`
     (`FILE.py:Class` or `package.module:Class`), `init` (its arguments), `weights_key` and `trust_pickle` say how to
-    read a file, as an `Origin` does; `task` and `state_policy` say what a third-party network was trained for.
-    `quantize`, `half` and the options after them ask for lower precision, see `PrecisionOptions`. A bundle that is up
-    to date is returned as it is, unless with `force`. `on_progress` gets the stage, their number and a description.
+    read a file; `task` and `state_policy` what a third-party network was trained for. `quantize="int8"` adds int8,
+    `"auto"` only where that is faster here, exact on all CPUs or, with `int8_cpus="vnni"`, more precise on those with
+    VNNI alone; `half` adds float16 for CUDA. They may lose `max_metric_loss` of the metric on `data`, by default 1 %
+    on what `train` held out. A bundle that is up to date is returned as it is, unless with `force`. `on_progress` gets
+    the stage, the number of stages and a description.
 
     Raises `InputError` for a source that cannot be read or lifted and for an output that is taken, and `ParityError`
     if an artifact differs from the model: then nothing is written. Where int8 was asked for and loses too much,
