@@ -13,7 +13,7 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
-from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, pack
+from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, to_onnx_order
 
 # It is only traced, never run, so it has a shape and a translation, and no kernel.
 torch.library.define(
@@ -95,9 +95,9 @@ def lower(lifted: Lifted) -> None:
     """Replace each LSTM layer of `lifted` by one operator; afterwards it can only be traced."""
     for path in lifted.calls:
         module = lifted.module.get_submodule(path)
-        packed = pack(module, path)
+        weights = to_onnx_order(module, path)
         for name in list(module._parameters):
             delattr(module, name)
-        for name, value in packed.items():
+        for name, value in weights.items():
             module.register_buffer(name, value)
         module.__class__ = LoweredLSTM if isinstance(module, nn.LSTM) else LoweredCell

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lstm_deploy.artifacts import cell
-from lstm_deploy.training.recipe import option_of
+from lstm_deploy.training.recipe import option_name
 
 if TYPE_CHECKING:
-    from lstm_deploy.training.tuning import Tried
+    from lstm_deploy.training.tuning import TrialSummary
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
@@ -46,9 +46,9 @@ def baseline_verdict(metrics: Mapping[str, Any]) -> str:
     return f"It does NOT beat the {which} baseline: {label} is {ours / theirs - 1:.1%} worse."
 
 
-def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
+def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the trials of a search, in their order: a search gives the best first."""
-    names = list(dict.fromkeys(name for trial in tried for name in trial.chosen))
+    names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
     rows = [
         [
             str(trial.trial),
@@ -57,9 +57,9 @@ def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
             trial.state,
             *(cell(value) if isinstance(value, float) else str(value) for value in map(trial.chosen.get, names)),
         ]
-        for trial in tried
+        for trial in trials
     ]
-    return ["trial", "validation loss", "epochs", "", *(option_of(name) for name in names)], rows
+    return ["trial", "validation loss", "epochs", "", *(option_name(name) for name in names)], rows
 
 
 def _figure(value: Any) -> str:

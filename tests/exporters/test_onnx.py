@@ -13,7 +13,7 @@ from torch import nn
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.lifting.lifting import example as example_of, lift
+from lstm_deploy.lifting.lifting import example_inputs, lift
 
 SHAPES = [(1, 1), (3, 7), (2, 100)]
 
@@ -27,7 +27,7 @@ def onnx_of(module, path, layout="batch,seq"):
 def assert_equal_on_all_shapes(lifted, path):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, seq in SHAPES:
-        tensors = example_of(lifted.signature, batch, seq, seed=batch)
+        tensors = example_inputs(lifted.signature, batch, seq, seed=batch)
         states = [torch.randn_like(state) for state in tensors[1:]]
         feeds = dict(zip(lifted.signature.input_names, [tensors[0].numpy(), *(s.numpy() for s in states)], strict=True))
         got = session.run(lifted.signature.output_names, feeds)

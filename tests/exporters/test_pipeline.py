@@ -6,6 +6,7 @@ import modules
 import onnx
 import onnxruntime as ort
 import pytest
+import refused_modules
 import torch
 from c_programs import NEEDS_CC
 
@@ -24,13 +25,13 @@ INPUTS = {"x": "float32[batch,seq,3]"}
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (modules.BranchesOnRows, "if x.size(0) == 1"),
-        (modules.BranchesOnSteps, "if x.shape[1] > 10"),
-        (modules.TakesLen, "torch.zeros(1, len(x), 4)"),
+        (refused_modules.BranchesOnRows, "if x.size(0) == 1"),
+        (refused_modules.BranchesOnSteps, "if x.shape[1] > 10"),
+        (refused_modules.TakesLen, "torch.zeros(1, len(x), 4)"),
     ],
 )
 def test_a_size_that_forward_branches_on_is_refused_with_the_line(tmp_path, make, text, format_):
-    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    source = Path(refused_modules.__file__).read_text(encoding="utf-8").splitlines()
     line = next(number for number, content in enumerate(source, 1) if text in content)
     with pytest.raises(LiftingError, match=rf"modules\.py:{line}.*x\.shape\[0\]"):
         lstm_deploy.export(make(), tmp_path / "b", inputs=INPUTS, formats=[format_])
@@ -40,7 +41,7 @@ def test_a_size_that_forward_branches_on_is_refused_with_the_line(tmp_path, make
 def test_a_branch_on_a_size_that_is_fixed_is_exported(tmp_path):
     for rows in (1, 2):
         inputs = {"x": f"float32[{rows},seq,3]"}
-        bundle = lstm_deploy.export(modules.BranchesOnRows(), tmp_path / str(rows), inputs=inputs)
+        bundle = lstm_deploy.export(refused_modules.BranchesOnRows(), tmp_path / str(rows), inputs=inputs)
         assert bundle.manifest.parity.passed
 
 

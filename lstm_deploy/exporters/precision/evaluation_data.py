@@ -1,7 +1,6 @@
 """The data that lower precisions are evaluated on: a user's, what a training held out, or drawn. No PyTorch."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,17 @@ from lstm_deploy.contract import (
     sizes_of,
 )
 from lstm_deploy.errors import InputError
-from lstm_deploy.training import Labelled, Series, generate, held_out_from, read_labelled, read_series, split
+from lstm_deploy.training import (
+    LabelledTexts,
+    Series,
+    generate,
+    parallel_streams,
+    read_labelled_texts,
+    read_series,
+    split_by_label,
+    split_series,
+    split_text,
+)
 
 STREAMS, STEPS = 32, 100
 """Streams of a text, and steps of a call, where the training does not say."""
@@ -74,7 +83,7 @@ def evaluation_data(
         case LanguageModel() as task:
             return _text(signature, task, file, held_out)
         case Classify() as task if file.suffix != ".npz" or signature.inputs[0].name not in read_npz(file):
-            labelled = read_labelled(file, trained_on.get("text_column"), trained_on.get("label_column"))
+            labelled = read_labelled_texts(file, trained_on.get("text_column"), trained_on.get("label_column"))
             return _labelled(signature, task, labelled, file.name, held_out)
     return _arrays(signature, file)
 
@@ -84,7 +93,9 @@ def _series(
 ) -> EvaluationData:
     """Windows of a series and the rows after each, as in training."""
     rows = series.values.astype(np.float32)
-    first = held_out_from(len(rows), held_out["test"], task.horizon) if held_out else task.window
+    first = task.window
+    if held_out:
+        first = split_series(len(rows), task.horizon, held_out["test"], held_out["validation"]).test.start
     if first < task.window or first + task.horizon > len(rows):
         raise InputError(f"{name} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(target) for target in task.targets]
@@ -114,28 +125,27 @@ def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mappi
         )
     streams, steps = held_out.get("batch_size", STREAMS), held_out.get("window", STEPS)
     tokens = np.array(task.encode(read_text(path)), np.int64)
-    tokens = tokens[round((1 - held_out["test"]) * len(tokens)) :] if held_out else tokens
+    if held_out:
+        tokens = tokens[split_text(len(tokens), 0, held_out["test"], held_out["validation"]).test]
     tokens = tokens[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else tokens
     if len(tokens) < 3:
         raise InputError(f"{path} has {len(tokens)} {task.unit}s, too few to predict; give a longer text.")
-    streams = max(1, min(streams, (len(tokens) - 1) // steps))
-    length = (len(tokens) - 1) // streams
-    x, y = (tokens[start : start + streams * length].reshape(streams, length) for start in (0, 1))
-    cuts = _cuts(0, length, steps)
+    x, y = parallel_streams(tokens, streams, steps)
+    cuts = _cuts(0, x.shape[1], steps)
     calls = tuple({signature.inputs[0].name: layout.inputs(x[:, cut])} for cut in cuts)
     truth = tuple(y[:, cut].T if layout.y_time_axis == 0 else y[:, cut] for cut in cuts)
     return EvaluationData(_description(path.name, held_out), "bits_per_character", calls, truth, carries_state=True)
 
 
 def _labelled(
-    signature: Signature, task: Classify, labelled: Labelled, name: str, held_out: Mapping[str, Any]
+    signature: Signature, task: Classify, labelled: LabelledTexts, name: str, held_out: Mapping[str, Any]
 ) -> EvaluationData:
     """Texts as tokens, padded where the model takes lengths, else one in each call, and their labels."""
     if unknown := sorted(set(labelled.labels) - set(task.labels)):
         raise InputError(f"{name} has the label {unknown[0]!r}, which the model has never seen; leave it out.")
     rows = np.arange(len(labelled.texts))
     if held_out:
-        rows = split(labelled.labels, held_out["test"], held_out["validation"], held_out["seed"]).test
+        rows = split_by_label(labelled.labels, held_out["test"], held_out["validation"], held_out["seed"]).test
     layout, x, lengths = layout_of(signature), signature.inputs[0], signature.inputs[1:]
     calls, truth = [], []
     for cut in _cuts(0, len(rows), LARGEST_BATCH if lengths else 1):
@@ -148,7 +158,7 @@ def _labelled(
 
 def _cuts(start: int, stop: int, length: int) -> list[slice]:
     """A range in pieces of at most `length`."""
-    return [slice(first, last) for first, last in pairwise([*range(start, stop, length), stop])]
+    return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
 def _description(name: str, held_out: Mapping[str, Any]) -> str:
