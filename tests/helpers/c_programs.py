@@ -13,7 +13,7 @@ from lstm_deploy.contract.sampling import sample_inputs, sample_state
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes import native
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
@@ -92,7 +92,7 @@ def written(module, folder, *specs, name="net", int8=False, **options):
 
 
 def as_c(graph, path, *, int8=False):
-    export_c(graph, path, path.stem, [node.name for node in parts(load(graph)).values()] if int8 else ())
+    export_c(graph, path, path.stem, [node.name for node in quantizable_nodes(load(graph)).values()] if int8 else ())
     return path
 
 
