@@ -20,7 +20,6 @@ from .bundle import (
     writing as writing,
 )
 from .c_weights import (
-    GATES as GATES,
     GROUP as GROUP,
     ROW as ROW,
     UNITS as UNITS,

@@ -1,4 +1,4 @@
-from . import checkpoint as checkpoint, plots as plots, training_data as training_data
+from . import checkpoint as checkpoint, plots as plots, tables as tables, training_data as training_data
 from .checkpoint import (
     NETWORK_FILE as NETWORK_FILE,
     CheckpointSpec as CheckpointSpec,
@@ -21,16 +21,11 @@ from .data.vocabularies import read_vocabulary as read_vocabulary
 from .network import load_network as load_network
 from .pipeline import Trained as Trained, train as train
 from .recipe import (
+    DEFAULTS as DEFAULTS,
+    ONLY as ONLY,
     Generator as Generator,
-    LossOn as LossOn,
     Missing as Missing,
-    Optimizer as Optimizer,
-    Pooling as Pooling,
-    Precision as Precision,
     Recipe as Recipe,
-    Scaling as Scaling,
-    Schedule as Schedule,
-    Strategy as Strategy,
     TaskName as TaskName,
     make_recipe as make_recipe,
     option_name as option_name,
@@ -39,4 +34,4 @@ from .run_folder import LAST_STATE as LAST_STATE, is_rank_zero as is_rank_zero
 from .run_state import belongs_to as belongs_to
 from .search_space import SearchSpace as SearchSpace, make_search_space as make_search_space
 from .training_data import TrainingData as TrainingData
-from .tuning import SearchResult as SearchResult, TrialSummary as TrialSummary, search as search
+from .tuning import SearchResult as SearchResult, search as search

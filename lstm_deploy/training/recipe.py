@@ -25,73 +25,86 @@ Width = Annotated[int, Meta(ge=0, le=16384)]
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """The options of `lstm-deploy train`, under the same names (but see `option_name`)."""
+    """The options of `lstm-deploy train`, under the same names (but see `option_name`).
+
+    Each description is the option's help, to which the command line adds the defaults.
+    """
 
     # Examples
-    window: Positive
-    """Steps in one example; `classify`: the number of tokens that a text is cut to."""
-    horizon: Positive = 1
-    """Forecasts: steps that are predicted at once."""
-    stride: Positive | None = None
-    """Steps from one example to the next; by default 1 for a forecast, the window for a text."""
-    loss_on: LossOn = "every"
-    """Steps of an example that contribute to the loss."""
-    state: Literal["reset", "carry"] = "reset"
-    """`lm`: whether each example starts from a zero state, or from where the one before it in the text ended."""
-    scaling: Scaling = "minmax"
-    """Forecasts: of each column, to (-1, 1) or to mean 0 and deviation 1 over the rows to fit."""
-    season: Positive | None = None
-    """Forecasts: steps in one season, for the seasonal naive forecast; by default found in the rows to fit."""
-    unit: Unit | Literal["byte"] = "character"
-    """Texts: what one token stands for."""
-    vocabulary_size: Positive = 20_000
-    """`classify`: the largest number of entries in the vocabulary."""
-    least_count: Positive = 2
-    """`classify`: occurrences in the texts to fit below which an entry is left out of the vocabulary."""
-    test: Annotated[float, Meta(gt=0, lt=1)] = 0.2
-    """Fraction of the data that is held out for the metrics."""
-    validation: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    """Fraction of the rest that selects the best epoch; 0: the last one is kept."""
+    window: Annotated[Positive, Meta(description="Steps in one example; classify: tokens that a text is cut to.")]
+    horizon: Annotated[Positive, Meta(description="Steps to predict at once.")] = 1
+    stride: Annotated[
+        Positive | None, Meta(description="Steps from one example to the next [forecast: 1; lm: the window].")
+    ] = None
+    loss_on: Annotated[LossOn, Meta(description="Steps of an example that contribute to the loss.")] = "every"
+    state: Annotated[
+        Literal["reset", "carry"],
+        Meta(description="Start each example from a zero state, or from where the example before it ended."),
+    ] = "reset"
+    scaling: Annotated[
+        Scaling, Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit.")
+    ] = "minmax"
+    season: Annotated[
+        Positive | None, Meta(description="Steps of a season, for the seasonal naive forecast [found in the data].")
+    ] = None
+    unit: Annotated[
+        Unit | Literal["byte"],
+        Meta(description="What one token is; lm: character or byte; classify: token, word or character."),
+    ] = "character"
+    vocabulary_size: Annotated[Positive, Meta(description="Largest number of entries in the vocabulary.")] = 20_000
+    least_count: Annotated[
+        Positive, Meta(description="Occurrences below which an entry is left out of the vocabulary.")
+    ] = 2
+    test: Annotated[
+        float, Meta(gt=0, lt=1, description="Fraction held out for the metrics: the end; of texts, any.")
+    ] = 0.2
+    validation: Annotated[
+        float, Meta(ge=0, lt=1, description="Fraction of the rest that selects the best epoch; 0: keep the last one.")
+    ] = 0.1
 
     # Network: see `checkpoint.NetworkConfig`
-    hidden_size: Annotated[int, Meta(ge=1, le=16384)]
-    num_layers: Annotated[int, Meta(ge=1, le=64)] = 2
-    bidirectional: bool = False
-    proj_size: Width = 0
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    embedding_size: Width = 0
-    """Width of a learned vector per token; 0: one-hot."""
-    freeze_vectors: bool = False
-    """Whether pretrained vectors are not trained further."""
-    window_norm: bool = False
-    layer_norm: bool = False
-    pooling: Pooling = "none"
-    head_size: Width = 0
-    residual: bool = False
+    hidden_size: Annotated[int, Meta(ge=1, le=16384, description="Width of the LSTM.")]
+    num_layers: Annotated[int, Meta(ge=1, le=64, description="LSTM layers.")] = 2
+    bidirectional: Annotated[
+        bool, Meta(description="Read windows in both directions; the model cannot stream then.")
+    ] = False
+    proj_size: Annotated[Width, Meta(description="Width of a projection of h; 0: none.")] = 0
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="Between layers and before the head.")] = 0.0
+    embedding_size: Annotated[Width, Meta(description="Width of a learned vector for each token; 0: one-hot.")] = 0
+    freeze_vectors: Annotated[bool, Meta(description="Do not train pretrained --vectors further.")] = False
+    window_norm: Annotated[bool, Meta(description="BatchNorm over the window, which fixes its length.")] = False
+    layer_norm: Annotated[bool, Meta(description="LayerNorm of the LSTM's output.")] = False
+    pooling: Annotated[
+        Pooling, Meta(description="One output for a window: of its last step, or pooled over all steps.")
+    ] = "none"
+    head_size: Annotated[Width, Meta(description="Width of a layer with a ReLU before the last; 0: none.")] = 0
+    residual: Annotated[bool, Meta(description="Predict the change from the present value.")] = False
 
     # Training
-    epochs: Positive
-    batch_size: Positive
-    """Examples per step and process; `lm` with carried state: streams that are read side by side."""
-    learning_rate: Annotated[float, Meta(gt=0)]
-    optimizer: Optimizer = "adam"
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
-    schedule: Schedule = "constant"
-    warmup: NotNegative = 0
-    """Steps over which the learning rate rises linearly."""
-    patience: NotNegative = 0
-    """Epochs without improvement after which training stops; 0: it runs all epochs."""
-    clip: Annotated[float, Meta(ge=0)] = 1.0
-    """Norm that gradients are clipped to; 0: no clipping."""
-    accumulate: Positive = 1
-    """Batches whose gradients are accumulated into one step."""
-    seed: NotNegative = 0
+    epochs: Annotated[Positive, Meta(description="Passes over the data.")]
+    batch_size: Annotated[
+        Positive,
+        Meta(description="Examples per step and device; lm, with --state carry: streams that are read side by side."),
+    ]
+    learning_rate: Annotated[float, Meta(gt=0, description="Of the optimizer, after the warm-up.")]
+    optimizer: Annotated[Optimizer, Meta(description="What updates the weights.")] = "adam"
+    weight_decay: Annotated[float, Meta(ge=0, description="Of the optimizer.")] = 0.0
+    schedule: Annotated[
+        Schedule, Meta(description="Of the learning rate; plateau halves it when validation does not improve.")
+    ] = "constant"
+    warmup: Annotated[NotNegative, Meta(description="Steps over which the learning rate rises linearly.")] = 0
+    patience: Annotated[
+        NotNegative, Meta(description="Epochs without improvement after which training stops; 0: never.")
+    ] = 0
+    clip: Annotated[float, Meta(ge=0, description="Norm that gradients are clipped to; 0: no clipping.")] = 1.0
+    accumulate: Annotated[Positive, Meta(description="Batches whose gradients are accumulated into one step.")] = 1
+    seed: Annotated[NotNegative, Meta(description="Of the weights, the order of examples and generated data.")] = 0
 
     # Hardware
-    precision: Precision = "32"
-    devices: Positive = 1
-    nodes: Positive = 1
-    strategy: Strategy = "auto"
+    precision: Annotated[Precision, Meta(description="Of the training, in bits.")] = "32"
+    devices: Annotated[Positive, Meta(description="GPUs, or processes on a CPU.")] = 1
+    nodes: Annotated[Positive, Meta(description="Machines.")] = 1
+    strategy: Annotated[Strategy, Meta(description="For several devices.")] = "auto"
 
     @property
     def processes(self) -> int:

@@ -18,7 +18,7 @@ from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts, quantize_onnx
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.lifting import example_inputs
 from lstm_deploy.runtimes import native
@@ -115,7 +115,7 @@ def right_c(right, tmp_path_factory):
         path = folder / name.replace(" ", "-") / "net.c"
         if not path.exists():
             path.parent.mkdir()
-            nodes = parts(onnx_graph.load(graph)).values() if name == "int8" else ()
+            nodes = quantizable_nodes(onnx_graph.load(graph)).values() if name == "int8" else ()
             export_c(graph, path, "net", [node.name for node in nodes])
         return path, reference, cases
 
