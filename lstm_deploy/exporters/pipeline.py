@@ -45,7 +45,6 @@ from lstm_deploy.exporters.precision.int8_torch import quantized_copy
 from lstm_deploy.exporters.precision.metrics import Examples, examples
 from lstm_deploy.exporters.precision.selection import FLOAT16, INT8, Precisions, Request
 from lstm_deploy.exporters.precision.trials import Examiner
-from lstm_deploy.exporters.rollout_torch import export_rollout_torchscript
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import Lifted, sources
 from lstm_deploy.runtimes import native
@@ -66,8 +65,6 @@ USUAL_FORMATS = ("onnx", "torchscript")
 """What is written where nobody asks for a format."""
 WRITERS: dict[str, Callable[[Lifted, Path], None]] = {"onnx": export_onnx, "torchscript": export_torchscript}
 """What writes a format from the model itself; C is written from the ONNX graph."""
-ROLLOUTS = {"onnx": export_rollout, "torchscript": export_rollout_torchscript}
-"""Writer of the rollout of an artifact, for the formats in which that is a file of its own."""
 NOTHING_MORE = Request()
 
 
@@ -266,10 +263,10 @@ def _add_rollouts(bundle: Bundle, described: str) -> None:
         return
     made: list[Artifact] = []
     for artifact in before.artifacts:
-        if artifact.precision == "float16" or artifact.format not in ROLLOUTS:
+        if artifact.precision == "float16" or artifact.format != "onnx":
             continue
         path = bundle.path / _rollout_name(artifact.path)
-        ROLLOUTS[artifact.format](bundle.path / artifact.path, path)
+        export_rollout(bundle.path / artifact.path, path)
         rollout = Artifact.of(path, artifact.format, artifact.precision)
         made.append(replace(rollout, weights=artifact.weights, weights_sha256=artifact.weights_sha256))
     bundle.update(rollouts=tuple(made))
@@ -323,7 +320,7 @@ def plan(
     headers = [Path(name).with_suffix(".h").name for name in models if name.endswith(".c")]
     try:
         contract_of(loaded.lifted.signature)
-        rollouts = [_rollout_name(name) for name in models if name != FLOAT16 and not name.endswith(".c")]
+        rollouts = [_rollout_name(name) for name in models if name != FLOAT16 and name.endswith(".onnx")]
     except InputError:
         rollouts = []
     return {
