@@ -50,6 +50,7 @@ from .files import (
     sha256 as sha256,
     weights_file as weights_file,
 )
+from .formats import DEFAULT_FORMATS as DEFAULT_FORMATS, FORMATS as FORMATS, SUFFIXES as SUFFIXES
 from .isolation import CrashError as CrashError, isolated as isolated
 from .onnx_graph import (
     EXTERNAL_ABOVE as EXTERNAL_ABOVE,

@@ -190,10 +190,11 @@ def export(
     """Export a checkpoint, or weights of others, to a bundle of ONNX, TorchScript or C, proven equal to PyTorch."""
     import msgspec
 
+    from lstm_deploy.artifacts import DEFAULT_FORMATS
     from lstm_deploy.exporters import Request, pipeline, report
 
     output = output or Path("exported", source.stem)
-    formats = tuple(format or pipeline.USUAL_FORMATS)
+    formats = tuple(format or DEFAULT_FORMATS)
     purpose = arguments.task_of(task, features, target, window, vocabulary, labels, unit.value)
     policy: Any = state_policy.value if state_policy else None
     origin = arguments.origin(source, model, init, weights_key, inputs, trust_pickle, purpose, policy)
@@ -283,9 +284,8 @@ def validate(
     """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
     import msgspec
 
-    from lstm_deploy.artifacts import saturation
+    from lstm_deploy.artifacts import SUFFIXES, saturation
     from lstm_deploy.exporters import report
-    from lstm_deploy.runtimes import SUFFIXES
     from lstm_deploy.validation import pipeline as validation
 
     against: Any = reference

@@ -13,9 +13,12 @@ from msgspec.structs import replace
 from torch import nn
 
 from lstm_deploy.artifacts import (
+    DEFAULT_FORMATS,
+    FORMATS,
     GOLDEN,
     MANIFEST,
     REPORT,
+    SUFFIXES,
     Artifact,
     Bundle,
     Manifest,
@@ -59,10 +62,6 @@ from lstm_deploy.validation import (
     shortened,
 )
 
-FORMATS = {"onnx": "model.onnx", "torchscript": "model.torchscript", "c": "model.c"}
-"""File name of each format."""
-USUAL_FORMATS = ("onnx", "torchscript")
-"""What is written where nobody asks for a format."""
 WRITERS: dict[str, Callable[[Lifted, Path], None]] = {"onnx": export_onnx, "torchscript": export_torchscript}
 """What writes a format from the model itself; C is written from the ONNX graph."""
 NOTHING_MORE = Request()
@@ -80,7 +79,7 @@ def export(
     trust_pickle: bool = False,
     task: Task | None = None,
     state_policy: StatePolicy | None = None,
-    formats: Sequence[str] = USUAL_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     state_layout: StateLayout = "layers-first",
     quantize: Literal["int8", "auto"] | None = None,
     int8_cpus: Literal["any", "vnni"] = "any",
@@ -154,7 +153,7 @@ def export(
     given = examples(loaded.lifted.signature, request.data, _with_data(loaded.training, directory)) if request else None
     with TemporaryDirectory() as scratch, writing(path, force=force) as partial:
         # C is written from the ONNX graph, also where nobody asked for that.
-        graph = (partial if "onnx" in formats else Path(scratch)) / FORMATS["onnx"]
+        graph = (partial if "onnx" in formats else Path(scratch)) / FORMATS["onnx"].file_name()
         artifacts = _write_artifacts(
             loaded.lifted,
             formats,
@@ -263,7 +262,7 @@ def _add_rollouts(bundle: Bundle, described: str) -> None:
         return
     made: list[Artifact] = []
     for artifact in before.artifacts:
-        if artifact.precision == "float16" or artifact.format != "onnx":
+        if artifact.precision == "float16" or FORMATS[artifact.format].rollout != "own file":
             continue
         path = bundle.path / _rollout_name(artifact.path)
         export_rollout(bundle.path / artifact.path, path)
@@ -305,7 +304,7 @@ def _with_data(training: Mapping[str, Any] | None, directory: Path) -> Mapping[s
 def plan(
     origin: sources.Origin,
     output: Path,
-    formats: Sequence[str] = USUAL_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     state_layout: StateLayout = "layers-first",
     request: Request = NOTHING_MORE,
     *,
@@ -316,11 +315,12 @@ def plan(
     if up_to_date(origin, output, formats, state_layout, request) is None:
         check_free(output, force=force)
     loaded = sources.load(origin, state_layout)
-    models = [*(FORMATS[name] for name in formats), *_lower(formats, request)]
-    headers = [Path(name).with_suffix(".h").name for name in models if name.endswith(".c")]
+    models = [*(FORMATS[name].file_name() for name in formats), *_lower(formats, request)]
+    headers = [Path(name).with_suffix(".h").name for name in models if SUFFIXES[Path(name).suffix].has_header]
     try:
         contract_of(loaded.lifted.signature)
-        rollouts = [_rollout_name(name) for name in models if name != FLOAT16 and name.endswith(".onnx")]
+        own_file = [name for name in models if SUFFIXES[Path(name).suffix].rollout == "own file"]
+        rollouts = [_rollout_name(name) for name in own_file if name != FLOAT16]
     except InputError:
         rollouts = []
     return {
@@ -336,7 +336,7 @@ def plan(
 def up_to_date(
     origin: sources.Origin,
     output: Path,
-    formats: Sequence[str] = USUAL_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     state_layout: StateLayout = "layers-first",
     request: Request = NOTHING_MORE,
 ) -> Bundle | None:
@@ -381,7 +381,7 @@ def _write_artifacts(
     artifacts = []
     for number, format_ in enumerate(sorted(set(formats), key=list(FORMATS).index), 1):
         on_write(number, f"writing {format_}")
-        path = folder / FORMATS[format_]
+        path = folder / FORMATS[format_].file_name()
         if format_ == "c":
             if not graph.exists():
                 _write(export_onnx, "onnx", lifted, graph)

@@ -6,7 +6,7 @@ from .onnxrt import (
     open_session as open_session,
     probe_providers as probe_providers,
 )
-from .opening import SUFFIXES as SUFFIXES, cannot_run as cannot_run, open_runtime as open_runtime
+from .opening import cannot_run as cannot_run, open_runtime as open_runtime
 from .openvino import OpenVinoRuntime as OpenVinoRuntime
 from .protocol import Runtime as Runtime
 from .providers import PROVIDERS as PROVIDERS, find_provider as find_provider

@@ -39,7 +39,7 @@ from lstm_deploy.contract import (
     layout_of,
     sizes_of,
 )
-from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.errors import InputError, one_line
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
@@ -81,10 +81,8 @@ class NativeRuntime:
     swallows_nan = False
     provider = "cpu"
 
-    def __init__(self, path: Path, provider: str = "cpu", settings: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path) -> None:
         """Raises `InputError` for a file that is no C artifact, or was never compiled here."""
-        if provider != "cpu" or settings:
-            raise ProviderError(f"C runs on the CPU only; use --provider cpu, or the ONNX artifact on {provider}.")
         self.path = path
         self.interface = read_interface(path)
         self.signature = self.interface.signature

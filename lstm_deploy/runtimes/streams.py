@@ -30,14 +30,12 @@ from lstm_deploy.contract import (
     layout_of,
 )
 from lstm_deploy.errors import InputError, machine_limits
-from lstm_deploy.runtimes.opening import open_runtime
+from lstm_deploy.runtimes.opening import RUNTIMES, open_runtime
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.stepping import Stepper, unroll
 
 TINY = 1e-30
 """The largest float32 times this, a million times over, is still finite."""
-RUNTIMES = {"onnx": "onnx", "native": "c", "torchscript": "torchscript"}
-"""The format that each runtime runs, the usual first."""
 Rows = int | slice | Sequence[int] | Array
 """Which rows of a batch: a number, a slice, several numbers, or a mask."""
 
@@ -161,10 +159,11 @@ class Model:
         if runtime is None:
             assert self.bundle is not None
             there = {artifact.format for artifact in self.bundle.manifest.artifacts}
-            return next(format_ for format_ in RUNTIMES.values() if format_ in there)
-        if runtime not in RUNTIMES:
-            raise InputError(f"{runtime!r} is not a runtime; use {', '.join(RUNTIMES)}.")
-        return RUNTIMES[runtime]
+            return next((format_ for format_ in RUNTIMES if format_ in there), "onnx")
+        formats = {loader.runtime: format_ for format_, loader in RUNTIMES.items()}
+        if runtime not in formats:
+            raise InputError(f"{runtime!r} is not a runtime; use {', '.join(formats)}.")
+        return formats[runtime]
 
 
 class Stream:

@@ -188,10 +188,7 @@ def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) ->
 
     Raises `ProviderError` where PyTorch has no such device.
     """
-    device = PROVIDERS[provider].torch_device
-    if device is None:
-        there = " or ".join(name for name, other in PROVIDERS.items() if other.torch_device)
-        raise ProviderError(f"PyTorch has no {provider}; use --provider {there}, or the ONNX artifact.")
+    device = PROVIDERS[provider].device
     if device == "cuda":
         if not torch.cuda.is_available():
             raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, Artifact, Bundle, Diagnosis, ParityReport, lint, onnx_graph
+from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, Diagnosis, ParityReport, lint, onnx_graph
 from lstm_deploy.contract import Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError, machine_limits, one_line
-from lstm_deploy.runtimes import SUFFIXES, Runtime, cannot_run, find_provider, native, open_runtime
+from lstm_deploy.runtimes import Runtime, cannot_run, find_provider, native, open_runtime
 from lstm_deploy.validation.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.validation.checks import (
     LONG_ROLLOUT,

@@ -98,9 +98,9 @@ def test_a_missing_header_is_told(stock, tmp_path):
 
 
 def test_it_runs_on_the_cpu_alone(stock):
-    with pytest.raises(ProviderError, match="C runs on the CPU only"):
+    with pytest.raises(ProviderError, match="C runs on cpu, not on cuda; use --provider cpu, or the ONNX artifact"):
         open_runtime(stock, provider="cuda")
-    assert "runs on the CPU" in cannot_run("c", "int8", "tensorrt")
+    assert "C runs on cpu, not on tensorrt" in cannot_run("c", "int8", "tensorrt")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import onnx
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import Artifact, Evidence, c_weights, environment
+from lstm_deploy.artifacts import FORMATS, SUFFIXES, Artifact, Evidence, c_weights, environment
 from lstm_deploy.benchmark import runner
 from lstm_deploy.contract import StateDtype
 from lstm_deploy.errors import InputError, ParityError
@@ -19,10 +19,11 @@ from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.float16 import export_float16
 from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, parts, quantize_onnx
 from lstm_deploy.exporters.precision.trials import ANY_CPU, VNNI_ONLY, Examiner, Trial, Way, search_int8
-from lstm_deploy.runtimes import SUFFIXES, native
+from lstm_deploy.runtimes import native
 
-INT8 = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript", "c": "model.int8.c"}
-FLOAT16 = "model.fp16.onnx"
+INT8 = {name: format_.file_name("int8") for name, format_ in FORMATS.items()}
+"""File names of the int8 artifacts, by format."""
+FLOAT16 = FORMATS["onnx"].file_name("float16")
 
 OnTrial = Callable[[str], None]
 
@@ -170,7 +171,7 @@ class Precisions:
         self, trial: Trial, path: Path, layers: tuple[int, int], tried: Sequence[Trial], timed: Mapping[str, Any]
     ) -> None:
         """List an artifact with its evidence; `layers` are its LSTM layers in lower precision, and all."""
-        beside = self.made[SUFFIXES[path.suffix]]
+        beside = self.made[SUFFIXES[path.suffix].name]
         artifact = Artifact.of(path, beside.format, trial.precision)
         examiner = self.examiner
         evidence = Evidence(
