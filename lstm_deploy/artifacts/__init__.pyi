@@ -19,6 +19,7 @@ from .bundle import (
     write_manifest as write_manifest,
     writing as writing,
 )
+from .c_source import read_interface as read_interface
 from .c_weights import (
     GATES as GATES,
     GROUP as GROUP,

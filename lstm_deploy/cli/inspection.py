@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 from onnx import ModelProto
 
-from lstm_deploy.artifacts import Bundle, lint, onnx_graph, saturation, weights_file
+from lstm_deploy.artifacts import Bundle, lint, onnx_graph, read_interface, saturation, weights_file
 from lstm_deploy.contract import CONTRACT_FILE, Signature
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import native
 from lstm_deploy.training import checkpoint
 
 
@@ -145,7 +144,7 @@ def _torchscript(path: Path) -> dict[str, Any]:
 
 
 def _c(path: Path) -> dict[str, Any]:
-    interface = native.read_interface(path)
+    interface = read_interface(path)
     files = [path, path.with_suffix(".h"), *([weights_file(path)] if interface.mapped else [])]
     return {
         "kind": "c",

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lstm_deploy.artifacts import read_interface
 from lstm_deploy.contract import Signature, Tensor, field, tensors
 from lstm_deploy.embedding.terms import width
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import read_interface
 
 CPP_TYPES = {
     "float32": {"type": "float", "torch": "kFloat", "onnx": "FLOAT"},

@@ -50,7 +50,7 @@ from lstm_deploy.exporters.precision.selection import FLOAT16, INT8, Precisions,
 from lstm_deploy.exporters.precision.trials import Examiner
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import Lifted, sources
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation import (
     LOWERED,
     QUICK,
@@ -386,7 +386,7 @@ def _write_artifacts(
             if not graph.exists():
                 _write(export_onnx, "onnx", lifted, graph)
             export_c(graph, path, name)
-            native.build(path)
+            c_compiler.build(path)
         else:
             _write(WRITERS[format_], format_, lifted, path)
         artifacts.append(Artifact.of(path, format_))
@@ -417,7 +417,7 @@ def _options(
     if state_layout not in get_args(StateLayout):
         raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
     if "c" in formats:
-        native.compiler()  # or there is no proof
+        c_compiler.find_compiler()  # or there is no proof
     _check_request(request, formats)
     options: dict[str, Any] = {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
     if request:

@@ -1,5 +1,4 @@
-from . import native as native, streams as streams
-from .native import read_interface as read_interface
+from . import c_compiler as c_compiler, streams as streams
 from .onnxrt import (
     OnnxRuntime as OnnxRuntime,
     check_provider as check_provider,

@@ -47,10 +47,10 @@ def _without_torch() -> str:
 
 
 def _without_compiler() -> str:
-    from lstm_deploy.runtimes.native import compiler
+    from lstm_deploy.runtimes.c_compiler import find_compiler
 
     try:
-        compiler()
+        find_compiler()
     except InputError as error:
         return str(error).rstrip(".")
     return ""

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, Diagnosis, ParityReport, lint, onnx_graph
+from lstm_deploy.artifacts import (
+    MANIFEST,
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    Diagnosis,
+    ParityReport,
+    lint,
+    onnx_graph,
+    read_interface,
+)
 from lstm_deploy.contract import Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError, machine_limits, one_line
-from lstm_deploy.runtimes import Runtime, cannot_run, find_provider, native, open_runtime
+from lstm_deploy.runtimes import Runtime, c_compiler, cannot_run, find_provider, open_runtime
 from lstm_deploy.validation.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.validation.checks import (
     LONG_ROLLOUT,
@@ -84,7 +94,7 @@ def validate(
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
         for subject in subjects:
             if trust_c and subject.path.suffix == ".c":
-                native.build(subject.path)
+                c_compiler.build(subject.path)
         known = (bundle or against).signature  # type: ignore[union-attr]
         if unknown := set(tolerances) - {"", *known.output_names}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(known.output_names)}.")
@@ -187,7 +197,7 @@ def _knowledge(against: Reference | None) -> tuple[Any, ...]:
 def _foreign(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
     """A file that no bundle vouches for; one without a contract is given the reference's."""
     if path.suffix != ".onnx":  # C says its precision itself
-        precision = native.precision_of(path) if path.suffix == ".c" else "float32"
+        precision = read_interface(path).precision if path.suffix == ".c" else "float32"
         return Subject(path=path, name=path.name, precision=precision, contract=contract)
     model = onnx_graph.load(path)
     precision = onnx_graph.precision(model)
@@ -209,7 +219,7 @@ def _chosen(bundle: Bundle, path: Path, provider: str, trust_c: bool = False) ->
         why = cannot_run(artifact.format, artifact.precision, provider)
         if artifact.precision == "float16" and artifact.format == "onnx":
             why = ""  # on the CPU it is computed in float32
-        elif artifact.format == "c" and not (why or trust_c or native.is_compiled(bundle.file(artifact))):
+        elif artifact.format == "c" and not (why or trust_c or c_compiler.is_built(bundle.file(artifact))):
             why = "it was not compiled on this machine, or changed since; --trust-c compiles and runs it"
         if why:
             left_out.append(f"{artifact.path}: {why}")

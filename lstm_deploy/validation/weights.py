@@ -7,10 +7,18 @@ import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import LSTM_OPERATORS, c_weights, floats_of, lstm_layers, matrices_of, operators, precision
+from lstm_deploy.artifacts import (
+    LSTM_OPERATORS,
+    c_weights,
+    floats_of,
+    lstm_layers,
+    matrices_of,
+    operators,
+    precision,
+    read_interface,
+)
 from lstm_deploy.contract import Array
 from lstm_deploy.lifting import Lifted, onnx_order
-from lstm_deploy.runtimes import native
 from lstm_deploy.validation.weight_differences import (
     constant_problems,
     matrix_problems,
@@ -52,7 +60,7 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
         read = c_weights.read(path)
         wanted = [layer._replace(b=c_weights.summed(layer.b)) for layer in wanted]
         layers, floats, matrices = read.layers, read.floats, read.matrices
-        coarse = native.precision_of(path) != "float32"
+        coarse = read_interface(path).precision != "float32"
     else:
         model = onnx.load(path)
         layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)

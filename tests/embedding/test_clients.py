@@ -22,7 +22,7 @@ import lstm_deploy
 from lstm_deploy.cli import inference
 from lstm_deploy.contract.tasks import BYTES, Classify, Forecast, LanguageModel
 from lstm_deploy.exporters import pipeline, report
-from lstm_deploy.runtimes import native, streams
+from lstm_deploy.runtimes import c_compiler, streams
 from lstm_deploy.training import checkpoint, pipeline as training, training_data
 from lstm_deploy.training.data.series import read_series
 from lstm_deploy.training.recipe import make_recipe
@@ -46,7 +46,7 @@ def plain_bundles(tmp_path_factory):
         patch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
         patch.setattr(pipeline, "QUICK", QUICK._replace(steps=100))
         patch.setattr(report, "write", ignore)
-        patch.setenv(native.CACHE, str(once(tmp_path_factory, "compiled", ignore)))
+        patch.setenv(c_compiler.CACHE, str(once(tmp_path_factory, "compiled", ignore)))
         yield
 
 

@@ -13,13 +13,14 @@ from c_programs import NEEDS_CC
 from sabotage import MODELS, SABOTAGE, WRONG_C, WRONG_TORCHSCRIPT
 
 from lstm_deploy.artifacts import onnx_graph
+from lstm_deploy.artifacts.c_source import read_interface
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.int8 import parts, quantize_onnx
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.lifting import example
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation import pipeline
 from lstm_deploy.validation.cases import Effort, make_cases
 from lstm_deploy.validation.checks import Subject
@@ -122,8 +123,8 @@ def right_c(right, tmp_path_factory):
 @pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
 def test_right_c_passes(right_c, name):
     path, reference, cases = right_c(name)
-    native.build(path)
-    failures, _ = judged(path, reference, cases, native.precision_of(path))
+    c_compiler.build(path)
+    failures, _ = judged(path, reference, cases, read_interface(path).precision)
     assert failures == []
 
 
@@ -135,8 +136,8 @@ def test_wrong_c_is_caught_and_named(right_c, tmp_path, name):
     shutil.copy(path.with_suffix(".h"), tmp_path)
     wrong = tmp_path / path.name
     wrong.write_text(change(path.read_text()))
-    native.build(wrong)
-    failures, diagnosis = judged(wrong, reference, cases, native.precision_of(wrong))
+    c_compiler.build(wrong)
+    failures, diagnosis = judged(wrong, reference, cases, read_interface(wrong).precision)
     assert failures, [c.detail for c in failures]
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 

@@ -19,7 +19,7 @@ from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.float16 import export_float16
 from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, parts, quantize_onnx
 from lstm_deploy.exporters.precision.trials import ANY_CPU, VNNI_ONLY, Examiner, Trial, Way, search_int8
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 
 INT8 = {name: format_.file_name("int8") for name, format_ in FORMATS.items()}
 """File names of the int8 artifacts, by format."""
@@ -134,7 +134,7 @@ class Precisions:
         """Write and compile C whose layers are in int8 but for those in `kept`."""
         lowered = [node.name for label, node in self._parts.items() if label not in kept]
         export_c(graph, target, f"{self.name}_int8", lowered)
-        native.build(target)
+        c_compiler.build(target)
 
     @cached_property
     def _parts(self) -> dict[str, onnx.NodeProto]:
