@@ -500,7 +500,7 @@ def run(
 ) -> None:
     """Use a bundle: forecast a series, go on from a text, classify lines, or answer a pipe. PyTorch is not needed."""
     from lstm_deploy.contract import Classify, Forecast, LanguageModel
-    from lstm_deploy.runtimes import streams
+    from lstm_deploy.runtimes import Model
 
     if plot:
         from lstm_deploy.exporters import report
@@ -508,7 +508,7 @@ def run(
         report.check_plot(plot)
     if raw and not stream:
         raise InputError("--raw is for pipes; add --stream.")
-    model = streams.open(bundle)
+    model = Model(bundle)
     where = {"provider": provider, "precision": precision, **({"runtime": runtime.value} if runtime else {})}
     sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
     _check_use(model.signature.task, stream, plot=plot, steps=steps, stop=stop, **sampling)

@@ -1,4 +1,5 @@
-from . import c_compiler as c_compiler, streams as streams
+from . import c_compiler as c_compiler
+from .model import Model as Model, open as open
 from .onnxrt import (
     OnnxRuntime as OnnxRuntime,
     check_provider as check_provider,
@@ -11,11 +12,5 @@ from .protocol import Runtime as Runtime
 from .providers import PROVIDERS as PROVIDERS, find_provider as find_provider
 from .slots import Slots as Slots
 from .stepping import Stepper as Stepper, unroll as unroll
-from .streams import (
-    Model as Model,
-    StateStream as StateStream,
-    Stream as Stream,
-    WindowStream as WindowStream,
-    open as open,
-)
+from .streams import StateStream as StateStream, Stream as Stream, WindowStream as WindowStream
 from .torchrt import EagerRuntime as EagerRuntime, TorchRuntime as TorchRuntime, prepare as prepare

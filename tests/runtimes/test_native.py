@@ -65,8 +65,8 @@ def test_threads_share_a_runtime(stock):
     alone = [runtime.run(each) for each in feeds]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            for got, wanted in zip(pool.map(runtime.run, feeds), alone, strict=True):
-                np.testing.assert_array_equal(got["y"], wanted["y"])
+            for got, expected in zip(pool.map(runtime.run, feeds), alone, strict=True):
+                np.testing.assert_array_equal(got["y"], expected["y"])
 
 
 def test_outputs_are_the_callers_own(stock):
@@ -88,9 +88,9 @@ def test_time_major_arrays_and_states_with_the_batch_first(tmp_path):
     runtime = opened(path)
     feeds = feeds_of(runtime.signature, 3, 5)
     assert feeds["h_in"].shape == (3, 2, 8)
-    wanted = onnx.run(feeds)
+    expected = onnx.run(feeds)
     for name, value in runtime.run(feeds).items():
-        np.testing.assert_allclose(value, wanted[name], atol=1e-6)
+        np.testing.assert_allclose(value, expected[name], atol=1e-6)
 
 
 def test_state_is_plain_floats(stock):
