@@ -33,28 +33,11 @@ class Format:
 FORMATS = {
     each.name: each
     for each in (
+        Format(name="onnx", label="ONNX", suffix=".onnx", providers=("cpu", "cuda", "tensorrt"), rollout="own file"),
         Format(
-            name="onnx",
-            label="ONNX",
-            suffix=".onnx",
-            providers=("cpu", "cuda", "tensorrt"),
-            rollout="own file",
+            name="torchscript", label="TorchScript", suffix=".torchscript", providers=("cpu", "cuda"), rollout="none"
         ),
-        Format(
-            name="torchscript",
-            label="TorchScript",
-            suffix=".torchscript",
-            providers=("cpu", "cuda"),
-            rollout="none",
-        ),
-        Format(
-            name="c",
-            label="C",
-            suffix=".c",
-            providers=("cpu",),
-            rollout="same file",
-            has_header=True,
-        ),
+        Format(name="c", label="C", suffix=".c", providers=("cpu",), rollout="same file", has_header=True),
     )
 }
 """By name, in the order in which they are written."""

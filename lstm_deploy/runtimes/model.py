@@ -58,12 +58,7 @@ class Model:
 
     @machine_limits()
     def run(
-        self,
-        feeds: Feeds,
-        *,
-        provider: str = "cpu",
-        precision: str = "float32",
-        runtime: str | None = None,
+        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
     ) -> Outputs:
         """One call: all outputs by name. State that is not fed is the initial state."""
         loaded = self.runtime(provider, precision, runtime)
@@ -71,12 +66,7 @@ class Model:
 
     @machine_limits()
     def rollout(
-        self,
-        feeds: Feeds,
-        *,
-        provider: str = "cpu",
-        precision: str = "float32",
-        runtime: str | None = None,
+        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
     ) -> Outputs:
         """Many steps, the model fed with its own outputs; `contract.rollouts` describes the inputs and outputs.
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
 from lstm_deploy.contract import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
@@ -90,18 +90,6 @@ class OnnxRuntime(Runtime):
         del self.session
 
 
-class Binding:
-    """One of two bindings used in turn: it reads the state from its own buffers and leaves it in the other's."""
-
-    __slots__ = ("other", "run", "state", "wait")
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        self.state = state
-        self.run: Callable[[], None]
-        self.wait: Callable[[], None]
-        self.other: Binding
-
-
 class BoundRecurrence:
     """Two bindings made once and used in turn: the state goes from buffers a to b, then from b to a.
 
@@ -127,37 +115,34 @@ class BoundRecurrence:
         self._outputs = {name: self._on_device(value) for name, value in self.outputs.items()}
         # The arrays behind the state's buffers stay referenced: on the CPU the buffers are their memory.
         self._arrays = [{name: value.copy() for name, value in initial.items()} for _ in range(2)]
-        both = [Binding({name: self._on_device(value) for name, value in arrays.items()}) for arrays in self._arrays]
+        self._states = [{name: self._on_device(value) for name, value in arrays.items()} for arrays in self._arrays]
         pairs = [(i.name, o.name) for i, o in zip(signature.state_inputs, signature.state_outputs, strict=True)]
-        for one, other in (both, both[::-1]):
-            binding = self._bind(pairs, one.state, other.state)
-            one.other, one.wait = other, binding.synchronize_outputs
-            one.run = _caller(session, binding, None if graphs is None else _graph_options(next(graphs)))
-        self._now = both[0]
+        bindings = [self._bind(pairs, *states) for states in (self._states, self._states[::-1])]
+        options = [None if graphs is None else _graph_options(next(graphs)) for _ in bindings]
+        self._runs = list(map(partial(_caller, session), bindings, options))
+        self._waits = [binding.synchronize_outputs for binding in bindings]
+        self._now = 0
+        """Which binding runs next; the state is in its buffers."""
 
     def step(self) -> None:
-        now = self._now
-        now.run()
-        self._now = now.other
+        self._runs[self._now]()
+        self._now ^= 1
 
     advance = step  # which copies nothing
 
     def get_state(self) -> Outputs:
-        return {name: value.numpy().copy() for name, value in self._now.state.items()}
+        return {name: value.numpy().copy() for name, value in self._states[self._now].items()}
 
     def set_state(self, state: Feeds) -> None:
-        for name, value in self._now.state.items():
+        for name, value in self._states[self._now].items():
             value.update_inplace(np.ascontiguousarray(state[name]))
 
     def _bind(self, pairs: list[tuple[str, str]], before: dict[str, Any], after: dict[str, Any]) -> Any:
         binding = self._session.io_binding()
-        for name, value in self._inputs.items():
+        for name, value in {**self._inputs, **before}.items():
             binding.bind_ortvalue_input(name, value)
-        for name, value in self._outputs.items():
+        for name, value in {**self._outputs, **{state_out: after[state_in] for state_in, state_out in pairs}}.items():
             binding.bind_ortvalue_output(name, value)
-        for state_in, state_out in pairs:
-            binding.bind_ortvalue_input(state_in, before[state_in])
-            binding.bind_ortvalue_output(state_out, after[state_in])
         return binding
 
     def _on_device(self, value: Any) -> Any:
@@ -176,10 +161,9 @@ class DeviceRecurrence(BoundRecurrence):
             self.outputs[name][...] = value.numpy()
 
     def advance(self) -> None:
-        now = self._now
-        now.run()
-        now.wait()
-        self._now = now.other
+        self._runs[self._now]()
+        self._waits[self._now]()
+        self._now ^= 1
 
 
 def _graph_options(graph: int) -> Any:
@@ -287,10 +271,8 @@ def probe_providers() -> dict[str, str]:
 
 def check_provider(provider: str) -> None:
     """Raise `ProviderError` for an execution provider that does not load here."""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    open_session(model.SerializeToString(), provider)
+    text = '<ir_version: 9, opset_import: ["": 18]> identity (float[1, 1] x) => (float[1, 1] y) { y = Identity(x) }'
+    open_session(parser.parse_model(text).SerializeToString(), provider)
 
 
 def _dtype(onnxruntime_type: str) -> Any:
