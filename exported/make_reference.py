@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lstm_deploy import export, training
-from lstm_deploy.cli import demonstration
+from lstm_deploy.cli import demo
 from lstm_deploy.training import checkpoint, make_recipe, training_data
 
 HERE = Path(__file__).parent
@@ -18,7 +18,7 @@ COLUMNS = ("open", "high", "low", "close")
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prices = Path(folder, "goog.csv")
-        demonstration.write_prices(prices)
+        demo.write_prices(prices)
         given = training_data.series(prices, COLUMNS, COLUMNS, "previous")
     recipe = make_recipe("forecast", hidden_size=12, epochs=10)
     trained = training.train(given, recipe, lambda *_: None)

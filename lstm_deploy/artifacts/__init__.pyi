@@ -21,7 +21,6 @@ from .bundle import (
 )
 from .c_source import read_interface as read_interface
 from .c_weights import (
-    GATES as GATES,
     GROUP as GROUP,
     ROW as ROW,
     UNITS as UNITS,
@@ -51,14 +50,9 @@ from .files import (
     sha256 as sha256,
     weights_file as weights_file,
 )
-from .formats import DEFAULT_FORMATS as DEFAULT_FORMATS, FORMATS as FORMATS, SUFFIXES as SUFFIXES
+from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
 from .isolation import CrashError as CrashError, isolated as isolated
-from .onnx_graph import (
-    EXTERNAL_ABOVE as EXTERNAL_ABOVE,
-    LSTM_OPERATORS as LSTM_OPERATORS,
-    operators as operators,
-    precision as precision,
-)
+from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operators as operators, precision as precision
 from .onnx_weights import (
     Layer as Layer,
     constants_of as constants_of,

@@ -41,6 +41,4 @@ FORMATS = {
     )
 }
 """By name, in the order in which they are written."""
-DEFAULT_FORMATS = ("onnx", "torchscript")
-"""Written unless formats are chosen."""
 SUFFIXES = {each.suffix: each for each in FORMATS.values()}

@@ -27,9 +27,9 @@ from lstm_deploy.benchmark.workloads import (
     inputs_of,
     sized_file,
 )
-from lstm_deploy.contract import Array, sample_inputs, sizes_of
+from lstm_deploy.contract import Array, by_module, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting import Lifted, State, StatefulLSTM, flatten, sources
+from lstm_deploy.lifting import Lifted, StatefulLSTM, flatten, sources
 from lstm_deploy.runtimes import EagerRuntime, TorchRuntime, prepare
 
 FOREVER = ExitStack()
@@ -39,7 +39,8 @@ FOREVER = ExitStack()
 class CarryingLSTM(nn.LSTM):
     """An `nn.LSTM` that goes on from where it ended, as somebody would write it by hand."""
 
-    carried: State | None
+    carried: Any
+    """The state that it goes on from."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, ARG002 - as nn.LSTM names them
         y, self.carried = super().forward(input, self.carried)
@@ -78,14 +79,14 @@ class EagerContender:
         signature, device = self.signature, self.provider
         name = signature.inputs[0].name
         arrays = [row[name] for row in inputs_of(signature, case)]
-        position = self.lifted.kept[0]
+        position = self.lifted.output_positions[0]
 
         initial = list(signature.initial_state(case.batch).values())
 
         def restart() -> None:
             states = [torch.from_numpy(value).to(device) for value in initial]
-            for child, h, c in zip(recurrent, states[::2], states[1::2], strict=True):
-                child.carried = self.lifted.in_layout(h), self.lifted.in_layout(c)
+            for child, state in zip(recurrent, by_module(states), strict=True):
+                child.carried = tuple(map(self.lifted.in_layout, state))
 
         def computed(x: Tensor) -> Tensor:
             returned = module(x)
@@ -126,7 +127,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     """
     signature = lifted.signature
     convention = lifted.convention
-    plain = not (convention.names_device or convention.writes_inputs)
+    plain = not (convention.hardcodes_device or convention.mutates_inputs)
     children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
     if not plain or lifted.packs or len(signature.inputs) > 1 or len(children) != len(lifted.starts):
         return []
@@ -136,11 +137,11 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     device = next((parameter.device for parameter in lifted.parameters()), torch.device("cpu"))
     x, states = x.to(device), [state.to(device) for state in states]
     expected = lifted(x, *states)[0]
-    for child, h, c in zip(children, states[::2], states[1::2], strict=True):
+    for child, state in zip(children, by_module(states), strict=True):
         child.__class__ = CarryingLSTM  # type: ignore[assignment]
-        child.carried = lifted.in_layout(h), lifted.in_layout(c)
+        child.carried = tuple(map(lifted.in_layout, state))
     try:
-        if torch.allclose(flatten(_called(lifted)(x))[lifted.kept[0]][1], expected, atol=1e-5):
+        if torch.allclose(flatten(_called(lifted)(x))[lifted.output_positions[0]][1], expected, atol=1e-5):
             return children
     except Exception:  # whatever the user's forward raises when it is called in another way
         pass
@@ -200,10 +201,10 @@ def compiled(module: Any) -> Any:
 
 def _called(lifted: Lifted) -> Any:
     """The user's module as a call of its input; a state that it demands is not looked at by LSTMs that carry theirs."""
-    if not lifted.convention.states:
+    if not lifted.convention.state_parameters:
         return lifted.module
     zeros = [torch.from_numpy(value) for value in lifted.signature.initial_state(1).values()][:2]
-    return partial(lifted.module, **lifted.convention.demanded((zeros[0], zeros[1])))
+    return partial(lifted.module, **lifted.convention.state_arguments((zeros[0], zeros[1])))
 
 
 def _load(bundle: Path, origin: str) -> Lifted:

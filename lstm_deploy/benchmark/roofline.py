@@ -15,7 +15,7 @@ import onnx
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.contract import CONTRACT_KEY, Signature
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Signature
 
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "int8": 1}
 """Of one weight."""
@@ -25,7 +25,6 @@ _PRECISIONS = {
     onnx.TensorProto.INT8: "int8",
     onnx.TensorProto.UINT8: "int8",
 }
-_RECURRENT = ("LSTM", "DynamicQuantizeLSTM")
 _DENSE = ("MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 
 
@@ -74,7 +73,7 @@ def work_of(model: onnx.ModelProto) -> Work | None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, dict[str, int]] = {}
     for node in model.graph.node:
-        if node.op_type in _RECURRENT:
+        if node.op_type in LSTM.operators:
             roles: Sequence[str] = ("inputs", "recurrent")
             if any(name not in constants for name in node.input[1:3]):
                 return None

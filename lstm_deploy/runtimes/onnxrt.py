@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, parser
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.providers import BY_ONNXRUNTIME_NAME, PROVIDERS, Provider
@@ -230,7 +230,7 @@ def _refuse(path: Path, provider: Provider) -> None:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return  # a file that is no model is reported when the session opens it
-    is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operators(model)["DynamicQuantizeLSTM"]
+    is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operators(model)[LSTM.quantized_operator]
     for applies, precision, remedy in (
         (is_float16, "float16", "use --provider cuda, or the float32 artifact"),
         (is_int8, "int8", "use --provider cpu, or export --half"),

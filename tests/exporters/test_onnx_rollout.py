@@ -21,12 +21,12 @@ STEPS = 500
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     """Each feeder, exported once it is asked for."""
-    made, folder = {}, tmp_path_factory.mktemp("feeders")
+    exported, folder = {}, tmp_path_factory.mktemp("feeders")
 
     def bundle(name):
-        if name not in made:
+        if name not in exported:
             feeder = feeders()[name]
-            made[name] = lstm_deploy.export(
+            exported[name] = lstm_deploy.export(
                 feeder.module.eval(),
                 folder / name,
                 inputs=feeder.inputs,
@@ -34,7 +34,7 @@ def bundles(tmp_path_factory):
                 state_policy=feeder.state_policy,
                 state_layout=feeder.state_layout,
             )
-        return made[name]
+        return exported[name]
 
     return bundle
 
@@ -57,9 +57,9 @@ def text_feeds(model, batch, seq, steps, rng, temperature=0.0, top_k=0, stop=-1)
     }
 
 
-def assert_same(got, wanted):
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 

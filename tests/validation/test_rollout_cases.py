@@ -13,7 +13,7 @@ import lstm_deploy
 from lstm_deploy.artifacts.bundle import Artifact, Bundle
 from lstm_deploy.contract.rollouts import contract_of
 from lstm_deploy.contract.signature import CONTRACT_FILE
-from lstm_deploy.exporters import onnx_rollout
+from lstm_deploy.exporters import onnx_rollout, rollout_programs
 from lstm_deploy.validation.checks import of_bundle, prove_rollout
 from lstm_deploy.validation.pipeline import validate
 
@@ -21,8 +21,8 @@ TEXT = "two LSTMs"
 BROKEN = {
     "the state is never carried": (
         TEXT,
-        "answer, @after = local.step (token, @before",
-        "answer, @after = local.step (token, @read",
+        "step_logits, @after = local.step (token, @before",
+        "step_logits, @after = local.step (token, @read",
     ),
     "the first token is fed for ever": (
         TEXT,
@@ -31,13 +31,13 @@ BROKEN = {
     ),
     "the rest of a longer prompt is not read": (
         TEXT,
-        "known_after = Where (reads_said, further, known)",
-        "known_after = Identity (known)",
+        "logits_after = Where (reads_logits, next_logits, logits_before)",
+        "logits_after = Identity (logits_before)",
     ),
     "rows that wait hear the others' end": (
         TEXT,
-        "known_after = Where (reads_said, further, known)",
-        "known_after = Identity (further)",
+        "logits_after = Where (reads_logits, next_logits, logits_before)",
+        "logits_after = Identity (next_logits)",
     ),
     "rows that wait go on": (
         TEXT,
@@ -46,8 +46,12 @@ BROKEN = {
     ),
     "each noise is used one step late": (TEXT, "following = Add (i, ones)", "following = Add (i, zeros)"),
     "the temperature is ignored": (TEXT, "scaled = Div (allowed, temperature)", "scaled = Identity (allowed)"),
-    "top_k is ignored": (TEXT, "allowed = Where (below, never, said)", "allowed = Identity (said)"),
-    "a text goes on after its end": (TEXT, "wanted = Where (ended, stop, chosen)", "wanted = Identity (chosen)"),
+    "top_k is ignored": (TEXT, "allowed = Where (below, impossible, logits)", "allowed = Identity (logits)"),
+    "a text goes on after its end": (
+        TEXT,
+        "token_or_stop = Where (ended, stop, chosen)",
+        "token_or_stop = Identity (chosen)",
+    ),
     "the likeliest token is the least likely": (TEXT, "top = ArgMax", "top = ArgMin"),
     "the last noise is drawn from the first": (
         TEXT,
@@ -92,8 +96,8 @@ def test_a_wrong_rollout_does_not_pass(name, bundles, tmp_path, monkeypatch):
     network, right, wrong = BROKEN[name]
     changed = 0
     for text in ("GENERATE", "CARRY", "RESET", "CHOOSE"):
-        before = getattr(onnx_rollout, text)
-        monkeypatch.setattr(onnx_rollout, text, before.replace(right, wrong))
+        before = getattr(rollout_programs, text)
+        monkeypatch.setattr(rollout_programs, text, before.replace(right, wrong))
         changed += right in before
     assert changed
     model = bundles[network] / "model.onnx"
@@ -144,7 +148,9 @@ def test_a_bundle_that_lists_a_torchscript_rollout_still_opens_validates_and_run
 def test_the_report_says_what_a_rollout_should_have_given(bundles, tmp_path, monkeypatch):
     """A file that was changed after the export, in a bundle that still lists it."""
     folder = shutil.copytree(bundles["carried"], tmp_path / "b")
-    monkeypatch.setattr(onnx_rollout, "CARRY", onnx_rollout.CARRY.replace("local.step (value", "local.step (first"))
+    monkeypatch.setattr(
+        rollout_programs, "CARRY", rollout_programs.CARRY.replace("local.step (value", "local.step (first")
+    )
     onnx_rollout.export_rollout(folder / "model.onnx", folder / "rollout.onnx")
     report = validate(folder)
     assert {check.name for check in report.failures} == {"sha256", "rollout"}
