@@ -7,10 +7,18 @@ import msgspec
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from lstm_deploy.artifacts import Bundle, extra_files, is_torchscript, lint, onnx_graph, saturation, weights_file
+from lstm_deploy.artifacts import (
+    Bundle,
+    extra_files,
+    is_torchscript,
+    lint,
+    onnx_graph,
+    read_interface,
+    saturation,
+    weights_file,
+)
 from lstm_deploy.contract import CONTRACT_FILE, Signature
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import native
 from lstm_deploy.training import checkpoint
 
 FROM_MANIFEST = (
@@ -131,7 +139,7 @@ def _torchscript(path: Path) -> dict[str, Any]:
 
 
 def _c(path: Path) -> dict[str, Any]:
-    interface = native.read_interface(path)
+    interface = read_interface(path)
     files = [path, path.with_suffix(".h"), *([weights_file(path)] if interface.mapped else [])]
     return {
         "kind": "c",

@@ -40,7 +40,7 @@ def validate(
     """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
     import msgspec
 
-    from lstm_deploy.runtimes import SUFFIXES
+    from lstm_deploy.artifacts import SUFFIXES
     from lstm_deploy.validation import GOLDEN_TRACE, validate as compare
 
     against: Any = reference

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lstm_deploy.artifacts import MANIFEST, Artifact, Bundle, ParityReport, onnx_graph
+from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
-from lstm_deploy.runtimes import SUFFIXES, cannot_run, find_provider, native
+from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
 from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH
 from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
 from lstm_deploy.validation.diagnosis import explain
@@ -69,7 +69,7 @@ def validate(
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         for subject in subjects if trust_c else ():
             if subject.path.suffix == ".c":
-                native.build(subject.path)
+                c_compiler.build(subject.path)
         outputs = (bundle or against).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(outputs)}.")
@@ -88,7 +88,7 @@ def validate(
 def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
     """A file alone; ONNX without a contract is copied into `folder`, with the reference's."""
     problems: list[str] = []
-    precision = native.precision_of(path) if path.suffix == ".c" else "float32"
+    precision = read_interface(path).precision if path.suffix == ".c" else "float32"
     if path.suffix == ".onnx":
         model = onnx_graph.load(path)
         precision = onnx_graph.precision(model)
@@ -109,7 +109,7 @@ def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = Fals
         why = cannot_run(artifact.format, artifact.precision, provider)
         if artifact.precision == "float16" and artifact.format == "onnx":
             why = ""  # on the CPU it is emulated in float32
-        elif artifact.format == "c" and not (why or trust_c or native.is_compiled(bundle.file(artifact))):
+        elif artifact.format == "c" and not (why or trust_c or c_compiler.is_built(bundle.file(artifact))):
             why = "it was not compiled on this machine, or changed since; --trust-c compiles and runs it"
         if why:
             left_out.append(f"{artifact.path}: {why}")

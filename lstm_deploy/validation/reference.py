@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import Bundle
+from lstm_deploy.artifacts import SUFFIXES, Bundle
 from lstm_deploy.contract import Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import SUFFIXES, Runtime, open_runtime
+from lstm_deploy.runtimes import Runtime, open_runtime
 
 if TYPE_CHECKING:
     from lstm_deploy.lifting import Lifted

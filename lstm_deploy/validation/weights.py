@@ -22,10 +22,10 @@ from lstm_deploy.artifacts import (
     matrices_of,
     operators,
     precision,
+    read_interface,
 )
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
-from lstm_deploy.runtimes import native
 from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
 
 GATES = LSTM.onnx_gates
@@ -53,7 +53,7 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
         read = c_weights.read(path)
         expected = [layer._replace(b=c_weights.summed(layer.b)) for layer in expected]
         layers, floats, matrices = read.layers, read.floats, read.matrices
-        coarse = native.precision_of(path) != "float32"
+        coarse = read_interface(path).precision != "float32"
     else:
         model = onnx.load(path)
         layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)

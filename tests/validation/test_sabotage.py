@@ -15,13 +15,14 @@ from sabotage_c import WRONG_C
 from sabotage_torchscript import WRONG_TORCHSCRIPT
 
 from lstm_deploy.artifacts import onnx_graph
+from lstm_deploy.artifacts.c_source import read_interface
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.int8 import quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.lifting import example_inputs
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation.case_inputs import Effort
 from lstm_deploy.validation.checks import Subject
 from lstm_deploy.validation.diagnosis import explain
@@ -126,8 +127,8 @@ def right_c(right, tmp_path_factory):
 @pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
 def test_right_c_passes(right_c, name):
     path, reference, cases = right_c(name)
-    native.build(path)
-    failures, _ = judged(path, reference, cases, native.precision_of(path))
+    c_compiler.build(path)
+    failures, _ = judged(path, reference, cases, read_interface(path).precision)
     assert failures == []
 
 
@@ -139,8 +140,8 @@ def test_wrong_c_is_caught_and_named(right_c, tmp_path, name):
     shutil.copy(path.with_suffix(".h"), tmp_path)
     wrong = tmp_path / path.name
     wrong.write_text(change(path.read_text()))
-    native.build(wrong)
-    failures, diagnosis = judged(wrong, reference, cases, native.precision_of(wrong))
+    c_compiler.build(wrong)
+    failures, diagnosis = judged(wrong, reference, cases, read_interface(wrong).precision)
     assert failures, [c.detail for c in failures]
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 
