@@ -3,6 +3,7 @@ from . import (
     environment as environment,
     lint as lint,
     onnx_graph as onnx_graph,
+    onnx_weights as onnx_weights,
     saturation as saturation,
 )
 from .bundle import (
@@ -19,16 +20,17 @@ from .bundle import (
     write_manifest as write_manifest,
     writing as writing,
 )
-from .c_weights import (
+from .c_blocks import (
     GATES as GATES,
     GROUP as GROUP,
     ROW as ROW,
     UNITS as UNITS,
     Quantized as Quantized,
-    dense_int8 as dense_int8,
-    lstm_int8 as lstm_int8,
-    packed_lstm as packed_lstm,
-    rows_int8 as rows_int8,
+    pack_dense_int8 as pack_dense_int8,
+    pack_lstm as pack_lstm,
+    pack_lstm_int8 as pack_lstm_int8,
+    quantize_rows as quantize_rows,
+    summed_biases as summed_biases,
 )
 from .figures import (
     BLUE as BLUE,
@@ -52,12 +54,6 @@ from .files import (
 )
 from .isolation import CrashError as CrashError, isolated as isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operators as operators, precision as precision
-from .onnx_weights import (
-    Layer as Layer,
-    constants_of as constants_of,
-    floats_of as floats_of,
-    lstm_layers as lstm_layers,
-    matrices_of as matrices_of,
-)
+from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of, half_step as half_step
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
 from .saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni

@@ -9,7 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
-from lstm_deploy.artifacts import Layer
+from lstm_deploy.artifacts import LstmLayer, Matrix, half_step
 from lstm_deploy.contract import LSTM, Array
 
 EQUAL = 1e-6
@@ -18,20 +18,20 @@ EQUAL = 1e-6
 GATES = LSTM.onnx_gates
 
 
-def weight_problems(found: Sequence[tuple[Layer, Mapping[str, Array]]], wanted: Sequence[Layer]) -> list[str]:
+def weight_problems(found: Sequence[LstmLayer], wanted: Sequence[LstmLayer]) -> list[str]:
     """One sentence for each LSTM of an artifact whose weights are not those of a layer of the model.
 
-    `found` is as `lstm_layers` gives it; `wanted` are the layers of the model as `export` would write them.
+    `wanted` are the layers of the model as `export` would write them.
     """
     problems = []
-    for layer, steps in found:
+    for layer in found:
         alike = [other for other in wanted if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
         if not alike:
             shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
             problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
             continue
         closest = min(alike, key=lambda other: _distance(layer, other))
-        problems += _differences(layer, closest, steps)
+        problems += _differences(layer, closest)
     return problems
 
 
@@ -80,11 +80,10 @@ def constant_problems(floats: Mapping[str, Array], wanted: Mapping[str, Array]) 
     return problems
 
 
-def matrix_problems(found: Sequence[tuple[Array, Array | float]], wanted: Mapping[str, Array]) -> list[str]:
+def matrix_problems(found: Sequence[Matrix], wanted: Mapping[str, Array]) -> list[str]:
     """One sentence for each matrix of the model that none in an artifact is, though some have its shape.
 
-    `found` is as `matrices_of` gives it. Stricter than `constant_problems`, for artifacts whose outputs are too coarse
-    to tell: int8 and float16.
+    Stricter than `constant_problems`, for artifacts whose outputs are too coarse to tell: int8 and float16.
     """
     problems = []
     for name, value in wanted.items():
@@ -101,13 +100,14 @@ def matrix_problems(found: Sequence[tuple[Array, Array | float]], wanted: Mappin
     return problems
 
 
-def _differences(layer: Layer, wanted: Layer, steps: Mapping[str, Array]) -> Iterator[str]:
-    for letter, matrix, right in zip("wrb", layer[1:], wanted[1:], strict=True):
-        allowed = 0.5 * steps[letter] * (1 + 1e-3) if letter in steps else 0.0
+def _differences(layer: LstmLayer, wanted: LstmLayer) -> Iterator[str]:
+    for letter in "wrb":
+        matrix, right, step = getattr(layer, letter), getattr(wanted, letter), layer.steps.get(letter)
+        allowed = 0.0 if step is None else half_step(step)
         size = np.abs(right).max(initial=0.0)
         if (np.abs(matrix - right) <= allowed + EQUAL * size).all():
             continue
-        yield f"{wanted.label}: {_explained(letter, matrix, right, steps.get(letter))}."
+        yield f"{wanted.label}: {_explained(letter, matrix, right, step)}."
 
 
 def _explained(letter: str, found: Array, right: Array, step: Array | None) -> str:
@@ -166,5 +166,5 @@ def _gates(value: Array, order: Sequence[int], blocks: int) -> Array:
     return np.concatenate([parts[start + index] for start in range(0, blocks, len(GATES)) for index in order], 1)
 
 
-def _distance(layer: Layer, other: Layer) -> float:
-    return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:], other[1:], strict=True) if a.shape == b.shape)
+def _distance(layer: LstmLayer, other: LstmLayer) -> float:
+    return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:4], other[1:4], strict=True) if a.shape == b.shape)

@@ -7,7 +7,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import c_weights, floats_of, lstm_layers, matrices_of, operators, precision
+from lstm_deploy.artifacts import c_weights, onnx_weights, operators, precision, summed_biases
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
 from lstm_deploy.runtimes import native
@@ -49,13 +49,12 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
     others |= {name: _plain(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
     wanted = onnx_order.layers(lifted)
     if path.suffix == ".c":
-        read = c_weights.read(path)
-        wanted = [layer._replace(b=c_weights.summed(layer.b)) for layer in wanted]
-        layers, floats, matrices = read.layers, read.floats, read.matrices
+        layers, floats, matrices = c_weights.read(path)
+        wanted = [layer._replace(b=summed_biases(layer.b)) for layer in wanted]
         coarse = native.precision_of(path) != "float32"
     else:
         model = onnx.load(path)
-        layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)
+        layers, floats, matrices = onnx_weights.read(model)
         count = operators(model)
         if len(layers) != sum(count[name] for name in LSTM.operators):
             return None

@@ -69,5 +69,5 @@ def test_what_is_read_is_what_was_packed(tmp_path):
     lifted = lift(nn.LSTM(3, 20, batch_first=True, bidirectional=True), [TensorSpec.parse("x:float32[batch,seq,3]")])
     export_onnx(lifted, tmp_path / "net.onnx")
     export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net")
-    ((layer, steps),) = c_weights.read(tmp_path / "net.c").layers
-    assert (layer.w.shape, layer.r.shape, layer.b.shape, steps) == ((2, 80, 3), (2, 80, 20), (2, 160), {})
+    (layer,) = c_weights.read(tmp_path / "net.c").layers
+    assert (layer.w.shape, layer.r.shape, layer.b.shape, layer.steps) == ((2, 80, 3), (2, 80, 20), (2, 160), {})

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from lstm_deploy.artifacts import dense_int8, lstm_int8, packed_lstm, rows_int8
+from lstm_deploy.artifacts import pack_dense_int8, pack_lstm, pack_lstm_int8, quantize_rows
 from lstm_deploy.contract import C_TYPES, Array
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.literals import literal
@@ -377,9 +377,9 @@ def _lstm(t: Translator, node: onnx.NodeProto) -> None:
         weights = layer.w[direction], layer.r[direction], layer.bias[direction]
         if node.name in t.quantized:
             kernel = "lstm_int8"
-            given = t.weights.add_int8(label, lstm_int8(*weights), max(layer.w.shape[2], hidden))
+            given = t.weights.add_int8(label, pack_lstm_int8(*weights), max(layer.w.shape[2], hidden))
         else:
-            kernel, given = "lstm", t.weights.add(label, packed_lstm(*weights))
+            kernel, given = "lstm", t.weights.add(label, pack_lstm(*weights))
         t.kernels.add(kernel)
         sizes = f"{layer.w.shape[2]}, {hidden}, {x.pointer}, {row}, {start_h}, {start_c}, {out}, {directions * hidden}"
         t.lines.append(f"{kernel}({given}, {sizes}, {after}, {count}, {backwards});")
@@ -466,7 +466,7 @@ def _dense(t: Translator, node: onnx.NodeProto, x: Value, rows: Array, bias: Arr
     if x.literal or (x.strides[-1] != ONE and x.shape[-1] != ONE):
         x = t.dense_copy(x)
     if node.name in t.quantized:
-        kernel, pointers = "dense_int8", t.weights.add_int8(label, dense_int8(rows, bias), rows.shape[1])
+        kernel, pointers = "dense_int8", t.weights.add_int8(label, pack_dense_int8(rows, bias), rows.shape[1])
     else:
         added = t.weights.add(f"{label}_bias", np.ascontiguousarray(bias, np.float32)) if bias is not None else "NULL"
         kernel, pointers = "dense", f"{t.weights.add(label, rows)}, {added}"
@@ -581,7 +581,7 @@ def _gather(t: Translator, node: onnx.NodeProto) -> None:
         return
     scale: Value | None = None
     if rows is not None and node.name in t.quantized:
-        rounded, scales = rows_int8(rows)
+        rounded, scales = quantize_rows(rows)
         data, scale = t.stored(f"{node.input[0]}_bytes", rounded), t.stored(f"{node.input[0]}_scales", scales)
     else:
         data = t.value(node.input[0])

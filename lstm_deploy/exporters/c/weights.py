@@ -103,5 +103,5 @@ def _array(entry: Entry) -> str:
 
 
 def _comment(entry: Entry) -> str:
-    """What an array is, and its shape, as `reading` expects it."""
+    """What an array is, and its shape, as `artifacts.c_weights` reads them."""
     return f"/* {commented(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"

@@ -81,7 +81,7 @@ def test_unsigned_weights_are_the_same_numbers(tmp_path):
     signed, unsigned = (onnx.load(tmp_path / f"{name}.onnx") for name in "su")
     weights = {tensor.name: tensor for tensor in unsigned.graph.initializer}
     assert weights["module.lstm.W_l0_quantized"].data_type == onnx.TensorProto.UINT8
-    for (ours, _), (theirs, _) in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
+    for ours, theirs in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
         np.testing.assert_array_equal(ours.w, theirs.w)
         np.testing.assert_array_equal(ours.r, theirs.r)
 
@@ -201,7 +201,7 @@ def test_per_channel_keeps_small_rows_beside_a_large_one(tmp_path):
     off = {}
     for per_channel in (True, False):
         quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel))
-        ((layer, _),) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
+        (layer,) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
         off[per_channel] = np.abs(layer.r - right)[:, 1:].max()
     assert off[True] < 0.01 < off[False]
 
