@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lstm_deploy.artifacts.files import mode_of_new_files, replacing, sha256, weights_file
+from lstm_deploy.artifacts.files import atomic_write, new_file_mode, sha256, weights_file
 from lstm_deploy.artifacts.parity_report import ParityReport
-from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode
+from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode_json
 from lstm_deploy.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -167,7 +167,7 @@ class Bundle:
         file = self.path / MANIFEST
         if not file.is_file():
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
-        self.manifest = decode(file.read_bytes(), Manifest, f"The manifest of {self.path}")
+        self.manifest = decode_json(file.read_bytes(), Manifest, f"The manifest of {self.path}")
         if self.manifest.contract.schema_version > SCHEMA_VERSION:
             raise InputError(
                 f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
@@ -247,23 +247,23 @@ def _foreign_files(path: Path) -> list[str]:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into a directory, whole or not at all."""
-    with replacing(directory / MANIFEST) as file:
+    with atomic_write(directory / MANIFEST) as file:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
 
 
 @contextmanager
-def writing(path: Path, *, force: bool) -> Iterator[Path]:
+def atomic_bundle(path: Path, *, force: bool) -> Iterator[Path]:
     """A directory to fill, which takes the name `path` once the block ends without an error.
 
     What stood there is replaced only with `force`, and only if it is a bundle or an empty directory;
     otherwise `InputError`, before anything is written.
     """
-    check_free(path, force=force)
+    check_destination(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:
         yield partial
-        partial.chmod(0o777 & mode_of_new_files())  # mkdtemp makes it private
+        partial.chmod(0o777 & new_file_mode())  # mkdtemp makes it private
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
             path.rename(old / path.name)
@@ -275,7 +275,7 @@ def writing(path: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_free(path: Path, *, force: bool) -> None:
+def check_destination(path: Path, *, force: bool) -> None:
     """Raise `InputError` unless a bundle may be written at `path`."""
     if not path.exists() and not path.is_symlink():
         return

@@ -17,7 +17,7 @@ from lstm_deploy.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A file to write, which takes the name `path` once the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & mode_of_new_files())  # mkstemp makes it private
+        partial.chmod(0o666 & new_file_mode())  # mkstemp makes it private
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def read_text(path: Path) -> str:
     return text
 
 
-def relative(path: Path, folder: Path) -> str:
+def relative_path(path: Path, folder: Path) -> str:
     """A path as seen from a folder, so that both can be moved together."""
     try:
         found = os.path.relpath(path.resolve(), folder)
@@ -89,7 +89,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def mode_of_new_files() -> int:
+def new_file_mode() -> int:
     """The permission bits that the user's umask leaves."""
     mask = os.umask(0)
     os.umask(mask)

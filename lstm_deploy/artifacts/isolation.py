@@ -18,7 +18,7 @@ class CrashError(LstmDeployError):
     """The process ended without an answer."""
 
 
-def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def run_isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """What `function(*args, **kwargs)` returns or raises; it must be importable, and all of it picklable.
 
     Raises `CrashError` where the process dies. What it prints goes to standard error.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 
 import onnx
 
-from lstm_deploy.artifacts.onnx_graph import nodes, operators
+from lstm_deploy.artifacts.onnx_graph import nodes, operator_counts
 from lstm_deploy.contract import LSTM, Signature
 
 ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
@@ -26,7 +26,7 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     Sizes are held against the contract, where there is one; without one, an input of fixed size is a defect.
     """
     found = []
-    count = operators(model)
+    count = operator_counts(model)
     if not any(count[name] for name in LSTM.operators):
         found.append("There is no LSTM node: runtimes cannot use their LSTM kernels, and no quantizer sees an LSTM.")
     for name in CONTROL_FLOW:
@@ -56,7 +56,7 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     return found
 
 
-def suspicious(model: onnx.ModelProto) -> str:
+def value_changing_nodes(model: onnx.ModelProto) -> str:
     """Nodes that change values on purpose, which are no defect by themselves; empty where there are none."""
     found = Counter(node.op_type for node in nodes(model.graph) if node.op_type in CHANGING)
     for node in nodes(model.graph):

@@ -36,14 +36,14 @@ def changed_weights(path: Path, other: Path) -> list[str]:
     return [tensor.name for tensor in ours if tensor.name in right and tensor != right[tensor.name]]
 
 
-def operators(model: onnx.ModelProto) -> Counter[str]:
+def operator_counts(model: onnx.ModelProto) -> Counter[str]:
     """How often each operator stands in the graph and the graphs inside it."""
     return Counter(node.op_type for node in nodes(model.graph))
 
 
 def precision(model: onnx.ModelProto) -> str:
     """`int8`, `float16` or `float32`, by what the graph computes in."""
-    if any(name.startswith("DynamicQuantize") or name.endswith("Integer") for name in operators(model)):
+    if any(name.startswith("DynamicQuantize") or name.endswith("Integer") for name in operator_counts(model)):
         return "int8"
     types = {tensor.data_type for tensor in model.graph.initializer}
     return "float16" if onnx.TensorProto.FLOAT16 in types else "float32"

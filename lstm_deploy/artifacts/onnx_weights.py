@@ -61,7 +61,8 @@ def lstm_layers(model: onnx.ModelProto) -> list[LstmLayer]:
             steps = {
                 letter: np.spacing(np.abs(a)) for letter, a in zip("wrb", (w, r, b), strict=True) if a.itemsize == 2
             }
-            layers.append(LstmLayer(node.name, *(a.astype(np.float64) for a in (w, r, b)), steps))
+            w, r, b = (a.astype(np.float64) for a in (w, r, b))
+            layers.append(LstmLayer(node.name, w, r, b, steps))
             continue
         w_step, w_zero, r_step, r_zero = (_by_direction(value) for value in quantization)
         if any(step.shape[2] not in (1, value.shape[2]) for value, step in ((w, w_step), (r, r_step))):

@@ -116,7 +116,7 @@ class _Scope(NamedTuple):
             return None
 
 
-def saturating(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[int, int]]:
+def saturating_nodes(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[int, int]]:
     """Nodes whose sums may saturate: how many rows of their weights do, and of how many.
 
     `folder` is where weights outside the file lie. Raises `InputError` where they cannot be read.
@@ -139,11 +139,11 @@ def problems(model: onnx.ModelProto, folder: Path) -> list[str]:
         f"{name} saturates on CPUs without VNNI, in {count} of {rows} rows: two neighbouring weights are more than "
         f"{PAIR_LIMIT} together; quantize the float32 model with reduce_range=True, or export its PyTorch weights with "
         "lstm-deploy."
-        for name, (count, rows) in saturating(model, folder).items()
+        for name, (count, rows) in saturating_nodes(model, folder).items()
     ]
 
 
-ONLY_VNNI = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
+VNNI_ONLY = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
 
 
 def needs_vnni(model: onnx.ModelProto) -> bool:

@@ -318,7 +318,7 @@ def validate(
         for left_out in found.left_out:
             console.note(f"left out: {left_out}.")
         for check in found.checks:
-            if check.detail == saturation.ONLY_VNNI:
+            if check.detail == saturation.VNNI_ONLY:
                 console.note(f"{check.artifact} is {check.detail}.")
         for line in report.parity_failures(found):
             console.say(line)
@@ -568,7 +568,7 @@ def embed(
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = generate.embed(bundle, folder, lang, precision=precision, force=force)
     if generate.needs_vnni(bundle, files):
-        console.note(f"{folder} holds a model {saturation.ONLY_VNNI}.")
+        console.note(f"{folder} holds a model {saturation.VNNI_ONLY}.")
     if json:
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return
@@ -763,10 +763,10 @@ def _run_stream(
 
 def _show_result(text: str, document: Any, output: Path | None, json: bool) -> None:
     """The text to a file, or to standard output; JSON there in any case where it is asked for."""
-    from lstm_deploy.artifacts import replacing
+    from lstm_deploy.artifacts import atomic_write
 
     if output:
-        with replacing(output) as partial:
+        with atomic_write(output) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         console.note(f"wrote {output}")
     if json:
@@ -797,7 +797,7 @@ def _record(target: Path, **fields: Any) -> None:
 
 
 def _show_benchmark(document: dict[str, Any], plot: Path | None, table: Path | None, json: str | None) -> None:
-    from lstm_deploy.artifacts import replacing
+    from lstm_deploy.artifacts import atomic_write
     from lstm_deploy.benchmark import plots as bench_plots, tables
     from lstm_deploy.exporters import report
 
@@ -814,7 +814,7 @@ def _show_benchmark(document: dict[str, Any], plot: Path | None, table: Path | N
     for line in tables.notes(document):
         console.note(line)
     if table:
-        with replacing(table) as partial:
+        with atomic_write(table) as partial:
             partial.write_text(tables.WRITERS[table.suffix](document), encoding="utf-8")
     if plot and plot.suffix:
         report.save_plot(bench_plots.latency_plot(document), plot)
@@ -835,9 +835,9 @@ def _show_languages(languages: Any, json: bool) -> None:
 def _write_json(path: Path, document: Any) -> None:
     import json
 
-    from lstm_deploy.artifacts import replacing
+    from lstm_deploy.artifacts import atomic_write
 
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     console.note(f"wrote {path}")
 

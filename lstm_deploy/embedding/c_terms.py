@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lstm_deploy.contract import Signature, Tensor, field, tensors
+from lstm_deploy.contract import CTensor, Signature, c_tensors, state_field
 from lstm_deploy.embedding.terms import width
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import read_interface
@@ -68,8 +68,8 @@ def c_terms(source: Path, weights: str | None) -> dict[str, Any]:
             {
                 "name": each.spec.name,
                 "out": after.name,
-                "field": field(each),
-                "rust_field": rust_name(field(each)),
+                "field": state_field(each),
+                "rust_field": rust_name(state_field(each)),
                 "size": each.size,
             }
             for each, after in states
@@ -109,7 +109,7 @@ def cpp_terms(signature: Signature, known: Mapping[str, Any]) -> dict[str, Any]:
         for spec in specs:
             if spec.dtype not in CPP_TYPES:
                 raise InputError(f"{spec.name} is {spec.dtype}, and there is no client in C++ for that; use python.")
-        names = [field(each) if group == "states" else each.name for each in tensors(specs, signature, taken)]
+        names = [state_field(each) if group == "states" else each.name for each in c_tensors(specs, signature, taken)]
         found[group] = [
             {
                 **each,
@@ -130,7 +130,7 @@ def rust_name(name: str) -> str:
     return f"{name}_" if name in RUST_WORDS else name
 
 
-def _c_tensor(tensor: Tensor) -> dict[str, Any]:
+def _c_tensor(tensor: CTensor) -> dict[str, Any]:
     return {
         "name": tensor.spec.name,
         "c_name": f"the_{tensor.name}" if tensor.name in LOCALS else tensor.name,

@@ -12,10 +12,10 @@ from lstm_deploy.contract import (
     LanguageModel,
     Signature,
     TensorSpec,
-    carries,
-    commented,
-    contract_of,
+    carries_state,
+    comment_safe,
     layout_of,
+    rollout_contract,
     widths,
 )
 from lstm_deploy.errors import InputError
@@ -38,7 +38,7 @@ def terms(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     signature = bundle.signature
     task = _task(signature)
     return {
-        "name": commented(bundle.manifest.name).replace("`", "'"),
+        "name": comment_safe(bundle.manifest.name).replace("`", "'"),
         "slug": re.sub(r"[^a-z0-9]+", "-", bundle.manifest.name.lower()).strip("-") or "model",
         "files": {artifact.format: artifact.path for artifact in artifacts},
         "inputs": [_tensor(signature, spec) for spec in signature.inputs],
@@ -88,11 +88,16 @@ def _task(signature: Signature) -> dict[str, Any] | None:
     except InputError:
         return None
     assert task is not None
-    found = {"one_hot": layout.one_hot, "window": layout.window, "carries": carries(signature), "says": widths(task)[1]}
+    found = {
+        "one_hot": layout.one_hot,
+        "window": layout.window,
+        "carries": carries_state(signature),
+        "says": widths(task)[1],
+    }
     # Of one row, the numbers after the last step lie together, unless time is the last axis.
     found["strided"] = layout.y_has_features and layout.y_time_axis == len(signature.outputs[0].shape) - 1
     try:
-        contract_of(signature)
+        rollout_contract(signature)
         found["rolls"] = True
     except InputError:
         found["rolls"] = False

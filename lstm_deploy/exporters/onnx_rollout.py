@@ -23,18 +23,18 @@ from onnx import helper, inliner, numpy_helper, parser
 
 from lstm_deploy.artifacts import CPUS_KEY, onnx_graph
 from lstm_deploy.contract import (
-    COLDEST,
     CONTRACT_KEY,
     LSTM,
+    MIN_TEMPERATURE,
     Array,
     Dim,
     Forecast,
     LanguageModel,
     Signature,
     TensorSpec,
-    carries,
-    contract_of,
+    carries_state,
     layout_of,
+    rollout_contract,
     window_of,
 )
 
@@ -215,7 +215,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     """
     model = onnx.load(model_path, load_external_data=False)
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
-    contract = contract_of(signature)
+    contract = rollout_contract(signature)
     aliases = {initializer.name: f"weight_{number}" for number, initializer in enumerate(model.graph.initializer)}
     nodes = _copies(model.graph.node)
     states = split_states(nodes, signature, model)
@@ -232,7 +232,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     _rename(rolled.graph.node, {alias: name for name, alias in aliases.items()})
     read = {name for node in rolled.graph.node for name in _reads(node)}  # not all: what cut states apart is gone
     rolled.graph.initializer.extend(weight for weight in model.graph.initializer if weight.name in read)
-    if not carries(signature):
+    if not carries_state(signature):
         for number, state in enumerate(states):
             rolled.graph.initializer.append(numpy_helper.from_array(state.initial, f"initial_{number}"))
     del rolled.opset_import[:]
@@ -314,8 +314,8 @@ class Program:
     def main(self, contract: Signature, model: onnx.ModelProto) -> str:
         """The whole rollout but for its functions."""
         signature = self._signature
-        text = GENERATE if isinstance(signature.task, LanguageModel) else CARRY if carries(signature) else RESET
-        before, after = self._ends() if carries(signature) else ("", "")
+        text = GENERATE if isinstance(signature.task, LanguageModel) else CARRY if carries_state(signature) else RESET
+        before, after = self._ends() if carries_state(signature) else ("", "")
         imports = ", ".join(f'"{opset.domain}": {opset.version}' for opset in model.opset_import)
         takes = ", ".join(_typed(spec) for spec in (*contract.inputs, *contract.state_inputs))
         gives = ", ".join(_typed(spec) for spec in (*contract.outputs, *contract.state_outputs))
@@ -372,14 +372,14 @@ class Program:
         words = {
             "WEIGHTS": self._weights,
             "WIDTH": str(self._layout.width),
-            "COLDEST": repr(COLDEST),
+            "COLDEST": repr(MIN_TEMPERATURE),
             "SAID": f"batch, {self._layout.width}" if flat else f"batch, 1, {self._layout.width}",
             "SAID_AXES": "[1]" if flat else "[1, 2]",
             "KEEPDIMS": str(int(flat)),
             "STATE_AXES": "[1, 2]" if batch_first else "[0, 2]",
             "REPEATS": "rows, ones, ones" if batch_first else "ones, rows, ones",
         }
-        if not carries(signature):
+        if not carries_state(signature):
             words["LATEST"] = str(-window_of(signature))
         for word, value in words.items():
             text = re.sub(rf"\b{word}\b", value, text)

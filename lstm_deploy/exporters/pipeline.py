@@ -21,13 +21,13 @@ from lstm_deploy.artifacts import (
     Manifest,
     ParityReport,
     Source,
-    check_free,
+    atomic_bundle,
+    check_destination,
     environment,
     sha256,
     write_manifest,
-    writing,
 )
-from lstm_deploy.contract import StateDtype, StateLayout, StatePolicy, Task, TensorSpec, contract_of
+from lstm_deploy.contract import StateDtype, StateLayout, StatePolicy, Task, TensorSpec, rollout_contract
 from lstm_deploy.errors import (
     InputError,
     LiftingError,
@@ -127,7 +127,7 @@ def export(
     specs = _specs(inputs)
     if isinstance(source, nn.Module):
         options = _options(formats, state_layout, request)
-        check_free(path, force=force)
+        check_destination(path, force=force)
         if not specs:
             raise InputError('The inputs of a module must be given, as in inputs={"x": "float32[batch,seq,40]"}.')
         on_progress(0, stages, "lifting")
@@ -150,12 +150,12 @@ def export(
         if not force and (there := up_to_date(origin, path, formats, state_layout, request)) is not None:
             return there
         options = _options(formats, state_layout, request, origin)
-        check_free(path, force=force)
+        check_destination(path, force=force)
         on_progress(0, stages, "lifting")
         loaded = sources.load(origin, state_layout)
     directory = Path(loaded.source.path or "").parent
     given = examples(loaded.lifted.signature, request.data, _with_data(loaded.training, directory)) if request else None
-    with TemporaryDirectory() as scratch, writing(path, force=force) as partial:
+    with TemporaryDirectory() as scratch, atomic_bundle(path, force=force) as partial:
         # C is written from the ONNX graph, also where nobody asked for that.
         graph = (partial if "onnx" in formats else Path(scratch)) / FORMATS["onnx"]
         artifacts = _write_artifacts(
@@ -261,7 +261,7 @@ def _add_rollouts(bundle: Bundle, described: str) -> None:
     before, parity = bundle.manifest, bundle.manifest.parity
     assert parity is not None
     try:
-        contract_of(before.contract)
+        rollout_contract(before.contract)
     except InputError:
         return
     made: list[Artifact] = []
@@ -317,12 +317,12 @@ def plan(
     """What `export` would do, with the same errors, but nothing written."""
     options = _options(formats, state_layout, request, origin)
     if up_to_date(origin, output, formats, state_layout, request) is None:
-        check_free(output, force=force)
+        check_destination(output, force=force)
     loaded = sources.load(origin, state_layout)
     models = [*(FORMATS[name] for name in formats), *_lower(formats, request)]
     headers = [Path(name).with_suffix(".h").name for name in models if name.endswith(".c")]
     try:
-        contract_of(loaded.lifted.signature)
+        rollout_contract(loaded.lifted.signature)
         rollouts = [_rollout_name(name) for name in models if name != FLOAT16 and not name.endswith(".c")]
     except InputError:
         rollouts = []

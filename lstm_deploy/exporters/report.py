@@ -21,12 +21,12 @@ from lstm_deploy.artifacts import (
     Check,
     Manifest,
     ParityReport,
-    cell,
+    atomic_write,
+    format_value,
     markdown_table,
-    replacing,
 )
 from lstm_deploy.benchmark import plots as bench_plots, tables
-from lstm_deploy.contract import Forecast, LanguageModel, contract_of
+from lstm_deploy.contract import Forecast, LanguageModel, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import option_of
 
@@ -48,7 +48,7 @@ def write(bundle: Bundle) -> None:
         save_plot(error_plot(manifest.parity), plots / "errors.png")
     if measurements := _measurements(manifest):
         save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
-    with replacing(bundle.path / REPORT) as file:
+    with atomic_write(bundle.path / REPORT) as file:
         file.write_text(_markdown(manifest), encoding="utf-8")
 
 
@@ -97,7 +97,8 @@ def evidence_table(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
         timed = "–"
         if found.time_ratio is not None and found.p50_us is not None and found.p50_us_float32 is not None:
             what = "step" if found.scenario == "stream" else "sequence"
-            timed = f"{cell(found.p50_us_float32)} → {cell(found.p50_us)} µs a {what} (× {found.time_ratio:.2f})"
+            before, after = format_value(found.p50_us_float32), format_value(found.p50_us)
+            timed = f"{before} → {after} µs a {what} (× {found.time_ratio:.2f})"
         layers = f"{found.lowered_layers} of {found.lstm_layers}"
         size = f"{artifact.bytes:,} (× {found.bytes_ratio:.2f})"
         rows.append([artifact.path, layers, size, lost, timed, _growth(manifest, artifact.path)])
@@ -144,10 +145,13 @@ def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             str(trial.trial),
-            "–" if trial.loss is None else cell(trial.loss),
+            "–" if trial.loss is None else format_value(trial.loss),
             str(trial.epochs),
             trial.state,
-            *(cell(value) if isinstance(value, float) else str(value) for value in map(trial.chosen.get, names)),
+            *(
+                format_value(value) if isinstance(value, float) else str(value)
+                for value in map(trial.chosen.get, names)
+            ),
         ]
         for trial in tried
     ]
@@ -157,7 +161,7 @@ def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
 def _figure(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_figure, value))
-    return cell(value) if isinstance(value, float) else f"{value:,}"
+    return format_value(value) if isinstance(value, float) else f"{value:,}"
 
 
 def parity_plot(manifest: Manifest) -> Figure:
@@ -230,7 +234,7 @@ def check_plot(path: Path) -> None:
 
 def save_plot(figure: Figure, path: Path) -> None:
     """Write a plot, whole or not at all, in the format of its suffix (PNG where there is none)."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
 
 
@@ -288,7 +292,7 @@ def why_no_rollout(manifest: Manifest) -> str:
     if manifest.rollouts or not isinstance(manifest.contract.task, Forecast | LanguageModel):
         return ""
     try:
-        contract_of(manifest.contract)
+        rollout_contract(manifest.contract)
     except InputError as reason:
         return str(reason)
     return ""

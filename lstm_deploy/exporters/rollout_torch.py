@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from lstm_deploy.contract import (
-    COLDEST,
     CONTRACT_FILE,
+    MIN_TEMPERATURE,
     Forecast,
     LanguageModel,
     Signature,
-    carries,
-    contract_of,
+    carries_state,
     layout_of,
+    rollout_contract,
     window_of,
 )
 from lstm_deploy.exporters.onnx_rollout import per_state
@@ -92,7 +92,7 @@ def export_rollout_torchscript(model_path: Path, path: Path) -> None:
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
         model = torch.jit.load(str(model_path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
         signature = Signature.from_json(extra[CONTRACT_FILE])
-        contract = contract_of(signature)
+        contract = rollout_contract(signature)
         holder = nn.Module()
         holder.model = model
         for number, value in enumerate(signature.initial_state(1).values()):
@@ -106,14 +106,14 @@ def export_rollout_torchscript(model_path: Path, path: Path) -> None:
 def _methods(signature: Signature) -> list[str]:
     """The methods of the module, each after those that it calls."""
     generates = isinstance(signature.task, LanguageModel)
-    text = GENERATE if generates else CARRY if carries(signature) else RESET
+    text = GENERATE if generates else CARRY if carries_state(signature) else RESET
     batch_first = signature.batch_axis_of_state == 0
     numbers = {
-        "COLDEST": repr(COLDEST),
+        "COLDEST": repr(MIN_TEMPERATURE),
         "STATE_SHAPE": "-1, 1, 1" if batch_first else "1, -1, 1",
         "REPEATS": "x.size(0), -1, -1" if batch_first else "-1, x.size(0), -1",
     }
-    if not carries(signature):
+    if not carries_state(signature):
         numbers["LATEST"] = str(-window_of(signature))
     texts = [_step(signature), *([CHOOSE] if generates else []), text]
     for name, value in numbers.items():

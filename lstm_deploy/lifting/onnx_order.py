@@ -19,7 +19,8 @@ def layers(lifted: Lifted) -> list[LstmLayer]:
         count = sum(name.startswith("W_") for name in packed)
         for layer in range(count):
             label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or "the LSTM"
-            found.append(LstmLayer(label, *(packed[f"{letter}_l{layer}"] for letter in "WRB")))
+            w, r, b = (packed[f"{letter}_l{layer}"] for letter in "WRB")
+            found.append(LstmLayer(label, w, r, b))
     return found
 
 

@@ -22,7 +22,7 @@ from lstm_deploy.contract import (
     StatePolicy,
     Task,
     TensorSpec,
-    decode,
+    decode_json,
     layout_of,
 )
 from lstm_deploy.errors import InputError, one_line, user_line
@@ -173,7 +173,7 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
             "FILE.py:Class (and its arguments with --init)."
         )
     contract = Signature.from_json(extra[CONTRACT_FILE])
-    config = decode(extra[NETWORK_FILE], Network, f"The network in {path}").network
+    config = decode_json(extra[NETWORK_FILE], Network, f"The network in {path}").network
     weights = read_weights(path)
     if isinstance(config, InferredConfig):
         network = recognize(weights, contract.inputs).network

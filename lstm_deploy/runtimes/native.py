@@ -26,17 +26,17 @@ from lstm_deploy.artifacts import weights_file
 from lstm_deploy.contract import (
     CONTRACT_KEY,
     Array,
+    CInterface,
     Dim,
     Feeds,
-    Interface,
     Outputs,
     Signature,
     TensorSpec,
     blank_inputs,
-    carries,
-    contract_of,
-    filled,
+    carries_state,
+    fill_template,
     layout_of,
+    rollout_contract,
     sizes_of,
 )
 from lstm_deploy.errors import InputError, ProviderError, one_line
@@ -132,7 +132,7 @@ class NativeRuntime:
     @cached_property
     def rollout(self) -> "NativeRollout | None":
         """The rollout that the same file holds, if the model can feed itself."""
-        return NativeRollout(self) if self.interface.rolls else None
+        return NativeRollout(self) if self.interface.has_rollout else None
 
     def close(self) -> None:
         """A library stays loaded: it is small, and unloading it under a thread that runs it would crash."""
@@ -224,7 +224,7 @@ class NativeRollout:
     provider = "cpu"
 
     def __init__(self, model: NativeRuntime) -> None:
-        self.model, self.signature = model, contract_of(model.signature)
+        self.model, self.signature = model, rollout_contract(model.signature)
 
     def run(self, feeds: Feeds) -> Outputs:
         return self._texts(feeds) if "noise" in feeds else self._forecasts(feeds)
@@ -247,7 +247,7 @@ class NativeRollout:
     def _forecasts(self, feeds: Feeds) -> Outputs:
         x, steps = np.ascontiguousarray(feeds["x"], np.float32), int(feeds["steps"])
         y = np.zeros((len(x), steps, x.shape[2]), np.float32)
-        if not carries(self.model.signature):
+        if not carries_state(self.model.signature):
             for row, made in zip(x, y, strict=True):
                 self._call(row.ctypes.data, len(row), made.ctypes.data, steps)
             return {"y": y}
@@ -332,7 +332,7 @@ def _call_type(arrays: int) -> Any:
     return type("RowsCallStruct", (ctypes.Structure,), {"_fields_": fields + pointers})
 
 
-def read_interface(path: Path) -> Interface:
+def read_interface(path: Path) -> CInterface:
     """What a C artifact says of itself; raises `InputError` for a file that is none."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -342,7 +342,7 @@ def read_interface(path: Path) -> Interface:
     if contract is None or names is None:
         raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
     mapped = f"int {names[2]}_fits(const void *weights, size_t bytes)" in text
-    return Interface(names[2], Signature.from_json(contract[1]), names[1], mapped=mapped)
+    return CInterface(names[2], Signature.from_json(contract[1]), names[1], mapped=mapped)
 
 
 def precision_of(path: Path) -> str:
@@ -455,7 +455,7 @@ def cache_folder() -> Path:
     return Path(base).absolute() / "lstm-deploy"
 
 
-def glue(source: str, interface: Interface) -> str:
+def glue(source: str, interface: CInterface) -> str:
     """The C that calls an artifact for the rows of a batch."""
     arguments = []
     for number, each in enumerate((*interface.inputs, *interface.outputs)):
@@ -472,4 +472,4 @@ def glue(source: str, interface: Interface) -> str:
         "WORKSPACE": "" if interface.mode.one_step else ", all->workspace",
         "BYTES": "0" if interface.mode.one_step else interface.workspace_macro,
     }
-    return filled(GLUE, words)
+    return fill_template(GLUE, words)

@@ -281,7 +281,7 @@ def _refuse(path: Path, provider: str) -> None:
             f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
             "--int8-cpus vnni."
         )
-    if provider != "cpu" and onnx_graph.operators(model)[LSTM.quantized_operator]:
+    if provider != "cpu" and onnx_graph.operator_counts(model)[LSTM.quantized_operator]:
         raise InputError(
             f"{path} cannot run there: {NO_KERNEL['int8', provider]}; use --provider cpu, or export --half."
         )

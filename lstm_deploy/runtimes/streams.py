@@ -25,9 +25,9 @@ from lstm_deploy.contract import (
     Outputs,
     Signature,
     TensorSpec,
-    check_feeds,
-    contract_of,
+    check_rollout_inputs,
     layout_of,
+    rollout_contract,
 )
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.runtimes.opening import open_runtime
@@ -73,7 +73,7 @@ class Model:
     @property
     def rollout_contract(self) -> Signature:
         """What `rollout` takes and gives; raises `InputError` for a model that cannot feed itself."""
-        return self.signature if self.signature.rollout else contract_of(self.signature)
+        return self.signature if self.signature.rollout else rollout_contract(self.signature)
 
     def runtime(self, provider: str = "cpu", precision: str = "float32", runtime: str | None = None) -> Runtime:
         """An artifact, loaded once; raises `InputError` where the bundle has none such."""
@@ -110,7 +110,7 @@ class Model:
         """
         loaded = self.runtime(provider, precision, runtime)
         given = _complete(self.rollout_contract, feeds)
-        check_feeds(self.rollout_contract, given)
+        check_rollout_inputs(self.rollout_contract, given)
         if loaded.signature.rollout:  # the file that was opened is one
             return loaded.run(given)
         if loaded.rollout is not None:

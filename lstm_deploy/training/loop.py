@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from lstm_deploy.artifacts import replacing
+from lstm_deploy.artifacts import atomic_write
 from lstm_deploy.errors import InputError, LstmDeployError, one_line
 from lstm_deploy.training.batches import Batch, Place
 from lstm_deploy.training.fit_log import LAST, LOG, Epoch, write_log
@@ -298,7 +298,7 @@ class _Keeper(Checkpoint):  # type: ignore[misc]
             return
         with _uninterrupted():
             # Lightning moves what it writes from the folder of temporary files, which is no rename on another disk.
-            whole = replacing(folder / LAST) if trainer.is_global_zero else nullcontext(folder / LAST)
+            whole = atomic_write(folder / LAST) if trainer.is_global_zero else nullcontext(folder / LAST)
             with whole as path:
                 trainer.save_checkpoint(path)
             if trainer.is_global_zero:

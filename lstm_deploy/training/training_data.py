@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from lstm_deploy.artifacts import read_text, relative, sha256
+from lstm_deploy.artifacts import read_text, relative_path, sha256
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data import synthetic
 from lstm_deploy.training.data.labelled_texts import Labelled, Vectors, read_labelled, read_vectors
@@ -69,7 +69,7 @@ def labelled(path: Path, text_column: str | None, label_column: str | None, vect
 
 def origin_of(file: Path, checkpoint: Path) -> dict[str, str]:
     """Where a file lies, from where the checkpoint lies, and its SHA-256."""
-    return {"path": relative(file, checkpoint.resolve().parent), "sha256": sha256(file)}
+    return {"path": relative_path(file, checkpoint.resolve().parent), "sha256": sha256(file)}
 
 
 def _targets(given: tuple[str, ...] | None, columns: tuple[str, ...]) -> tuple[str, ...]:

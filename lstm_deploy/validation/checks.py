@@ -14,13 +14,13 @@ from lstm_deploy.artifacts import (
     Check,
     CrashError,
     ParityReport,
-    isolated,
     lint,
     onnx_graph,
     read_npz,
+    run_isolated,
     saturation,
 )
-from lstm_deploy.contract import Signature, contract_of
+from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.validation.cases import Case, Trace, replayed
@@ -121,7 +121,7 @@ def _outcomes(proofs: Sequence[Proof], *, isolate: bool) -> list[Verdict | Excep
     if not isolate:
         return run_proofs(proofs)
     try:
-        return isolated(run_proofs, proofs)
+        return run_isolated(run_proofs, proofs)
     except CrashError as error:
         if len(proofs) == 1:
             return [error]
@@ -173,7 +173,7 @@ def prove_rollout(path: Path, model: Path, name: str, precision: str, provider: 
     try:
         if path.suffix == ".onnx" and (changed := onnx_graph.changed_weights(path, model)):
             raise InputError(f"The weight {changed[0]} of {name} is not that of {model.name}; export the model again.")
-        if runtime.signature != contract_of(single.signature):
+        if runtime.signature != rollout_contract(single.signature):
             raise InputError(
                 f"The contract of {name} is not that of a rollout of {model.name}; export the model again."
             )
@@ -221,7 +221,7 @@ def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_
         path=bundle.file(artifact),
         name=artifact.path,
         precision=artifact.precision,
-        contract=contract_of(contract) if rolls else contract,
+        contract=rollout_contract(contract) if rolls else contract,
         bundle=bundle,
         artifact=artifact,
         model=bundle.file(bundle.find(artifact.format, artifact.precision)) if rolls else None,
@@ -247,7 +247,7 @@ def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Che
         else:
             defects, saturates = lint.lint(model, found), saturation.problems(model, subject.path.parent)
             if saturates and saturation.needs_vnni(model):  # opened only where the CPU has it
-                saturates, fine = [], saturation.ONLY_VNNI
+                saturates, fine = [], saturation.VNNI_ONLY
         checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
         if saturates or subject.precision == "int8":
             checks.append(check_of(subject, provider, "saturation", saturates, fine))

@@ -169,7 +169,7 @@ def explain(subject: Subject, verdict: Verdict, against: Reference | None, provi
     try:
         runtime = None if verdict.signature is None else open_for_proof(subject.path, subject.precision, provider)
         cause, place = diagnose(failures, runtime, against, *_knowledge(against))
-        if subject.path.suffix == ".onnx" and (nodes := lint.suspicious(onnx_graph.load(subject.path))):
+        if subject.path.suffix == ".onnx" and (nodes := lint.value_changing_nodes(onnx_graph.load(subject.path))):
             cause = f"{cause} (look at these nodes first: {nodes})"
     except Exception as error:  # a wrong artifact may fail in any way; that it is wrong is known already
         cause, place = f"it could not be told, since a call of the artifact fails ({one_line(error)})", ""

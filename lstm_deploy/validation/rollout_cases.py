@@ -13,7 +13,7 @@ from lstm_deploy.contract import (
     LanguageModel,
     Outputs,
     Signature,
-    contract_of,
+    rollout_contract,
     sample_inputs,
     sample_state,
 )
@@ -23,7 +23,7 @@ from lstm_deploy.validation.cases import Case, output_sizes
 
 def make_rollout_cases(runtime: Runtime, steps: int) -> list[Case]:
     """Cases of up to `steps` steps for the rollout of the model that a runtime has loaded."""
-    contract = contract_of(runtime.signature)
+    contract = rollout_contract(runtime.signature)
     tries = _texts if isinstance(contract.task, LanguageModel) else _forecasts
     cases = []
     for where, inputs, state in tries(runtime, contract, steps):

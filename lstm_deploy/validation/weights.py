@@ -7,7 +7,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import c_weights, onnx_weights, operators, precision, summed_biases
+from lstm_deploy.artifacts import c_weights, onnx_weights, operator_counts, precision, summed_biases
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
 from lstm_deploy.runtimes import native
@@ -55,7 +55,7 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
     else:
         model = onnx.load(path)
         layers, floats, matrices = onnx_weights.read(model)
-        count = operators(model)
+        count = operator_counts(model)
         if len(layers) != sum(count[name] for name in LSTM.operators):
             return None
         coarse = precision(model) != "float32"

@@ -4,7 +4,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from lstm_deploy.artifacts.lint import lint
-from lstm_deploy.artifacts.onnx_graph import load, operators
+from lstm_deploy.artifacts.onnx_graph import load, operator_counts
 from lstm_deploy.errors import InputError
 
 
@@ -47,7 +47,7 @@ def test_the_stock_exporters_frozen_axes_are_told(tmp_path):
 def test_nodes_inside_control_flow_are_counted():
     inner = helper.make_graph([helper.make_node("LSTM", ["x", "W", "R"], ["z"])], "inner", [], [])
     model = graph([helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)])
-    assert operators(model) == {"If": 1, "LSTM": 2}
+    assert operator_counts(model) == {"If": 1, "LSTM": 2}
     assert any("1 If" in text for text in lint(model))
 
 

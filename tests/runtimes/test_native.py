@@ -171,7 +171,7 @@ def test_precision_and_functions_are_told(stock, tmp_path):
     assert native.precision_of(stock) == "float32"
     _, path = written(Linear(3, 8, 1), tmp_path, "x:float32[batch,seq,3]", int8=True)
     assert native.precision_of(path) == "int8"
-    heads = [head for _, head in native.read_interface(stock).prototypes()]
+    heads = [head for _, head in native.read_interface(stock).prototypes().values()]
     assert heads == [
         "void stock_init(stock_state *state)",
         "void stock_step(stock_state *state, const float *x, float *y)",

@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from lstm_deploy.contract import COLDEST, STEPS, Interface, LanguageModel, carries, filled, layout_of, window_of
+from lstm_deploy.contract import (
+    MIN_TEMPERATURE,
+    STEPS,
+    CInterface,
+    LanguageModel,
+    carries_state,
+    fill_template,
+    layout_of,
+    window_of,
+)
 from lstm_deploy.exporters.c.sizes import Size
 
 CHOOSE = """\
@@ -104,7 +113,7 @@ AS_A_WHOLE = """\
     memcpy(y + at * @WIDTH@, said + @LAST@, @WIDTH@ * sizeof(float));"""
 
 
-def rollout_of(interface: Interface, workspace: Size, check_stack: Callable[[int], None]) -> str:
+def rollout_of(interface: CInterface, workspace: Size, check_stack: Callable[[int], None]) -> str:
     """The function that rolls a model out, and what it needs.
 
     `workspace` are the bytes that its `sequence` wants; `check_stack` is asked about those on the stack.
@@ -117,7 +126,7 @@ def rollout_of(interface: Interface, workspace: Size, check_stack: Callable[[int
     # Outputs beside the first are of no use here.
     others = [(each.c_type, each.size * (calls if each.has_time else 1)) for each in interface.outputs[1:]]
     words = {
-        "HEAD": interface.rollout_prototype()[1],
+        "HEAD": interface.prototypes()["rollout"][1],
         "NAME": interface.name,
         "W": interface.weights_argument,
         "WIDTH": str(layout.width),
@@ -125,7 +134,7 @@ def rollout_of(interface: Interface, workspace: Size, check_stack: Callable[[int
         "SPARES": "".join(f"  {c_type} spare{number}[{size}];\n" for number, (c_type, size) in enumerate(others)),
         "SPARE": "".join(f", spare{number}" for number in range(len(others))),
         "VOCABULARY": str(layout.width),
-        "COLDEST": f"{COLDEST:.9g}",
+        "COLDEST": f"{MIN_TEMPERATURE:.9g}",
         "TYPE": interface.inputs[0].c_type,
         "BUFFERS": "",
     }
@@ -133,18 +142,18 @@ def rollout_of(interface: Interface, workspace: Size, check_stack: Callable[[int
     if is_text:
         check_stack(on_stack + 8 * layout.width)
         feed = FEED_ONE_HOT if layout.one_hot else FEED_TOKEN
-        return filled(f"{CHOOSE}\n{GENERATE.replace('@FEED@', feed)}", words)
-    if carries(signature):
+        return fill_template(f"{CHOOSE}\n{GENERATE.replace('@FEED@', feed)}", words)
+    if carries_state(signature):
         check_stack(on_stack)
-        return filled(CARRY, words)
+        return fill_template(CARRY, words)
     on_stack += 4 * window * layout.width
     if mode.one_step:
         check_stack(on_stack)
-        return filled(RESET.replace("@FORECAST@", BY_STEPS), {**words, "BUFFERS": "  size_t k;\n"})
+        return fill_template(RESET.replace("@FORECAST@", BY_STEPS), {**words, "BUFFERS": "  size_t k;\n"})
     rows = window if layout.y_time_axis is not None else 1
     check_stack(on_stack + workspace.at(window) + 4 * rows * layout.width)
     words["GIVEN"] = f"{window}, " if mode.dynamic else ""
     words["LAST"] = str((rows - 1) * layout.width)
     memory = interface.workspace_macro.replace(STEPS, str(window))
     words["BUFFERS"] = f"  float said[{rows * layout.width}];\n  double workspace[({memory} + 7) / 8];\n"
-    return filled(RESET.replace("@FORECAST@", AS_A_WHOLE), words)
+    return fill_template(RESET.replace("@FORECAST@", AS_A_WHOLE), words)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from lstm_deploy.contract import Array, Mode, Signature, sample_inputs
+from lstm_deploy.contract import Array, CallMode, Signature, sample_inputs
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.sizes import Size, fit
 from lstm_deploy.runtimes import open_session
@@ -54,7 +54,7 @@ class Known(NamedTuple):
     """Its entries where the number of steps alone decides them."""
 
 
-def examine(model: onnx.ModelProto, signature: Signature, mode: Mode) -> dict[str, Known]:
+def examine(model: onnx.ModelProto, signature: Signature, mode: CallMode) -> dict[str, Known]:
     """All values of a graph, by name, for one row: of one step, or of any number that its contract allows.
 
     Raises `InputError` where a shape depends on more than the steps.

@@ -9,14 +9,14 @@ from lstm_deploy.contract import (
     C_BYTES,
     CONTRACT_KEY,
     STEPS,
+    CInterface,
     Classify,
+    CTensor,
     Forecast,
-    Interface,
     LanguageModel,
     Signature,
-    Tensor,
-    commented,
-    field,
+    comment_safe,
+    state_field,
 )
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.literals import literal
@@ -46,7 +46,7 @@ HELPERS = {
 }
 
 
-class Writer(Interface):
+class Writer(CInterface):
     """Writes the two files of one model."""
 
     def __init__(self, name: str, signature: Signature, precision: str) -> None:
@@ -64,8 +64,8 @@ class Writer(Interface):
     def header(self, weights_file: str, weights_bytes: int) -> str:
         name, upper = self.name, self.name.upper()
         members = "".join(
-            f"  {each.c_type} {field(each)}[{each.size}]; /* {self._shape(each)}: "
-            f"{commented(each.spec.name)}, then {commented(after.spec.name)} */\n"
+            f"  {each.c_type} {state_field(each)}[{each.size}]; /* {self._shape(each)}: "
+            f"{comment_safe(each.spec.name)}, then {comment_safe(after.spec.name)} */\n"
             for each, after in zip(self.states_in, self.states_out, strict=True)
         )
         sizes = "".join(
@@ -76,7 +76,7 @@ class Writer(Interface):
         if not self.mode.one_step:
             text = str(self.workspace).replace(STEPS, f"(size_t)({STEPS})")
             sizes += f"#define {self.workspace_macro} {text} /* bytes */\n"
-        functions = "\n".join(f"{_wrapped(what)}\n{head};\n" for what, head in self.prototypes())
+        functions = "\n".join(f"{_wrapped(what)}\n{head};\n" for what, head in self.prototypes().values())
         if self.mapped:
             sizes += f"#define {upper}_WEIGHTS_BYTES {weights_bytes} /* of {weights_file}, where the weights lie */\n"
         if isinstance(self.signature.task, Forecast):
@@ -131,11 +131,11 @@ class Writer(Interface):
 
     def _functions(self) -> str:
         name, w = self.name, self.weights_argument
-        heads = {head.split("(")[0].rsplit("_", 1)[1]: head for _, head in self.prototypes()}
+        heads = {function: head for function, (_, head) in self.prototypes().items()}
         parts = [self._init(heads["init"])]
         arguments = ", ".join(each.name for each in (*self.inputs, *self.outputs))
-        given = [each.name for each in self.inputs] + [f"state->{field(each)}" for each in self.states_in]
-        given += [each.name for each in self.outputs] + [f"next.{field(each)}" for each in self.states_in]
+        given = [each.name for each in self.inputs] + [f"state->{state_field(each)}" for each in self.states_in]
+        given += [each.name for each in self.outputs] + [f"next.{state_field(each)}" for each in self.states_in]
         if self.mode.dynamic:
             given = [STEPS, *given]
         if not self.mode.one_step:
@@ -144,13 +144,13 @@ class Writer(Interface):
         parts.append(f"{head}\n{{\n  {name}_state next;\n  call({w}{', '.join(given)});\n  *state = next;\n}}\n")
         if self.mode.one_step:
             parts.append(self._steps(heads["sequence"]))
-        elif self.streams:
+        elif self.has_step:
             self.check_stack(self.workspace.at(1))
             parts.append(
                 f"{heads['step']}\n{{\n  double workspace[({self.workspace_macro.replace(STEPS, '1')} + 7) / 8];\n"
                 f"  {name}_sequence({w}state, 1, {arguments}, workspace);\n}}\n"
             )
-        if self.rolls:
+        if self.has_rollout:
             parts.append(rollout_of(self, self.workspace, self.check_stack))
         return "\n".join(parts)
 
@@ -161,7 +161,7 @@ class Writer(Interface):
             start = initial[each.spec.name].reshape(-1)
             if start.any():
                 numbers = ", ".join(literal(number) for number in start)
-                member = field(each)
+                member = state_field(each)
                 lines.append(
                     f"  {{\n    static const float learned[{start.size}] = {{{numbers}}};\n"
                     f"    memcpy(state->{member}, learned, sizeof learned);\n  }}\n"
@@ -236,7 +236,7 @@ class Writer(Interface):
         lines.append(f"in training each sequence {began}")
         if signature.streaming != "exact":
             lines.append(f"chunks with carried state are NOT the whole sequence: {signature.streaming_reason}")
-        text = "\n".join(f" *   {commented(line)}" for line in lines)
+        text = "\n".join(f" *   {comment_safe(line)}" for line in lines)
         return (
             f"/* {self.name}: an LSTM network in {self.precision} as C99, by lstm-deploy "
             f"{version('lstm-deploy')}; it needs libm only.\n"
@@ -244,7 +244,7 @@ class Writer(Interface):
             f"{text}\n */"
         )
 
-    def _shape(self, tensor: Tensor) -> str:
+    def _shape(self, tensor: CTensor) -> str:
         axis = self.signature.batch_axis_of_state
         return f"[layers * directions, size] = {[dim for at, dim in enumerate(tensor.spec.shape) if at != axis]}"
 
@@ -269,7 +269,7 @@ def _used(name: str, lines: Sequence[str]) -> bool:
 def _wrapped(text: str) -> str:
     """A comment of lines that are not too long."""
     lines, line = [], "/*"
-    for word in commented(text).split():
+    for word in comment_safe(text).split():
         if len(line) + len(word) > 114:
             lines.append(line)
             line = "  "

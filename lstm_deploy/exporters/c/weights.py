@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_deploy.artifacts import Quantized
-from lstm_deploy.contract import C_TYPES, Array, commented
+from lstm_deploy.contract import C_TYPES, Array, comment_safe
 from lstm_deploy.exporters.c.literals import literal
 
 MAPPED_ABOVE = 4_000_000
@@ -104,4 +104,4 @@ def _array(entry: Entry) -> str:
 
 def _comment(entry: Entry) -> str:
     """What an array is, and its shape, as `artifacts.c_weights` reads them."""
-    return f"/* {commented(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"
+    return f"/* {comment_safe(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"

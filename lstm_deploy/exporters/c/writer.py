@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from lstm_deploy.artifacts import constants_of, onnx_graph, replacing, weights_file
+from lstm_deploy.artifacts import atomic_write, constants_of, onnx_graph, weights_file
 from lstm_deploy.contract import Signature
 from lstm_deploy.exporters.c import kernels, kernels_int8
 from lstm_deploy.exporters.c.nodes import Translator, needed
@@ -34,9 +34,9 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
     text_of_kernels = _kernels(translator.kernels, translator.weights.longest)
     text = writer.source(header.name, translator, text_of_kernels, weights)
     size = weights.stat().st_size if writer.mapped else 0
-    with replacing(header) as file:
+    with atomic_write(header) as file:
         file.write_text(writer.header(weights.name, size), encoding="utf-8")
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write_text(text, encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from lstm_deploy.contract import (
     Signature,
     TensorSpec,
     layout_of,
-    padded,
+    pad_sequences,
     sample_inputs,
     sizes_of,
 )
@@ -220,7 +220,7 @@ def _labelled(
     calls, truths = [], []
     size = WINDOWS if lengths else 1
     for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
-        tokens, counts = padded([task.encode(given.texts[row])[: held_out.get("window")] for row in batch])
+        tokens, counts = pad_sequences([task.encode(given.texts[row])[: held_out.get("window")] for row in batch])
         feeds = {spec.name: counts.astype(spec.dtype) for spec in lengths}
         calls.append({x.name: layout.inputs(tokens).astype(x.dtype, copy=False), **feeds})
         truths.append(np.array([task.labels.index(given.labels[row]) for row in batch]))

@@ -11,7 +11,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lstm_deploy.artifacts import read_npz, read_text, require_file
-from lstm_deploy.contract import Array, Unit, pieces
+from lstm_deploy.contract import Array, Unit, split_text
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.training.data.tables import read_table
 
@@ -93,7 +93,7 @@ def vocabulary_of(texts: Iterable[str], unit: Unit, largest: int, least_count: i
 
     Raises `InputError` if nothing does.
     """
-    counts = Counter(piece for text in texts for piece in pieces(text, unit))
+    counts = Counter(piece for text in texts for piece in split_text(text, unit))
     counts.pop(UNKNOWN, None)
     ordered = sorted(counts, key=lambda piece: (-counts[piece], piece))
     chosen = [piece for piece in ordered[: largest - 1] if counts[piece] >= least_count]

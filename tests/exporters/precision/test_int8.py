@@ -12,7 +12,7 @@ from torch import nn
 
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
-from lstm_deploy.artifacts.saturation import needs_vnni, problems, saturating
+from lstm_deploy.artifacts.saturation import needs_vnni, problems, saturating_nodes
 from lstm_deploy.contract.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
@@ -62,7 +62,7 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     lifted, path = exported(tmp_path, Net(5, **form))
     quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel, weights=weights))
     model = onnx.load(tmp_path / "q.onnx")
-    assert saturating(model, tmp_path) == {}
+    assert saturating_nodes(model, tmp_path) == {}
     assert lstm_counts(model) == (num_layers, num_layers)
     assert len(lstm_layers(model)) == num_layers
     assert (

@@ -6,7 +6,7 @@ from typing import Any
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2f6db3", "#e07b39", "#8a8a8a", "#3a9a5b", "#8b5fb0", "#b03a48"
 
 
-def cell(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value with three digits that matter; a dash for none."""
     if value is None:
         return "–"
