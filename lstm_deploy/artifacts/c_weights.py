@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_deploy.artifacts.c_blocks import unpack_dense_int8, unpack_lstm, unpack_lstm_int8
 from lstm_deploy.artifacts.files import weights_file
-from lstm_deploy.artifacts.onnx_weights import LstmLayer, Matrix, StoredWeights, half_step
+from lstm_deploy.artifacts.onnx_weights import LstmLayer, Matrix, StoredWeights
 from lstm_deploy.contract import Array
 
 _DTYPES = {"float": "<f4", "int8_t": "i1", "int32_t": "<i4", "int64_t": "<i8", "unsigned char": "u1"}
@@ -40,14 +40,13 @@ def read(path: Path) -> StoredWeights:
     layers = _layers(text, arrays, labels, packed)
     matrices: list[Matrix] = []
     for match in _DENSE_CALL.finditer(text):
-        matrix, scale = unpack_dense_int8(arrays[match[1]], arrays[match[2]], int(match[3]), int(match[4]))
-        matrices.append((matrix, half_step(scale)))
+        matrices.append(unpack_dense_int8(arrays[match[1]], arrays[match[2]], int(match[3]), int(match[4])))
         packed |= {match[1], match[2]}
     for name, label in labels.items():
         if label.endswith("_bytes") and arrays[name].ndim == 2:
             scales = next(array for other, array in arrays.items() if labels[other] == f"{label[:-6]}_scales")
             scale = scales[:, None].astype(np.float64)
-            matrices.append((arrays[name] * scale, half_step(scale)))
+            matrices.append((arrays[name] * scale, scale))
     floats = {
         labels[name]: array.squeeze()
         for name, array in arrays.items()

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from lstm_deploy.contract import LSTM, Array
 
 Matrix = tuple[Array, Array | float]
-"""A matrix in float64, and how far rounding may have moved its entries."""
+"""A matrix in float64, and the distance between neighbouring values if it was rounded to int8 or float16, else 0."""
 
 
 class LstmLayer(NamedTuple):
@@ -75,11 +75,6 @@ def lstm_layers(model: onnx.ModelProto) -> list[LstmLayer]:
     return layers
 
 
-def half_step(step: Array) -> Array:
-    """How far rounding to multiples of `step` may move a number; a little more, as `step` itself is rounded."""
-    return 0.5 * step * (1 + 1e-3)
-
-
 def _matrices(constants: Mapping[str, Array]) -> list[Matrix]:
     matrices: list[Matrix] = []
     for name, value in constants.items():
@@ -87,11 +82,11 @@ def _matrices(constants: Mapping[str, Array]) -> list[Matrix]:
         if value.ndim != 2:
             continue
         if value.dtype.kind == "f":
-            rounding = np.spacing(np.abs(value)).astype(np.float64) / 2 if value.itemsize == 2 else 0.0
-            matrices.append((value.astype(np.float64), rounding))
+            step = np.spacing(np.abs(value)).astype(np.float64) if value.itemsize == 2 else 0.0
+            matrices.append((value.astype(np.float64), step))
         elif f"{base}_scale" in constants and f"{base}_zero_point" in constants:
             step, zero = constants[f"{base}_scale"].astype(np.float64), constants[f"{base}_zero_point"]
-            matrices.append(((value.astype(np.float64) - zero) * step, half_step(step)))
+            matrices.append(((value.astype(np.float64) - zero) * step, step))
     return matrices
 
 

@@ -125,10 +125,10 @@ def saturating_nodes(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[in
     totals: dict[str, tuple[int, int]] = {}
     for number, (node, scope) in enumerate(_nodes(model.graph, _Scope({}, {}, {}, folder))):
         counts = [_count(node, scope, position) for position in WEIGHTS.get(node.op_type, ())]
-        if any(saturating for saturating, _ in counts):
+        if any(saturating_nodes for saturating_nodes, _ in counts):
             label = node.name or f"{node.op_type} {number}"
-            saturating, rows = (sum(column) for column in zip(*counts, totals.get(label, (0, 0)), strict=True))
-            totals[label] = saturating, rows
+            saturating_nodes, rows = (sum(column) for column in zip(*counts, totals.get(label, (0, 0)), strict=True))
+            totals[label] = saturating_nodes, rows
     return totals
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.runtimes import PROVIDERS
 
 SIDE = 1024
 """Of the square matrices that are multiplied."""
@@ -50,7 +51,7 @@ def measure(provider: str = "cpu", threads: int = 1) -> dict[str, Any]:
 def main() -> None:
     """Measure on the provider and with the threads that the command line names."""
     provider, threads = sys.argv[1], int(sys.argv[2])
-    print(json.dumps(_cpu(threads) if provider == "cpu" else _cuda()))  # noqa: T201 - read by `measure`
+    print(json.dumps(_cuda() if PROVIDERS[provider].device == "cuda" else _cpu(threads)))  # noqa: T201 - read by `measure`
 
 
 def caches() -> list[tuple[str, int]]:

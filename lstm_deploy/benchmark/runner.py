@@ -46,7 +46,8 @@ UNSTABLE = 0.05
 TWIN = "again"
 """What follows the name of a baseline that is timed a second time."""
 WRONG = 1e-3
-"""Relative difference from the baseline above which a float32 variant computes something else."""
+"""Relative difference from the baseline above which a float32 variant is warned of; no proof, so not one of
+`validation.tolerances`, whose figures are for artifacts."""
 SEQ_LEN = 100
 """Steps of a sequence, where the model takes any number."""
 

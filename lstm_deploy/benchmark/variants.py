@@ -15,7 +15,7 @@ from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCOPES, Case
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import SUFFIXES, cannot_run
+from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, cannot_run
 
 STEPS = ("stream", "sequence")
 """What a model itself is timed in; a rollout is compared with the model called for each step, too."""
@@ -278,7 +278,7 @@ def _variants(
             "or time it all the same with --unvalidated."
         )
     is_rollout = artifact in bundle.manifest.rollouts
-    ways = CUDA_SETTINGS[artifact.format] if provider == "cuda" and not is_rollout else ((),)
+    ways = CUDA_SETTINGS[artifact.format] if PROVIDERS[provider].settings and not is_rollout else ((),)
     precision = [] if artifact.precision == "float32" else [artifact.precision]
     return [
         Variant(

@@ -1,8 +1,9 @@
-"""What the options of the command line mean: texts become numbers, names, pairs, a source and its task."""
+"""Parsing of option values: numbers, names, pairs, the source of a network and its task."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lstm_deploy.cli.options import SourceOptions, TaskOptions
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import RANGES, SEARCHABLE, Range, option_of
 
@@ -12,75 +13,59 @@ if TYPE_CHECKING:
 
 
 def origin(
-    path: Path,
-    model: str | None,
-    init: str | None,
-    weights_key: str | None,
-    inputs: list[str] | None,
-    trust_pickle: bool,
-    task: "Task | None" = None,
-    state_policy: "StatePolicy | None" = None,
+    path: Path, source: SourceOptions, task: "Task | None" = None, state_policy: "StatePolicy | None" = None
 ) -> "Origin":
-    """A file of weights, and all that says which network they belong to."""
+    """A file of weights, and how it becomes a network."""
     import json
 
     from lstm_deploy.contract import TensorSpec
     from lstm_deploy.lifting import Origin
 
     try:
-        arguments = json.loads(init or "{}")
+        init = json.loads(source.init or "{}")
     except json.JSONDecodeError as error:
         raise InputError(f"--init is not JSON ({error}); write it as '{{\"hidden\": 64}}'.") from error
-    if not isinstance(arguments, dict):
+    if not isinstance(init, dict):
         raise InputError("--init is not a JSON object; write it as '{\"hidden\": 64}'.")
-    specs = tuple(TensorSpec.parse(text) for text in inputs or ())
     return Origin(
         path=path,
-        model=model,
-        init=arguments,
-        weights_key=weights_key,
-        inputs=specs,
-        trust_pickle=trust_pickle,
+        model=source.model,
+        init=init,
+        weights_key=source.weights_key,
+        inputs=tuple(TensorSpec.parse(text) for text in source.inputs or ()),
+        trust_pickle=source.trust_pickle,
         task=task,
         state_policy=state_policy,
     )
 
 
-def task_of(
-    kind: str | None,
-    features: str | None,
-    target: str | None,
-    window: int | None,
-    vocabulary: Path | None,
-    labels: str | None,
-    unit: str,
-) -> "Task | None":
-    """What a network of others was made to do; none where nothing is said."""
+def task_of(given: TaskOptions) -> "Task | None":
+    """The task of a third-party model; none where no option names it."""
     from lstm_deploy.contract import Classify, Forecast, LanguageModel
     from lstm_deploy.training import read_vocabulary
 
-    columns, classes = names(features) or (), names(labels) or ()
-    match kind:
+    columns, classes, vocabulary = names(given.features) or (), names(given.labels) or (), given.vocabulary
+    match given.task:
         case None:
-            if any(given is not None for given in (features, target, window, vocabulary, labels)):
+            if given != TaskOptions(unit=given.unit):
                 raise InputError("--features, --target, --window, --vocabulary and --labels go with --task; add it.")
             return None
         case "forecast":
-            if vocabulary or labels:
+            if vocabulary or given.labels:
                 raise InputError("--task forecast has no --vocabulary and no --labels; leave them out.")
             if not columns:
                 raise InputError("--task forecast needs --features, the columns of x in order; add them.")
-            if window is None:
+            if given.window is None:
                 raise InputError("--task forecast needs --window, the rows that one example had; add it.")
-            return Forecast(features=columns, targets=names(target) or columns, window=window)
+            return Forecast(features=columns, targets=names(given.target) or columns, window=given.window)
         case "lm":
-            if vocabulary is None or features or target or labels:
+            if vocabulary is None or given.features or given.target or given.labels:
                 raise InputError("--task lm takes --vocabulary FILE and no columns or labels.")
             return LanguageModel(vocabulary=read_vocabulary(vocabulary, characters=True)[0])
-    if vocabulary is None or not classes or features or target:
+    if vocabulary is None or not classes or given.features or given.target:
         raise InputError("--task classify takes --vocabulary FILE and --labels, and no columns.")
-    entries, unknown_token = read_vocabulary(vocabulary, characters=unit == "character")
-    return Classify(labels=classes, vocabulary=entries, unit=unit, unknown=unknown_token)  # type: ignore[arg-type]
+    entries, unknown_token = read_vocabulary(vocabulary, characters=given.unit == "character")
+    return Classify(labels=classes, vocabulary=entries, unit=given.unit, unknown=unknown_token)
 
 
 def pairs(option: str, texts: list[str] | None) -> dict[str, str]:

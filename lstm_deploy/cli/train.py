@@ -1,12 +1,14 @@
 """`lstm-deploy train`: its options, and what it says."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from msgspec.structs import replace
 
 from lstm_deploy.cli import arguments, console
+from lstm_deploy.cli.options import ForceFlag, JsonFlag
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import (
     Generator,
@@ -30,7 +32,6 @@ from lstm_deploy.training import (
 if TYPE_CHECKING:
     from lstm_deploy.training import Found, Material, Trained
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 OF_TASK: dict[TaskName, tuple[str, ...]] = {
     "forecast": ("target", "features", "missing", "data", "rows"),
     "lm": (),
@@ -40,7 +41,6 @@ OF_TASK: dict[TaskName, tuple[str, ...]] = {
 LONGEST_NAME = 200
 """Bytes of a file name, so that what is written beside it has a name, too."""
 OF_FILE = ("target", "features", "missing")
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def train(
@@ -279,7 +279,7 @@ def _finish(result: "tuple[Trained, Found | None]", output: Path, folder: Path, 
             f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on."
         )
         raise typer.Exit(console.INTERRUPTED)
-    console.note(f"next: lstm-deploy export {quoted(output)} -o exported/{output.stem}")
+    console.note(f"next: lstm-deploy export {quote(str(output))} -o exported/{output.stem}")
 
 
 def _check_options(task: TaskName, given: dict[str, Any], recipe: Recipe) -> None:
@@ -343,10 +343,3 @@ def _ranges(given: dict[str, Any]) -> dict[str, Range]:
 
 def _option(field: str) -> str:
     return option_of(field).replace("-", "_")
-
-
-def quoted(path: Path) -> str:
-    """A path as a shell takes it."""
-    from shlex import quote
-
-    return quote(str(path))

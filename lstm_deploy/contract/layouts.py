@@ -45,8 +45,8 @@ def pad_sequences(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """Tokens of unequal length as `[rows, longest]`, padded with 0, and their lengths."""
     lengths = np.array([len(row) for row in rows])
     x = np.zeros((len(rows), lengths.max()), np.int64)
-    for padded, row in zip(x, rows, strict=True):
-        padded[: len(row)] = row
+    for pad_sequences, row in zip(x, rows, strict=True):
+        pad_sequences[: len(row)] = row
     return x, lengths
 
 

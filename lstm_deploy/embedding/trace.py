@@ -23,14 +23,7 @@ from lstm_deploy.artifacts import Artifact, Bundle
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import open_runtime
-from lstm_deploy.validation import Case, allowed, golden_cases, relative_tolerance, run_case
-
-OTHER_KERNELS = 0.05
-"""What int8 may differ by between kernels, relative to the size of the number.
-
-Those of trained networks were 0.015 apart, as an activation may fall beside another of 255 levels; a state that was
-lost or swapped was off by 0.25 and more.
-"""
+from lstm_deploy.validation import INT8_KERNELS, Case, allowed, golden_cases, relative_tolerance, run_case
 
 INFINITE = 1e300
 """Infinite numbers stand so in the trace, as not every language reads them; clients bound what they compare by it."""
@@ -51,7 +44,7 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     if artifact.precision == "int8":
         runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
         cases = [case._replace(wanted=tuple(run_case(runtime, case))) for case in cases]
-        relative = OTHER_KERNELS
+        relative = INT8_KERNELS.relative
     # The chain from the initial state comes last, and then its first call once more: `reset` has something to undo.
     lines = [line for case in reversed(cases) for line in _records(signature, case, relative)]
     lines += [*_start(signature, cases[0]), *_call(signature, cases[0], 0, relative)]

@@ -211,7 +211,7 @@ class Carried(NamedTuple):
 def export_rollout(model_path: Path, path: Path) -> None:
     """Write the rollout of an ONNX artifact of ours; weights that lie beside it stay there, for both.
 
-    Raises `InputError` for a model that has none (see `rollouts.contract_of`).
+    Raises `InputError` for a model that has none (see `contract.rollout_contract`).
     """
     model = onnx.load(model_path, load_external_data=False)
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")

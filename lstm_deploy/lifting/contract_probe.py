@@ -300,6 +300,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _close_columns(got: Tensor, wanted: Tensor) -> bool:
+    # Two runs of one module in float64, in this room's own tolerance: that of artifacts is validation's, above it.
     columns = wanted.flatten(0, -2) if wanted.dim() > 1 else wanted.reshape(-1, 1)
     spread = (columns.amax(0) - columns.amin(0)).reshape(-1)  # one for each entry of the last axis, or for all
     spread = torch.nan_to_num(spread, nan=0.0, posinf=0.0)  # of columns that are masked with infinities

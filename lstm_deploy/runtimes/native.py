@@ -217,7 +217,7 @@ class RowsCall:
 
 
 class NativeRollout:
-    """The rollout of a C artifact, whose contract is `rollouts.contract_of` the model's."""
+    """The rollout of a C artifact, whose contract is `contract.rollout_contract` the model's."""
 
     swallows_nan = False
     rollout = None

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.benchmark.variants import Wanted, variants_of
-from lstm_deploy.cli.application import app
+from lstm_deploy.cli import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import pipeline, report
 from lstm_deploy.exporters.precision import selection

@@ -1,58 +1,40 @@
-"""The demo: the real commands, one after another, on data that every install has."""
+"""`lstm-deploy demo`: the real commands, one after another, on data that every install has."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from pydoc_data import topics
 from shlex import join
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from matplotlib.cbook import get_sample_data
+import typer
 
 from lstm_deploy.cli import console
 from lstm_deploy.errors import LstmDeployError
 
-RunCommand = Callable[..., object]
+
+def demo(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write to.")] = Path("exported/demo"),
+) -> None:
+    """Train, export, validate, measure and use two models on data that every install has; takes 2 minutes."""
+    application = context.find_root().command
+    show(output, lambda *words: application.main(list(words), prog_name="lstm-deploy", standalone_mode=False))
 
 
-def show(output: Path, run_command: RunCommand) -> None:
+def show(output: Path, run_command: Callable[..., object]) -> None:
     """Take a price forecaster and a character model from training to use, into `output`."""
-    prices, text = output / "goog.csv", output / "help.txt"
+    prices, text, goog, words = (output / name for name in ("goog.csv", "help.txt", "goog", "help"))
     output.mkdir(parents=True, exist_ok=True)
     write_prices(prices)
     write_text(text)
     console.say("1. The daily prices of Google 2004-2008, which come with matplotlib: forecast the next close.")
-    goog, words = output / "goog", output / "help"
-    columns = "open,high,low,close"
-    commands = [
-        [
-            "train",
-            prices,
-            "--task",
-            "forecast",
-            "--target",
-            "close",
-            "--features",
-            columns,
-            "-o",
-            f"{goog}.safetensors",
-            "--force",
-        ],
-        ["export", f"{goog}.safetensors", "-o", goog, "--force"],
-        ["validate", goog],
-        ["bench", goog],
-        ["run", goog, "--input", prices, "--plot", f"{goog}-forecast.png"],
-    ]
-    _run_all(commands, run_command)
+    options = ["--task", "forecast", "--target", "close", "--features", "open,high,low,close"]
+    use = ["--input", prices, "--plot", f"{goog}-forecast.png"]
+    _train_to_use(prices, options, goog, use, run_command)
     console.say("\n2. Python's own help text: a model of its characters.")
-    commands = [
-        ["train", text, "--task", "lm", "--epochs", "6", "-o", f"{words}.safetensors", "--force"],
-        ["export", f"{words}.safetensors", "-o", words, "--force"],
-        ["validate", words],
-        ["bench", words],
-        ["run", words, "--prompt", "The for statement ", "--steps", "300", "--temperature", "0.7"],
-    ]
-    _run_all(commands, run_command)
+    options = ["--task", "lm", "--epochs", "6"]
+    use = ["--prompt", "The for statement ", "--steps", "300", "--temperature", "0.7"]
+    _train_to_use(text, options, words, use, run_command)
     console.say(f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training.")
     console.say(f"Reports: {goog}/report.md, {words}/report.md.")
     console.say("Try next:")
@@ -67,6 +49,8 @@ def show(output: Path, run_command: RunCommand) -> None:
 
 def write_prices(path: Path) -> None:
     """Google's daily open, high, low and close as CSV, with the dates."""
+    from matplotlib.cbook import get_sample_data
+
     prices = cast(Any, get_sample_data("goog.npz"))["price_data"]
     names = ("date", "open", "high", "low", "close")
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -77,11 +61,23 @@ def write_prices(path: Path) -> None:
 
 def write_text(path: Path) -> None:
     """The help on Python's language, topic after topic."""
+    from pydoc_data import topics
+
     path.write_text("\n\n".join(topics.topics.values()), encoding="utf-8")
 
 
-def _run_all(commands: list[list[object]], run_command: RunCommand) -> None:
-    for command in commands:
+def _train_to_use(
+    data: Path, options: list[str], bundle: Path, use: list[object], run_command: Callable[..., object]
+) -> None:
+    """Run the five commands that lead from data to a bundle in use."""
+    checkpoint = f"{bundle}.safetensors"
+    for command in (
+        ["train", data, *options, "-o", checkpoint, "--force"],
+        ["export", checkpoint, "-o", bundle, "--force"],
+        ["validate", bundle],
+        ["bench", bundle],
+        ["run", bundle, *use],
+    ):
         console.say(f"\n$ {_line(command)}")
         code = run_command(*map(str, command))
         if code == console.INTERRUPTED:
@@ -90,5 +86,5 @@ def _run_all(commands: list[list[object]], run_command: RunCommand) -> None:
             raise LstmDeployError(f"{_line(command)} failed, so the demo ends here; its message is above.")
 
 
-def _line(command: list[object] | list[str]) -> str:
+def _line(command: Sequence[object]) -> str:
     return join(["lstm-deploy", *map(str, command)])

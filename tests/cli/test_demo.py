@@ -2,8 +2,7 @@ import csv
 
 import pytest
 
-from lstm_deploy.cli import demonstration
-from lstm_deploy.cli.application import app
+from lstm_deploy.cli import app, demo
 
 
 def test_the_prices_are_real_and_whole(prices):
@@ -24,7 +23,7 @@ def test_the_demo_takes_both_models_from_training_to_use(tmp_path, capsys):
             words = (*words, "--batch", "1", "--baseline", "floor", "--no-roofline")
         return app(words, prog_name="lstm-deploy", standalone_mode=False)
 
-    demonstration.show(tmp_path / "demo ü", run)
+    demo.show(tmp_path / "demo ü", run)
     out = capsys.readouterr().out
     assert out.count("$ lstm-deploy") == 10
     assert "checks passed" in out
