@@ -140,8 +140,14 @@ class CInterface:
         self.outputs = c_tensors(signature.outputs, signature, taken)
         self.states_in = c_tensors(signature.state_inputs, signature, taken)
         self.states_out = c_tensors(signature.state_outputs, signature, taken)
-        self.weights_parameter = "const void *weights, " if mapped else ""
-        self.weights_argument = "weights, " if mapped else ""
+
+    @property
+    def weights_parameter(self) -> str:
+        return "const void *weights, " if self.mapped else ""
+
+    @property
+    def weights_argument(self) -> str:
+        return "weights, " if self.mapped else ""
 
     @property
     def workspace_macro(self) -> str:

@@ -217,7 +217,7 @@ class RowsCall:
 
 
 class NativeRollout:
-    """The rollout of a C artifact, whose contract is `contract.rollout_contract` the model's."""
+    """The rollout of a C artifact, with the contract that `rollout_contract` derives."""
 
     swallows_nan = False
     rollout = None

@@ -25,7 +25,7 @@ ERRORS = [ValueError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space lef
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_what_goes_wrong_leaves_nothing(tmp_path, error):
+def test_an_error_leaves_nothing_behind(tmp_path, error):
     with pytest.raises(type(error)), atomic_bundle(tmp_path / "b", force=False) as partial:
         fill(partial)
         raise error
@@ -33,7 +33,7 @@ def test_what_goes_wrong_leaves_nothing(tmp_path, error):
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_what_goes_wrong_leaves_the_old_bundle(bundle_copy, error):
+def test_an_error_leaves_the_old_bundle(bundle_copy, error):
     before = (bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent))
     with pytest.raises(type(error)), atomic_bundle(bundle_copy, force=True) as partial:
         fill(partial)
@@ -54,7 +54,7 @@ def test_a_bundle_is_not_replaced_without_force(bundle_copy):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_not_a_bundle_is_never_replaced(tmp_path, bundle_copy, force):
+def test_a_directory_that_is_no_bundle_is_never_replaced(tmp_path, bundle_copy, force):
     (tmp_path / "ext").mkdir()
     (tmp_path / "ext" / MANIFEST).write_text('{"name": "a browser extension"}')
     with pytest.raises(InputError, match="is not of a bundle"):
@@ -125,17 +125,17 @@ def test_a_source_that_changed_is_not_the_source(bundle_copy, tmp_path):
     assert Bundle(bundle_copy).source_path is None
 
 
-def test_changed_files_are_noticed(bundle_copy):
+def test_changed_files_are_detected(bundle_copy):
     assert Bundle(bundle_copy).changed_files() == []
     (bundle_copy / "model.onnx").write_bytes(b"other")
     (bundle_copy / "golden.npz").unlink()
     assert Bundle(bundle_copy).changed_files() == ["model.onnx", "golden.npz"]
 
 
-def test_a_header_belongs_to_c_alone(tmp_path):
+def test_only_c_artifacts_have_a_header(tmp_path):
     for name in ("model.c", "model.h", "model.onnx"):
         (tmp_path / name).write_text(name)
     assert Artifact.of(tmp_path / "model.onnx", "onnx").header is None
-    found = Artifact.of(tmp_path / "model.c", "c")
-    assert [name for name, _ in found.files] == ["model.c", "model.h"]
-    assert found.bytes == 14
+    artifact = Artifact.of(tmp_path / "model.c", "c")
+    assert [name for name, _ in artifact.files] == ["model.c", "model.h"]
+    assert artifact.bytes == 14

@@ -25,7 +25,7 @@ def test_a_crash_ends_that_process_only():
         run_isolated(os._exit, 3)
 
 
-def test_what_it_prints_does_not_reach_standard_output(capfd):
+def test_its_output_does_not_reach_standard_output(capfd):
     run_isolated(print, "noise")
     assert capfd.readouterr().out == ""
 

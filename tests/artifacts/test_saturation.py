@@ -15,8 +15,8 @@ def graph(nodes, initializers=(), kind=TensorProto.UINT8):
     )
 
 
-def test_int8_products_of_every_kind_are_seen_to_saturate(tmp_path):
-    """Rows of weights lie along other axes in each operator; the pair that is too large is in one of them."""
+def test_saturation_is_detected_in_int8_products_of_every_kind(tmp_path):
+    """Each operator has the rows of its weights along other axes; one row has a pair that is too large."""
     bad, rows = np.zeros((4, 6), np.int8), 6  # [inputs, outputs]
     bad[2:, 1] = 100
     kernel = np.zeros((6, 2, 1, 3), np.int8)  # [outputs, channels, height, width]: neighbours across the channels
@@ -39,7 +39,7 @@ def test_int8_products_of_every_kind_are_seen_to_saturate(tmp_path):
         assert saturating_nodes(graph([node], [unsigned]), tmp_path) == {}
 
 
-def test_floats_of_integers_saturate_where_both_factors_are(tmp_path):
+def test_dequantized_products_saturate_if_both_factors_are_dequantized(tmp_path):
     weights = [numpy_helper.from_array(np.full((4, 6), 100, np.int8), "w")]
     half = [helper.make_node("DequantizeLinear", ["w", "s"], ["W"]), helper.make_node("MatMul", ["x", "W"], ["y"])]
     assert saturating_nodes(graph(half, weights), tmp_path) == {}
@@ -72,11 +72,11 @@ def constant(name, value):
     ],
     ids=["constant", "identity", "transposed", "reshaped", "rounded in the graph"],
 )
-def test_weights_are_found_however_they_stand_in_the_graph(tmp_path, nodes):
+def test_weights_are_found_however_they_are_stored_in_the_graph(tmp_path, nodes):
     assert saturating_nodes(graph([*nodes, PRODUCT]), tmp_path) == {"product": (6, 6)}
 
 
-def test_weights_and_activations_that_are_moved_before_the_product_of_floats_are_found(tmp_path):
+def test_moved_weights_and_activations_of_a_dequantized_product_are_found(tmp_path):
     nodes = [
         helper.make_node("DequantizeLinear", ["x", "s"], ["a"]),
         helper.make_node("Identity", ["a"], ["b"]),
@@ -109,7 +109,7 @@ def test_products_in_branches_and_functions_are_found(tmp_path):
     ],
     ids=["weights in the place of activations", "one channel for each output"],
 )
-def test_convolutions_that_add_in_32_bits_are_left_alone(tmp_path, node, weights):
+def test_convolutions_that_add_in_32_bits_do_not_saturate(tmp_path, node, weights):
     assert saturating_nodes(graph([node], [numpy_helper.from_array(weights, "w")]), tmp_path) == {}
 
 
@@ -122,11 +122,11 @@ def test_products_of_signed_activations_add_in_32_bits(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(), (0, 6), (4, 0)])
-def test_weights_of_nothing_do_not_saturate(tmp_path, shape):
+def test_empty_weights_do_not_saturate(tmp_path, shape):
     assert saturating_nodes(graph([PRODUCT], [numpy_helper.from_array(np.zeros(shape, np.int8), "w")]), tmp_path) == {}
 
 
-def test_malformed_nodes_and_files_are_no_traceback(tmp_path):
+def test_malformed_nodes_and_files_cause_no_traceback(tmp_path):
     assert saturating_nodes(graph([helper.make_node("DynamicQuantizeLSTM", ["x"], ["y"])]), tmp_path) == {}
     broken = [constant("b", np.array([5, 5])), helper.make_node("Reshape", ["a", "b"], ["w"]), PRODUCT]
     assert saturating_nodes(graph(broken, [numpy_helper.from_array(LARGE, "a")]), tmp_path) == {}
@@ -143,7 +143,7 @@ def test_malformed_nodes_and_files_are_no_traceback(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # the quantizer's own
-def test_what_onnxruntime_quantizes_by_itself_saturates_and_with_a_reduced_range_does_not(tmp_path):
+def test_a_model_quantized_by_onnxruntime_saturates_unless_its_range_is_reduced(tmp_path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     values = np.full((1, 32, 4), 0.5, np.float32), np.full((1, 32, 8), 0.5, np.float32)
