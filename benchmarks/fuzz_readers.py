@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
-from test_weights import KINDS, fuzz
+from fuzzing import KINDS, fuzz
 
 
 def main() -> None:

@@ -131,7 +131,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def forecaster(prices: Path) -> Path:
     """Checkpoint that predicts all four columns, so that it can feed itself."""
-    trained = training.train(training_data.series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
+    trained = training.train(training_data.load_series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
     path = prices.with_name("forecaster.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path
@@ -139,7 +139,7 @@ def forecaster(prices: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def language_model(text: Path) -> Path:
-    trained = training.train(training_data.text(text), small("lm"), ignore)
+    trained = training.train(training_data.load_text(text), small("lm"), ignore)
     path = text.with_name("lm.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path

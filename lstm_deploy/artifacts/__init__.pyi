@@ -21,7 +21,6 @@ from .bundle import (
     write_manifest as write_manifest,
 )
 from .c_blocks import (
-    GATES as GATES,
     GROUP as GROUP,
     ROW as ROW,
     UNITS as UNITS,

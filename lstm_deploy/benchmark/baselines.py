@@ -79,7 +79,7 @@ class EagerContender:
         signature, device = self.signature, self.provider
         name = signature.inputs[0].name
         arrays = [row[name] for row in inputs_of(signature, case)]
-        position = self.lifted.kept[0]
+        position = self.lifted.output_positions[0]
 
         initial = list(signature.initial_state(case.batch).values())
 
@@ -127,7 +127,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     """
     signature = lifted.signature
     convention = lifted.convention
-    plain = not (convention.names_device or convention.writes_inputs)
+    plain = not (convention.hardcodes_device or convention.mutates_inputs)
     children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
     if not plain or lifted.packs or len(signature.inputs) > 1 or len(children) != len(lifted.starts):
         return []
@@ -141,7 +141,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
         child.__class__ = CarryingLSTM  # type: ignore[assignment]
         child.carried = tuple(map(lifted.in_layout, state))
     try:
-        if torch.allclose(flatten(_called(lifted)(x))[lifted.kept[0]][1], expected, atol=1e-5):
+        if torch.allclose(flatten(_called(lifted)(x))[lifted.output_positions[0]][1], expected, atol=1e-5):
             return children
     except Exception:  # whatever the user's forward raises when it is called in another way
         pass
@@ -201,10 +201,10 @@ def compiled(module: Any) -> Any:
 
 def _called(lifted: Lifted) -> Any:
     """The user's module as a call of its input; a state that it demands is not looked at by LSTMs that carry theirs."""
-    if not lifted.convention.states:
+    if not lifted.convention.state_parameters:
         return lifted.module
     zeros = [torch.from_numpy(value) for value in lifted.signature.initial_state(1).values()][:2]
-    return partial(lifted.module, **lifted.convention.demanded((zeros[0], zeros[1])))
+    return partial(lifted.module, **lifted.convention.state_arguments((zeros[0], zeros[1])))
 
 
 def _load(bundle: Path, origin: str) -> Lifted:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from lstm_deploy.cli.options import SourceOptions, TaskOptions
 from lstm_deploy.errors import InputError
-from lstm_deploy.training import RANGES, SEARCHABLE, Range, option_of
 
 if TYPE_CHECKING:
     from lstm_deploy.contract import StatePolicy, Task
@@ -96,34 +95,6 @@ def numbers(option: str, texts: list[str] | None) -> dict[str, float]:
 def names(text: str | None) -> tuple[str, ...] | None:
     """Names between commas; none where nothing is said."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
-
-
-def ranges(texts: list[str] | None) -> dict[str, Range]:
-    """`OPTION=LOW..HIGH` (`:log` for small values as often as large ones) or `OPTION=A,B,C`, by field of a recipe."""
-    if not texts:
-        return RANGES
-    fields = {option_of(field): field for field in SEARCHABLE}
-    found: dict[str, Range] = {}
-    for option, text in pairs("range", texts).items():
-        field = fields.get(option.strip().removeprefix("--").replace("_", "-"))
-        if field is None:
-            raise InputError(f"--range {option} is nothing that a search can try; name one of {', '.join(fields)}.")
-        kind = SEARCHABLE[field]
-        values, log = text.removesuffix(":log"), text.endswith(":log")
-        try:
-            if ".." in values:
-                low, high = map(kind, values.split(".."))
-                if kind is str or not (low > 0 if log else low >= 0) or not low <= high < float("inf"):
-                    raise ValueError
-                found[field] = Range(low=low, high=high, log=log, whole=kind is int)
-            else:
-                found[field] = Range(choices=tuple(kind(value.strip()) for value in values.split(",")))
-        except ValueError as error:
-            raise InputError(
-                f"--range {option}={text} is no range; write {option}=LOW..HIGH, with :log where both are above 0, or "
-                f"{option}=A,B,C."
-            ) from error
-    return found
 
 
 def choices(option: str, text: str) -> tuple[str, ...]:

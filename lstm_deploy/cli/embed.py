@@ -24,13 +24,13 @@ def embed(
 ) -> None:
     """Write a client of a bundle in another language, with its state, its task and a golden trace to replay."""
     from lstm_deploy.artifacts import saturation
-    from lstm_deploy.embedding import generate
+    from lstm_deploy.embedding import LANGUAGES, generate
 
     if list_:
-        _show_languages(generate.LANGUAGES, json)
+        _show_languages(LANGUAGES, json)
         return
     if bundle is None or lang is None:
-        missing = "a bundle" if bundle is None else f"--lang, one of {', '.join(generate.LANGUAGES)}"
+        missing = "a bundle" if bundle is None else f"--lang, one of {', '.join(LANGUAGES)}"
         raise InputError(f"embed needs {missing}; lstm-deploy embed --list shows the languages.")
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = generate.embed(bundle, folder, lang, precision=precision, force=force)
@@ -40,7 +40,7 @@ def embed(
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return
     console.say(f"wrote {folder}: {', '.join(files)}")
-    console.note(f"next: cd {quote(str(folder))} && {generate.LANGUAGES[lang].run}")
+    console.note(f"next: cd {quote(str(folder))} && {LANGUAGES[lang].run}")
 
 
 def _show_languages(languages: Any, json: bool) -> None:

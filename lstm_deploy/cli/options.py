@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 from msgspec import Struct
@@ -64,6 +64,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, type[Struct]] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         kind = hints[name]
+        if (metadata := get_args(kind)[1:]) and isinstance(metadata[0], type):  # a struct made at run time
+            kind = metadata[0]
         if not (isinstance(kind, type) and issubclass(kind, Struct)):
             parameters.append(parameter.replace(annotation=kind))
             continue

@@ -12,7 +12,7 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
-from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, pack
+from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, to_onnx_order
 
 # It is only ever traced, never run: it has a shape and a translation, and no kernel.
 torch.library.define(
@@ -96,9 +96,9 @@ def lower(lifted: Lifted) -> None:
     """Make `torch.export` of `lifted` see one operator per LSTM layer; afterwards it can only be traced."""
     for path in lifted.calls:
         module = lifted.module.get_submodule(path)
-        packed = pack(module, path)
+        weights = to_onnx_order(module, path)
         for name in list(module._parameters):
             delattr(module, name)
-        for name, value in packed.items():
+        for name, value in weights.items():
             module.register_buffer(name, value)
         module.__class__ = LoweredLSTM if isinstance(module, nn.LSTM) else LoweredCell

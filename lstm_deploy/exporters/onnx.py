@@ -15,7 +15,7 @@ import torch
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
-from lstm_deploy.lifting import Lifted, example, refusal, shared_copy, trace, wrong_sizes
+from lstm_deploy.lifting import Lifted, example_inputs, frozen_size_error, shared_copy, trace, wrong_sizes
 
 OPSET = 18
 """The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
@@ -37,7 +37,7 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     except torch._dynamo.exc.UserError as error:
         if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
             raise
-        raise refusal(frozen) from error
+        raise frozen_size_error(frozen) from error
     _strip_traces(model)
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
@@ -71,7 +71,7 @@ def _check_ones(lifted: Lifted) -> tuple[str, ...]:
         return ()
     wrong = wrong_sizes(traced, lifted) if traced.frozen else []
     if wrong and all(1 in sizes.values() for sizes in wrong):
-        raise refusal(traced.frozen, wrong[0])
+        raise frozen_size_error(traced.frozen, wrong[0])
     return traced.frozen
 
 
@@ -88,7 +88,7 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
     dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=LARGEST_DIM) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with _quiet(), torch.no_grad():
-        program = torch.export.export(lowered, example(signature), dynamic_shapes=(dynamic,), strict=False)
+        program = torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
         exported = torch.onnx.export(
             program,
             input_names=signature.input_names,

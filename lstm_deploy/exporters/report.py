@@ -28,10 +28,10 @@ from lstm_deploy.artifacts import (
 from lstm_deploy.benchmark import plots as bench_plots, tables
 from lstm_deploy.contract import Forecast, LanguageModel, rollout_contract
 from lstm_deploy.errors import InputError
-from lstm_deploy.training import option_of
+from lstm_deploy.training import option_name
 
 if TYPE_CHECKING:
-    from lstm_deploy.training import Tried
+    from lstm_deploy.training import TrialSummary
 
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "^"), (GREEN, "D"), (PURPLE, "v"), (RED, "P"))
 """Colour and marker of each artifact."""
@@ -139,9 +139,9 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     return f"It does NOT beat the {which} baseline: {label} is {ours / theirs - 1:.1%} worse."
 
 
-def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
+def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list[str]]]:
     """Headings and rows: every trial of a search, the best first."""
-    names = list(dict.fromkeys(name for trial in tried for name in trial.chosen))
+    names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
     rows = [
         [
             str(trial.trial),
@@ -153,9 +153,9 @@ def search_table(tried: "Sequence[Tried]") -> tuple[list[str], list[list[str]]]:
                 for value in map(trial.chosen.get, names)
             ),
         ]
-        for trial in tried
+        for trial in trials
     ]
-    return ["trial", "validation loss", "epochs", "", *(option_of(name) for name in names)], rows
+    return ["trial", "validation loss", "epochs", "", *(option_name(name) for name in names)], rows
 
 
 def _figure(value: Any) -> str:

@@ -9,8 +9,8 @@ import torch
 
 from lstm_deploy.contract import CONTRACT_FILE
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import Lifted, refusal, trace, wrong_sizes
-from lstm_deploy.training import NETWORK_FILE, InferredConfig, Network, NetworkConfig
+from lstm_deploy.lifting import Lifted, frozen_size_error, trace, wrong_sizes
+from lstm_deploy.training import NETWORK_FILE, InferredConfig, NetworkConfig, NetworkDocument
 
 
 def export_torchscript(lifted: Lifted, path: Path) -> None:
@@ -25,11 +25,11 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
         )
     traced = trace(lifted)
     if wrong := wrong_sizes(traced, lifted):
-        raise refusal(traced.frozen, wrong[0])
+        raise frozen_size_error(traced.frozen, wrong[0])
     extra = {CONTRACT_FILE: lifted.signature.to_json()}
     config = getattr(lifted.module, "config", None)
     if isinstance(config, NetworkConfig | InferredConfig):
-        extra[NETWORK_FILE] = msgspec.json.encode(Network(network=config), order="sorted").decode()
+        extra[NETWORK_FILE] = msgspec.json.encode(NetworkDocument(network=config), order="sorted").decode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
         torch.jit.save(traced.script, str(path), _extra_files=extra)

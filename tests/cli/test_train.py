@@ -182,7 +182,7 @@ BAD = {
         ),
         (
             "a.csv --task forecast --target a --search 1 --learning-rate 0.1 --layers 1 --hidden-size 2 --dropout 0",
-            "name what it shall try with --range",
+            "name what to try with --range",
         ),
         (f"a.csv --task forecast --target a -o {'n' * 210}.safetensors", "too long"),
         ("a.csv --task forecast --target a --window 99", "smaller --window"),

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import refused_modules
 import torch
 from c_programs import NEEDS_CC
 from hypothesis import HealthCheck, example, given, settings, strategies as st
@@ -20,7 +21,7 @@ from lstm_deploy.contract.signature import CONTRACT_KEY, Signature, TensorSpec
 from lstm_deploy.errors import InputError, LiftingError, ParityError
 from lstm_deploy.exporters import pipeline
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.lifting.lifting import example as example_of, lift
+from lstm_deploy.lifting.lifting import example_inputs, lift
 from lstm_deploy.lifting.sources import Origin
 
 SHAPES = [(1, 1), (3, 7), (2, 100)]
@@ -36,7 +37,7 @@ def onnx_of(module, path, layout="batch,seq"):
 def assert_equal_on_all_shapes(lifted, path):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch, seq in SHAPES:
-        tensors = example_of(lifted.signature, batch, seq, seed=batch)
+        tensors = example_inputs(lifted.signature, batch, seq, seed=batch)
         states = [torch.randn_like(state) for state in tensors[1:]]
         feeds = dict(zip(lifted.signature.input_names, [tensors[0].numpy(), *(s.numpy() for s in states)], strict=True))
         got = session.run(lifted.signature.output_names, feeds)
@@ -117,13 +118,13 @@ def test_the_file_is_what_protobuf_itself_would_write(tmp_path):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (modules.BranchesOnRows, "if x.size(0) == 1"),
-        (modules.BranchesOnSteps, "if x.shape[1] > 10"),
-        (modules.TakesLen, "torch.zeros(1, len(x), 4)"),
+        (refused_modules.BranchesOnRows, "if x.size(0) == 1"),
+        (refused_modules.BranchesOnSteps, "if x.shape[1] > 10"),
+        (refused_modules.TakesLen, "torch.zeros(1, len(x), 4)"),
     ],
 )
 def test_a_size_that_forward_makes_a_decision_of_is_refused_with_the_line(tmp_path, make, text, format_):
-    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    source = Path(refused_modules.__file__).read_text(encoding="utf-8").splitlines()
     line = next(number for number, content in enumerate(source, 1) if text in content)
     with pytest.raises(LiftingError, match=rf"modules\.py:{line}.*x\.shape\[0\]"):
         lstm_deploy.export(make(), tmp_path / "b", inputs=INPUTS, formats=[format_])
@@ -133,7 +134,7 @@ def test_a_size_that_forward_makes_a_decision_of_is_refused_with_the_line(tmp_pa
 def test_a_branch_on_a_size_that_is_fixed_is_exported(tmp_path):
     for rows in (1, 2):
         inputs = {"x": f"float32[{rows},seq,3]"}
-        bundle = lstm_deploy.export(modules.BranchesOnRows(), tmp_path / str(rows), inputs=inputs)
+        bundle = lstm_deploy.export(refused_modules.BranchesOnRows(), tmp_path / str(rows), inputs=inputs)
         assert bundle.manifest.parity.passed
 
 

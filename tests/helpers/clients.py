@@ -16,6 +16,7 @@ from filelock import FileLock
 from onnx import numpy_helper
 
 from lstm_deploy.embedding import generate
+from lstm_deploy.embedding.languages import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "tests" / "embedding" / "node"
@@ -23,8 +24,12 @@ NODE = ROOT / "tests" / "embedding" / "node"
 ONNXRUNTIME = NODE / "onnxruntime"
 """Where it puts ONNX Runtime for C++."""
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
-TARGETS = ("python", "node", "web", "cpp-torch", "cpp-onnx", "c", "go", "rust")
-"""Languages, and runtimes where one has two."""
+TARGETS = tuple(
+    target
+    for name, language in LANGUAGES.items()
+    for target in ((f"{name}-torch", f"{name}-onnx") if language.sessions else (name,))
+)
+"""Languages, each with its runtimes where it has two."""
 NEEDS = {
     "node": ("node", "npm"),
     "web": ("node", "npm", "chromium"),
@@ -85,6 +90,11 @@ def alone(folder):
 
 def language_of(target):
     return target.partition("-")[0]
+
+
+def format_of(target):
+    """The format of the artifact that the client of a target runs."""
+    return "torchscript" if target == "cpp-torch" else LANGUAGES[language_of(target)].formats[-1]
 
 
 class Client:

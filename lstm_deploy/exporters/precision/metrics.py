@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,17 @@ from lstm_deploy.contract import (
 )
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime
-from lstm_deploy.training import Labelled, Series, generate, held_out_from, read_labelled, read_series, split
+from lstm_deploy.training import (
+    LabelledTexts,
+    Series,
+    generate,
+    parallel_streams,
+    read_labelled_texts,
+    read_series,
+    split_by_label,
+    split_series,
+    split_text,
+)
 
 ROWS, STEPS = 32, 100
 """Streams of a text, and steps of a call, where the training does not tell."""
@@ -84,7 +93,7 @@ def examples(signature: Signature, data: Path | None, training: Mapping[str, Any
         case LanguageModel() as task:
             return _text(signature, task, data, held_out)
         case Classify() as task if data.suffix != ".npz" or signature.inputs[0].name not in read_npz(data):
-            given = read_labelled(data, known.get("text_column"), known.get("label_column"))
+            given = read_labelled_texts(data, known.get("text_column"), known.get("label_column"))
             return _labelled(signature, task, given, data.name, held_out)
     return _arrays(signature, data)
 
@@ -154,7 +163,9 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float]:
 def _series(signature: Signature, task: Forecast, series: Series, name: str, held_out: Mapping[str, Any]) -> Examples:
     """Windows of a series and the rows after each, as in training."""
     rows = series.values.astype(np.float32)
-    first = held_out_from(len(rows), held_out["test"], task.horizon) if held_out else task.window
+    first = task.window
+    if held_out:
+        first = split_series(len(rows), task.horizon, held_out["test"], held_out["validation"]).test.start
     if first < task.window or first + task.horizon > len(rows):
         raise InputError(f"{name} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(name) for name in task.targets]
@@ -187,15 +198,13 @@ def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mappi
         )
     streams, steps = held_out.get("batch_size", ROWS), held_out.get("window", STEPS)
     tokens = np.array(task.encode(read_text(path)), np.int64)
-    tokens = tokens[round((1 - held_out["test"]) * len(tokens)) :] if held_out else tokens
+    if held_out:
+        tokens = tokens[split_text(len(tokens), 0, held_out["test"], held_out["validation"]).test]
     tokens = tokens[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else tokens
     if len(tokens) < 3:
         raise InputError(f"{path} has {len(tokens)} {task.unit}s, too few to predict; give a longer text.")
-    streams = max(1, min(streams, (len(tokens) - 1) // steps))
-    length = (len(tokens) - 1) // streams
-    x = tokens[: streams * length].reshape(streams, length)
-    y = tokens[1 : streams * length + 1].reshape(streams, length)
-    cuts = [slice(a, b) for a, b in pairwise([*range(0, length, steps), length])]
+    x, y = parallel_streams(tokens, streams, steps)
+    cuts = [slice(start, start + steps) for start in range(0, x.shape[1], steps)]
     described = _described(path.name, held_out)
     name = signature.inputs[0].name
     calls = tuple({name: layout.inputs(x[:, cut])} for cut in cuts)
@@ -208,14 +217,14 @@ def _described(name: str, held_out: Mapping[str, Any]) -> str:
 
 
 def _labelled(
-    signature: Signature, task: Classify, given: Labelled, name: str, held_out: Mapping[str, Any]
+    signature: Signature, task: Classify, given: LabelledTexts, name: str, held_out: Mapping[str, Any]
 ) -> Examples:
     """Texts as tokens, padded where the model takes lengths, else one in each call, and their labels."""
     if unknown := sorted(set(given.labels) - set(task.labels)):
         raise InputError(f"{name} has the label {unknown[0]!r}, which the model has never seen; leave it out.")
     rows = np.arange(len(given.texts))
     if held_out:
-        rows = split(given.labels, held_out["test"], held_out["validation"], held_out["seed"]).test
+        rows = split_by_label(given.labels, held_out["test"], held_out["validation"], held_out["seed"]).test
     layout, x, lengths = layout_of(signature), signature.inputs[0], signature.inputs[1:]
     calls, truths = [], []
     size = WINDOWS if lengths else 1
