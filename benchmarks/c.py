@@ -17,7 +17,7 @@ from int8 import SIZES, Net
 from rounds import measure, ratio_text, write
 
 import lstm_deploy
-from lstm_deploy.artifacts.figures import markdown_table
+from lstm_deploy.artifacts.report_style import markdown_table
 from lstm_deploy.benchmark import peaks
 from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.runtimes.protocol import Recurrence, Runtime

@@ -19,7 +19,7 @@ from torch import nn
 
 import lstm_deploy
 from lstm_deploy.artifacts import environment
-from lstm_deploy.artifacts.figures import markdown_table
+from lstm_deploy.artifacts.report_style import markdown_table
 from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.int8 import Settings, WeightRange, quantize_onnx

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lstm_deploy.artifacts import environment
-from lstm_deploy.artifacts.figures import markdown_table
+from lstm_deploy.artifacts.report_style import markdown_table
 from lstm_deploy.benchmark.statistics import Samples, median_of_medians, ratio
 
 RESULTS = Path(__file__).parent / "results"

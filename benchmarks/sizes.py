@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.artifacts.figures import cell, markdown_table
+from lstm_deploy.artifacts.report_style import format_value, markdown_table
 from lstm_deploy.benchmark import tables
 from lstm_deploy.benchmark.runner import without_samples
 from lstm_deploy.benchmark.statistics import ratio
@@ -150,7 +150,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     for name, document in found.items():
         step = steps(document)
         if step:
-            rows.append([name, *(cell(step[each]["p50_us"]) if each in step else "–" for each in shown)])
+            rows.append([name, *(format_value(step[each]["p50_us"]) if each in step else "–" for each in shown)])
     return "\n".join(markdown_table(["µs a step", *shown.values()], rows)) + "\n"
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lstm_deploy.artifacts.figures import cell, markdown_table
+from lstm_deploy.artifacts.report_style import format_value, markdown_table
 from lstm_deploy.training import training_data
 from lstm_deploy.training.batches import WHOLE
 from lstm_deploy.training.loop import fit
@@ -154,7 +154,7 @@ def markdown(found: dict) -> str:
     loops = [
         [
             each["case"],
-            cell(1000 * each["bare_s"]),
+            format_value(1000 * each["bare_s"]),
             f"{each['ratio']:.2f} ({each['ratios'][0]:.2f}–{each['ratios'][-1]:.2f})",
             f"{each['bare_again'][0]:.2f}–{each['bare_again'][-1]:.2f}",
         ]

@@ -1,12 +1,12 @@
-"""Errors a user can act on, each with the exit code of the command line.
+"""Errors that a user can act on, each with the exit code of the command line.
 
-    LstmDeployError            1   it failed
+    LstmDeployError            1   any other failure
     ├── InputError             2   wrong usage or wrong input
     │   └── LiftingError       2   a module whose state cannot be made explicit
     ├── ParityError            3   an artifact does not compute what the model computes
-    └── ProviderError          4   the execution provider asked for is not there
+    └── ProviderError          4   the requested execution provider is not available
 
-The command line also ends with 5 where `compare` finds a regression, and with 130 when it is interrupted.
+The command line also exits with 5 when `compare` finds a regression, and with 130 when it is interrupted.
 
 A message is one sentence: what is wrong, then what to do.
 """
@@ -17,7 +17,7 @@ from typing import ClassVar
 
 
 class LstmDeployError(Exception):
-    """Base of all errors that are the caller's to solve; anything else is a defect of this package."""
+    """Base of all errors that the caller can resolve; any other exception is a bug in this package."""
 
     exit_code: ClassVar[int] = 1
 
@@ -39,26 +39,38 @@ class ParityError(LstmDeployError):
 
 
 class ProviderError(LstmDeployError):
-    """The execution provider that was asked for cannot be loaded here."""
+    """The requested execution provider cannot be loaded on this machine."""
 
     exit_code = 4
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """What another library's error says, fit for a sentence: on one line and not endless."""
+    """The message of another library's error on one line, cut off after `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-MEMORY = ("out of memory", "not enough memory", "allocate memory", "unable to allocate", "bad_alloc")
-KERNELS = ("could not create a primitive", "not implemented for 'bfloat16'", "not implemented for 'half'")
-GPU = ("cuda error", "cuda driver", "cudnn_status", "cublas_status", "no kernel image", "nvidia driver")
-"""What PyTorch, oneDNN, onnxruntime and numpy say, in lower case, where a machine cannot do what it is asked for."""
+_LIMITS = (
+    (
+        ("out of memory", "not enough memory", "allocate memory", "unable to allocate", "bad_alloc"),
+        "This does not fit into memory ({}); use a smaller batch, shorter sequences or fewer units.",
+    ),
+    (
+        ("could not create a primitive", "not implemented for 'bfloat16'", "not implemented for 'half'"),
+        "PyTorch has no kernel for this on this CPU ({}); compute in float32, or on another CPU.",
+    ),
+    (
+        ("cuda error", "cuda driver", "cudnn_status", "cublas_status", "no kernel image", "nvidia driver"),
+        "The GPU cannot do this ({}); update its driver or install a PyTorch built for it, or go without it: "
+        "CUDA_VISIBLE_DEVICES= in front.",
+    ),
+)
+"""Phrases with which PyTorch, oneDNN, onnxruntime and NumPy report a limit of the machine, and our message for it."""
 
 
 @contextmanager
 def machine_limits() -> Iterator[None]:
-    """Raise what a library reports of this machine (its memory, its kernels, its GPU) as `InputError` with a remedy."""
+    """Turn a library's error about this machine's memory, kernels or GPU into an `InputError` with a remedy."""
     try:
         yield
     except Exception as error:
@@ -68,30 +80,20 @@ def machine_limits() -> Iterator[None]:
 
 
 def _limit(error: Exception) -> InputError | None:
-    """What to say where an error, or a library's error behind one of ours, comes from the machine alone."""
+    """The error to raise if the cause, possibly behind an error of ours, is a limit of the machine."""
     cause = error.__cause__ if isinstance(error, LstmDeployError) else error
-    if cause is None:
+    from_library = type(cause).__module__.startswith("onnxruntime.")
+    if cause is None or not (from_library or isinstance(cause, RuntimeError | MemoryError)):
         return None
-    if not (isinstance(cause, RuntimeError | MemoryError) or type(cause).__module__.startswith("onnxruntime.")):
-        return None
-    said = one_line(cause, 160)
-    words = said.lower()
-    if isinstance(error, MemoryError) or any(word in words for word in MEMORY):
-        return InputError(
-            f"This does not fit into memory ({said}); use a smaller batch, shorter sequences or fewer units."
-        )
-    if any(word in words for word in KERNELS):
-        return InputError(
-            f"PyTorch has no kernel for this on this CPU ({said}); compute in float32, or on another CPU."
-        )
-    if any(word in words for word in GPU):
-        remedy = "update its driver or install a PyTorch built for it, or go without it: CUDA_VISIBLE_DEVICES= in front"
-        return InputError(f"The GPU cannot do this ({said}); {remedy}.")
-    return None
+    text = one_line(cause, 160)
+    for phrases, message in _LIMITS:
+        if any(phrase in text.lower() for phrase in phrases):
+            return InputError(message.format(text))
+    return InputError(_LIMITS[0][1].format(text)) if isinstance(cause, MemoryError) else None
 
 
 def user_line(error: BaseException) -> str:
-    """`, at FILE:LINE` of the user's code where an error came from, if it came from any."""
+    """`, at FILE:LINE`: the innermost line of the user's own code in a traceback; empty if there is none."""
     place = ""
     traceback = error.__traceback__
     while traceback is not None:

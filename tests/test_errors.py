@@ -7,7 +7,7 @@ from lstm_deploy.errors import InputError, LiftingError, machine_limits
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (MemoryError("Unable to allocate 3.64 TiB for an array"), "does not fit into memory .*use a smaller batch"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "fit into memory"),
@@ -20,13 +20,13 @@ from lstm_deploy.errors import InputError, LiftingError, machine_limits
         (RuntimeError("Found no NVIDIA driver on your system."), "The GPU cannot do this"),
     ],
 )
-def test_what_a_library_says_of_the_machine_is_one_sentence_with_a_remedy(error, said):
-    with pytest.raises(InputError, match=said) as found, machine_limits():
+def test_a_library_error_about_the_machine_becomes_one_sentence_with_a_remedy(error, message):
+    with pytest.raises(InputError, match=message) as raised, machine_limits():
         raise error
-    assert found.value.__cause__ is error
+    assert raised.value.__cause__ is error
 
 
-def test_a_limit_of_the_machine_is_told_as_such_behind_one_of_our_errors_too():
+def test_a_limit_of_the_machine_is_recognized_behind_an_error_of_ours():
     def lifted():
         try:
             raise RuntimeError("could not create a primitive descriptor")
@@ -39,14 +39,14 @@ def test_a_limit_of_the_machine_is_told_as_such_behind_one_of_our_errors_too():
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), InputError("a; b.")])
 def test_other_errors_stay_what_they_are(error):
-    with pytest.raises(type(error)) as found, machine_limits():
+    with pytest.raises(type(error)) as raised, machine_limits():
         raise error
-    assert found.value is error
+    assert raised.value is error
 
 
-def test_a_batch_that_no_memory_holds_is_refused(tmp_path):
+def test_a_batch_too_large_for_memory_is_refused(tmp_path):
     module = nn.LSTM(4, 8, batch_first=True)
     inputs = {"x": "float32[batch,seq,4]"}
     bundle = lstm_deploy.export(module, tmp_path / "net", inputs=inputs, formats=("onnx",))
     with pytest.raises(InputError, match="does not fit into memory"):
-        lstm_deploy.open(bundle.path).stream(batch=10**15)  # beyond all addresses, so nothing is tried
+        lstm_deploy.open(bundle.path).stream(batch=10**15)  # beyond all addresses, so nothing is allocated

@@ -3,6 +3,7 @@ from . import (
     environment as environment,
     lint as lint,
     onnx_graph as onnx_graph,
+    onnx_weights as onnx_weights,
     saturation as saturation,
 )
 from .bundle import (
@@ -15,52 +16,47 @@ from .bundle import (
     Evidence as Evidence,
     Manifest as Manifest,
     Source as Source,
-    check_free as check_free,
+    atomic_bundle as atomic_bundle,
+    check_destination as check_destination,
     write_manifest as write_manifest,
-    writing as writing,
 )
-from .c_source import read_interface as read_interface
-from .c_weights import (
+from .c_blocks import (
     GROUP as GROUP,
     ROW as ROW,
     UNITS as UNITS,
     Quantized as Quantized,
-    dense_int8 as dense_int8,
-    lstm_int8 as lstm_int8,
-    packed_lstm as packed_lstm,
-    rows_int8 as rows_int8,
+    pack_dense_int8 as pack_dense_int8,
+    pack_lstm as pack_lstm,
+    pack_lstm_int8 as pack_lstm_int8,
+    quantize_rows as quantize_rows,
+    summed_biases as summed_biases,
 )
-from .figures import (
+from .c_source import read_interface as read_interface
+from .files import (
+    atomic_write as atomic_write,
+    new_file_mode as new_file_mode,
+    read_npz as read_npz,
+    read_text as read_text,
+    relative_path as relative_path,
+    require_file as require_file,
+    sha256 as sha256,
+    weights_file as weights_file,
+)
+from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
+from .isolation import CrashError as CrashError, run_isolated as run_isolated
+from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operator_counts as operator_counts, precision as precision
+from .onnx_weights import LstmLayer as LstmLayer, constants_of as constants_of
+from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
+from .report_style import (
     BLUE as BLUE,
     GREEN as GREEN,
     GREY as GREY,
     ORANGE as ORANGE,
     PURPLE as PURPLE,
     RED as RED,
-    cell as cell,
+    format_value as format_value,
     markdown_table as markdown_table,
 )
-from .files import (
-    mode_of_new_files as mode_of_new_files,
-    read_npz as read_npz,
-    read_text as read_text,
-    relative as relative,
-    replacing as replacing,
-    require_file as require_file,
-    sha256 as sha256,
-    weights_file as weights_file,
-)
-from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
-from .isolation import CrashError as CrashError, isolated as isolated
-from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operators as operators, precision as precision
-from .onnx_weights import (
-    Layer as Layer,
-    constants_of as constants_of,
-    floats_of as floats_of,
-    lstm_layers as lstm_layers,
-    matrices_of as matrices_of,
-)
-from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
 from .saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
 from .torchscript_archives import (
     extra_files as extra_files,

@@ -1,6 +1,6 @@
 """The bundle: a directory with a manifest, the artifacts it lists, a golden trace and a report.
 
-It is either whole or absent: written beside its place, then renamed.
+It is written completely or not at all: in a temporary directory beside it, which is then renamed.
 """
 
 import os
@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lstm_deploy.artifacts.files import mode_of_new_files, replacing, sha256, weights_file
+from lstm_deploy.artifacts.files import atomic_write, new_file_mode, sha256, weights_file
 from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.artifacts.parity_report import ParityReport
-from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode
+from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode_json
 from lstm_deploy.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -30,7 +30,7 @@ class Source(Struct, frozen=True, kw_only=True):
     """Where the network came from."""
 
     kind: str
-    """`checkpoint` of ours, `weights` that told their network by themselves, or `module` of the user's code."""
+    """`checkpoint` from `train`, `weights` from which the network was inferred, or `module` of the user's code."""
     path: str | None = None
     """The file, relative to the bundle, so that both can be moved together."""
     sha256: str | None = None
@@ -39,40 +39,40 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """What an artifact of lower precision saves beside the float32 one of its format, and what it costs."""
+    """What an artifact of lower precision saves and costs, compared with the float32 one of its format."""
 
     lstm_layers: int
     lowered_layers: int
     """LSTM layers that compute in the lower precision."""
     kept_float: tuple[str, ...] = ()
-    """Layers that had to stay in float32."""
+    """Layers that stay in float32."""
     settings: dict[str, Any] = {}
-    """How numbers are rounded, and the CPU features that this was chosen for."""
+    """Quantization settings, and the CPU features that they were chosen for."""
     bytes_ratio: float
-    """Of float32's bytes."""
+    """Size relative to float32."""
     data: str
-    """What the loss was measured on."""
+    """The data that the loss was measured on."""
     metric: str = ""
-    """`rmse`, `bits_per_character` or `accuracy`; empty where nothing tells the truth."""
+    """`rmse`, `bits_per_character` or `accuracy`; empty if there is no ground truth."""
     metric_float32: float | None = None
     metric_value: float | None = None
     loss: float
-    """How much worse the metric is, as a part of float32's; without a metric the `difference`."""
+    """How much worse the metric is, relative to float32's; without a metric, the `difference`."""
     max_loss: float
-    """What was allowed."""
+    """The largest loss that was allowed."""
     difference: float
-    """RMS of the difference of the outputs from float32's, as a part of how much these vary."""
+    """RMS difference of the outputs from float32's, relative to the spread of these."""
     cosine: float
-    """Between the outputs and float32's."""
+    """Cosine similarity of the outputs and float32's."""
     scenario: str = ""
-    """What was timed, at batch 1 on one thread, beside float32 in the same run; empty where nothing could be."""
+    """The scenario timed together with float32, at batch 1 on one thread; empty if none could be."""
     p50_us: float | None = None
     p50_us_float32: float | None = None
     time_ratio: float | None = None
-    """Of float32's time, with its 95 % interval."""
+    """Time relative to float32, with its 95 % confidence interval."""
     time_ratio_interval: tuple[float, float] | None = None
     tried: tuple[dict[str, Any], ...] = ()
-    """All settings and layers that were tried: what each loses, and why it was not taken."""
+    """All combinations of settings and layers that were tried, each with its loss and why it was rejected."""
 
 
 class Artifact(Struct, frozen=True, kw_only=True):
@@ -85,47 +85,45 @@ class Artifact(Struct, frozen=True, kw_only=True):
     precision: str
     sha256: str
     bytes: int
-    """Of all its files."""
+    """Total size of its files."""
     weights: str | None = None
-    """The file beside it that holds its weights, where they are too large for one file."""
+    """The file beside it with its weights, if they are too large for one file."""
     weights_sha256: str | None = None
     header: str | None = None
-    """Of C: the file that programs include."""
+    """The header file of a C artifact."""
     header_sha256: str | None = None
     state_dtype: StateDtype = "float32"
-    """Of the state's inputs and outputs; the other numbers of the contract hold for every artifact."""
+    """Data type of the state; the rest of the contract holds for every artifact."""
     evidence: Evidence | None = None
-    """For every precision but float32."""
+    """For every precision other than float32."""
 
     @classmethod
     def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
-        """What the manifest says of a file that was just written; weights beside it belong to it."""
-        weights = weights_file(path)
-        header = path.with_suffix(".h")
-        beside = (weights, header) if FORMATS[format].has_header else (weights,)
-        files = [path, *(file for file in beside if file.exists())]
+        """The entry of the manifest for a file that was just written, with the weights and header beside it."""
+        beside = {"weights": weights_file(path)} | (
+            {"header": path.with_suffix(".h")} if FORMATS[format].has_header else {}
+        )
+        beside = {name: file for name, file in beside.items() if file.exists()}
+        for name, file in beside.items():
+            more |= {name: file.name, f"{name}_sha256": sha256(file)}
         return cls(
             path=path.name,
             format=format,
             precision=precision,
             sha256=sha256(path),
-            bytes=sum(file.stat().st_size for file in files),
-            weights=weights.name if weights.exists() else None,
-            weights_sha256=sha256(weights) if weights.exists() else None,
-            header=header.name if header in files else None,
-            header_sha256=sha256(header) if header in files else None,
+            bytes=sum(file.stat().st_size for file in (path, *beside.values())),
             **more,
         )
 
     @property
     def files(self) -> list[tuple[str, str]]:
-        """All its files, each with its SHA-256."""
+        """The names of all its files, each with its SHA-256."""
         beside = ((self.weights, self.weights_sha256), (self.header, self.header_sha256))
         return [(self.path, self.sha256), *((name, digest or "") for name, digest in beside if name)]
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """All that is known of a bundle; `manifest.json` is its JSON."""
+    """The description of a bundle; `manifest.json` is its JSON."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -134,28 +132,28 @@ class Manifest(Struct, frozen=True, kw_only=True):
     contract: Signature
     source: Source
     options: dict[str, Any]
-    """What was asked of `export`; the same options on the same source give the same bundle."""
+    """Options of `export`; the same options on the same source give the same bundle."""
     artifacts: tuple[Artifact, ...]
     rollouts: tuple[Artifact, ...] = ()
-    """Of the model fed with its own outputs, where it can be: one for each artifact that has one."""
+    """Rollouts, in which the model is fed with its own outputs: one for each artifact that has one."""
     golden_sha256: str
     parity: ParityReport | None = None
-    """On the CPU."""
+    """Parity on the CPU."""
     parity_elsewhere: dict[str, ParityReport] = {}
-    """On other execution providers, by name."""
+    """Parity on other execution providers, by name."""
     measurements: dict[str, Any] | None = None
     """The document of the latest `bench --json`, without its samples."""
     findings: tuple[str, ...] = ()
-    """What was inferred about the source, one sentence each."""
+    """Facts inferred about the source, one sentence each."""
     notes: tuple[str, ...] = ()
-    """What was decided on the way to artifacts of lower precision, one sentence each."""
+    """Decisions about artifacts of lower precision, one sentence each."""
     training: dict[str, Any] | None = None
-    """What the training reported, metrics on held-out data included."""
+    """Results of the training, including metrics on held-out data."""
     versions: dict[str, str]
 
     @property
     def exported(self) -> tuple[Artifact, ...]:
-        """The model's artifacts, and the rollouts."""
+        """The model's artifacts, then the rollouts."""
         return (*self.artifacts, *self.rollouts)
 
 
@@ -163,16 +161,12 @@ class Bundle:
     """A bundle on disk."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Read the manifest; raises `InputError` where there is none, or one that is malformed."""
+        """Read the manifest; raises `InputError` if it is missing or malformed."""
         self.path = Path(path)
         file = self.path / MANIFEST
         if not file.is_file():
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
-        self.manifest = decode(file.read_bytes(), Manifest, f"The manifest of {self.path}")
-        if self.manifest.contract.schema_version > SCHEMA_VERSION:
-            raise InputError(
-                f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
-            )
+        self.manifest = decode_json(file.read_bytes(), Manifest, f"The manifest of {self.path}")
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
 
@@ -185,19 +179,19 @@ class Bundle:
 
     @property
     def source_path(self) -> Path | None:
-        """The file it was exported from, if that is still there, unchanged, and can be read without running code.
+        """The file it was exported from, if it is still there, unchanged, and can be read without running code.
 
-        What a manifest names is never imported or unpickled: a bundle may come from anyone.
+        A file that a manifest names is never imported or unpickled, as a bundle may come from an untrusted source.
         """
         source = self.manifest.source
         if source.path is None or source.kind == "module":
             return None
-        path = Path(os.path.realpath(self.path / source.path.replace("\0", "")))
+        path = self._resolve(source.path)
         return path if path.is_file() and sha256(path) == source.sha256 else None
 
     def file(self, artifact: Artifact) -> Path:
-        """The path of an artifact; raises `InputError` if the manifest names a file outside the bundle."""
-        path = Path(os.path.realpath(self.path / artifact.path.replace("\0", "")))
+        """The path of an artifact; raises `InputError` if it is missing or lies outside the bundle."""
+        path = self._resolve(artifact.path)
         if not path.is_relative_to(self.path.resolve()):
             raise InputError(
                 f"The manifest of {self.path} names {artifact.path!r}, which lies outside the bundle; "
@@ -208,26 +202,29 @@ class Bundle:
         return path
 
     def find(self, format: str, precision: str = "float32") -> Artifact:  # noqa: A002 - the field's name
-        """The artifact of a format and precision; raises `InputError`, naming what there is."""
+        """The artifact of a format and precision; raises `InputError`, listing those there are, if there is none."""
         for artifact in self.manifest.artifacts:
             if (artifact.format, artifact.precision) == (format, precision):
                 return artifact
-        there = ", ".join(f"{a.format} {a.precision}" for a in self.manifest.artifacts)
-        raise InputError(f"{self.path} has no {format} artifact in {precision}; it has {there}: use one of these.")
+        available = ", ".join(f"{a.format} {a.precision}" for a in self.manifest.artifacts)
+        raise InputError(f"{self.path} has no {format} artifact in {precision}; use one of those it has: {available}.")
 
     def changed(self, artifact: Artifact) -> list[str]:
-        """Which files of an artifact are not the bytes that the manifest vouches for."""
+        """The files of an artifact that are missing or whose SHA-256 is not that in the manifest."""
         return [name for name, digest in artifact.files if not self.is_unchanged(name, digest)]
 
     def is_unchanged(self, name: str, digest: str) -> bool:
-        """Whether a file is there with this SHA-256."""
-        path = Path(os.path.realpath(self.path / name.replace("\0", "")))
+        """Whether the bundle has a file of this name with this SHA-256."""
+        path = self._resolve(name)
         return path.is_relative_to(self.path.resolve()) and path.is_file() and sha256(path) == digest
 
     def changed_files(self) -> list[str]:
-        """Files of artifacts, and the golden trace, that are not the bytes that the manifest vouches for."""
+        """The files of all artifacts, and the golden trace, that are missing or changed."""
         changed = [name for artifact in self.manifest.exported for name in self.changed(artifact)]
         return changed + ([] if self.is_unchanged(GOLDEN, self.manifest.golden_sha256) else [GOLDEN])
+
+    def _resolve(self, name: str) -> Path:
+        return Path(os.path.realpath(self.path / name.replace("\0", "")))
 
     def update(self, **fields: Any) -> None:
         """Replace fields of the manifest, on disk too."""
@@ -235,36 +232,24 @@ class Bundle:
         write_manifest(self.path, self.manifest)
 
 
-def _foreign_files(path: Path) -> list[str]:
-    """What lies in a directory and was not put there by an export."""
-    names = sorted(file.name for file in path.iterdir())
-    try:
-        found = Bundle(path).manifest.exported
-        artifacts = {name for artifact in found for name, _ in artifact.files}
-    except InputError:
-        return names
-    return [name for name in names if name not in {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *artifacts}]
-
-
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into a directory, whole or not at all."""
-    with replacing(directory / MANIFEST) as file:
+    """Write `manifest.json` into a directory, atomically."""
+    with atomic_write(directory / MANIFEST) as file:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
 
 
 @contextmanager
-def writing(path: Path, *, force: bool) -> Iterator[Path]:
-    """A directory to fill, which takes the name `path` once the block ends without an error.
+def atomic_bundle(path: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary directory to fill, which is renamed to `path` if the block ends without an error.
 
-    What stood there is replaced only with `force`, and only if it is a bundle or an empty directory;
-    otherwise `InputError`, before anything is written.
+    Raises `InputError` as `check_destination`, before anything is written.
     """
-    check_free(path, force=force)
+    check_destination(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:
         yield partial
-        partial.chmod(0o777 & mode_of_new_files())  # mkdtemp makes it private
+        partial.chmod(0o777 & new_file_mode())  # mkdtemp makes it private
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
             path.rename(old / path.name)
@@ -276,8 +261,11 @@ def writing(path: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_free(path: Path, *, force: bool) -> None:
-    """Raise `InputError` unless a bundle may be written at `path`."""
+def check_destination(path: Path, *, force: bool) -> None:
+    """Raise `InputError` unless a bundle may be written to `path`.
+
+    A bundle or an empty directory is replaced, but only with `force`; anything else never.
+    """
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_dir() or path.is_symlink():
@@ -286,3 +274,14 @@ def check_free(path: Path, *, force: bool) -> None:
         raise InputError(f"{path} holds {foreign[0]}, which is not of a bundle; choose another output with -o.")
     if not force:
         raise InputError(f"{path} already exists; replace it with --force or choose another output with -o.")
+
+
+def _foreign_files(path: Path) -> list[str]:
+    """The files in a directory that were not put there by an export."""
+    try:
+        artifacts = Bundle(path).manifest.exported
+    except InputError:
+        expected = set()
+    else:
+        expected = {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *(name for one in artifacts for name, _ in one.files)}
+    return sorted(file.name for file in path.iterdir() if file.name not in expected)

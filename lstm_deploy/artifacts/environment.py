@@ -1,9 +1,10 @@
-"""The machine and the software that a result depends on."""
+"""The machine and the software versions that a result depends on."""
 
 import os
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,27 @@ PACKAGES = (
 )
 
 KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-"""What holds PyTorch to older kernels than the CPU has."""
+"""Variables that limit PyTorch to kernels for older CPUs."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+VNNI = ("avx512_vnni", "avx_vnni")
+"""CPU features that add products of bytes in 32 bits; x86 CPUs without them use 16 bits, which saturate."""
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""CPU features with which oneDNN computes LSTMs in bfloat16."""
+_FEATURES = ("avx2", "fma", "avx512f", *VNNI, *BFLOAT16, "avx512_fp16", "amx_int8")
+"""CPU features that decide the speed of float32 and int8 kernels on x86-64."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are installed; none of them is imported."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages, none of which is imported."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
 
 
 def describe() -> dict[str, Any]:
-    """Versions, CPU, memory, GPU and load: what a measurement must be read with."""
+    """Versions, CPU, memory, GPU and settings: the context of a measurement."""
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -50,18 +55,18 @@ def describe() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What changes while something is measured: load, clocks, and what throttles them."""
+    """The state that may change during a measurement: load, clocks, and why they are throttled."""
     return {
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "cpu_mhz": _cpuinfo().get("cpu MHz"),
         "gpu": _query_gpus("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"),
-        # What slows the clocks down: the name of older drivers, then that of newer ones.
+        # Older drivers have the first name, newer ones the second.
         "gpu_throttling": _query_gpus("clocks_throttle_reasons.active") or _query_gpus("clocks_event_reasons.active"),
     }
 
 
 def machine(described: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two measurements to be compared."""
+    """The part of `describe` that must be equal for two measurements to be comparable."""
     cpu = described["cpu"]
     return {
         "cpu": cpu["model"],
@@ -73,25 +78,25 @@ def machine(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def lacks_vnni(cpu: dict[str, Any] | None = None) -> bool:
-    """Whether this is an x86 CPU that adds products of bytes in 16 bits; false where the CPU's features are unknown.
+    """Whether a CPU is an x86 CPU without VNNI; False if its features are unknown.
 
-    `cpu` is as in `describe`, this machine's unless given.
+    `cpu` is as in `describe`; the default is this machine's.
     """
     cpu = cpu or _cpu()
     return _is_known_x86(cpu) and not set(VNNI).intersection(cpu["features"])
 
 
 def cpu_limits(cpu: dict[str, Any] | None = None) -> list[str]:
-    """What a CPU lacks, and what follows from it, one sentence each."""
+    """Features that a CPU lacks, and the consequences, one sentence each; `cpu` is as in `lacks_vnni`."""
     cpu = cpu or _cpu()
-    found = []
+    limits = []
     if lacks_vnni(cpu):
-        found.append("no VNNI: int8 ONNX gains less speed, and files of export --int8-cpus vnni are refused")
+        limits.append("no VNNI: int8 ONNX gains less speed, and files of export --int8-cpus vnni are refused")
     if _is_known_x86(cpu) and "avx512f" not in cpu["features"]:
-        found.append("no bfloat16: train --precision bf16-mixed is refused; use 32")
+        limits.append("no bfloat16: train --precision bf16-mixed is refused; use 32")
     elif _is_known_x86(cpu) and not set(BFLOAT16).intersection(cpu["features"]):
-        found.append("no bfloat16 instructions: train --precision bf16-mixed is slower than 32")
-    return found
+        limits.append("no bfloat16 instructions: train --precision bf16-mixed is slower than 32")
+    return limits
 
 
 def _is_known_x86(cpu: dict[str, Any]) -> bool:
@@ -101,23 +106,15 @@ def _is_known_x86(cpu: dict[str, Any]) -> bool:
 def _cpu() -> dict[str, Any]:
     info = _cpuinfo()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return {
         "model": info.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
-        "usable_cores": usable,
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": len(affinity) if affinity is not None else os.cpu_count(),
+        "affinity": affinity,
         "features": [flag for flag in _FEATURES if flag in info["flags"].split()] if "flags" in info else None,
         "governor": governor.read_text().strip() if governor.is_file() else None,
     }
-
-
-VNNI = ("avx512_vnni", "avx_vnni")
-"""CPU features that add products of bytes in 32 bits; x86 CPUs without them do it in 16, which saturate."""
-BFLOAT16 = ("avx512_bf16", "amx_bf16")
-"""CPU features with which oneDNN computes LSTMs in bfloat16."""
-_FEATURES = ("avx2", "fma", "avx512f", *VNNI, *BFLOAT16, "avx512_fp16", "amx_int8")
-"""What decides the speed of float32 and int8 kernels on x86-64."""
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -136,9 +133,8 @@ def _memory_gib() -> float | None:
 
 
 def _query_gpus(*fields: str) -> list[dict[str, str]]:
-    """For each NVIDIA GPU what its driver tells; empty where there is none."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    """Fields that the driver reports for each NVIDIA GPU; empty if there is none."""
+    if (tool := shutil.which("nvidia-smi")) is None:
         return []
     query = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:

@@ -1,14 +1,14 @@
-"""Files: written whole or not at all, read without running anything in them."""
+"""Writing files atomically, and reading them without running any code in them."""
 
 import hashlib
 import os
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,45 +17,37 @@ from lstm_deploy.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the name `path` once the block ends without an error."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which is renamed to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & mode_of_new_files())  # mkstemp makes it private
+        partial.chmod(0o666 & new_file_mode())  # mkstemp makes it private
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def weights_file(path: Path) -> Path:
-    """Where the weights of an artifact lie that are too large for the file itself."""
+    """The file beside an artifact that holds weights too large for the artifact itself."""
     return path.with_name(f"{path.name}.data")
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` file; raises `InputError` if it is not one, or holds pickled objects."""
+    """The arrays of an `.npz` file; raises `InputError` if it is invalid or contains pickled objects."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (
-        ValueError,
-        AttributeError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        # AttributeError: numpy found a lone array, which has no `files`. OSError: the zip's offsets lead nowhere.
+    # AttributeError: a .npy file, which has no `files`. OSError: invalid offsets in the zip.
+    except (ValueError, AttributeError, EOFError, OSError, NotImplementedError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text; raises `InputError` if it is empty or something else."""
+    """Read UTF-8 text; raises `InputError` if the file is missing, empty or not UTF-8."""
     require_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -66,17 +58,16 @@ def read_text(path: Path) -> str:
     return text
 
 
-def relative(path: Path, folder: Path) -> str:
-    """A path as seen from a folder, so that both can be moved together."""
-    try:
-        found = os.path.relpath(path.resolve(), folder)
-    except ValueError:  # another drive on Windows
-        found = str(path.resolve())
-    return Path(found).as_posix()
+def relative_path(path: Path, folder: Path) -> str:
+    """A path relative to a folder, so that both can be moved together."""
+    path = path.resolve()
+    with suppress(ValueError):  # another drive on Windows
+        path = Path(os.path.relpath(path, folder))
+    return path.as_posix()
 
 
 def require_file(path: Path) -> None:
-    """Raise `InputError` where there is no file."""
+    """Raise `InputError` if there is no such file."""
     if path.is_dir():
         raise InputError(f"{path} is a directory; give a file.")
     if not path.exists():
@@ -89,8 +80,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def mode_of_new_files() -> int:
-    """The permission bits that the user's umask leaves."""
+def new_file_mode() -> int:
+    """The permission bits that the user's umask allows."""
     mask = os.umask(0)
     os.umask(mask)
     return ~mask

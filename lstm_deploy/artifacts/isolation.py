@@ -1,12 +1,11 @@
-"""Calling a function in a process of its own, so that a crash of a native library ends that process only."""
+"""Calling a function in a subprocess, so that a crash in a native library ends only that."""
 
-import io
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from lstm_deploy.errors import LstmDeployError
 
@@ -15,13 +14,13 @@ R = TypeVar("R")
 
 
 class CrashError(LstmDeployError):
-    """The process ended without an answer."""
+    """The subprocess died before it returned a result."""
 
 
-def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What `function(*args, **kwargs)` returns or raises; it must be importable, and all of it picklable.
+def run_isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Return or raise what `function(*args, **kwargs)` does in a subprocess; all must be importable and picklable.
 
-    Raises `CrashError` where the process dies. What it prints goes to standard error.
+    Raises `CrashError` if the subprocess dies. Its output goes to standard error.
     """
     request = pickle.dumps((function, args, kwargs))
     child = subprocess.run([sys.executable, "-m", __name__], input=request, stdout=subprocess.PIPE, check=False)
@@ -31,21 +30,20 @@ def isolated(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     returned, result = pickle.loads(child.stdout)
     if not returned:
         raise result
-    answer: R = result
-    return answer
+    return cast(R, result)
 
 
 def main() -> None:
-    """Answer the one request on standard input."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints goes to standard error
-    function, args, kwargs = pickle.load(io.BytesIO(sys.stdin.buffer.read()))
+    """In the subprocess: serve the one request on standard input."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print goes to standard error
+    function, args, kwargs = pickle.loads(sys.stdin.buffer.read())
     try:
         answer = (True, function(*args, **kwargs))
     except Exception as error:
         answer = (False, error)
-    with answers:
-        answers.write(pickle.dumps(answer))
+    with output:
+        output.write(pickle.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reading an ONNX graph: its nodes, its contract, and the precision it computes in. Nothing is run."""
+"""Reading an ONNX graph without running it: its nodes, its contract and its precision."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,39 +11,40 @@ from lstm_deploy.contract import CONTRACT_KEY, LSTM
 from lstm_deploy.errors import InputError, one_line
 
 EXTERNAL_ABOVE = 1_900_000_000
-"""Bytes of weights above which they lie beside the model: a protobuf ends at 2 GiB."""
+"""Bytes of weights above which they are stored beside the model, as a protobuf is limited to 2 GiB."""
 
 
 def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file; raises `InputError` if it is not one."""
     try:
         onnx.checker.check_model(path)  # by path, so that weights beside the file are found
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a valid ONNX model ({one_line(error)}); check the path.") from error
-    return model
 
 
 def contract_text(model: onnx.ModelProto) -> str | None:
-    """The JSON of the contract that a file carries; none if it carries none."""
+    """The JSON of the contract in a model's metadata, or None."""
     return next((prop.value for prop in model.metadata_props if prop.key == CONTRACT_KEY), None)
 
 
 def changed_weights(path: Path, other: Path) -> list[str]:
-    """The weights of a file that are not, number by number, those of the same name in another."""
-    ours, theirs = (onnx.load(file, load_external_data=False).graph.initializer for file in (path, other))
-    right = {tensor.name: tensor for tensor in theirs}
-    return [tensor.name for tensor in ours if tensor.name in right and tensor != right[tensor.name]]
+    """The names of weights that are in both files but not equal."""
+    ours, theirs = (
+        {tensor.name: tensor for tensor in onnx.load(file, load_external_data=False).graph.initializer}
+        for file in (path, other)
+    )
+    return [name for name, tensor in ours.items() if name in theirs and tensor != theirs[name]]
 
 
-def operators(model: onnx.ModelProto) -> Counter[str]:
-    """How often each operator stands in the graph and the graphs inside it."""
+def operator_counts(model: onnx.ModelProto) -> Counter[str]:
+    """How often each operator occurs in a graph and its subgraphs."""
     return Counter(node.op_type for node in nodes(model.graph))
 
 
 def precision(model: onnx.ModelProto) -> str:
-    """`int8`, `float16` or `float32`, by what the graph computes in."""
-    if any(name.startswith("DynamicQuantize") or name.endswith("Integer") for name in operators(model)):
+    """The precision that a graph computes in: `int8`, `float16` or `float32`."""
+    if any(name.startswith("DynamicQuantize") or name.endswith("Integer") for name in operator_counts(model)):
         return "int8"
     types = {tensor.data_type for tensor in model.graph.initializer}
     return "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
@@ -62,7 +63,7 @@ def has_float16_lstm(model: onnx.ModelProto) -> bool:
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the graphs inside it."""
+    """The nodes of a graph and its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

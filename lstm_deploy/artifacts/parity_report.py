@@ -1,4 +1,4 @@
-"""What a comparison found: the shape of `validate --json` and of the parity part of a manifest."""
+"""The result of a validation: the JSON of `validate --json` and of the parity fields of a manifest."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ SCHEMA_VERSION = 1
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """One figure held against one tolerance, for one output of one artifact."""
+    """One comparison with a tolerance, for one output of one artifact."""
 
     name: str
     """As in the registry, `validation.checks`."""
@@ -14,41 +14,41 @@ class Check(Struct, frozen=True, kw_only=True):
     precision: str = "float32"
     provider: str
     output: str
-    """The output that was judged; empty for a check of the artifact as a whole."""
+    """The output that was checked; empty for a check of the whole artifact."""
     passed: bool
     max_abs: float | None
-    """The difference that is the largest part of what is allowed, in the output's own units; none where nothing
-    numeric was compared."""
+    """The difference that is largest relative to its tolerance, in the output's own units; None if nothing numeric
+    was compared."""
     tolerance: float | None
-    """What is allowed at that place."""
+    """The tolerance for that difference."""
     detail: str
-    """Where the worst difference lies, or what is wrong."""
+    """Where the worst difference is, or what is wrong."""
     worst_index: tuple[int, ...] | None = None
-    """Its index in the output."""
+    """The index of the worst difference in the output."""
 
     @property
     def severity(self) -> float:
-        """The difference as a multiple of what is allowed; above 1 fails."""
+        """The difference as a multiple of its tolerance; above 1 fails."""
         if self.max_abs is None or not self.tolerance:
             return 0.0 if self.passed else float("inf")
         return self.max_abs / self.tolerance
 
 
 class Profile(Struct, frozen=True, kw_only=True):
-    """How the differences of one output of one artifact are distributed."""
+    """The distribution of the differences of one output of one artifact."""
 
     artifact: str
     output: str
     steps: tuple[int, ...] = ()
-    """Carried steps after which the difference was measured."""
+    """Numbers of carried steps after which the difference was measured."""
     errors: tuple[float, ...] = ()
-    """The largest difference up to each of them, relative to the output's size."""
+    """The largest difference up to each of these, relative to the output's size."""
     histogram: tuple[int, ...] = ()
-    """How many entries differ by 10^-12 to 10^-11 of their size, …; the last bin is 1 and more."""
+    """Number of entries whose relative difference is 10^-12 to 10^-11, …; the last bin is 1 and more."""
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """Where an artifact that failed goes wrong, and why in all likelihood."""
+    """Where a failed artifact goes wrong, and the most likely cause."""
 
     artifact: str
     cause: str
@@ -63,12 +63,12 @@ class ParityReport(Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     passed: bool
     reference: str
-    """What the artifacts were held against."""
+    """The reference that the artifacts were compared with."""
     checks: tuple[Check, ...]
     profiles: tuple[Profile, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Artifacts that cannot run on this provider, and why."""
+    """Artifacts that cannot run on this provider, each with the reason."""
 
     @property
     def failures(self) -> tuple[Check, ...]:

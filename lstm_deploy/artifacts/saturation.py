@@ -1,7 +1,7 @@
-"""Which products of 8-bit integers in an ONNX graph, ours or another's, saturate on x86 CPUs without VNNI.
+"""Products of 8-bit integers in an ONNX graph, from any exporter, that saturate on x86 CPUs without VNNI.
 
-Such a CPU multiplies bytes from 0 to 255 by signed ones and adds the products of two neighbouring inputs in 16 bits,
-which saturate (`vpmaddubsw`). What follows is what onnxruntime was seen to do there: a pure reading of the graph.
+Such a CPU multiplies unsigned by signed bytes and adds the products of two neighbouring inputs in 16 bits, which
+saturate (`vpmaddubsw`). The rules here are what onnxruntime was observed to do; the graph is read, not run.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,12 @@ from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError, one_line
 
 PAIR_LIMIT = 128
-"""What two neighbouring weights may be together: 255 times as much fits 16 bits, 255 * 129 does not."""
+"""The largest sum of two neighbouring weights: 255 times 128 fits 16 bits, 255 times 129 does not."""
 CPUS_KEY = "lstm_deploy.cpus"
-"""Key in the `metadata_props` of an int8 file that was made for some CPUs only."""
+"""Key in the `metadata_props` of an int8 file that is only for some CPUs."""
 VNNI = "vnni"
 """Its value for weights that saturate on x86 CPUs without VNNI."""
+VNNI_ONLY = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
 WEIGHTS = {
     "DynamicQuantizeLSTM": (1, 2),
     "MatMulInteger": (1,),
@@ -35,28 +36,28 @@ WEIGHTS = {
     "Gemm": (1,),
     "Conv": (1,),
 }
-"""Operators that multiply by weights of 8 bits, and which inputs these are. `ConvInteger` has its weights where others
-have the activations, so it does not saturate."""
-OF_FLOATS = ("MatMul", "Gemm", "Conv")
-"""Those for which onnxruntime multiplies integers where both factors come from `DequantizeLinear`."""
-SIGNED_APART = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
-"""Those that add in 32 bits where the activations are signed too."""
+"""Operators that multiply by 8-bit weights, and the positions of these inputs. `ConvInteger` takes its weights where
+others take the activations, so it does not saturate."""
+QDQ_OPERATORS = ("MatMul", "Gemm", "Conv")
+"""Of these, those that onnxruntime computes in integers if both factors come from `DequantizeLinear`."""
+SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+"""Of these, those that add in 32 bits if the activations are signed, too."""
 MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
-"""Operators that change no number."""
+"""Operators that move numbers without changing them."""
 
 
 class _Scope(NamedTuple):
-    """The names of a graph, and of those around it."""
+    """The names that are visible in a graph: its own, and those of the graphs around it."""
 
     constants: dict[str, onnx.TensorProto]
     producers: dict[str, onnx.NodeProto]
     types: dict[str, int]
     """Element types of the graph's inputs."""
     folder: Path
-    """Where weights outside the file lie."""
+    """The folder of external weights."""
 
     def inside(self, graph: onnx.GraphProto) -> "_Scope":
-        """The scope of a graph within this one, whose names go before."""
+        """The scope of a subgraph, whose names shadow those of this one."""
         return _Scope(
             self.constants | {tensor.name: tensor for tensor in graph.initializer},
             self.producers | {name: node for node in graph.node for name in node.output if name},
@@ -65,7 +66,7 @@ class _Scope(NamedTuple):
         )
 
     def value(self, name: str) -> Array | None:
-        """A constant, also one that is moved or rounded in the graph; none for anything else."""
+        """A constant, possibly moved or quantized in the graph; None for anything else."""
         if name in self.constants:
             try:
                 return np.asarray(numpy_helper.to_array(self.constants[name], str(self.folder)))
@@ -77,26 +78,24 @@ class _Scope(NamedTuple):
         return self._computed(node, [self.value(other) if other else None for other in node.input])
 
     def integers(self, name: str) -> Array | None:
-        """The integers behind a constant that comes from `DequantizeLinear`."""
+        """The integers of a constant that comes from `DequantizeLinear`; None for anything else."""
         node = self.producers.get(name)
-        if node is None:
-            return None
-        if node.op_type == "DequantizeLinear":
+        if node is not None and node.op_type == "DequantizeLinear":
             return self.value(node.input[0])
-        if node.op_type not in MOVES:
+        if node is None or node.op_type not in MOVES:
             return None
         rest = [self.value(other) if other else None for other in node.input[1:]]
         return self._computed(node, [self.integers(node.input[0]), *rest])
 
     def source(self, name: str) -> onnx.NodeProto | None:
-        """The node that computed a value, before what only moved it."""
+        """The node that computed a value, before any that only moved it."""
         node = self.producers.get(name)
         while node is not None and node.op_type in MOVES:
             node = self.producers.get(name := node.input[0])
         return node
 
     def is_signed(self, name: str) -> bool:
-        """Whether an activation is known to be of signed bytes."""
+        """Whether an activation is known to be int8."""
         node = self.source(name)
         if node is None:
             while (mover := self.producers.get(name)) is not None:
@@ -106,48 +105,45 @@ class _Scope(NamedTuple):
         return zero is not None and bool(zero.dtype == np.int8)
 
     def _computed(self, node: onnx.NodeProto, inputs: list[Any]) -> Array | None:
-        """What a node makes of constants; none where one is missing, or the node is malformed."""
+        """The output of a node for constant inputs; None if one is not constant, or the node is malformed."""
         if any(value is None for value, name in zip(inputs, node.input, strict=True) if name):
             return None
         feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
         try:
             return np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])
-        except Exception:  # whatever it raises of a node that no runtime takes
+        except Exception:  # of any kind, for a node that no runtime accepts
             return None
 
 
-def saturating(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[int, int]]:
-    """Nodes whose sums may saturate: how many rows of their weights do, and of how many.
+def saturating_nodes(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[int, int]]:
+    """Nodes whose sums may saturate, each with the numbers of saturating and of all rows of its weights.
 
-    `folder` is where weights outside the file lie. Raises `InputError` where they cannot be read.
+    `folder` holds external weights. Raises `InputError` if they cannot be read.
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    found: dict[str, tuple[int, int]] = {}
+    totals: dict[str, tuple[int, int]] = {}
     for number, (node, scope) in enumerate(_nodes(model.graph, _Scope({}, {}, {}, folder))):
         counts = [_count(node, scope, position) for position in WEIGHTS.get(node.op_type, ())]
-        if any(bad for bad, _ in counts):
+        if any(saturating_nodes for saturating_nodes, _ in counts):
             label = node.name or f"{node.op_type} {number}"
-            before = found.get(label, (0, 0))
-            found[label] = before[0] + sum(bad for bad, _ in counts), before[1] + sum(rows for _, rows in counts)
-    return found
+            saturating_nodes, rows = (sum(column) for column in zip(*counts, totals.get(label, (0, 0)), strict=True))
+            totals[label] = saturating_nodes, rows
+    return totals
 
 
 def problems(model: onnx.ModelProto, folder: Path) -> list[str]:
-    """One sentence for each node that `saturating` finds."""
+    """One sentence for each of `saturating_nodes`."""
     return [
         f"{name} saturates on CPUs without VNNI, in {count} of {rows} rows: two neighbouring weights are more than "
         f"{PAIR_LIMIT} together; quantize the float32 model with reduce_range=True, or export its PyTorch weights with "
         "lstm-deploy."
-        for name, (count, rows) in saturating(model, folder).items()
+        for name, (count, rows) in saturating_nodes(model, folder).items()
     ]
 
 
-ONLY_VNNI = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
-
-
 def needs_vnni(model: onnx.ModelProto) -> bool:
-    """Whether a file says of itself that it was made for CPUs with VNNI."""
+    """Whether the metadata of a file say that it is only for CPUs with VNNI."""
     return any((prop.key, prop.value) == (CPUS_KEY, VNNI) for prop in model.metadata_props)
 
 
@@ -161,15 +157,15 @@ def _nodes(graph: onnx.GraphProto, around: _Scope) -> Iterator[tuple[onnx.NodePr
 
 
 def _count(node: onnx.NodeProto, scope: _Scope, position: int) -> tuple[int, int]:
-    """How many rows of one weight of a node saturate, and how many there are."""
+    """The numbers of saturating and of all rows of one weight of a node."""
     if len(node.input) <= position:
         return 0, 0
-    if node.op_type in OF_FLOATS:
+    if node.op_type in QDQ_OPERATORS:
         source = scope.source(node.input[0])
         if source is None or source.op_type != "DequantizeLinear":
             return 0, 0
         weights = scope.integers(node.input[position])
-    elif node.op_type in SIGNED_APART and scope.is_signed(node.input[0]):
+    elif node.op_type in SIGNED_IN_32_BITS and scope.is_signed(node.input[0]):
         return 0, 0
     else:
         weights = scope.value(node.input[position])
@@ -179,7 +175,7 @@ def _count(node: onnx.NodeProto, scope: _Scope, position: int) -> tuple[int, int
 
 
 def _rows(node: onnx.NodeProto, weights: Array) -> Iterator[Array]:
-    """Weights as `[outputs, inputs]`, in each order in which a kernel may go through the inputs."""
+    """Weights as `[outputs, inputs]`, in each order in which a kernel may read the inputs."""
     if node.op_type in ("Conv", "QLinearConv"):
         if weights.ndim < 3 or weights.shape[1] == 1:  # one channel for each output has a kernel that adds in 32 bits
             return
@@ -194,8 +190,7 @@ def _rows(node: onnx.NodeProto, weights: Array) -> Iterator[Array]:
 
 
 def _over(rows: Array) -> tuple[int, int]:
-    """How many rows have a pair of weights beyond `PAIR_LIMIT`, and how many rows there are."""
-    filled = np.pad(rows.astype(np.int16), ((0, 0), (0, rows.shape[1] % 2)))
-    # Weights of different signs are never more together than one of them.
-    pairs = np.abs(filled[:, 0::2] + filled[:, 1::2])
+    """The number of rows with a pair of weights beyond `PAIR_LIMIT`, and the number of all rows."""
+    padded = np.pad(rows.astype(np.int16), ((0, 0), (0, rows.shape[1] % 2)))
+    pairs = np.abs(padded[:, 0::2] + padded[:, 1::2])  # of different signs, they never exceed the larger one
     return int((pairs > PAIR_LIMIT).any(axis=1).sum()), len(rows)

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from lstm_deploy.artifacts import cell, environment
+from lstm_deploy.artifacts import environment, format_value
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE, holm, slower_by
 from lstm_deploy.benchmark.tables import KEY, SCHEMA_VERSION
 from lstm_deploy.errors import InputError
@@ -100,9 +100,9 @@ def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     shown = [name for name in KEY if name == "variant" or len({str(change.row[name]) for change in changes}) > 1]
     rows = [
         [
-            *(cell(change.row[name]) for name in shown),
-            cell(change.old_us),
-            cell(change.new_us),
+            *(format_value(change.row[name]) for name in shown),
+            format_value(change.old_us),
+            format_value(change.new_us),
             f"{change.times:.3f}",
             f"{change.probability:.2g}",
             change.verdict,

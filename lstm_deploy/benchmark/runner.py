@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from lstm_deploy.artifacts import Bundle, cell, environment
+from lstm_deploy.artifacts import Bundle, environment, format_value
 from lstm_deploy.benchmark import peaks, roofline
 from lstm_deploy.benchmark.statistics import (
     LEAST_ROUNDS,
@@ -333,7 +333,10 @@ def _warnings(row: dict[str, Any], *, compared: bool) -> list[str]:
     found = []
     low, high = row["p50_interval_us"]
     if max(high - row["p50_us"], row["p50_us"] - low) > UNSTABLE * row["p50_us"]:
-        found.append(f"{UNSTABLE_SAYS} {cell(low)} and {cell(high)} µs; close other programs, or give more --rounds.")
+        found.append(
+            f"{UNSTABLE_SAYS} {format_value(low)} and {format_value(high)} µs; close other programs, or give more "
+            "--rounds."
+        )
     error = row["error"]
     if error is None and compared:
         found.append("Its outputs cannot be compared with the baseline's; run lstm-deploy validate.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from lstm_deploy.artifacts import cell, environment, markdown_table
+from lstm_deploy.artifacts import environment, format_value, markdown_table
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE
 from lstm_deploy.errors import InputError
 
@@ -58,16 +58,16 @@ def _limit(row: Row) -> str:
 
 
 COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "variant": ("variant", lambda row: cell(row["variant"])),
-    "scenario": ("scenario", lambda row: cell(row["scenario"])),
-    "scope": ("scope", lambda row: cell(row["scope"]).replace("_", " ")),
-    "batch": ("batch", lambda row: cell(row["batch"])),
-    "seq_len": ("steps", lambda row: cell(row["seq_len"])),
-    "threads": ("threads", lambda row: cell(row["threads"])),
-    "p50_us": ("p50 µs", lambda row: cell(row["p50_us"])),
-    "p90_us": ("p90 µs", lambda row: cell(row["p90_us"])),
-    "p99_us": ("p99 µs", lambda row: cell(row["p99_us"])),
-    "steps_per_s": ("steps/s", lambda row: cell(row["steps_per_s"])),
+    "variant": ("variant", lambda row: format_value(row["variant"])),
+    "scenario": ("scenario", lambda row: format_value(row["scenario"])),
+    "scope": ("scope", lambda row: format_value(row["scope"]).replace("_", " ")),
+    "batch": ("batch", lambda row: format_value(row["batch"])),
+    "seq_len": ("steps", lambda row: format_value(row["seq_len"])),
+    "threads": ("threads", lambda row: format_value(row["threads"])),
+    "p50_us": ("p50 µs", lambda row: format_value(row["p50_us"])),
+    "p90_us": ("p90 µs", lambda row: format_value(row["p90_us"])),
+    "p99_us": ("p99 µs", lambda row: format_value(row["p99_us"])),
+    "steps_per_s": ("steps/s", lambda row: format_value(row["steps_per_s"])),
     "ratio_to_baseline": ("÷ baseline", _ratio),
     "roofline_fraction": ("of limit", _limit),
 }
@@ -94,9 +94,9 @@ def starts(document: Document) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             variant,
-            cell(found[0]["load_s"] * 1000),
-            cell(max(row["first_call_us"] for row in found) / 1000),
-            cell(None if found[-1]["peak_mib"] is None else float(found[-1]["peak_mib"])),
+            format_value(found[0]["load_s"] * 1000),
+            format_value(max(row["first_call_us"] for row in found) / 1000),
+            format_value(None if found[-1]["peak_mib"] is None else float(found[-1]["peak_mib"])),
             ", ".join(found[-1]["active"]),
         ]
         for (variant, _), found in seen.items()

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, CrashError, isolated, onnx_graph
+from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, CrashError, onnx_graph, run_isolated
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCOPES, Case
@@ -181,7 +181,7 @@ def _baselines(
             path, kind = folder / f"{name}.onnx", "stock"
             try:
                 cases = [case for case in wanted.cases if case.scenario in baseline.scenarios]
-                isolated(_write_stock, bundle.path, wanted.origin, name, path, cases)
+                run_isolated(_write_stock, bundle.path, wanted.origin, name, path, cases)
             except (InputError, CrashError) as error:
                 left_out.append(f"{name}: {error}")
                 continue

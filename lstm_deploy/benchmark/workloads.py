@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from onnx import TensorProto, helper
 
-from lstm_deploy.contract import CONTRACT_KEY, Array, Feeds, Signature, contract_of, sample_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, Array, Feeds, Signature, rollout_contract, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, StateStream, unroll
 
@@ -108,7 +108,7 @@ class ArtifactContender:
 
     def _rollout(self, case: Case) -> Prepared:
         runtime = self.runtime.rollout or self.runtime
-        contract = runtime.signature if runtime.signature.rollout else contract_of(runtime.signature)
+        contract = runtime.signature if runtime.signature.rollout else rollout_contract(runtime.signature)
         feeds = rollout_feeds(contract, case)
         if runtime.signature.rollout:
             return Prepared(lambda: runtime.run(feeds), lambda: runtime.run(feeds)["y"])

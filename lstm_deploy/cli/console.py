@@ -71,9 +71,9 @@ def flat(value: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all, and say so."""
-    from lstm_deploy.artifacts import replacing
+    from lstm_deploy.artifacts import atomic_write
 
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     note(f"wrote {path}")
 

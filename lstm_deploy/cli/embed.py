@@ -35,7 +35,7 @@ def embed(
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = generate.embed(bundle, folder, lang, precision=precision, force=force)
     if generate.needs_vnni(bundle, files):
-        console.note(f"{folder} holds a model {saturation.ONLY_VNNI}.")
+        console.note(f"{folder} holds a model {saturation.VNNI_ONLY}.")
     if json:
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return

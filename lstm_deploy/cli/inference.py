@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract import NO_STOP, Classify, Forecast, LanguageModel, carries, layout_of, padded, window_of
+from lstm_deploy.contract import (
+    NO_STOP,
+    Classify,
+    Forecast,
+    LanguageModel,
+    carries_state,
+    layout_of,
+    pad_sequences,
+    window_of,
+)
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Model, Stepper
 from lstm_deploy.training import Series, Values
@@ -50,7 +59,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where
     if steps > task.horizon:
         raise InputError(f"The model tells the next {task.horizon} steps and none after them; ask for as many.")
     signature = model.signature
-    rows = rows if carries(signature) else rows[:, -window_of(signature) :]
+    rows = rows if carries_state(signature) else rows[:, -window_of(signature) :]
     y, _ = Stepper(model.runtime(**where))(rows, signature.initial_state(1))
     return np.asarray(y, np.float64).reshape(task.horizon, len(task.targets))[:steps]
 
@@ -75,7 +84,7 @@ def generate(
     """
     if not all(prompts):
         raise InputError("The prompt is empty; give at least one character with --prompt.")
-    x, lengths = padded([task.encode(text) for text in prompts])
+    x, lengths = pad_sequences([task.encode(text) for text in prompts])
     if stop and (stop not in task.index or (task.unit == "byte" and not stop.isascii())):
         raise InputError(f"The text cannot stop at {stop!r}, which is no token of the model; give another --stop.")
     feeds = {

@@ -111,7 +111,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     precision, saturates = onnx_graph.precision(model), saturation.problems(model, path.parent)
     cpus = "all"
     if saturates and saturation.needs_vnni(model):
-        saturates, cpus = [], saturation.ONLY_VNNI
+        saturates, cpus = [], saturation.VNNI_ONLY
     return {
         "kind": "onnx",
         "bytes": path.stat().st_size,
@@ -121,7 +121,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "producer": model.producer_name,
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
-        "operators": dict(onnx_graph.operators(model).most_common()),
+        "operators": dict(onnx_graph.operator_counts(model).most_common()),
         "lint": [*lint.lint(model, contract), *saturates],
         "contract": msgspec.to_builtins(contract) if contract else None,
     }
@@ -145,7 +145,7 @@ def _c(path: Path) -> dict[str, Any]:
         "kind": "c",
         "bytes": sum(file.stat().st_size for file in files if file.exists()),
         "precision": interface.precision,
-        "functions": [head for _, head in interface.prototypes()],
+        "functions": [head for _, head in interface.prototypes().values()],
         "contract": msgspec.to_builtins(interface.signature),
     }
 

@@ -82,7 +82,7 @@ def _show(parity: Any) -> None:
     for left_out in parity.left_out:
         console.note(f"left out: {left_out}.")
     for check in parity.checks:
-        if check.detail == saturation.ONLY_VNNI:
+        if check.detail == saturation.VNNI_ONLY:
             console.note(f"{check.artifact} is {check.detail}.")
     for line in report.parity_failures(parity):
         console.say(line)

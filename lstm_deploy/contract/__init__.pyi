@@ -2,22 +2,22 @@ from .c_interface import (
     C_BYTES as C_BYTES,
     C_TYPES as C_TYPES,
     STEPS as STEPS,
-    Interface as Interface,
-    Mode as Mode,
-    Tensor as Tensor,
-    commented as commented,
-    field as field,
-    filled as filled,
-    tensors as tensors,
+    CallMode as CallMode,
+    CInterface as CInterface,
+    CTensor as CTensor,
+    c_tensors as c_tensors,
+    comment_safe as comment_safe,
+    fill_template as fill_template,
+    state_field as state_field,
 )
 from .cells import LSTM as LSTM, by_module as by_module
-from .layouts import layout_of as layout_of, padded as padded
+from .layouts import layout_of as layout_of, pad_sequences as pad_sequences
 from .rollouts import (
-    COLDEST as COLDEST,
+    MIN_TEMPERATURE as MIN_TEMPERATURE,
     NO_STOP as NO_STOP,
-    carries as carries,
-    check_feeds as check_feeds,
-    contract_of as contract_of,
+    carries_state as carries_state,
+    check_rollout_inputs as check_rollout_inputs,
+    rollout_contract as rollout_contract,
     window_of as window_of,
 )
 from .sampling import (
@@ -43,7 +43,7 @@ from .signature import (
     StatePolicy as StatePolicy,
     Streaming as Streaming,
     TensorSpec as TensorSpec,
-    decode as decode,
+    decode_json as decode_json,
 )
 from .tasks import (
     BYTES as BYTES,
@@ -52,6 +52,6 @@ from .tasks import (
     LanguageModel as LanguageModel,
     Task as Task,
     Unit as Unit,
-    pieces as pieces,
+    split_text as split_text,
     widths as widths,
 )

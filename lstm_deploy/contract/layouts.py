@@ -1,34 +1,34 @@
-"""How the rows of a task lie in a model's tensors, so that people give and get them one way, whatever the model's."""
+"""How the rows of a task lie in a model's tensors, so that callers use one layout whatever the model's own is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract.signature import Array, Dim, Signature
+from lstm_deploy.contract.signature import Array, Signature
 from lstm_deploy.contract.tasks import Forecast, widths
 from lstm_deploy.errors import InputError
 
 
 class Layout(NamedTuple):
-    """Where batch, time and features lie in the one input and the first output of a model."""
+    """Where batch, time and features lie in the only input and the first output of a model."""
 
     batch_axis: int
     time_axis: int
     width: int
     """Numbers in one row of `x`: features, or entries of the vocabulary."""
     one_hot: bool
-    """Whether tokens come as rows of the identity."""
+    """Whether the model takes tokens as one-hot rows."""
     has_features: bool
     """Whether `x` has an axis for the features."""
     window: int | None
-    """Steps of one call where the model takes no other number."""
+    """The number of steps of a call if the model takes no other; None if it takes any."""
     y_time_axis: int | None
-    """None where `y` is of the last step only."""
+    """None if `y` is only of the last step."""
     y_has_features: bool
 
     def inputs(self, rows: Array) -> Array:
-        """`[batch, seq, features]` values, or `[batch, seq]` tokens, as the model takes them."""
+        """Lay out `[batch, seq, features]` values or `[batch, seq]` tokens as the model takes them."""
         if self.one_hot:
             rows = (rows[..., None] == np.arange(self.width)).astype(np.float32)
         elif rows.ndim == 3 and not self.has_features:
@@ -36,24 +36,24 @@ class Layout(NamedTuple):
         return np.ascontiguousarray(np.swapaxes(rows, 0, 1) if self.batch_axis else rows)
 
     def last(self, y: Array) -> Array:
-        """What the model says after the last row: `[batch, outputs]`."""
+        """The output after the last row: `[batch, outputs]`."""
         y = y if self.y_time_axis is None else np.take(y, -1, axis=self.y_time_axis)
         return y if self.y_has_features else y[:, None]
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
-    """Tokens of unequal length as `[rows, longest]`, filled with 0, and their lengths."""
+def pad_sequences(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    """Tokens of unequal length as `[rows, longest]`, padded with 0, and their lengths."""
     lengths = np.array([len(row) for row in rows])
     x = np.zeros((len(rows), lengths.max()), np.int64)
-    for place, row in zip(x, rows, strict=True):
-        place[: len(row)] = row
+    for pad_sequences, row in zip(x, rows, strict=True):
+        pad_sequences[: len(row)] = row
     return x, lengths
 
 
 def layout_of(signature: Signature) -> Layout:
     """The layout of a model that has a task.
 
-    Raises `InputError` where it has none, or where its tensors are not those of its task.
+    Raises `InputError` if it has none, or if its tensors do not fit the task.
     """
     task = signature.task
     if task is None:
@@ -66,25 +66,24 @@ def layout_of(signature: Signature) -> Layout:
         raise InputError(
             f"A model with a task takes one input, this one {len(signature.inputs)}; export it without --task."
         )
-    takes, gives = widths(task)
+    inputs, outputs = widths(task)
     tokens = not isinstance(task, Forecast)
-    named: list[Dim] = [dim for dim in x.shape if isinstance(dim, str)]
-    if "batch" not in x.shape[:2] or len(x.shape) not in (2, 3) or not set(named) <= {"batch", "seq"}:
+    if (
+        "batch" not in x.shape[:2]
+        or len(x.shape) not in (2, 3)
+        or not {dim for dim in x.shape if isinstance(dim, str)} <= {"batch", "seq"}
+    ):
         raise InputError(f"{x} is not a batch of sequences, so the model cannot have a task; export it without --task.")
     batch_axis = x.shape.index("batch")
     time_axis = x.shape.index("seq") if "seq" in x.shape else 1 - batch_axis
-    has_features = len(x.shape) == 3
-    integers = x.dtype.startswith("int")
-    fits = (
-        (not has_features if integers else x.shape[-1] == takes)
-        if tokens
-        else takes == (x.shape[-1] if has_features else 1)
-    )
-    if time_axis == 2 or not fits or (integers and not tokens):
-        check = "the vocabulary" if tokens else "the features"
-        raise InputError(
-            f"{x} does not take the {takes} {'tokens' if tokens else 'features'} of its task; check {check}."
-        )
+    has_features, is_integer = len(x.shape) == 3, x.dtype.startswith("int")
+    if tokens:
+        fits = not has_features if is_integer else x.shape[-1] == inputs
+    else:
+        fits = not is_integer and inputs == (x.shape[-1] if has_features else 1)
+    if time_axis == 2 or not fits:
+        noun, check = ("tokens", "the vocabulary") if tokens else ("features", "the features")
+        raise InputError(f"{x} does not take the {inputs} {noun} of its task; check {check}.")
     y_dims = list(y.shape)
     y_time_axis = None
     if "seq" in y_dims:
@@ -93,20 +92,23 @@ def layout_of(signature: Signature) -> Layout:
         y_time_axis = time_axis
     if y_time_axis is not None:
         del y_dims[y_time_axis]
-    if y_dims != ["batch", gives] and not (y_dims == ["batch"] and gives == 1):
+    if y_dims != ["batch", outputs] and not (y_dims == ["batch"] and outputs == 1):
         raise InputError(
-            f"{y} is not the {gives} outputs of its task for each row, as y[batch,{gives}]; check the task."
+            f"{y} is not the {outputs} outputs of its task for each row, as y[batch,{outputs}]; check the task."
         )
     size = x.shape[time_axis]
-    if isinstance(task, Forecast) and isinstance(size, int) and size != task.window:
-        raise InputError(f"A call of this model takes {size} steps, and its task says {task.window}; make them equal.")
+    window = size if isinstance(size, int) else None
+    if isinstance(task, Forecast) and window not in (None, task.window):
+        raise InputError(
+            f"A call of this model takes {window} steps, and its task says {task.window}; make them equal."
+        )
     return Layout(
         batch_axis=batch_axis,
         time_axis=time_axis,
-        width=takes,
-        one_hot=tokens and not integers,
+        width=inputs,
+        one_hot=tokens and not is_integer,
         has_features=has_features,
-        window=size if isinstance(size, int) else None,
+        window=window,
         y_time_axis=y_time_axis,
         y_has_features=len(y_dims) == 2,
     )

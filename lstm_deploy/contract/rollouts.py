@@ -6,14 +6,14 @@ Its inputs and outputs are the same whatever the model's own layout is:
     generate   x [batch, seq] tokens, lengths [batch],
                noise [batch, steps], temperature [], top_k [], stop []     -> y [batch, steps] tokens
 
-and, where the state is carried, the model's own `h_in, c_in -> h_out, c_out`: the state before the last of `y` was
-fed, so that a later call goes on with that as its `x`. `exporters.onnx_rollout` writes it as one graph;
-`runtimes.stepping` does the same by one call of the model for each step, which is what that graph is held against.
+and, if the state is carried, the model's own `h_in, c_in -> h_out, c_out`: the state before the last of `y` was
+fed, so that a later call continues with that as its `x`. `exporters.onnx_rollout` writes it as
+one graph; `runtimes.stepping` computes the same with one call of the model for each step, and is its reference.
 
-A text is drawn so: the candidates are the tokens whose logit is no less than the `top_k`-th largest (0: all), their
-probabilities softmax(logit / temperature), and the token is the first whose cumulative probability, in the order of
-the vocabulary, exceeds the noise, uniform in [0, 1). A temperature of 0 takes the likeliest. Rows that have come to
-`stop` (-1: none) repeat it; when all have, the call returns early.
+Text is sampled as follows: the candidates are the tokens whose logit is no less than the `top_k`-th largest (0: all),
+their probabilities softmax(logit / temperature), and the token is the first whose cumulative probability, in the order
+of the vocabulary, exceeds the noise, uniform in [0, 1). A temperature of 0 takes the most likely token. Rows that have
+reached `stop` (-1: none) repeat it; when all have, the call returns early.
 """
 
 import numpy as np
@@ -24,35 +24,36 @@ from lstm_deploy.contract.signature import Feeds, Signature, TensorSpec
 from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
 from lstm_deploy.errors import InputError
 
-COLDEST = float(np.float32(1e-6))
-"""Temperatures below it are 0: dividing by them overflows."""
+MIN_TEMPERATURE = float(np.float32(1e-6))
+"""Lower temperatures count as 0: dividing by them overflows."""
 NO_STOP = -1
-NO_STREAM = "a rollout gives all its steps in one call"
 
 
-def contract_of(signature: Signature) -> Signature:
-    """The contract of a model's rollout; raises `InputError` for a model that has none, with the reason."""
+def rollout_contract(signature: Signature) -> Signature:
+    """The contract of a model's rollout; raises `InputError`, with the reason, for a model that has none."""
     layout, task = layout_of(signature), signature.task
     if isinstance(task, Classify):
         raise InputError("A classifier does not feed itself, so it has no rollout; run it on whole inputs.")
     if isinstance(task, Forecast) and task.horizon > 1:
         raise InputError(
-            f"The model tells the next {task.horizon} steps in one call, and none after them; train with a horizon of "
-            "1 for a rollout."
-        )
-    if isinstance(task, Forecast) and not task.feeds_itself and set(task.features) == set(task.targets):
-        raise InputError(
-            f"The model predicts {', '.join(task.targets)} in another order than it takes {', '.join(task.features)}, "
-            "so its outputs are no inputs; train with the targets in the order of the features."
+            f"The model predicts {task.horizon} steps in one call, and none after them; train with a horizon of 1 for "
+            "a rollout."
         )
     if isinstance(task, Forecast) and not task.feeds_itself:
+        features, targets = ", ".join(task.features), ", ".join(task.targets)
+        if set(task.features) == set(task.targets):
+            raise InputError(
+                f"The model predicts {targets} in another order than it takes {features}, so its outputs are no "
+                "inputs; train with the targets in the order of the features."
+            )
         raise InputError(
-            f"The model predicts {', '.join(task.targets)} but needs {', '.join(task.features)} at each step, so it "
-            "can look one step ahead only; train with every feature as a target."
+            f"The model predicts {targets} but needs {features} at each step, so it can look one step ahead only; "
+            "train with every feature as a target."
         )
     if len(signature.inputs) > 1:
-        raise InputError("This model also takes lengths, which a rollout cannot tell it; export it without packing.")
-    if carries(signature) and (signature.streaming != "exact" or layout.window or signature.least_seq > 1):
+        raise InputError("This model also takes lengths, which a rollout does not have; export it without packing.")
+    carried = carries_state(signature)
+    if carried and (signature.streaming != "exact" or layout.window or signature.least_seq > 1):
         reason = signature.streaming_reason or "a call takes a fixed number of steps, or some at least"
         raise InputError(f"This model cannot carry its state from step to step ({reason}), so it has no rollout.")
     (x,) = signature.inputs
@@ -76,28 +77,28 @@ def contract_of(signature: Signature) -> Signature:
         signature,
         inputs=inputs,
         outputs=(output,),
-        recurrent=signature.recurrent if carries(signature) else (),
+        recurrent=signature.recurrent if carried else (),
         streaming="none",
-        streaming_reason=NO_STREAM,
+        streaming_reason="a rollout gives all its steps in one call",
         fixed=(),
         rollout=True,
-        least_seq=1 if carries(signature) else window_of(signature),
+        least_seq=1 if carried else window_of(signature),
     )
 
 
-def carries(signature: Signature) -> bool:
-    """Whether a rollout carries the state; else each step starts anew, on the latest window."""
+def carries_state(signature: Signature) -> bool:
+    """Whether a rollout carries the state; otherwise each step starts from the initial state, on the latest window."""
     return isinstance(signature.task, LanguageModel) or signature.state_policy == "carry"
 
 
 def window_of(signature: Signature) -> int:
-    """Rows that one forecast looks at where the state is not carried."""
+    """Rows that one forecast sees if the state is not carried."""
     assert isinstance(signature.task, Forecast)
-    return signature.task.window  # of a model that takes a fixed number of steps, too: `layout_of` refuses another
+    return signature.task.window  # also if the model takes a fixed number of steps: `layout_of` checks they are equal
 
 
-def check_feeds(contract: Signature, feeds: Feeds) -> None:
-    """Raise `InputError` for inputs of a rollout that are of the right shapes but mean nothing."""
+def check_rollout_inputs(contract: Signature, feeds: Feeds) -> None:
+    """Raise `InputError` for inputs of a rollout that have the right shapes but invalid values."""
     x = feeds["x"]
     if x.shape[1] < contract.least_seq:
         raise InputError(f"x has {x.shape[1]} rows, and a forecast looks at {contract.least_seq}; give more of them.")

@@ -1,4 +1,4 @@
-"""Inputs to try a model on, drawn from its contract."""
+"""Random and blank inputs that fit a contract."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +8,13 @@ from lstm_deploy.contract.signature import Array, Signature, TensorSpec
 
 
 def sizes_of(specs: Sequence[TensorSpec], batch: int, seq: int) -> dict[str, int]:
-    """A size for each dynamic dimension of some inputs; axes of neither batch nor time get a size of their own."""
+    """A size for each dynamic dimension; dimensions other than batch and seq get sizes that differ from these."""
     names = sorted({dim for spec in specs for dim in spec.shape if isinstance(dim, str)} - {"batch", "seq"})
     return {"batch": batch, "seq": seq} | {name: seq + 1 + index for index, name in enumerate(names)}
 
 
 def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
-    """All inputs of the given sizes, by name.
+    """Random inputs of the given sizes, by name.
 
     Values are uniform over the range known from training, else standard normal. Integers without a known range are
     0 or 1, which every vocabulary has. Lengths are from 1 to the whole time axis, the first one all of it.
@@ -25,12 +25,12 @@ def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np
 
 
 def blank_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Arrays for inputs that are written later: zeros, and lengths at which all steps count, as none is no sequence."""
+    """Arrays to be filled later: zeros, and full lengths, as a length of 0 is not allowed."""
     return {spec.name: np.full(spec.sized(sizes), sizes["seq"] if spec.is_lengths else 0, spec.dtype) for spec in specs}
 
 
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:
-    """A state as it could occur within a sequence: |h| below 1, c beyond it."""
+    """A random state as it could occur within a sequence: |h| below 1, c beyond it."""
     state, cell_states = {}, signature.cell_states
     for spec in signature.state_inputs:
         value = rng.standard_normal(spec.sized({"batch": batch}))
@@ -40,13 +40,14 @@ def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> 
 
 def _sample(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator, steps: int) -> Array:
     shape = spec.sized(sizes)
+    value: Array
     if spec.is_lengths:
-        lengths = rng.integers(1, steps, shape, endpoint=True)
-        lengths[:1] = steps
-        return lengths.astype(spec.dtype)
-    if spec.dtype == "bool" or spec.dtype.startswith("int"):
-        last = int(spec.high[0]) if spec.high else 1
-        return rng.integers(0, last, shape, endpoint=True).astype(spec.dtype)
-    if spec.low is not None and spec.high is not None:
-        return rng.uniform(spec.low, spec.high, shape).astype(spec.dtype)
-    return rng.standard_normal(shape).astype(spec.dtype)
+        value = rng.integers(1, steps, shape, endpoint=True)
+        value[:1] = steps
+    elif spec.dtype == "bool" or spec.dtype.startswith("int"):
+        value = rng.integers(0, int(spec.high[0]) if spec.high else 1, shape, endpoint=True)
+    elif spec.low is not None and spec.high is not None:
+        value = rng.uniform(spec.low, spec.high, shape)
+    else:
+        value = rng.standard_normal(shape)
+    return np.asarray(value, spec.dtype)

@@ -1,8 +1,8 @@
-"""The state contract: names, shapes and meaning of everything that enters and leaves an exported model.
+"""The state contract: names, shapes and meaning of all inputs and outputs of an exported model.
 
     (x, h_in, c_in) -> (y, h_out, c_out)
 
-It knows no framework and no file format; every artifact carries its JSON.
+It is independent of frameworks and file formats; every artifact contains it as JSON.
 """
 
 import re
@@ -21,7 +21,7 @@ from lstm_deploy.errors import InputError
 CONTRACT_KEY = "lstm_deploy.contract"
 """Key of the contract in the `metadata_props` of an ONNX file."""
 CONTRACT_FILE = "contract.json"
-"""Name of the contract among the extra files of a TorchScript archive."""
+"""Name of the contract in the extra files of a TorchScript archive."""
 SCHEMA_VERSION = 1
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _SPEC = re.compile(r"^(?:(?P<name>\w+):)?(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]$")
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):
-    """One tensor: a name in the shape is dynamic, a number is fixed."""
+    """One tensor; in its shape, a name is a dynamic dimension and a number a fixed one."""
 
     name: str
     dtype: DType
@@ -47,13 +47,13 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     low: tuple[float, ...] | None = None
     """Smallest value seen in training: one number, or one for each entry of the last axis."""
     high: tuple[float, ...] | None = None
-    """Largest value seen in training, as `low`; for tokens, the last valid one."""
+    """Largest value seen in training, as `low`; for tokens, the largest valid one."""
     is_lengths: bool = False
-    """Whether it gives the steps of each row that count, the others being padding."""
+    """Whether it holds the number of valid steps of each row, the others being padding."""
 
     @classmethod
     def parse(cls, text: str, name: str | None = None) -> "TensorSpec":
-        """Read `float32[batch,seq,40]`, or `mels:float32[batch,seq,40]` where no name is given apart.
+        """Parse `mels:float32[batch,seq,40]`, or `float32[batch,seq,40]` with a `name`.
 
         Raises `InputError` for anything else.
         """
@@ -77,7 +77,7 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
         return cls(name=name, dtype=cast(DType, dtype), shape=tuple(dims), is_lengths=is_lengths)
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape in numbers, with each dynamic name looked up in `sizes`."""
+        """The shape with each dynamic dimension looked up in `sizes`."""
         return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape)
 
     def __str__(self) -> str:
@@ -85,20 +85,20 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
 
 
 class RecurrentSpec(Struct, frozen=True, kw_only=True):
-    """One recurrent module of the network, and the names of its state in the contract."""
+    """One recurrent module of the network, and how its state is named in the contract."""
 
     module: str
     """Path inside the network, as in `named_modules()`."""
     prefix: str
-    """What stands before `h_in`, …: empty where the network has one recurrent module."""
+    """Prefix of `h_in`, …: empty if the network has one recurrent module."""
     input_size: int
     hidden_size: int
     proj_size: int
-    """Size of a projected output, 0 for none."""
+    """Size of the projected output, 0 for no projection."""
     num_layers: int
     num_directions: int
     initial_h: tuple[tuple[float, ...], ...] | None = None
-    """Learned start of `h` as `[layers*directions][size]`; none means zeros."""
+    """Learned initial `h` as `[layers*directions][size]`; None means zeros."""
     initial_c: tuple[tuple[float, ...], ...] | None = None
 
     @property
@@ -108,17 +108,17 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
 
     @property
     def output_size(self) -> int:
-        """Size of the output: the projection's where there is one."""
+        """Size of the output, after the projection if there is one."""
         return self.proj_size or self.hidden_size
 
     @property
     def initial(self) -> tuple[tuple[tuple[float, ...], ...] | None, ...]:
-        """The learned start of each state of the cell, in order."""
+        """The learned initial value of each state of the cell, in order."""
         return tuple(getattr(self, f"initial_{state.name}") for state in self.cell.states)
 
 
 class FixedDim(Struct, frozen=True, kw_only=True):
-    """A dimension that is usually dynamic and that this network fixes."""
+    """A dimension that is usually dynamic but that this network fixes."""
 
     name: str
     size: int
@@ -126,7 +126,7 @@ class FixedDim(Struct, frozen=True, kw_only=True):
 
 
 class Signature(Struct, frozen=True, kw_only=True):
-    """The whole contract of a network, without which its artifacts cannot be used rightly."""
+    """The contract of a network: all that is needed to use its artifacts correctly."""
 
     schema_version: int = SCHEMA_VERSION
     inputs: tuple[TensorSpec, ...]
@@ -137,14 +137,14 @@ class Signature(Struct, frozen=True, kw_only=True):
     """Of `h` and `c`; `float16` in artifacts of that precision."""
     streaming: Streaming = "none"
     streaming_reason: str = ""
-    """Why `streaming` is not `exact`; empty where it is."""
+    """Why `streaming` is not `exact`; empty if it is."""
     state_policy: StatePolicy = "reset"
     fixed: tuple[FixedDim, ...] = ()
     least_seq: int = 1
-    """Fewest steps of one call: what convolves or pools over time needs some."""
+    """Fewest steps of one call: convolution and pooling over time need some."""
     task: Task | None = None
     rollout: bool = False
-    """Whether one call makes many steps, the model fed with its own outputs (see `rollouts`)."""
+    """Whether one call computes many steps, the model fed with its own outputs (see `rollouts`)."""
 
     @property
     def state_inputs(self) -> tuple[TensorSpec, ...]:
@@ -158,7 +158,7 @@ class Signature(Struct, frozen=True, kw_only=True):
 
     @property
     def cell_states(self) -> dict[str, CellState]:
-        """What each of `state_inputs` is to its cell, by its name in the contract."""
+        """The cell's state that each of `state_inputs` holds, by name in the contract."""
         return {f"{module.prefix}{state.name}_in": state for module in self.recurrent for state in module.cell.states}
 
     @property
@@ -170,7 +170,7 @@ class Signature(Struct, frozen=True, kw_only=True):
         return [spec.name for spec in (*self.outputs, *self.state_outputs)]
 
     def clamp(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Sizes of the dynamic dimensions such as the network takes them: the fixed ones at their only size."""
+        """Adapt sizes of dimensions to the network: fixed ones to their only size, seq to at least `least_seq`."""
         seq = {"seq": max(sizes["seq"], self.least_seq)} if "seq" in sizes else {}
         return {**sizes, **seq, **{dim.name: dim.size for dim in self.fixed}}
 
@@ -178,50 +178,48 @@ class Signature(Struct, frozen=True, kw_only=True):
     def batch_axis_of_state(self) -> int:
         return 0 if self.state_layout == "batch-first" else 1
 
-    def _states(self, way: Literal["in", "out"]) -> tuple[TensorSpec, ...]:
+    def _states(self, suffix: Literal["in", "out"]) -> tuple[TensorSpec, ...]:
         specs = []
         batch: Dim = next((dim.size for dim in self.fixed if dim.name == "batch"), "batch")
         for module in self.recurrent:
             depth = module.num_layers * module.num_directions
             for state in module.cell.states:
                 size = module.output_size if state.is_output else module.hidden_size
-                shape: tuple[Dim, ...] = (depth, batch, size)
-                if self.state_layout == "batch-first":
-                    shape = (batch, depth, size)
-                name = f"{module.prefix}{state.name}_{way}"
+                shape = (batch, depth, size) if self.state_layout == "batch-first" else (depth, batch, size)
+                name = f"{module.prefix}{state.name}_{suffix}"
                 specs.append(TensorSpec(name=name, dtype=self.state_dtype, shape=shape))
         return tuple(specs)
 
     def initial_state(self, batch: int) -> Outputs:
-        """The state before the first step, for each of `state_inputs`."""
-        learned = [start for module in self.recurrent for start in module.initial]
+        """The state before the first step, by the names of `state_inputs`."""
+        learned = [initial for module in self.recurrent for initial in module.initial]
         state = {}
-        for spec, start in zip(self.state_inputs, learned, strict=True):
+        for spec, initial in zip(self.state_inputs, learned, strict=True):
             value = np.zeros(spec.sized({"batch": batch}), spec.dtype)
-            if start is not None:
-                value[...] = np.expand_dims(np.asarray(start, spec.dtype), self.batch_axis_of_state)
+            if initial is not None:
+                value[...] = np.expand_dims(np.asarray(initial, spec.dtype), self.batch_axis_of_state)
             state[spec.name] = value
         return state
 
     def next_state(self, outputs: Feeds) -> Outputs:
-        """The state outputs of a call under the names of the state inputs, for the call after it."""
+        """The state outputs of a call under the names of the state inputs, for the next call."""
         pairs = zip(self.state_inputs, self.state_outputs, strict=True)
         return {before.name: outputs[after.name] for before, after in pairs}
 
     def to_json(self) -> str:
-        """The contract as JSON with sorted keys: equal contracts give equal texts."""
+        """The contract as JSON with sorted keys, so that equal contracts give equal texts."""
         return msgspec.json.encode(self, order="sorted").decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Signature":
-        """Read a contract; raises `InputError` for a malformed one or one of a newer version."""
-        return decode(text, cls, "The contract")
+        """Read a contract; raises `InputError` if it is malformed or of a newer version."""
+        return decode_json(text, cls, "The contract")
 
 
-def decode(text: str | bytes, kind: type[T], what: str) -> T:
-    """Read JSON of this package into its type; `what` opens the sentence of an error.
+def decode_json(text: str | bytes, kind: type[T], what: str) -> T:
+    """Read JSON with a `schema_version` into a type; `what` names the document in error messages.
 
-    Raises `InputError` for malformed JSON and for a schema version that this release does not know.
+    Raises `InputError` for malformed JSON and for a schema version newer than this release.
     """
     try:
         version = msgspec.json.decode(text, type=_Versioned).schema_version

@@ -1,4 +1,4 @@
-"""What a network was made to do: all that a program needs to feed it and to read its answers."""
+"""What a model was made to do: all that a program needs to prepare its inputs and to read its outputs."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from msgspec import Struct
 from lstm_deploy.errors import InputError
 
 BYTES = tuple(map(chr, range(256)))
-"""The vocabulary of a model of bytes: the character of each code point stands for the byte of that number."""
+"""The vocabulary of a byte-level model: the character of each code point stands for the byte of that number."""
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 Unit = Literal["word", "token", "character"]
 
@@ -25,16 +25,15 @@ class Forecast(Struct, frozen=True, kw_only=True, tag="forecast", tag_field="kin
     window: int
     """Steps that one prediction saw in training."""
     horizon: int = 1
-    """Steps that one prediction tells, all targets of the next step first, then those of the one after."""
+    """Steps that one prediction covers: all targets of the next step first, then those of the step after it."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for columns and windows that no series has."""
+        """Raise `InputError` for invalid columns, windows and horizons."""
         _check_names("features", self.features)
         _check_names("targets", self.targets)
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise InputError(f"A forecast cannot have a window of {self.window!r} rows; give 1 or more.")
-        if isinstance(self.horizon, bool) or not isinstance(self.horizon, int) or self.horizon < 1:
-            raise InputError(f"A forecast cannot have a horizon of {self.horizon!r} steps; give 1 or more.")
+        for name, size, unit in (("window", self.window, "rows"), ("horizon", self.horizon, "steps")):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"A forecast cannot have a {name} of {size!r} {unit}; give 1 or more.")
         if unknown := [name for name in self.targets if name not in self.features]:
             raise InputError(f"The target {unknown[0]!r} is none of the features; add it there.")
 
@@ -54,19 +53,19 @@ class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind
     """Predict the next character: `y` holds one logit for each entry of the vocabulary."""
 
     vocabulary: tuple[str, ...]
-    """The character that each token stands for."""
+    """The character of each token."""
     unit: Literal["character", "byte"] = "character"
-    """What one token is; the bytes of a text in UTF-8 stand in the vocabulary as the characters of those numbers."""
+    """What one token is; bytes of UTF-8 text stand in the vocabulary as the characters of those numbers."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for what is no vocabulary."""
+        """Raise `InputError` for an invalid vocabulary."""
         _check_names("vocabulary", self.vocabulary)
         if self.unit == "byte" and self.vocabulary != BYTES:
             raise InputError("The vocabulary of a model of bytes is the 256 bytes in order; give tasks.BYTES.")
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """The token of each character; made once, as pipes ask for it at each line."""
+        """The token of each character; cached, as it is used for every line of a stream."""
         return {character: token for token, character in enumerate(self.vocabulary)}
 
     def encode(self, text: str) -> list[int]:
@@ -76,31 +75,31 @@ class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind
         try:
             return [self.index[character] for character in text]
         except KeyError as error:
-            known = "".join(self.vocabulary)
+            characters = "".join(self.vocabulary)
             raise InputError(
-                f"The model has never seen {error.args[0]!r}; write the text with its characters, {known!r}."
+                f"The model has never seen {error.args[0]!r}; write the text with its characters, {characters!r}."
             ) from error
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens; of bytes, what is no UTF-8 becomes the sign for an unknown character."""
+        """The text of tokens; invalid UTF-8 in bytes becomes the replacement character."""
         if self.unit == "byte":
             return bytes(tokens).decode("utf-8", "replace")
         return "".join(self.vocabulary[token] for token in tokens)
 
 
 class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kind", dict=True):
-    """Tell which class a text is of: `y` holds one logit for each label."""
+    """Classify a text: `y` holds one logit for each label."""
 
     labels: tuple[str, ...]
     vocabulary: tuple[str, ...]
-    """The word or character that each token stands for."""
+    """The word or character of each token."""
     unit: Unit = "word"
-    """What a text is cut into: `word`, what stands between white space, `token`, as `pieces` says, or `character`."""
+    """What a text is split into, by `split_text`."""
     unknown: int | None = None
-    """The token for what the vocabulary lacks; none if that is refused."""
+    """The token for anything that the vocabulary lacks; None if such a text is refused."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for what are no labels or no vocabulary."""
+        """Raise `InputError` for invalid labels or an invalid vocabulary."""
         _check_names("labels", self.labels)
         _check_names("vocabulary", self.vocabulary)
 
@@ -110,12 +109,12 @@ class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kin
         return {entry: token for token, entry in enumerate(self.vocabulary)}
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text; in lower case where the vocabulary has a word only so.
+        """The tokens of a text; a word falls back to its lower case if only that is in the vocabulary.
 
-        Raises `InputError` for an empty text, and for what the vocabulary lacks where it has no entry for that.
+        Raises `InputError` for an empty text, and for an unknown word if there is no token for those.
         """
         tokens = []
-        for piece in pieces(text, self.unit):
+        for piece in split_text(text, self.unit):
             token = self.index.get(piece, self.index.get(piece.lower(), self.unknown))
             if token is None:
                 raise InputError(f"The model has never seen {piece!r}; leave it out of the line.")
@@ -125,8 +124,11 @@ class Classify(Struct, frozen=True, kw_only=True, tag="classify", tag_field="kin
         return tokens
 
 
-def pieces(text: str, unit: Unit) -> list[str]:
-    """What a classifier reads of a text.
+Task = Forecast | LanguageModel | Classify
+
+
+def split_text(text: str, unit: Unit) -> list[str]:
+    """Split a text into words at white space, into tokens, or into characters.
 
     A `token` is a run of letters and digits (with apostrophes inside) or any other single character that is not white
     space, in lower case.
@@ -139,18 +141,8 @@ def pieces(text: str, unit: Unit) -> list[str]:
     return list(text)
 
 
-def _check_names(what: str, names: object) -> None:
-    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"The {what} of a task are given as a tuple of texts, not as {names!r}.")
-    if len(set(names)) != len(names):
-        raise InputError(f"The {what} of a task name one of them twice; each stands for one.")
-
-
-Task = Forecast | LanguageModel | Classify
-
-
 def widths(task: Task) -> tuple[int, int]:
-    """How many features, or tokens, a network for the task takes, and how many outputs it has."""
+    """How many features or tokens a network for the task takes, and how many outputs it has."""
     match task:
         case Forecast():
             return len(task.features), len(task.output_names)
@@ -158,3 +150,10 @@ def widths(task: Task) -> tuple[int, int]:
             return len(task.vocabulary), len(task.vocabulary)
         case Classify():
             return len(task.vocabulary), len(task.labels)
+
+
+def _check_names(what: str, names: object) -> None:
+    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"The {what} of a task are given as a tuple of texts, not as {names!r}.")
+    if len(set(names)) != len(names):
+        raise InputError(f"The {what} of a task name one of them twice; each stands for one.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_deploy.artifacts import read_interface
-from lstm_deploy.contract import Tensor, field
+from lstm_deploy.contract import CTensor, state_field
 from lstm_deploy.embedding.languages import Language
 from lstm_deploy.embedding.variables import width
 from lstm_deploy.errors import InputError
@@ -34,8 +34,8 @@ def c_variables(source: Path, weights: str | None, language: Language) -> dict[s
             {
                 "name": before.spec.name,
                 "out": after.name,
-                "field": field(before),
-                "identifier": language.identifier(field(before)),
+                "field": state_field(before),
+                "identifier": language.identifier(state_field(before)),
                 "size": before.size,
             }
             for before, after in zip(interface.states_in, signature.state_outputs, strict=True)
@@ -55,7 +55,7 @@ def _workspace_bytes(header: str) -> str:
     return definition[1].replace("(size_t)(steps)", "steps").strip("()")
 
 
-def _tensor(tensor: Tensor, language: Language) -> Mapping[str, Any]:
+def _tensor(tensor: CTensor, language: Language) -> Mapping[str, Any]:
     spec = tensor.spec
     return {
         "name": spec.name,

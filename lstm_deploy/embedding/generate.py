@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_deploy.artifacts import Artifact, Bundle, mode_of_new_files, weights_file
+from lstm_deploy.artifacts import Artifact, Bundle, new_file_mode, weights_file
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
@@ -125,7 +125,7 @@ def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:
                 shutil.copyfile(content, partial / name)
             else:
                 (partial / name).write_text(content, encoding="utf-8", newline="\n")
-            (partial / name).chmod(0o666 & mode_of_new_files())
+            (partial / name).chmod(0o666 & new_file_mode())
         for name in files:
             (partial / name).replace(folder / name)
     except BaseException:

@@ -12,12 +12,12 @@ from lstm_deploy.contract import (
     LanguageModel,
     Signature,
     TensorSpec,
-    carries,
-    commented,
-    contract_of,
-    field,
+    c_tensors,
+    carries_state,
+    comment_safe,
     layout_of,
-    tensors,
+    rollout_contract,
+    state_field,
     widths,
 )
 from lstm_deploy.embedding.languages import Language
@@ -43,7 +43,7 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
     starts = [start for module in signature.recurrent for start in module.initial]
     after = zip(signature.state_outputs, starts, strict=True)
     variables = {
-        "name": commented(bundle.manifest.name).replace("`", "'"),
+        "name": comment_safe(bundle.manifest.name).replace("`", "'"),
         "slug": re.sub(r"[^a-z0-9]+", "-", bundle.manifest.name.lower()).strip("-") or "model",
         "files": {artifact.format: artifact.path for artifact in artifacts},
         "inputs": [_tensor(signature, spec) for spec in signature.inputs],
@@ -98,8 +98,8 @@ def _declare(signature: Signature, variables: dict[str, Any], language: Language
                 raise InputError(
                     f"{spec.name} is {spec.dtype}, for which there is no client in this language; use python."
                 )
-        for variable, tensor in zip(variables[group], tensors(specs, signature, taken), strict=True):
-            variable["identifier"] = language.identifier(field(tensor) if group == "states" else tensor.name)
+        for variable, tensor in zip(variables[group], c_tensors(specs, signature, taken), strict=True):
+            variable["identifier"] = language.identifier(state_field(tensor) if group == "states" else tensor.name)
             variable["native_type"] = language.types[tensor.spec.dtype]
 
 
@@ -117,14 +117,14 @@ def _task(signature: Signature) -> dict[str, Any] | None:
         return None
     assert task is not None
     try:
-        contract_of(signature)
+        rollout_contract(signature)
         rolls = True
     except InputError:
         rolls = False
     variables = {
         "one_hot": layout.one_hot,
         "window": layout.window,
-        "carries": carries(signature),
+        "carries": carries_state(signature),
         "output_width": widths(task)[1],
         # Of one row, the numbers after the last step lie together, unless time is the last axis.
         "strided": layout.y_has_features and layout.y_time_axis == len(signature.outputs[0].shape) - 1,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from onnx import helper, inliner, numpy_helper, parser
 
 from lstm_deploy.artifacts import CPUS_KEY, onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, LSTM, Array, Signature, TensorSpec, carries, contract_of
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Array, Signature, TensorSpec, carries_state, rollout_contract
 from lstm_deploy.exporters.rollout_programs import Program
 
 
@@ -36,7 +36,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     """
     model = onnx.load(model_path, load_external_data=False)
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
-    contract = contract_of(signature)
+    contract = rollout_contract(signature)
     aliases = {initializer.name: f"weight_{number}" for number, initializer in enumerate(model.graph.initializer)}
     nodes = _copies(model.graph.node)
     states = split_states(nodes, signature, model)
@@ -52,7 +52,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     _rename(rollout.graph.node, {alias: name for name, alias in aliases.items()})
     used = {name for node in onnx_graph.nodes(rollout.graph) for name in node.input}  # what cut states apart is gone
     rollout.graph.initializer.extend(weight for weight in model.graph.initializer if weight.name in used)
-    if not carries(signature):
+    if not carries_state(signature):
         for number, state in enumerate(states):
             rollout.graph.initializer.append(numpy_helper.from_array(state.initial, f"initial_{number}"))
     del rollout.opset_import[:]

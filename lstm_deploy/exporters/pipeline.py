@@ -19,12 +19,12 @@ from lstm_deploy.artifacts import (
     Bundle,
     Manifest,
     Source,
-    check_free,
+    atomic_bundle,
+    check_destination,
     environment,
-    relative,
+    relative_path,
     sha256,
     write_manifest,
-    writing,
 )
 from lstm_deploy.contract import StateDtype, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import (
@@ -117,7 +117,7 @@ def export(
     plan = make_plan(Path(output), origin, formats, state_layout, precision)
     if not force and (bundle := plan.existing_bundle()) is not None:
         return bundle
-    check_free(plan.output, force=force)
+    check_destination(plan.output, force=force)
     on_progress(0, plan.stages, "lifting")
     # No name here refers to the lifted module, so that it can be freed before the artifacts are run.
     return _write_bundle(
@@ -175,7 +175,7 @@ def _load(
 def _write_bundle(plan: Plan, loaded: sources.Loaded, on_stage: OnStage, *, force: bool) -> Bundle:
     """Write, prove and rename; raises `ParityError` as `export` does."""
     written, last = len(plan.formats), plan.stages - 1
-    with TemporaryDirectory() as scratch, writing(plan.output, force=force) as folder:
+    with TemporaryDirectory() as scratch, atomic_bundle(plan.output, force=force) as folder:
         # C is written from the ONNX graph, also where nobody asked for that.
         graph = (folder if "onnx" in plan.formats else Path(scratch)) / FORMATS["onnx"].file_name()
         data = _evaluation_data(plan, loaded) if plan.precision.requested else None
@@ -266,7 +266,7 @@ def _write_int8_torchscript(lifted: Lifted, path: Path) -> tuple[int, int] | str
 def _manifest(plan: Plan, loaded: sources.Loaded, artifacts: Sequence[Artifact], golden_sha256: str) -> Manifest:
     source = loaded.source
     if source.path is not None:
-        source = replace(source, path=relative(Path(source.path), plan.output.resolve()))
+        source = replace(source, path=relative_path(Path(source.path), plan.output.resolve()))
     return Manifest(
         name=plan.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -15,11 +15,11 @@ from lstm_deploy.artifacts import (
     SUFFIXES,
     Bundle,
     Manifest,
-    check_free,
+    check_destination,
     environment,
     sha256,
 )
-from lstm_deploy.contract import Signature, StateLayout, contract_of
+from lstm_deploy.contract import Signature, StateLayout, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import OPSET
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, PrecisionOptions
@@ -75,7 +75,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         """What exporting the file would write; raises as the export would."""
         assert self.origin is not None
         if self.existing_bundle() is None:
-            check_free(self.output, force=force)
+            check_destination(self.output, force=force)
         loaded = sources.load(self.origin, self.state_layout)
         models = [*(FORMATS[name].file_name() for name in self.formats), *self.precision.files(self.formats)]
         headers = [Path(name).with_suffix(".h").name for name in models if SUFFIXES[Path(name).suffix].has_header]
@@ -143,7 +143,7 @@ def rollout_names(signature: Signature, models: Iterable[str]) -> dict[str, str]
     Only ONNX does, and not in float16, since the CPU could not prove it.
     """
     try:
-        contract_of(signature)
+        rollout_contract(signature)
     except InputError:
         return {}
     own_file = [name for name in models if SUFFIXES[Path(name).suffix].rollout == "own file"]

@@ -13,12 +13,12 @@ from lstm_deploy.artifacts import (
     Check,
     Manifest,
     ParityReport,
-    cell,
+    atomic_write,
+    format_value,
     markdown_table,
-    replacing,
 )
 from lstm_deploy.benchmark import plots as bench_plots, tables
-from lstm_deploy.contract import Forecast, LanguageModel, contract_of
+from lstm_deploy.contract import Forecast, LanguageModel, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
 from lstm_deploy.training import tables as training_tables
@@ -38,7 +38,7 @@ def write(bundle: Bundle) -> None:
         save_plot(error_plot(manifest.parity), plots / "errors.png")
     if measurements := _measurements(manifest):
         save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
-    with replacing(bundle.path / REPORT) as file:
+    with atomic_write(bundle.path / REPORT) as file:
         file.write_text(_markdown(manifest), encoding="utf-8")
 
 
@@ -95,7 +95,7 @@ def evidence_table(manifest: Manifest) -> Table:
         time = "–"
         if evidence.time_ratio is not None:
             call = "step" if evidence.scenario == "stream" else "sequence"
-            figures = f"{cell(evidence.p50_us_float32)} → {cell(evidence.p50_us)} µs"
+            figures = f"{format_value(evidence.p50_us_float32)} → {format_value(evidence.p50_us)} µs"
             time = f"{figures} a {call} (× {evidence.time_ratio:.2f})"
         layers = f"{evidence.lowered_layers} of {evidence.lstm_layers}"
         size = f"{artifact.bytes:,} (× {evidence.bytes_ratio:.2f})"
@@ -126,7 +126,7 @@ def check_plot(path: Path) -> None:
 
 def save_plot(figure: Figure, path: Path) -> None:
     """Write a plot, whole or not at all, in the format of its suffix (PNG where there is none)."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
 
 
@@ -185,7 +185,7 @@ def why_no_rollout(manifest: Manifest) -> str:
     if manifest.rollouts or not isinstance(manifest.contract.task, Forecast | LanguageModel):
         return ""
     try:
-        contract_of(manifest.contract)
+        rollout_contract(manifest.contract)
     except InputError as reason:
         return str(reason)
     return ""

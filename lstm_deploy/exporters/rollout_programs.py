@@ -16,12 +16,12 @@ import onnx
 from msgspec.structs import replace
 
 from lstm_deploy.contract import (
-    COLDEST,
+    MIN_TEMPERATURE,
     Forecast,
     LanguageModel,
     Signature,
     TensorSpec,
-    carries,
+    carries_state,
     layout_of,
     window_of,
 )
@@ -198,8 +198,8 @@ class Program:
     def main(self, contract: Signature, model: onnx.ModelProto) -> str:
         """The rollout of a model, without the functions that it calls."""
         signature = self._signature
-        text = GENERATE if isinstance(signature.task, LanguageModel) else CARRY if carries(signature) else RESET
-        before, after = self._ends() if carries(signature) else ("", "")
+        text = GENERATE if isinstance(signature.task, LanguageModel) else CARRY if carries_state(signature) else RESET
+        before, after = self._ends() if carries_state(signature) else ("", "")
         imports = ", ".join(f'"{opset.domain}": {opset.version}' for opset in model.opset_import)
         inputs = ", ".join(_typed(spec) for spec in (*contract.inputs, *contract.state_inputs))
         outputs = ", ".join(_typed(spec) for spec in (*contract.outputs, *contract.state_outputs))
@@ -275,14 +275,14 @@ class Program:
         words = {
             "WEIGHTS": self._weights,
             "WIDTH": str(width),
-            "COLDEST": repr(COLDEST),
+            "COLDEST": repr(MIN_TEMPERATURE),
             "LOGITS": f"batch, {width}" if flat else f"batch, 1, {width}",
             "LOGITS_AXES": "[1]" if flat else "[1, 2]",
             "KEEPDIMS": str(int(flat)),
             "STATE_AXES": "[1, 2]" if batch_first else "[0, 2]",
             "REPEATS": "rows, ones, ones" if batch_first else "ones, rows, ones",
         }
-        if not carries(signature):
+        if not carries_state(signature):
             words["LATEST"] = str(-window_of(signature))
         for word, value in words.items():
             text = re.sub(rf"\b{word}\b", value, text)

@@ -5,13 +5,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lstm_deploy.artifacts import Layer
+from lstm_deploy.artifacts import LstmLayer
 from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.recurrent import Lifted
 
 
-def layers(lifted: Lifted) -> list[Layer]:
+def layers(lifted: Lifted) -> list[LstmLayer]:
     """The weights of every LSTM layer as a graph should have them."""
     layers = []
     for path in lifted.calls:
@@ -21,7 +21,8 @@ def layers(lifted: Lifted) -> list[Layer]:
         count = sum(name.startswith("W_") for name in weights)
         for layer in range(count):
             label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or "the LSTM"
-            layers.append(Layer(label, *(weights[f"{letter}_l{layer}"] for letter in "WRB")))
+            w, r, b = (weights[f"{letter}_l{layer}"] for letter in "WRB")
+            layers.append(LstmLayer(label, w, r, b))
     return layers
 
 

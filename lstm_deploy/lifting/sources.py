@@ -19,7 +19,7 @@ from lstm_deploy.contract import (
     StatePolicy,
     Task,
     TensorSpec,
-    decode,
+    decode_json,
     layout_of,
 )
 from lstm_deploy.errors import InputError, one_line
@@ -167,7 +167,7 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
             "FILE.py:Class (and its arguments with --init)."
         )
     contract = Signature.from_json(extra[CONTRACT_FILE])
-    config = decode(extra[NETWORK_FILE], NetworkDocument, f"The network in {path}").network
+    config = decode_json(extra[NETWORK_FILE], NetworkDocument, f"The network in {path}").network
     if isinstance(config, InferredConfig):
         network = recognize(read_weights(path), contract.inputs).network
     else:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from lstm_deploy.artifacts import read_interface
-from lstm_deploy.contract import Interface, filled
+from lstm_deploy.contract import CInterface, fill_template
 from lstm_deploy.errors import InputError, one_line
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -134,7 +134,7 @@ def cache_folder() -> Path:
     return Path(base).absolute() / "lstm-deploy"
 
 
-def glue(source: str, interface: Interface) -> str:
+def glue(source: str, interface: CInterface) -> str:
     """The C code that calls an artifact for the rows of a batch."""
     arguments = []
     for number, tensor in enumerate((*interface.inputs, *interface.outputs)):
@@ -151,7 +151,7 @@ def glue(source: str, interface: Interface) -> str:
         "WORKSPACE": "" if one_step else ", all->workspace",
         "BYTES": "0" if one_step else interface.workspace_macro,
     }
-    return filled(GLUE, words)
+    return fill_template(GLUE, words)
 
 
 def _library(path: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Lock
 
 from lstm_deploy.artifacts import Bundle
-from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_feeds, contract_of
+from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_rollout_inputs, rollout_contract
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.runtimes.input_checks import complete_feeds
 from lstm_deploy.runtimes.opening import RUNTIMES, open_runtime
@@ -48,7 +48,7 @@ class Model:
     @property
     def rollout_contract(self) -> Signature:
         """Inputs and outputs of `rollout`; raises `InputError` for a model that cannot feed itself."""
-        return self.signature if self.signature.rollout else contract_of(self.signature)
+        return self.signature if self.signature.rollout else rollout_contract(self.signature)
 
     def runtime(self, provider: str = "cpu", precision: str = "float32", runtime: str | None = None) -> Runtime:
         """The runtime of an artifact, loaded once; raises `InputError` where the bundle has no such artifact."""
@@ -75,7 +75,7 @@ class Model:
         """
         loaded = self.runtime(provider, precision, runtime)
         completed = complete_feeds(self.rollout_contract, feeds)
-        check_feeds(self.rollout_contract, completed)
+        check_rollout_inputs(self.rollout_contract, completed)
         if loaded.signature.rollout:  # the file that was opened is one
             return loaded.run(completed)
         rollout = loaded.rollout or self._rollout_file(provider, precision, runtime)

@@ -18,9 +18,9 @@ from lstm_deploy.contract import (
     Outputs,
     TensorSpec,
     blank_inputs,
-    carries,
-    contract_of,
+    carries_state,
     layout_of,
+    rollout_contract,
     sizes_of,
 )
 from lstm_deploy.errors import InputError
@@ -75,7 +75,7 @@ class NativeRuntime(Runtime):
 
     @cached_property
     def rollout(self) -> "NativeRollout | None":
-        return NativeRollout(self) if self.interface.rolls else None
+        return NativeRollout(self) if self.interface.has_rollout else None
 
     def function(self, name: str, arguments: Sequence[Any] | None = None, result: Any = None) -> Any:
         """A function of the library."""
@@ -155,7 +155,7 @@ class NativeRollout(Runtime):
     """The rollout that a C artifact holds."""
 
     def __init__(self, model: NativeRuntime) -> None:
-        self.model, self.signature = model, contract_of(model.signature)
+        self.model, self.signature = model, rollout_contract(model.signature)
 
     def run(self, feeds: Feeds) -> Outputs:
         return self._texts(feeds) if "noise" in feeds else self._forecasts(feeds)
@@ -166,7 +166,7 @@ class NativeRollout(Runtime):
     def _forecasts(self, feeds: Feeds) -> Outputs:
         x, steps = np.ascontiguousarray(feeds["x"], np.float32), int(feeds["steps"])
         y = np.zeros((len(x), steps, x.shape[2]), np.float32)
-        if not carries(self.model.signature):
+        if not carries_state(self.model.signature):
             for row, y_row in zip(x, y, strict=True):
                 self._call(row.ctypes.data, len(row), y_row.ctypes.data, steps)
             return {"y": y}

@@ -230,7 +230,7 @@ def _refuse(path: Path, provider: Provider) -> None:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return  # a file that is no model is reported when the session opens it
-    is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operators(model)[LSTM.quantized_operator]
+    is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operator_counts(model)[LSTM.quantized_operator]
     for applies, precision, remedy in (
         (is_float16, "float16", "use --provider cuda, or the float32 artifact"),
         (is_int8, "int8", "use --provider cpu, or export --half"),

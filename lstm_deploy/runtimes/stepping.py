@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from lstm_deploy.contract import COLDEST, Array, Feeds, LanguageModel, Outputs, Signature, carries, layout_of, window_of
+from lstm_deploy.contract import (
+    MIN_TEMPERATURE,
+    Array,
+    Feeds,
+    LanguageModel,
+    Outputs,
+    Signature,
+    carries_state,
+    layout_of,
+    window_of,
+)
 from lstm_deploy.runtimes.protocol import Runtime
 
 
@@ -29,7 +39,7 @@ def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
         return _generate(runtime, feeds)
     step, x, steps = Stepper(runtime), feeds["x"], int(feeds["steps"])
     made: list[Array] = []
-    if not carries(signature):
+    if not carries_state(signature):
         rows, initial = x[:, -window_of(signature) :], signature.initial_state(len(x))
         for _ in range(steps):
             value, _ = step(rows, initial)
@@ -46,7 +56,7 @@ def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
 
 def choose(logits: Array, noise: Array, temperature: float, top_k: int) -> Array:
     """The next token of each row, from logits `[batch, vocabulary]` and uniform noise `[batch]`; all in float32."""
-    if np.float32(temperature) < np.float32(COLDEST):
+    if np.float32(temperature) < np.float32(MIN_TEMPERATURE):
         return np.asarray(logits.argmax(-1))
     candidates = min(top_k, logits.shape[1]) if top_k > 0 else logits.shape[1]
     least = np.sort(logits, axis=-1)[:, -candidates][:, None]

@@ -12,8 +12,8 @@ from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lstm_deploy.artifacts import replacing
-from lstm_deploy.contract import Array, StatePolicy, Task, decode
+from lstm_deploy.artifacts import atomic_write
+from lstm_deploy.contract import Array, StatePolicy, Task, decode_json
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.recipe import Pooling
 
@@ -79,7 +79,7 @@ class NetworkDocument(Struct, frozen=True, kw_only=True):
 def save(path: Path, tensors: dict[str, Array], spec: CheckpointSpec) -> None:
     """Write a checkpoint atomically."""
     metadata = {SPEC_KEY: msgspec.json.encode(spec, order="sorted").decode()}
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata)
 
 
@@ -101,7 +101,7 @@ def read_spec(path: Path) -> CheckpointSpec:
             f"{path} holds weights without a description of their network; "
             "give a checkpoint written by lstm-deploy train, or export a live module with lstm_deploy.export."
         )
-    return decode(text, CheckpointSpec, f"The spec in {path}")
+    return decode_json(text, CheckpointSpec, f"The spec in {path}")
 
 
 def read_tensors(path: Path) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from lstm_deploy.artifacts import replacing
+from lstm_deploy.artifacts import atomic_write
 
 LAST_STATE = "last.ckpt"
 """Everything that a run needs to continue."""
@@ -34,7 +34,7 @@ class Epoch(Struct, frozen=True, kw_only=True):
 
 def write_log(path: Path, history: Sequence[Epoch]) -> None:
     """Write the log as CSV."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, Epoch.__struct_fields__)
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in history)

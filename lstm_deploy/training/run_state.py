@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from msgspec.structs import asdict
 from torch import Tensor
 
-from lstm_deploy.artifacts import replacing
+from lstm_deploy.artifacts import atomic_write
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.recipe import Recipe, option_name
 from lstm_deploy.training.run_folder import LAST_STATE, LOG, Epoch, write_log
@@ -72,7 +72,7 @@ class RunSaver(Checkpoint):  # type: ignore[misc] # Lightning publishes no types
             return
         with _signals_deferred():
             # Lightning moves its file from the temporary folder, which is not atomic if that is on another disk.
-            atomic = replacing(folder / LAST_STATE) if trainer.is_global_zero else nullcontext(folder / LAST_STATE)
+            atomic = atomic_write(folder / LAST_STATE) if trainer.is_global_zero else nullcontext(folder / LAST_STATE)
             with atomic as path:
                 trainer.save_checkpoint(path)
             if trainer.is_global_zero:

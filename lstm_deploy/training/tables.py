@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lstm_deploy.artifacts import cell
+from lstm_deploy.artifacts import format_value
 from lstm_deploy.training.recipe import option_name
 
 if TYPE_CHECKING:
@@ -52,10 +52,13 @@ def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list
     rows = [
         [
             str(trial.trial),
-            "–" if trial.loss is None else cell(trial.loss),
+            "–" if trial.loss is None else format_value(trial.loss),
             str(trial.epochs),
             trial.state,
-            *(cell(value) if isinstance(value, float) else str(value) for value in map(trial.chosen.get, names)),
+            *(
+                format_value(value) if isinstance(value, float) else str(value)
+                for value in map(trial.chosen.get, names)
+            ),
         ]
         for trial in trials
     ]
@@ -65,4 +68,4 @@ def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list
 def _figure(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_figure, value))
-    return cell(value) if isinstance(value, float) else f"{value:,}"
+    return format_value(value) if isinstance(value, float) else f"{value:,}"

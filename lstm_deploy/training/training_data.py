@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from lstm_deploy.artifacts import read_text, relative, sha256
+from lstm_deploy.artifacts import read_text, relative_path, sha256
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data import synthetic
 from lstm_deploy.training.data.labelled_texts import LabelledTexts, read_labelled_texts
@@ -75,4 +75,4 @@ def load_labelled_texts(
 
 def origin_of(file: Path, checkpoint: Path) -> dict[str, str]:
     """The path of a data file relative to the checkpoint's folder, and its SHA-256."""
-    return {"path": relative(file, checkpoint.resolve().parent), "sha256": sha256(file)}
+    return {"path": relative_path(file, checkpoint.resolve().parent), "sha256": sha256(file)}

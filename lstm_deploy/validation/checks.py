@@ -149,7 +149,7 @@ def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findin
     if not problems and subject.precision != "int8":
         return None
     if problems and saturation.needs_vnni(graph):  # opened only where the CPU has it
-        return Findings([], saturation.ONLY_VNNI)
+        return Findings([], saturation.VNNI_ONLY)
     return Findings(problems, "sums of products are the same on every CPU")
 
 

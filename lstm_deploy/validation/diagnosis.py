@@ -32,7 +32,7 @@ def explain(subject: Subject, results: CheckResults, reference: Reference | None
     try:
         runtime = None if results.contract is None else open_emulating(subject.path, subject.precision, provider)
         cause, place = diagnose(failures, runtime, reference)
-        if subject.path.suffix == ".onnx" and (nodes := lint.suspicious(onnx_graph.load(subject.path))):
+        if subject.path.suffix == ".onnx" and (nodes := lint.value_changing_nodes(onnx_graph.load(subject.path))):
             cause = f"{cause} (look at these nodes first: {nodes})"
     except Exception as error:  # a wrong artifact may fail in any way; that it is wrong is known already
         cause, place = f"it is unknown, since a call of the artifact fails ({one_line(error)})", ""

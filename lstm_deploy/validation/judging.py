@@ -15,10 +15,10 @@ from lstm_deploy.artifacts import (
     Diagnosis,
     ParityReport,
     Profile,
-    isolated,
     onnx_graph,
+    run_isolated,
 )
-from lstm_deploy.contract import Signature, contract_of
+from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Subject, in_order, run_checks
@@ -104,7 +104,7 @@ def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_
         path=bundle.file(artifact),
         name=artifact.path,
         precision=artifact.precision,
-        contract=contract_of(contract) if is_rollout else contract,
+        contract=rollout_contract(contract) if is_rollout else contract,
         bundle=bundle,
         artifact=artifact,
         model=bundle.file(bundle.find(artifact.format, artifact.precision)) if is_rollout else None,
@@ -182,7 +182,7 @@ def check_files(
 def _isolated(subjects: Sequence[Subject], *more: Any) -> list[CheckResults | Exception]:
     """`check_files` in another process; should it crash, each file in one of its own."""
     try:
-        return isolated(check_files, subjects, *more)
+        return run_isolated(check_files, subjects, *more)
     except CrashError as error:
         if len(subjects) == 1:
             return [error]
@@ -194,7 +194,7 @@ def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None
     assert subject.model is not None
     if subject.path.suffix == ".onnx" and (changed := onnx_graph.changed_weights(subject.path, subject.model)):
         problem = f"The weight {changed[0]} of {subject.name} is not that of {subject.model.name}"
-    elif rollout != contract_of(model):
+    elif rollout != rollout_contract(model):
         problem = f"The contract of {subject.name} is not that of a rollout of {subject.model.name}"
     else:
         return

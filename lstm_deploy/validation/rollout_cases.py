@@ -13,7 +13,7 @@ from lstm_deploy.contract import (
     LanguageModel,
     Outputs,
     Signature,
-    contract_of,
+    rollout_contract,
     sample_inputs,
     sample_state,
 )
@@ -27,7 +27,7 @@ AS_MODEL = {"": Override(relative=ROLLOUT.relative)}
 
 def make_rollout_cases(runtime: Runtime, steps: int) -> list[ParityCase]:
     """Cases of up to `steps` steps for the rollout of the model that a runtime has loaded."""
-    contract = contract_of(runtime.signature)
+    contract = rollout_contract(runtime.signature)
     inputs_of = _texts if isinstance(contract.task, LanguageModel) else _forecasts
     cases = []
     for where, inputs, state in inputs_of(runtime, contract, steps):

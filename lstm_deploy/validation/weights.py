@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from lstm_deploy.artifacts import (
-    Layer,
+    LstmLayer,
     c_weights,
-    floats_of,
-    lstm_layers,
-    matrices_of,
-    operators,
+    onnx_weights,
+    operator_counts,
     precision,
     read_interface,
+    summed_biases,
 )
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
@@ -50,14 +49,13 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     others |= {name: _numpy(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
     expected = onnx_order.layers(lifted)
     if path.suffix == ".c":
-        read = c_weights.read(path)
-        expected = [layer._replace(b=c_weights.summed(layer.b)) for layer in expected]
-        layers, floats, matrices = read.layers, read.floats, read.matrices
+        layers, floats, matrices = c_weights.read(path)
+        expected = [layer._replace(b=summed_biases(layer.b)) for layer in expected]
         coarse = read_interface(path).precision != "float32"
     else:
         model = onnx.load(path)
-        layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)
-        count = operators(model)
+        layers, floats, matrices = onnx_weights.read(model)
+        count = operator_counts(model)
         if len(layers) != sum(count[name] for name in LSTM.operators):
             return None
         coarse = precision(model) != "float32"
@@ -65,23 +63,23 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     return problems + (_matrix_problems(matrices, others) if coarse else [])
 
 
-def layer_problems(layers: Sequence[tuple[Layer, Mapping[str, Array]]], expected: Sequence[Layer]) -> list[str]:
+def layer_problems(layers: Sequence[LstmLayer], expected: Sequence[LstmLayer]) -> list[str]:
     """One sentence for each LSTM of an artifact whose weights are not those of a layer of the model.
 
-    `layers` is as `lstm_layers` gives it; `expected` are the layers of the model as `export` would write them.
+    `expected` are the layers of the model as `export` would write them.
     """
     problems = []
-    for layer, steps in layers:
+    for layer in layers:
         alike = [other for other in expected if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
         if not alike:
             shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
             problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
             continue
         closest = min(alike, key=lambda other: _distance(layer, other))
-        for letter, matrix, right in zip("wrb", layer[1:], closest[1:], strict=True):
-            allowed = HALF_STEP * steps[letter] if letter in steps else 0.0
+        for letter, matrix, right in zip("wrb", layer[1:4], closest[1:4], strict=True):
+            allowed = HALF_STEP * layer.steps[letter] if letter in layer.steps else 0.0
             if (np.abs(matrix - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
-                cause = _fault(letter, matrix, right, steps.get(letter))
+                cause = _fault(letter, matrix, right, layer.steps.get(letter))
                 problems.append(f"{closest.label}: {TENSORS[letter]}{cause}.")
     return problems
 
@@ -213,8 +211,8 @@ def _equal(a: Array, b: Array) -> Array:
     return np.isclose(a, b, rtol=WEIGHT.relative, atol=0)
 
 
-def _distance(layer: Layer, other: Layer) -> float:
-    return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:], other[1:], strict=True) if a.shape == b.shape)
+def _distance(layer: LstmLayer, other: LstmLayer) -> float:
+    return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:4], other[1:4], strict=True) if a.shape == b.shape)
 
 
 def _numpy(value: Tensor) -> Array:

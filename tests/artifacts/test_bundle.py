@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_deploy.artifacts.bundle import MANIFEST, Artifact, Bundle, check_free, writing
+from lstm_deploy.artifacts.bundle import MANIFEST, Artifact, Bundle, atomic_bundle, check_destination
 from lstm_deploy.errors import InputError
 
 
@@ -14,7 +14,7 @@ def fill(folder: Path, text: str = "new") -> None:
 
 
 def test_a_bundle_appears_whole(tmp_path):
-    with writing(tmp_path / "deep" / "er" / "b", force=False) as partial:
+    with atomic_bundle(tmp_path / "deep" / "er" / "b", force=False) as partial:
         fill(partial)
         assert not (tmp_path / "deep/er/b").exists()
     assert os.listdir(tmp_path / "deep/er") == ["b"]
@@ -25,24 +25,24 @@ ERRORS = [ValueError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space lef
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_what_goes_wrong_leaves_nothing(tmp_path, error):
-    with pytest.raises(type(error)), writing(tmp_path / "b", force=False) as partial:
+def test_an_error_leaves_nothing_behind(tmp_path, error):
+    with pytest.raises(type(error)), atomic_bundle(tmp_path / "b", force=False) as partial:
         fill(partial)
         raise error
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_what_goes_wrong_leaves_the_old_bundle(bundle_copy, error):
+def test_an_error_leaves_the_old_bundle(bundle_copy, error):
     before = (bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent))
-    with pytest.raises(type(error)), writing(bundle_copy, force=True) as partial:
+    with pytest.raises(type(error)), atomic_bundle(bundle_copy, force=True) as partial:
         fill(partial)
         raise error
     assert before == ((bundle_copy / MANIFEST).read_bytes(), sorted(os.listdir(bundle_copy.parent)))
 
 
 def test_force_replaces_a_bundle(bundle_copy):
-    with writing(bundle_copy, force=True) as partial:
+    with atomic_bundle(bundle_copy, force=True) as partial:
         fill(partial)
     assert os.listdir(bundle_copy) == [MANIFEST]
     assert "forecast" in os.listdir(bundle_copy.parent)
@@ -50,26 +50,26 @@ def test_force_replaces_a_bundle(bundle_copy):
 
 def test_a_bundle_is_not_replaced_without_force(bundle_copy):
     with pytest.raises(InputError, match="--force"):
-        check_free(bundle_copy, force=False)
+        check_destination(bundle_copy, force=False)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_not_a_bundle_is_never_replaced(tmp_path, bundle_copy, force):
+def test_a_directory_that_is_no_bundle_is_never_replaced(tmp_path, bundle_copy, force):
     (tmp_path / "ext").mkdir()
     (tmp_path / "ext" / MANIFEST).write_text('{"name": "a browser extension"}')
     with pytest.raises(InputError, match="is not of a bundle"):
-        check_free(tmp_path / "ext", force=force)
+        check_destination(tmp_path / "ext", force=force)
     with pytest.raises(InputError, match="not a directory"):
-        check_free(tmp_path / "ext" / MANIFEST, force=force)
+        check_destination(tmp_path / "ext" / MANIFEST, force=force)
     (bundle_copy / "notes.txt").touch()
     with pytest.raises(InputError, match=r"notes\.txt, which is not of a bundle"):
-        check_free(bundle_copy, force=force)
+        check_destination(bundle_copy, force=force)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_bundle_is_as_readable_as_other_new_directories(tmp_path):
     (tmp_path / "plain").mkdir()
-    with writing(tmp_path / "b", force=False) as partial:
+    with atomic_bundle(tmp_path / "b", force=False) as partial:
         fill(partial)
     assert (tmp_path / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -125,17 +125,17 @@ def test_a_source_that_changed_is_not_the_source(bundle_copy, tmp_path):
     assert Bundle(bundle_copy).source_path is None
 
 
-def test_changed_files_are_noticed(bundle_copy):
+def test_changed_files_are_detected(bundle_copy):
     assert Bundle(bundle_copy).changed_files() == []
     (bundle_copy / "model.onnx").write_bytes(b"other")
     (bundle_copy / "golden.npz").unlink()
     assert Bundle(bundle_copy).changed_files() == ["model.onnx", "golden.npz"]
 
 
-def test_a_header_belongs_to_c_alone(tmp_path):
+def test_only_c_artifacts_have_a_header(tmp_path):
     for name in ("model.c", "model.h", "model.onnx"):
         (tmp_path / name).write_text(name)
     assert Artifact.of(tmp_path / "model.onnx", "onnx").header is None
-    found = Artifact.of(tmp_path / "model.c", "c")
-    assert [name for name, _ in found.files] == ["model.c", "model.h"]
-    assert found.bytes == 14
+    artifact = Artifact.of(tmp_path / "model.c", "c")
+    assert [name for name, _ in artifact.files] == ["model.c", "model.h"]
+    assert artifact.bytes == 14

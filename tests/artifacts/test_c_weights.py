@@ -1,4 +1,4 @@
-"""The weights in a C artifact are PyTorch's, seen number by number; and a changed one is seen."""
+"""The weights in a C artifact equal PyTorch's number by number, and a changed one is detected."""
 
 import re
 
@@ -49,7 +49,7 @@ def test_weights_are_those_of_pytorch_and_a_changed_one_is_named(name, int8, tmp
             weight[1, 2] = before
 
 
-def test_a_number_that_was_changed_in_the_text_is_seen(tmp_path):
+def test_a_number_changed_in_the_source_is_detected(tmp_path):
     torch.manual_seed(0)
     lifted = lift(Linear(3, 8, 1).eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
     export_onnx(lifted, tmp_path / "net.onnx")
@@ -64,10 +64,10 @@ def test_a_number_that_was_changed_in_the_text_is_seen(tmp_path):
     assert np.isfinite(bias)
 
 
-def test_what_is_read_is_what_was_packed(tmp_path):
+def test_a_layer_is_read_in_both_directions(tmp_path):
     torch.manual_seed(0)
     lifted = lift(nn.LSTM(3, 20, batch_first=True, bidirectional=True), [TensorSpec.parse("x:float32[batch,seq,3]")])
     export_onnx(lifted, tmp_path / "net.onnx")
     export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net")
-    ((layer, steps),) = c_weights.read(tmp_path / "net.c").layers
-    assert (layer.w.shape, layer.r.shape, layer.b.shape, steps) == ((2, 80, 3), (2, 80, 20), (2, 160), {})
+    (layer,) = c_weights.read(tmp_path / "net.c").layers
+    assert (layer.w.shape, layer.r.shape, layer.b.shape, layer.steps) == ((2, 80, 3), (2, 80, 20), (2, 160), {})

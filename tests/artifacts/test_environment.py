@@ -32,7 +32,7 @@ def test_the_description_is_json_and_names_the_machine():
         ("aarch64", None, []),
     ],
 )
-def test_what_a_cpu_lacks_is_said_with_what_follows(architecture, features, lacking):
+def test_limits_of_a_cpu_are_reported_with_their_consequences(architecture, features, lacking):
     found = environment.cpu_limits({"architecture": architecture, "features": features})
     assert len(found) == len(lacking)
     assert all(sentence.startswith(words) for sentence, words in zip(found, lacking, strict=True))
@@ -43,7 +43,7 @@ def test_the_state_of_the_machine_is_json():
     assert set(found) == {"load_average", "cpu_mhz", "gpu", "gpu_throttling"}
 
 
-def test_a_machine_is_known_by_what_computes():
+def test_machines_are_compared_by_their_hardware():
     described = environment.describe()
     again = json.loads(json.dumps(described))
     assert environment.machine(described) == environment.machine(again)
@@ -51,7 +51,7 @@ def test_a_machine_is_known_by_what_computes():
     assert environment.machine(described) != environment.machine(again)
 
 
-def test_a_gpu_is_told_field_by_field(monkeypatch):
+def test_a_gpu_is_described_by_the_fields_of_nvidia_smi(monkeypatch):
     answer = subprocess.CompletedProcess([], 0, stdout="NVIDIA H200, 570.1, 143771 MiB, 1980 MHz, 700.00 W\n")
     monkeypatch.setattr(environment.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: answer)

@@ -3,11 +3,11 @@ import os
 
 import pytest
 
-from lstm_deploy.artifacts.files import replacing, sha256
+from lstm_deploy.artifacts.files import atomic_write, sha256
 
 
 def test_a_file_appears_whole(tmp_path):
-    with replacing(tmp_path / "new" / "a ü.txt") as file:
+    with atomic_write(tmp_path / "new" / "a ü.txt") as file:
         file.write_text("whole")
         assert not (tmp_path / "new/a ü.txt").exists()
     assert (tmp_path / "new/a ü.txt").read_text() == "whole"
@@ -15,7 +15,7 @@ def test_a_file_appears_whole(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(OSError, match="No space"), replacing(tmp_path / "a") as file:
+    with pytest.raises(OSError, match="No space"), atomic_write(tmp_path / "a") as file:
         file.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert os.listdir(tmp_path) == ["a"]
@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_file_is_as_readable_as_other_new_files(tmp_path):
     (tmp_path / "plain").touch()
-    with replacing(tmp_path / "a") as file:
+    with atomic_write(tmp_path / "a") as file:
         file.write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 

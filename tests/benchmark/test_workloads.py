@@ -10,7 +10,7 @@ from lstm_deploy.benchmark.workloads import (
     rollout_feeds,
     sized_file,
 )
-from lstm_deploy.contract.rollouts import contract_of
+from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime, open_session
 from lstm_deploy.runtimes.opening import open_runtime
@@ -99,7 +99,7 @@ def test_rollouts_of_both_kinds_compute_the_same(lm_bundle):
 
 def test_a_rollout_makes_as_many_steps_as_asked(forecast_bundle, lm_bundle):
     for bundle in (forecast_bundle, lm_bundle):
-        contract = contract_of(open_runtime(bundle / "model.onnx").signature)
+        contract = rollout_contract(open_runtime(bundle / "model.onnx").signature)
         feeds = rollout_feeds(contract, case("rollout", seq_len=7))
         assert int(feeds["steps"]) == 7 if "steps" in feeds else feeds["noise"].shape == (2, 7)
 

@@ -21,7 +21,7 @@ def signature(x, y, task, *more):
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "task", "rows", "wanted"),
+    ("x", "y", "task", "rows", "expected"),
     [
         ("float32[batch,seq,2]", "float32[batch,seq,1]", PAIR, (5, 4, 2), (5, 4, 2)),
         ("float32[seq,batch,2]", "float32[seq,batch,1]", PAIR, (5, 4, 2), (4, 5, 2)),
@@ -34,11 +34,11 @@ def signature(x, y, task, *more):
         ("int32[batch,seq]", "float32[batch,2]", LINES, (5, 4), (5, 4)),
     ],
 )
-def test_rows_become_what_the_model_takes(x, y, task, rows, wanted):
+def test_rows_are_laid_out_as_the_model_takes_them(x, y, task, rows, expected):
     layout = layout_of(signature(x, y, task))
     values = np.arange(np.prod(rows)).reshape(rows) % 3
-    made = layout.inputs(values if isinstance(task, LanguageModel | Classify) else values.astype(np.float32))
-    assert made.shape == wanted
+    inputs = layout.inputs(values if isinstance(task, LanguageModel | Classify) else values.astype(np.float32))
+    assert inputs.shape == expected
     shape = [{"batch": 5, "seq": 4}.get(dim, dim) for dim in TensorSpec.parse(f"y:{y}").shape]
     assert layout.last(np.zeros(shape)).shape == (5, 2 if task is LINES else 3 if task is LETTERS else 1)
 
@@ -48,7 +48,7 @@ def test_tokens_become_one_hot_rows():
     np.testing.assert_array_equal(layout.inputs(np.array([[2, 0]])), [[[0, 0, 1], [1, 0, 0]]])
 
 
-def test_the_last_row_is_taken_from_the_axis_of_time():
+def test_the_last_step_is_taken_along_the_time_axis():
     layout = layout_of(signature("float32[seq,batch,2]", "float32[seq,batch,1]", PAIR))
     y = np.arange(6.0).reshape(3, 2, 1)
     np.testing.assert_array_equal(layout.last(y), y[-1])
@@ -70,12 +70,12 @@ def test_the_last_row_is_taken_from_the_axis_of_time():
         ("float32[batch,other,2]", "float32[batch,1]", PAIR, "not a batch of sequences"),
     ],
 )
-def test_a_task_that_does_not_fit_is_told(x, y, task, reason):
+def test_a_task_that_does_not_fit_is_refused_with_the_reason(x, y, task, reason):
     with pytest.raises(InputError, match=reason):
         layout_of(signature(x, y, task))
 
 
-def test_lengths_may_stand_beside_and_nothing_else():
+def test_lengths_are_the_only_other_input():
     both = signature("int64[batch,seq]", "float32[batch,2]", LINES, "lengths:int64[batch]")
     assert layout_of(both).width == 3
     with pytest.raises(InputError, match="takes one input, this one 2"):

@@ -15,7 +15,7 @@ def test_tokens_stay_within_the_vocabulary(batch, seq, last):
 
 
 @given(st.integers(1, 5), st.integers(0, 5))
-def test_values_stay_within_what_training_saw(batch, seed):
+def test_values_stay_within_the_range_of_training(batch, seed):
     spec = TensorSpec(name="x", dtype="float32", shape=("batch", 2), low=(0, 100), high=(1, 200))
     value = sample_inputs([spec], {"batch": batch}, np.random.default_rng(seed))["x"]
     assert ((value >= [0, 100]) & (value <= [1, 200])).all()

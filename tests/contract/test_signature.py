@@ -32,12 +32,12 @@ def signature(*modules: RecurrentSpec, **changes: object) -> Signature:
 
 
 @given(NAMES, st.sampled_from(["float32", "int64"]), DIMS)
-def test_a_spec_reads_what_it_writes(name, dtype, shape):
+def test_a_spec_parses_its_own_text(name, dtype, shape):
     spec = TensorSpec(name=name, dtype=dtype, shape=shape)
     assert TensorSpec.parse(str(spec)) == spec
 
 
-def test_a_spec_may_be_named_apart():
+def test_a_spec_may_be_named_separately():
     assert TensorSpec.parse("float32[batch, 3]", "mels").shape == ("batch", 3)
 
 
@@ -45,36 +45,36 @@ def test_a_spec_may_be_named_apart():
     "text",
     ["", "x", "float32[batch]", "x:float32", "x:complex64[3]", "x:float32[0]", "x:float32[-1]", "x:float32[a b]]"],
 )
-def test_a_wrong_spec_is_refused_with_its_text(text):
+def test_an_invalid_spec_is_refused(text):
     with pytest.raises(InputError):
         TensorSpec.parse(text)
 
 
-def test_the_state_is_named_and_shaped_as_promised():
-    found = signature(recurrent(proj_size=4, num_directions=2))
-    assert found.input_names == ["x", "h_in", "c_in"]
-    assert found.output_names == ["y", "h_out", "c_out"]
-    assert [spec.shape for spec in found.state_inputs] == [(4, "batch", 4), (4, "batch", 5)]
+def test_the_state_has_documented_names_and_shapes():
+    contract = signature(recurrent(proj_size=4, num_directions=2))
+    assert contract.input_names == ["x", "h_in", "c_in"]
+    assert contract.output_names == ["y", "h_out", "c_out"]
+    assert [spec.shape for spec in contract.state_inputs] == [(4, "batch", 4), (4, "batch", 5)]
 
 
-def test_several_modules_are_told_apart_by_prefix():
-    found = signature(recurrent(prefix="encoder_"), recurrent(prefix="decoder_"))
-    assert found.input_names[1:] == ["encoder_h_in", "encoder_c_in", "decoder_h_in", "decoder_c_in"]
+def test_several_modules_are_distinguished_by_prefix():
+    contract = signature(recurrent(prefix="encoder_"), recurrent(prefix="decoder_"))
+    assert contract.input_names[1:] == ["encoder_h_in", "encoder_c_in", "decoder_h_in", "decoder_c_in"]
 
 
 def test_batch_first_state_starts_with_the_batch():
-    found = signature(state_layout="batch-first")
-    assert found.state_inputs[0].shape == ("batch", 2, 5)
-    assert found.initial_state(7)["h_in"].shape == (7, 2, 5)
+    contract = signature(state_layout="batch-first")
+    assert contract.state_inputs[0].shape == ("batch", 2, 5)
+    assert contract.initial_state(7)["h_in"].shape == (7, 2, 5)
 
 
 @pytest.mark.parametrize("layout", ["layers-first", "batch-first"])
-def test_a_learned_start_is_given_to_every_row(layout):
+def test_a_learned_initial_state_is_given_to_every_row(layout):
     start = tuple(tuple(float(10 * layer + unit) for unit in range(5)) for layer in range(2))
-    found = signature(recurrent(initial_h=start), state_layout=layout).initial_state(3)
-    h = found["h_in"] if layout == "layers-first" else found["h_in"].swapaxes(0, 1)
+    state = signature(recurrent(initial_h=start), state_layout=layout).initial_state(3)
+    h = state["h_in"] if layout == "layers-first" else state["h_in"].swapaxes(0, 1)
     assert (h == np.array(start, np.float32)[:, None]).all()
-    assert (found["c_in"] == 0).all()
+    assert (state["c_in"] == 0).all()
 
 
 @given(
@@ -83,16 +83,16 @@ def test_a_learned_start_is_given_to_every_row(layout):
     st.sampled_from(["reset", "carry"]),
     st.text(max_size=5),
 )
-def test_json_gives_the_contract_back(names, streaming, policy, reason):
+def test_the_contract_survives_a_round_trip_through_json(names, streaming, policy, reason):
     task = Forecast(features=tuple(names), targets=tuple(names[:1]), window=3)
-    found = signature(streaming=streaming, state_policy=policy, streaming_reason=reason, task=task)
-    assert Signature.from_json(found.to_json()) == found
+    contract = signature(streaming=streaming, state_policy=policy, streaming_reason=reason, task=task)
+    assert Signature.from_json(contract.to_json()) == contract
 
 
 def test_the_json_keeps_its_shape():
-    """Other people's programs read this: a change here is a new schema version."""
-    found = json.loads(signature(task=LanguageModel(vocabulary=("a", "é"))).to_json())
-    assert found == {
+    """Other programs read this: a change here needs a new schema version."""
+    contract = json.loads(signature(task=LanguageModel(vocabulary=("a", "é"))).to_json())
+    assert contract == {
         "schema_version": 1,
         "inputs": [
             {

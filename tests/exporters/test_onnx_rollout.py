@@ -9,7 +9,8 @@ from properties import examples
 
 import lstm_deploy
 from lstm_deploy.artifacts import onnx_graph
-from lstm_deploy.contract.rollouts import contract_of
+from lstm_deploy.cli.inspection import contract_of
+from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.sampling import sample_state
 from lstm_deploy.exporters.onnx_rollout import export_rollout
 from lstm_deploy.runtimes.opening import open_runtime
@@ -172,7 +173,7 @@ def test_the_graph_is_valid_declares_its_contract_and_shares_the_models_weights(
     assert all(weights[tensor.name] == tensor for tensor in model.graph.initializer if tensor.name in weights)
     assert sum(len(tensor.raw_data) for tensor in model.graph.initializer if tensor.name not in weights) < 100
     assert path.stat().st_size < (bundle.path / "model.onnx").stat().st_size + 20_000
-    contract = contract_of(bundle.signature)
+    contract = rollout_contract(bundle.signature)
     runtime = open_runtime(path)
     assert runtime.signature == contract
     declared = [str(spec) for spec in runtime.declared()]
@@ -192,8 +193,8 @@ def test_each_layers_state_is_carried_apart_so_that_the_loop_does_not_cut_it_out
 def test_int8_is_inside(tmp_path, language_model):
     bundle = lstm_deploy.export(language_model, tmp_path / "b", quantize="int8", formats=["onnx"], max_metric_loss=1.0)
     path = tmp_path / "b/rollout.int8.onnx"
-    lowered = onnx_graph.operators(onnx.load(tmp_path / "b/model.int8.onnx"))["DynamicQuantizeLSTM"]
-    assert onnx_graph.operators(onnx.load(path))["DynamicQuantizeLSTM"] == 3 * lowered > 0
+    lowered = onnx_graph.operator_counts(onnx.load(tmp_path / "b/model.int8.onnx"))["DynamicQuantizeLSTM"]
+    assert onnx_graph.operator_counts(onnx.load(path))["DynamicQuantizeLSTM"] == 3 * lowered > 0
     assert [(a.path, a.precision) for a in bundle.manifest.rollouts] == [
         ("rollout.onnx", "float32"),
         ("rollout.int8.onnx", "int8"),

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lstm_deploy.contract.rollouts import contract_of
+from lstm_deploy.cli.inspection import contract_of
+from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
 from lstm_deploy.errors import InputError
@@ -60,7 +61,9 @@ def signature(task, x="float32[batch,seq,1]", y="float32[batch,1]", **more):
 
 
 def test_a_text_is_rolled_out_with_its_state():
-    found = contract_of(signature(LanguageModel(vocabulary=tuple("abc")), "int64[batch,seq]", "float32[batch,seq,3]"))
+    found = rollout_contract(
+        signature(LanguageModel(vocabulary=tuple("abc")), "int64[batch,seq]", "float32[batch,seq,3]")
+    )
     assert [str(spec) for spec in (*found.inputs, *found.state_inputs)] == [
         "x: int64[batch, seq]",
         "lengths: int64[batch]",
@@ -81,7 +84,7 @@ ONE = Forecast(features=("a",), targets=("a",), window=4)
 
 @pytest.mark.parametrize("policy", ["reset", "carry"])
 def test_a_forecast_carries_its_state_where_the_training_did(policy):
-    found = contract_of(signature(ONE, state_policy=policy))
+    found = rollout_contract(signature(ONE, state_policy=policy))
     assert [str(spec) for spec in found.inputs] == ["x: float32[batch, seq, 1]", "steps: int64[]"]
     assert bool(found.state_inputs) == (policy == "carry")
     assert found.least_seq == (1 if policy == "carry" else 4)

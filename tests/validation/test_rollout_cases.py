@@ -11,7 +11,7 @@ from feeding import feeders
 
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import Artifact, Bundle
-from lstm_deploy.contract.rollouts import contract_of
+from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.signature import CONTRACT_FILE
 from lstm_deploy.exporters import onnx_rollout, rollout_programs
 from lstm_deploy.validation.checks import Subject
@@ -140,7 +140,7 @@ def test_a_bundle_that_lists_a_torchscript_rollout_still_opens_validates_and_run
         holder.model = torch.jit.load(folder / "model.torchscript")
         script = torch.jit.script(holder)
         script.define(OLDER_ROLLOUT)
-        torch.jit.save(script, path, _extra_files={CONTRACT_FILE: contract_of(bundle.signature).to_json()})
+        torch.jit.save(script, path, _extra_files={CONTRACT_FILE: rollout_contract(bundle.signature).to_json()})
     bundle.update(rollouts=(*bundle.manifest.rollouts, Artifact.of(path, "torchscript")))
     report = validate(folder)
     assert report.passed

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from lstm_deploy.artifacts import rows_int8
+from lstm_deploy.artifacts import quantize_rows
 from lstm_deploy.contract import C_TYPES
 from lstm_deploy.exporters.c.literals import literal
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size
@@ -113,7 +113,7 @@ def gather(t: Translator, node: onnx.NodeProto) -> None:
         return
     scale: Value | None = None
     if rows is not None and node.name in t.quantized:
-        rounded, scales = rows_int8(rows)
+        rounded, scales = quantize_rows(rows)
         data, scale = t.stored(f"{node.input[0]}_bytes", rounded), t.stored(f"{node.input[0]}_scales", scales)
     else:
         data = t.value(node.input[0])

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from lstm_deploy.artifacts import dense_int8
+from lstm_deploy.artifacts import pack_dense_int8
 from lstm_deploy.contract import Array
 from lstm_deploy.exporters.c.sizes import ONE
 from lstm_deploy.exporters.c.translator import Translator, attributes, input_name, refusal
@@ -47,7 +47,7 @@ def _dense(t: Translator, node: onnx.NodeProto, rows: Array, bias: Array | None)
     label, rows = node.input[1], np.ascontiguousarray(rows, np.float32)
     out, x = t.output(node.output[0]), t.with_contiguous_rows(t.value(node.input[0]))
     if node.name in t.quantized:
-        kernel, pointers = "dense_int8", t.weights.add_int8(label, dense_int8(rows, bias), rows.shape[1])
+        kernel, pointers = "dense_int8", t.weights.add_int8(label, pack_dense_int8(rows, bias), rows.shape[1])
     else:
         added = t.weights.add(f"{label}_bias", np.ascontiguousarray(bias, np.float32)) if bias is not None else "NULL"
         kernel, pointers = "dense", f"{t.weights.add(label, rows)}, {added}"

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from lstm_deploy.artifacts import lstm_int8, packed_lstm
+from lstm_deploy.artifacts import pack_lstm, pack_lstm_int8
 from lstm_deploy.contract import Array
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size
 from lstm_deploy.exporters.c.translator import Translator, attributes, input_name, refusal
@@ -57,9 +57,9 @@ def _kernel(
     label = f"{node.input[1]}{'_reverse' if direction else ''}"
     if node.name in t.quantized:
         kernel = "lstm_int8"
-        arguments = t.weights.add_int8(label, lstm_int8(*weights), max(weights[0].shape[1], weights[1].shape[1]))
+        arguments = t.weights.add_int8(label, pack_lstm_int8(*weights), max(weights[0].shape[1], weights[1].shape[1]))
     else:
-        kernel, arguments = "lstm", t.weights.add(label, packed_lstm(*weights))
+        kernel, arguments = "lstm", t.weights.add(label, pack_lstm(*weights))
     t.kernels.add(kernel)
     return kernel, arguments
 

@@ -1,11 +1,11 @@
 """Rollouts as C: a model fed with its own outputs, in a loop around `step` or `sequence`."""
 
-from lstm_deploy.contract import COLDEST, STEPS, Interface, LanguageModel, carries, layout_of, window_of
+from lstm_deploy.contract import MIN_TEMPERATURE, STEPS, CInterface, LanguageModel, carries_state, layout_of, window_of
 from lstm_deploy.exporters.c.sizes import Size
 from lstm_deploy.exporters.c.templating import render
 
 
-def rollout_source(interface: Interface, workspace: Size) -> tuple[str, int]:
+def rollout_source(interface: CInterface, workspace: Size) -> tuple[str, int]:
     """The function that rolls a model out, and the bytes that it needs on the stack.
 
     `workspace` is the bytes that `sequence` needs.
@@ -24,7 +24,7 @@ def rollout_source(interface: Interface, workspace: Size) -> tuple[str, int]:
     if is_text:
         kind = "generate"
         stack += 8 * layout.width
-    elif carries(signature):
+    elif carries_state(signature):
         kind = "forecast step"
     else:
         kind = "forecast window"
@@ -34,14 +34,14 @@ def rollout_source(interface: Interface, workspace: Size) -> tuple[str, int]:
     source = render(
         "rollout.c",
         kind=kind,
-        prototype=interface.rollout_prototype()[1],
+        prototype=interface.prototypes()["rollout"][1],
         name=interface.name,
         weights_argument=interface.weights_argument,
         width=layout.width,
         window=window,
         one_hot=layout.one_hot,
         token_type=interface.inputs[0].c_type,
-        coldest=f"{COLDEST:.9g}",
+        coldest=f"{MIN_TEMPERATURE:.9g}",
         unused_outputs=unused_outputs,
         by_steps=mode.one_step,
         takes_steps=mode.dynamic,

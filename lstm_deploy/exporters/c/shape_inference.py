@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from lstm_deploy.contract import Array, Mode, Signature, sample_inputs
+from lstm_deploy.contract import Array, CallMode, Signature, sample_inputs
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.sizes import Size, fit
 from lstm_deploy.runtimes import open_session
@@ -57,7 +57,7 @@ class ValueInfo(NamedTuple):
         return self.constant is not None or self.polynomials is not None
 
 
-def infer_values(model: onnx.ModelProto, signature: Signature, mode: Mode) -> dict[str, ValueInfo]:
+def infer_values(model: onnx.ModelProto, signature: Signature, mode: CallMode) -> dict[str, ValueInfo]:
     """All values of a graph, by name, for one row: of one step, or of any number that its contract allows.
 
     Raises `InputError` where a shape depends on more than the steps.

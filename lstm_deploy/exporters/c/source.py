@@ -10,12 +10,12 @@ from lstm_deploy.contract import (
     C_BYTES,
     CONTRACT_KEY,
     STEPS,
+    CInterface,
     Classify,
+    CTensor,
     Forecast,
-    Interface,
     LanguageModel,
-    Tensor,
-    field,
+    state_field,
 )
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.kernels import kernel_source
@@ -34,13 +34,13 @@ LARGEST_ON_STACK = 500_000
 class SourceFiles:
     """The two files of one model; where it is `mapped`, its weights are in a third."""
 
-    def __init__(self, interface: Interface, translator: Translator) -> None:
+    def __init__(self, interface: CInterface, translator: Translator) -> None:
         """Raises `InputError` where a call would need more on the stack than threads have."""
         self.interface, self.translator = interface, translator
         mode = interface.mode
         self.declarations, self.workspace = _memory(translator.temporaries, on_stack=mode.one_step)
-        self.rollout, rollout_stack = rollout_source(interface, self.workspace) if interface.rolls else ("", 0)
-        stack = self.workspace.at(1) if mode.one_step or interface.streams else 0
+        self.rollout, rollout_stack = rollout_source(interface, self.workspace) if interface.has_rollout else ("", 0)
+        stack = self.workspace.at(1) if mode.one_step or interface.has_step else 0
         if max(stack, rollout_stack) > LARGEST_ON_STACK:
             raise InputError(
                 f"A call of this model needs {max(stack, rollout_stack) / 1e6:.1f} MB for what it computes on the way, "
@@ -67,7 +67,7 @@ class SourceFiles:
             states=self._states(),
             inputs=[_tensor(each) for each in interface.inputs],
             outputs=[_tensor(each) for each in interface.outputs],
-            prototypes={head.split("(")[0].rsplit("_", 1)[1]: head for _, head in interface.prototypes()},
+            prototypes={function: head for function, (_, head) in interface.prototypes().items()},
             rollout=self.rollout,
             magic=MAGIC.decode(),
             digest=digest,
@@ -107,9 +107,9 @@ class SourceFiles:
             "call_arguments": [
                 *steps,
                 *(each.name for each in interface.inputs),
-                *(f"state->{field(each)}" for each in interface.states_in),
+                *(f"state->{state_field(each)}" for each in interface.states_in),
                 *(each.name for each in interface.outputs),
-                *(f"next.{field(each)}" for each in interface.states_in),
+                *(f"next.{state_field(each)}" for each in interface.states_in),
                 *(f"(char *){name}" for name in workspace),
             ],
         }
@@ -123,7 +123,7 @@ class SourceFiles:
             batch = signature.batch_axis_of_state
             states.append(
                 {
-                    "field": field(before),
+                    "field": state_field(before),
                     "c_type": before.c_type,
                     "size": before.size,
                     "shape": [size for axis, size in enumerate(before.spec.shape) if axis != batch],
@@ -156,7 +156,7 @@ class SourceFiles:
         return lines
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
+def _tensor(tensor: CTensor) -> dict[str, Any]:
     """An input or output; `is_gathered` where the numbers of one step do not lie together."""
     return {
         "name": tensor.name,

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_deploy.contract import commented
+from lstm_deploy.contract import comment_safe
 
 
 def number(value: float) -> str:
@@ -18,7 +18,7 @@ def c_comment(text: str) -> str:
     """A comment of lines that are not too long, whatever the text."""
     return (
         textwrap.fill(
-            commented(text),
+            comment_safe(text),
             115,
             initial_indent="/* ",
             subsequent_indent="   ",
@@ -41,4 +41,4 @@ _ENVIRONMENT = Environment(
     keep_trailing_newline=True,
     undefined=StrictUndefined,
 )
-_ENVIRONMENT.filters |= {"number": number, "commented": commented, "c_comment": c_comment}
+_ENVIRONMENT.filters |= {"number": number, "commented": comment_safe, "c_comment": c_comment}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_deploy.artifacts import Quantized
-from lstm_deploy.contract import C_TYPES, Array, commented
+from lstm_deploy.contract import C_TYPES, Array, comment_safe
 from lstm_deploy.exporters.c.literals import literal
 
 MAPPED_ABOVE = 4_000_000
@@ -106,4 +106,4 @@ def _array(entry: Entry) -> str:
 
 def _comment(entry: Entry) -> str:
     """The label and shape of an array, as `artifacts.c_weights` parses them."""
-    return f"/* {commented(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"
+    return f"/* {comment_safe(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"

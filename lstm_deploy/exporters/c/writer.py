@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from lstm_deploy.artifacts import constants_of, onnx_graph, replacing, weights_file
-from lstm_deploy.contract import Interface, Signature
+from lstm_deploy.artifacts import atomic_write, constants_of, onnx_graph, weights_file
+from lstm_deploy.contract import CInterface, Signature
 from lstm_deploy.exporters.c.operators import translate_graph
 from lstm_deploy.exporters.c.shape_inference import infer_values
 from lstm_deploy.exporters.c.source import SourceFiles
@@ -21,7 +21,7 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
     """
     model = onnx_graph.load(graph)
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
-    interface = Interface(identifier(name), signature, "int8" if quantized else "float32")
+    interface = CInterface(identifier(name), signature, "int8" if quantized else "float32")
     infos = infer_values(model, signature, interface.mode)
     translator = Translator(infos, constants_of(model), frozenset(quantized))
     for tensor in (*interface.inputs, *interface.states_in):
@@ -33,9 +33,9 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
     files = SourceFiles(interface, translator)
     header, weights = path.with_suffix(".h"), weights_file(path)
     source = files.source(header.name, weights)
-    with replacing(header) as file:
+    with atomic_write(header) as file:
         file.write_text(files.header(weights), encoding="utf-8")
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write_text(source, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from lstm_deploy.contract import (
     Signature,
     TensorSpec,
     layout_of,
-    padded,
+    pad_sequences,
     sample_inputs,
     sizes_of,
 )
@@ -149,7 +149,9 @@ def _labelled(
     layout, x, lengths = layout_of(signature), signature.inputs[0], signature.inputs[1:]
     calls, truth = [], []
     for cut in _cuts(0, len(rows), LARGEST_BATCH if lengths else 1):
-        tokens, counts = padded([task.encode(labelled.texts[row])[: held_out.get("window")] for row in rows[cut]])
+        tokens, counts = pad_sequences(
+            [task.encode(labelled.texts[row])[: held_out.get("window")] for row in rows[cut]]
+        )
         feeds = {spec.name: counts.astype(spec.dtype) for spec in lengths}
         calls.append({x.name: layout.inputs(tokens).astype(x.dtype, copy=False), **feeds})
         truth.append(np.array([task.labels.index(labelled.labels[row]) for row in rows[cut]]))

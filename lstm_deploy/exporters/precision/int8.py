@@ -225,7 +225,7 @@ def quantize_weights(weights: Array, settings: Settings) -> tuple[Array, Array, 
 
 def lstm_counts(model: onnx.ModelProto) -> tuple[int, int]:
     """How many LSTM nodes are quantized, and how many there are."""
-    count = onnx_graph.operators(model)
+    count = onnx_graph.operator_counts(model)
     return count[LSTM.quantized_operator], sum(count[name] for name in LSTM.operators)
 
 

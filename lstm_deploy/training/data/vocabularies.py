@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lstm_deploy.artifacts import read_text
-from lstm_deploy.contract import Unit, pieces
+from lstm_deploy.contract import Unit, split_text
 from lstm_deploy.errors import InputError
 
 UNKNOWN = "<unk>"
@@ -19,7 +19,7 @@ def build_vocabulary(texts: Iterable[str], unit: Unit, size: int, least_count: i
 
     Raises `InputError` if no unit is that frequent.
     """
-    counts = Counter(piece for text in texts for piece in pieces(text, unit))
+    counts = Counter(piece for text in texts for piece in split_text(text, unit))
     counts.pop(UNKNOWN, None)
     by_frequency = sorted(counts, key=lambda piece: (-counts[piece], piece))
     entries = [piece for piece in by_frequency[: size - 1] if counts[piece] >= least_count]

@@ -13,7 +13,7 @@ from validation_cases import checks_of
 
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
-from lstm_deploy.artifacts.saturation import needs_vnni, problems, saturating
+from lstm_deploy.artifacts.saturation import needs_vnni, problems, saturating_nodes
 from lstm_deploy.contract.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
@@ -69,7 +69,7 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     lifted, path = exported(tmp_path, Net(5, **form))
     quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel, weights=weights))
     model = onnx.load(tmp_path / "q.onnx")
-    assert saturating(model, tmp_path) == {}
+    assert saturating_nodes(model, tmp_path) == {}
     assert lstm_counts(model) == (num_layers, num_layers)
     assert len(lstm_layers(model)) == num_layers
     assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []  # each within half a step of what it was
@@ -84,7 +84,7 @@ def test_unsigned_weights_are_the_same_numbers(tmp_path):
     signed, unsigned = (onnx.load(tmp_path / f"{name}.onnx") for name in "su")
     weights = {tensor.name: tensor for tensor in unsigned.graph.initializer}
     assert weights["module.lstm.W_l0_quantized"].data_type == onnx.TensorProto.UINT8
-    for (ours, _), (theirs, _) in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
+    for ours, theirs in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
         np.testing.assert_array_equal(ours.w, theirs.w)
         np.testing.assert_array_equal(ours.r, theirs.r)
 
@@ -210,7 +210,7 @@ def test_per_channel_keeps_small_rows_beside_a_large_one(tmp_path):
     off = {}
     for per_channel in (True, False):
         quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel))
-        ((layer, _),) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
+        (layer,) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
         off[per_channel] = np.abs(layer.r - right)[:, 1:].max()
     assert off[True] < 0.01 < off[False]
 

@@ -1,4 +1,4 @@
-"""How figures are presented: numbers in the terminal and in Markdown, and the colours of plots."""
+"""The style shared by reports: number formats, Markdown tables and the colours of plots."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2f6db3", "#e07b39", "#8a8a8a", "#3a9a5b", "#8b5fb0", "#b03a48"
 
 
-def cell(value: Any) -> str:
-    """A value with three digits that matter; a dash for none."""
+def format_value(value: Any) -> str:
+    """A value with three significant digits; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):
