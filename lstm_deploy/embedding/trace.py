@@ -76,14 +76,14 @@ def _call(signature: Signature, case: Case, number: int, relative: float) -> Ite
         yield _record("input", name, value)
     yield "call"
     for name in signature.output_names:
-        wanted = np.clip(case.wanted[number][name].astype(np.float64), -INFINITE, INFINITE)
-        if np.isnan(wanted).any():
+        expected = np.clip(case.wanted[number][name].astype(np.float64), -INFINITE, INFINITE)
+        if np.isnan(expected).any():
             raise InputError(f"{name} of the golden trace holds NaN, which no number equals; fix the model.")
-        within = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), wanted.shape)
+        tolerance = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), expected.shape)
         pairs = " ".join(
-            f"{value:.9g} {bound:.2g}" for value, bound in zip(wanted.flat, (1.05 * within).flat, strict=True)
+            f"{value:.9g} {bound:.2g}" for value, bound in zip(expected.flat, (1.05 * tolerance).flat, strict=True)
         )
-        yield f"output {name} {wanted.size} {pairs}"
+        yield f"output {name} {expected.size} {pairs}"
 
 
 def _record(kind: str, name: str, value: Array) -> str:
@@ -112,7 +112,7 @@ def _rows(signature: Signature, case: Case) -> list[Case]:
         case._replace(
             state=row(number, signature.state_inputs, case.state),
             calls=tuple(row(number, signature.inputs, call) for call in case.calls),
-            wanted=tuple(row(number, outputs, wanted) for wanted in case.wanted),
+            wanted=tuple(row(number, outputs, expected) for expected in case.wanted),
         )
         for number in range(batch)
     ]
