@@ -62,3 +62,8 @@ from .onnx_weights import (
 )
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
 from .saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
+from .torchscript_archives import (
+    extra_files as extra_files,
+    is_torchscript as is_torchscript,
+    opened_archive as opened_archive,
+)

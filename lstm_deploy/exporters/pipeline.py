@@ -52,11 +52,11 @@ from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation import (
     LOWERED,
     QUICK,
-    Case,
-    ReferenceRuntime,
+    ParityCase,
+    PyTorchReference,
     check_artifacts,
     make_cases,
-    record,
+    record_trace,
     shortened,
 )
 
@@ -184,9 +184,9 @@ def _write_bundle(plan: Plan, loaded: sources.Loaded, on_stage: OnStage, *, forc
         if plan.precision.quantize == "int8" and "torchscript" in plan.formats:
             int8_torchscript = _write_int8_torchscript(loaded.lifted, folder / INT8_FILES["torchscript"])
         on_stage(written + 1, "running PyTorch")
-        reference = ReferenceRuntime(loaded.lifted)
+        reference = PyTorchReference(loaded.lifted)
         cases = make_cases(reference, LOWERED if plan.precision.requested else QUICK)
-        np.savez_compressed(folder / GOLDEN, **record(reference))  # type: ignore[arg-type]
+        np.savez_compressed(folder / GOLDEN, **record_trace(reference))  # type: ignore[arg-type]
         write_manifest(folder, _manifest(plan, loaded, artifacts, sha256(folder / GOLDEN)))
         name = f"PyTorch in float64 ({_name(loaded.source)})"
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
@@ -286,7 +286,7 @@ def _name(source: Source) -> str:
     return f"{name}, as inferred" if source.kind == "weights" else name
 
 
-def _prove_float32(bundle: Bundle, cases: Sequence[Case], reference: str) -> None:
+def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
     """Enter the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
     if not parity.passed:
@@ -299,7 +299,7 @@ def _prove_float32(bundle: Bundle, cases: Sequence[Case], reference: str) -> Non
     bundle.update(parity=parity)
 
 
-def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[Case], reference: str) -> None:
+def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str) -> None:
     """Enter the artifacts of lower precision, their notes and their parity."""
     float32, parity, data = bundle.manifest.artifacts, bundle.manifest.parity, lower.evaluator.data
     assert parity is not None

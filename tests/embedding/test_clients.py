@@ -26,7 +26,7 @@ from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.training import checkpoint, pipeline as training, training_data
 from lstm_deploy.training.data.series import read_series
 from lstm_deploy.training.recipe import make_recipe
-from lstm_deploy.validation.cases import QUICK
+from lstm_deploy.validation.case_inputs import QUICK
 
 FORMATS = ("onnx", "torchscript", "c")
 RUNTIMES = {"onnx": "onnx", "torchscript": "torchscript", "c": "native"}
