@@ -163,7 +163,7 @@ def steps(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     document = next(iter(found.values()))
-    lines = [*tables.describe(document["environment"]), "", *tables.notes(document), ""]
+    lines = [*tables.describe_machine(document["environment"]), "", *tables.notes(document), ""]
     lines += ["## How many times faster a step is", ""]
     lines += [
         "One step of a stream of one row, one thread, from arrays to arrays, state carried: the time of each over that "
@@ -185,8 +185,8 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines += markdown_table(["than", *COMPARED, "onnx"], rows)
     for name, document in found.items():
         lines += ["", f"## {name}", "", *markdown_table(*tables.table(document)), ""]
-        lines += [*markdown_table(*tables.starts(document)), ""]
-        lines += [*map(tables.peaks, document["peaks"])]
+        lines += [*markdown_table(*tables.startup_table(document)), ""]
+        lines += [*map(tables.describe_peaks, document["peaks"])]
         parity = document["parity"]
         lines += ["", f"{parity['checks']} checks of parity, {'all' if parity['passed'] else 'NOT all'} passed.", ""]
         lines += [f"- {failure}" for failure in parity["failures"]]

@@ -60,7 +60,7 @@ def precision_plot(document: Document) -> Figure | None:
         return None
     groups = groupby(layout.panels_of(rows, "against"), lambda panel: panel.line)
     smallest = [min(group, key=lambda panel: _size(panel.rows[0])) for _, group in groups]
-    order = list(dict.fromkeys((row["scenario"], row["baseline"]) for row in rows))
+    order: list[object] = list(dict.fromkeys((row["scenario"], row["baseline"]) for row in rows))
     panels = [panel._replace(line=(panel.rows[0]["scenario"], panel.rows[0]["baseline"])) for panel in smallest]
     panels.sort(key=lambda panel: order.index(panel.line))
     height = max(3.8, *(1.4 + 0.18 * len(panel.rows) for panel in panels))

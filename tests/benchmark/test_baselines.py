@@ -7,7 +7,7 @@ import torch
 from authors import CharLSTM, SineLSTM
 
 from lstm_deploy.benchmark import baselines
-from lstm_deploy.benchmark.workloads import Case, SessionContender, sized_file
+from lstm_deploy.benchmark.workloads import BenchCase, SessionWorkload, sized_file
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.lifting import lift
@@ -22,7 +22,7 @@ def lifted(module, shape=("batch", "seq", 3)):
 
 
 def case(scenario, scope="end_to_end", batch=2):
-    return Case(scenario=scenario, scope=scope, batch=batch, seq_len=1 if scenario == "stream" else 4)
+    return BenchCase(scenario=scenario, scope=scope, batch=batch, seq_len=1 if scenario == "stream" else 4)
 
 
 @pytest.mark.parametrize("scope", ["end_to_end", "resident"])
@@ -41,17 +41,17 @@ def case(scenario, scope="end_to_end", batch=2):
 def test_eager_without_what_lifting_adds_computes_the_same(module, features, scenario, scope, monkeypatch):
     monkeypatch.setattr(authors, "device", torch.device("cpu"))  # eager is timed where the artifacts are
     made = lifted(module, ("batch", "seq", features))
-    wanted = baselines.ArtifactContender(baselines.EagerRuntime(made)).prepare(case(scenario)).outputs()
-    contender = baselines.EagerContender(made, "cpu")
-    assert contender.recurrent
-    prepared = contender.prepare(case(scenario, scope))
+    wanted = baselines.ArtifactWorkload(baselines.EagerRuntime(made)).prepare(case(scenario)).outputs()
+    workload = baselines.EagerWorkload(made, "cpu")
+    assert workload.recurrent
+    prepared = workload.prepare(case(scenario, scope))
     prepared.call()
     np.testing.assert_allclose(prepared.outputs().ravel(), wanted.ravel(), atol=1e-6)
 
 
 def test_calls_go_on_from_the_state():
     made = lifted(modules.ReturnsState())
-    call = baselines.EagerContender(made, "cpu").prepare(case("stream")).call
+    call = baselines.EagerWorkload(made, "cpu").prepare(case("stream")).call
     first, second = call(), call()
     assert not np.array_equal(first, second)
 
@@ -61,19 +61,19 @@ def test_what_carries_no_state_by_itself_runs_as_it_was_lifted(module):
     made = lifted(module)
     assert baselines.carrying(made) == []
     assert all(type(child) is not baselines.CarryingLSTM for child in made.modules())
-    one_step = Case(scenario="sequence", scope="end_to_end", batch=2, seq_len=1)
-    assert baselines.EagerContender(made, "cpu").prepare(one_step).outputs().size
+    one_step = BenchCase(scenario="sequence", scope="end_to_end", batch=2, seq_len=1)
+    assert baselines.EagerWorkload(made, "cpu").prepare(one_step).outputs().size
 
 
 def test_a_module_is_itself_again_for_rollouts_and_streams():
     made = lifted(modules.ReturnsState())
-    contender = baselines.EagerContender(made, "cpu")
-    assert all(type(child) is StatefulLSTM for child in contender.recurrent)
-    contender.prepare(case("stream"))
-    assert all(type(child) is baselines.CarryingLSTM for child in contender.recurrent)
+    workload = baselines.EagerWorkload(made, "cpu")
+    assert all(type(child) is StatefulLSTM for child in workload.recurrent)
+    workload.prepare(case("stream"))
+    assert all(type(child) is baselines.CarryingLSTM for child in workload.recurrent)
     with pytest.raises(InputError):  # it has no task
-        contender.prepare(case("rollout"))
-    assert all(type(child) is StatefulLSTM for child in contender.recurrent)
+        workload.prepare(case("rollout"))
+    assert all(type(child) is StatefulLSTM for child in workload.recurrent)
 
 
 @pytest.mark.parametrize("kind", ["stock-onnx", "stock-fixed", "legacy-onnx", "legacy-int8"])
@@ -85,8 +85,8 @@ def test_stock_exports_compute_the_same(kind, forecast_bundle, forecaster, tmp_p
     def opened(asked):
         return open_session(sized_file(path, asked) if "stock" in kind else path, threads=1)
 
-    made = SessionContender(opened, signature).prepare(case("stream")).outputs().ravel()
-    ours = SessionContender(lambda _: open_session(forecast_bundle / "model.onnx"), signature)
+    made = SessionWorkload(opened, signature).prepare(case("stream")).outputs().ravel()
+    ours = SessionWorkload(lambda _: open_session(forecast_bundle / "model.onnx"), signature)
     wanted = ours.prepare(case("stream")).outputs().ravel()
     np.testing.assert_allclose(made, wanted, rtol=0.05 if kind == "legacy-int8" else 1e-4)
     if kind == "legacy-int8":
@@ -106,9 +106,9 @@ def test_a_compiler_that_fails_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda x: 1 / 0)
     monkeypatch.setattr(baselines.logging, "disable", lambda _: None)
     monkeypatch.setattr(baselines.warnings, "simplefilter", lambda _: None)
-    contender = baselines.EagerContender(lifted(modules.ReturnsState()), "cpu", baselines.compiled)
+    workload = baselines.EagerWorkload(lifted(modules.ReturnsState()), "cpu", baselines.compiled)
     with pytest.raises(InputError, match=r"torch\.compile cannot compile this model here \(division by zero"):
-        contender.prepare(case("stream")).call()
+        workload.prepare(case("stream")).call()
 
 
 def test_an_origin_survives_the_way_to_another_process(tmp_path):

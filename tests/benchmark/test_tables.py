@@ -41,7 +41,7 @@ def test_too_few_calls_have_no_99th_percentile():
 
 
 def test_loading_and_memory_are_told_once_for_each_variant():
-    _, rows = tables.starts(document(row(), row(batch=32, first_call_us=90.0), row("onnx again")))
+    _, rows = tables.startup_table(document(row(), row(batch=32, first_call_us=90.0), row("onnx again")))
     assert rows == [["onnx", "100", "0.09", "80.5", "CPUExecutionProvider"]]
 
 

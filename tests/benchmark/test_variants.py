@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from lstm_deploy.artifacts.bundle import Bundle
-from lstm_deploy.benchmark.variants import BASELINES, Wanted, variants_of
-from lstm_deploy.benchmark.workloads import Case
+from lstm_deploy.benchmark.variants import BASELINES, Selection, variants_of
+from lstm_deploy.benchmark.workloads import BenchCase
 from lstm_deploy.errors import InputError
 
-CASES = [Case(scenario="stream", scope="end_to_end", batch=1, seq_len=1)]
+CASES = [BenchCase(scenario="stream", scope="end_to_end", batch=1, seq_len=1)]
 
 
 def found(targets, tmp_path, **changes):
     defaults = {"providers": ["cpu"], "baselines": [], "cases": CASES, "unvalidated": False, "origin": ""}
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-        return variants_of(targets, Wanted(**{**defaults, **changes}), Path(folder))
+        return variants_of(targets, Selection(**{**defaults, **changes}), Path(folder))
 
 
 def names(variants):
@@ -138,7 +138,7 @@ def test_a_captured_graph_is_timed_only_where_its_buffers_are_bound(forecast_bun
         for scenario in ("stream", "sequence", "rollout")
         for scope in ("end_to_end", "resident")
         if (scenario, scope) != ("rollout", "resident")
-        if variant.takes_part(Case(scenario=scenario, scope=scope, batch=1, seq_len=1))
+        if variant.takes_part(BenchCase(scenario=scenario, scope=scope, batch=1, seq_len=1))
     }
     assert taken == {("stream", "end_to_end"), ("stream", "resident"), ("sequence", "resident")}
 
@@ -152,4 +152,4 @@ def test_what_a_file_has_to_compute_is_counted_in_it(forecast_bundle, tmp_path):
 
 
 def test_every_baseline_says_what_it_is():
-    assert all(baseline.what and baseline.scopes and baseline.providers for baseline in BASELINES.values())
+    assert all(baseline.description and baseline.scopes and baseline.providers for baseline in BASELINES.values())

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from lstm_deploy.benchmark.workloads import (
-    ArtifactContender,
-    Case,
-    SessionContender,
-    floor_model,
+    ArtifactWorkload,
+    BenchCase,
+    SessionWorkload,
     inputs_of,
+    null_model,
     rollout_feeds,
     sized_file,
 )
@@ -15,20 +15,20 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime, open_session
 from lstm_deploy.runtimes.opening import open_runtime
 
-STREAM = Case(scenario="stream", scope="end_to_end", batch=2, seq_len=1)
+STREAM = BenchCase(scenario="stream", scope="end_to_end", batch=2, seq_len=1)
 
 
 def case(scenario, scope="end_to_end", batch=2, seq_len=4):
-    return Case(scenario=scenario, scope=scope, batch=batch, seq_len=1 if scenario == "stream" else seq_len)
+    return BenchCase(scenario=scenario, scope=scope, batch=batch, seq_len=1 if scenario == "stream" else seq_len)
 
 
 @pytest.mark.parametrize("scenario", ["stream", "sequence"])
 @pytest.mark.parametrize("suffix", ["onnx", "torchscript"])
 def test_both_scopes_and_a_plain_session_compute_the_same(forecast_bundle, scenario, suffix):
-    contender = ArtifactContender(open_runtime(forecast_bundle / f"model.{suffix}", threads=1))
-    prepared = [contender.prepare(case(scenario, scope)) for scope in ("end_to_end", "resident")]
+    workload = ArtifactWorkload(open_runtime(forecast_bundle / f"model.{suffix}", threads=1))
+    prepared = [workload.prepare(case(scenario, scope)) for scope in ("end_to_end", "resident")]
     session = open_session(forecast_bundle / "model.onnx")
-    prepared.append(SessionContender(lambda _: session, contender.runtime.signature).prepare(case(scenario)))
+    prepared.append(SessionWorkload(lambda _: session, workload.runtime.signature).prepare(case(scenario)))
     wanted = prepared[0].outputs().ravel()
     assert np.isfinite(wanted).all()
     for each in prepared:
@@ -38,10 +38,10 @@ def test_both_scopes_and_a_plain_session_compute_the_same(forecast_bundle, scena
 
 
 def test_calls_of_a_stream_carry_the_state(forecast_bundle):
-    contender = ArtifactContender(open_runtime(forecast_bundle / "model.onnx"))
+    workload = ArtifactWorkload(open_runtime(forecast_bundle / "model.onnx"))
     session = open_session(forecast_bundle / "model.onnx")
-    plain = SessionContender(lambda _: session, contender.runtime.signature).prepare(STREAM)
-    stepped = contender.prepare(STREAM)
+    plain = SessionWorkload(lambda _: session, workload.runtime.signature).prepare(STREAM)
+    stepped = workload.prepare(STREAM)
     plain.outputs(), stepped.outputs()
     for _ in range(5):
         first, second = plain.call(), stepped.call()
@@ -51,13 +51,13 @@ def test_calls_of_a_stream_carry_the_state(forecast_bundle):
 
 def test_the_floor_hands_everything_through(forecast_bundle):
     signature = open_runtime(forecast_bundle / "model.onnx").signature
-    runtime = OnnxRuntime(floor_model(signature))
+    runtime = OnnxRuntime(null_model(signature))
     feeds = {**inputs_of(signature, STREAM)[0], **signature.initial_state(2)}
     feeds["h_in"] = feeds["h_in"] + 3
     outputs = runtime.run(feeds)
     np.testing.assert_array_equal(outputs["y"], feeds["x"])
     np.testing.assert_array_equal(outputs["h_out"], feeds["h_in"])
-    assert ArtifactContender(runtime).prepare(STREAM).outputs().shape == (20, 2, 4)
+    assert ArtifactWorkload(runtime).prepare(STREAM).outputs().shape == (20, 2, 4)
 
 
 def test_a_size_that_the_model_does_not_take_is_refused():
@@ -83,18 +83,18 @@ def test_a_model_of_a_fixed_window_is_not_streamed(tmp_path):
     from lstm_deploy import export
 
     bundle = export(modules.WindowNorm(), tmp_path / "w", inputs={"x": "float32[batch,10]"}, formats=["onnx"])
-    contender = ArtifactContender(open_runtime(bundle.path / "model.onnx"))
+    workload = ArtifactWorkload(open_runtime(bundle.path / "model.onnx"))
     with pytest.raises(InputError, match="cannot be streamed"):
-        contender.prepare(STREAM)
+        workload.prepare(STREAM)
 
 
 def test_rollouts_of_both_kinds_compute_the_same(lm_bundle):
     kinds = ("rollout.onnx", "model.onnx", "model.torchscript")
-    made = [ArtifactContender(open_runtime(lm_bundle / name)).prepare(case("rollout")).outputs() for name in kinds]
+    made = [ArtifactWorkload(open_runtime(lm_bundle / name)).prepare(case("rollout")).outputs() for name in kinds]
     assert made[0].shape == (2, 4)
     assert all(np.array_equal(each, made[0]) for each in made)
     with pytest.raises(InputError, match="makes many steps"):
-        ArtifactContender(open_runtime(lm_bundle / "rollout.onnx")).prepare(STREAM)
+        ArtifactWorkload(open_runtime(lm_bundle / "rollout.onnx")).prepare(STREAM)
 
 
 def test_a_rollout_makes_as_many_steps_as_asked(forecast_bundle, lm_bundle):

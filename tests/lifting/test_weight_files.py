@@ -1,17 +1,15 @@
 import pickle
-import random
 import struct
 import zipfile
 
 import pytest
 import torch
+from fuzzing import KINDS, fuzz
 from safetensors.torch import save_file
 from torch import nn
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.weight_files import extra_files, read_module, read_weights
-
-KINDS = ("zip", "zip entries", "legacy", "safetensors", "torchscript", "torchscript entries")
+from lstm_deploy.lifting.weight_files import read_module, read_weights
 
 
 @pytest.fixture
@@ -190,58 +188,6 @@ def test_mutated_files_are_read_or_refused_but_never_crash(tmp_path, state, kind
 @pytest.mark.parametrize(("kind", "seed"), [("zip", 7)])  # an archive that claims to span several disks
 def test_mutations_that_once_found_something(tmp_path, kind, seed):
     fuzz(tmp_path, kind, 50, seed)
-
-
-def fuzz(folder, kind, count, seed):
-    """Flip, cut and repeat bytes of a good file; anything but weights or InputError escapes as it is."""
-    kind, _, entries = kind.partition(" ")
-    state = nn.LSTM(3, 4).state_dict()
-    good = folder / ("m.safetensors" if kind == "safetensors" else "m.pt")
-    if kind == "safetensors":
-        save_file(state, good)
-    elif kind == "torchscript":
-        torch.jit.save(torch.jit.trace(nn.Sequential(nn.Linear(2, 3)), torch.zeros(1, 2)), good)
-    else:
-        torch.save({"state_dict": state}, good, _use_new_zipfile_serialization=kind == "zip")
-    original = good.read_bytes()
-    rng = random.Random(seed)
-    refused = 0
-    for _ in range(count):
-        good.write_bytes(original if entries else mutated(original, rng))
-        if entries:
-            mutate_an_entry(good, rng)
-        try:
-            read_weights(good)
-            extra_files(good)
-        except InputError:
-            refused += 1
-    return refused
-
-
-def mutated(original, rng):
-    content = bytearray(original)
-    for _ in range(rng.choice([1, 2, 8])):
-        where = rng.randrange(max(1, len(content)))
-        match rng.randrange(4):
-            case 0:
-                content[where : where + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del content[where : where + rng.randrange(1, 40)]
-            case 2:
-                content[where:where] = content[max(0, where - 20) : where]
-            case 3:
-                content = content[: max(1, where)]
-    return bytes(content)
-
-
-def mutate_an_entry(path, rng):
-    """One file within an archive, whose checksum is then right again: it gets as far as the unpickler."""
-    with zipfile.ZipFile(path) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    name = rng.choice([name for name in contents if not name.endswith((".py", ".debug_pkl"))])
-    with zipfile.ZipFile(path, "w") as archive:
-        for each, content in contents.items():
-            archive.writestr(each, mutated(content, rng) if each == name else content)
 
 
 def test_an_onnx_file_is_told_from_weights(tmp_path):
