@@ -99,7 +99,7 @@ def measure(provider: str, rounds: int, only: str | None) -> bool:
             if only not in (None, name):
                 continue
             print(f"{name} …", file=sys.stderr)
-            origin = _weights(Path(folder), name)
+            origin = origin_of(Path(folder), name)
             more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
             bundle = lstm_deploy.export(origin, Path(folder, name), **more)
             parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
@@ -202,8 +202,8 @@ def _times(row: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
     return f"{times:.2f} ({low:.2f}–{high:.2f})"
 
 
-def _weights(folder: Path, name: str) -> Origin:
-    """Random weights as a file, with all that says which network they are of."""
+def origin_of(folder: Path, name: str) -> Origin:
+    """A file of random weights, and the description of their network."""
     torch.manual_seed(0)
     if name in SYSTEMS:
         system = SYSTEMS[name]

@@ -177,7 +177,7 @@ def _origin(reference: "Origin | None", targets: Sequence[Path]) -> str:
     if reference is None:
         return ""
     if len(targets) > 1:
-        raise InputError("--reference is the model of one bundle; time the others apart.")
+        raise InputError("--reference is the model of one bundle; time the others separately.")
     if not reference.path.is_file():
         raise InputError(f"{reference.path} does not exist or is not a file; check --reference.")
     from lstm_deploy.lifting import origin_to_json

@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 from lstm_deploy.artifacts import GREY
 from lstm_deploy.benchmark import plot_layout as layout
 from lstm_deploy.benchmark.plot_layout import Document, Panel, Row, Style
+from lstm_deploy.benchmark.tables import bandwidths
 
 CEILING_LABEL = 84
 """Points that a ceiling's label takes along its line."""
@@ -83,20 +84,20 @@ def _size(row: Row) -> tuple[int, int]:
 
 def _draw_roofline(axes: Axes, rows: Sequence[Row], peaks: Mapping[str, Any], styles: Mapping[str, Style]) -> None:
     axes.set_xlabel("operations for each byte that must be read", fontsize=8)
-    rates, bandwidths = _rates(peaks), _bandwidths(peaks)
+    rates, levels = _ceilings(peaks)
     points = [(row["operations"] / row["bytes"], row["operations"] / row["p50_us"] * 1e6) for row in rows]
-    top, fastest = max(rates.values()), max(bandwidths.values())
+    top, fastest = max(rates.values()), max(levels.values())
     left = min([x for x, _ in points] + [min(rates.values()) / fastest])
-    right = max([x for x, _ in points] + [top / min(bandwidths.values())])
-    left /= 4 ** (1 + max(_crowded(bandwidths)) // 2)  # labels need room
+    right = max([x for x, _ in points] + [top / min(levels.values())])
+    left /= 4 ** (1 + max(_crowded(levels)) // 2)  # labels need room
     right *= 8 ** (1 + max(_crowded(rates)) // 2)
-    low = min([y for _, y in points] + [left * min(bandwidths.values())]) / 2
+    low = min([y for _, y in points] + [left * min(levels.values())]) / 2
     high = 3 * max([y for _, y in points] + [top])
     layout.log_axis(axes, "x", left, right, lambda value: f"{value:g}")
     layout.log_axis(axes, "y", low, high, lambda value: layout.with_unit(value, "op/s"))
     for rate in rates.values():
         axes.plot([rate / fastest, right], [rate, rate], color="black", linewidth=0.9)
-    for rate in bandwidths.values():
+    for rate in levels.values():
         axes.plot([left, top / rate], [left * rate, top], color=GREY, linewidth=0.9)
     for row, (x, y) in zip(rows, points, strict=True):
         style = styles[row["variant"]]
@@ -104,17 +105,13 @@ def _draw_roofline(axes: Axes, rows: Sequence[Row], peaks: Mapping[str, Any], st
     layout.finish(axes)
 
 
-def _bandwidths(peaks: Mapping[str, Any]) -> dict[str, float]:
-    """Bytes per second of each level of memory, the fastest first."""
-    levels: dict[str, float] = {}
-    for point in peaks["memory"]:
-        levels[point["name"]] = max(levels.get(point["name"], 0), point["bytes_per_s"])
-    return dict(sorted(levels.items(), key=lambda item: -item[1]))
-
-
-def _rates(peaks: Mapping[str, Any]) -> dict[str, float]:
-    """Operations per second in each precision, the fastest first."""
-    return dict(sorted(peaks["operations_per_s"].items(), key=lambda item: -item[1]))
+def _ceilings(peaks: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Operations per second by precision and bytes per second by level of memory, each the fastest first."""
+    rates, levels = (
+        dict(sorted(ceilings.items(), key=lambda item: -item[1]))
+        for ceilings in (peaks["operations_per_s"], bandwidths(peaks))
+    )
+    return rates, levels
 
 
 def _crowded(ceilings: Mapping[str, float]) -> list[int]:
@@ -131,7 +128,7 @@ def _label_ceilings(axes: Axes, peaks: Mapping[str, Any]) -> None:
     left, right = axes.get_xlim()
     (x0, y0), (x1, y1) = axes.transData.transform([(1, 1), (10, 10)])
     slope = math.atan2(y1 - y0, x1 - x0)
-    rates, bandwidths = _rates(peaks), _bandwidths(peaks)
+    rates, levels = _ceilings(peaks)
     for (name, rate), crowded in zip(rates.items(), _crowded(rates), strict=True):
         axes.annotate(
             f"{name}: {layout.with_unit(rate, 'op/s')}",
@@ -142,7 +139,7 @@ def _label_ceilings(axes: Axes, peaks: Mapping[str, Any]) -> None:
             va="top" if crowded % 2 else "bottom",
             fontsize=8,
         ).set_in_layout(False)
-    for (name, rate), crowded in zip(bandwidths.items(), _crowded(bandwidths), strict=True):
+    for (name, rate), crowded in zip(levels.items(), _crowded(levels), strict=True):
         along, away = 9 + CEILING_LABEL * (crowded // 2), -9.5 if crowded % 2 else 2.5
         axes.annotate(
             f"{name}: {layout.with_unit(rate, 'B/s')}",

@@ -161,14 +161,19 @@ def describe_machine(described: Mapping[str, Any]) -> list[str]:
 def describe_peaks(measured: Mapping[str, Any]) -> str:
     """The peak rates of the machine in a sentence."""
     rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in measured["operations_per_s"].items())
-    levels: dict[str, float] = {}
-    for point in measured["memory"]:
-        levels[point["name"]] = max(levels.get(point["name"], 0), point["bytes_per_s"])
-    read = ", ".join(f"{bandwidth / 1e9:,.0f} from {name}" for name, bandwidth in levels.items())
+    read = ", ".join(f"{rate / 1e9:,.0f} from {name}" for name, rate in bandwidths(measured).items())
     return (
         f"Measured on {measured['provider']} with {measured['threads']} thread(s): at best {rates} billion operations "
         f"per second; {read} GB/s."
     )
+
+
+def bandwidths(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Bytes per second of each level of memory, for its fastest working set."""
+    levels: dict[str, float] = {}
+    for point in measured["memory"]:
+        levels[point["name"]] = max(levels.get(point["name"], 0), point["bytes_per_s"])
+    return levels
 
 
 def csv_text(document: Document) -> str:

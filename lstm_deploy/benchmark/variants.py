@@ -133,7 +133,7 @@ def variants_of(targets: Sequence[Path], selection: Selection, folder: Path) -> 
             else:
                 own = _of_file(target, provider, selection)
                 if selection.baselines:
-                    left_out.append(f"baselines of {label}: they stand beside bundles only")
+                    left_out.append(f"baselines of {label}: only bundles have baselines")
             group = label if any(not variant.artifact and variant.kind != "floor" for variant in own) else ""
             variants += [replace(variant, name=f"{prefix}{variant.name}{suffix}", group=group) for variant in own]
     return variants, left_out
@@ -142,7 +142,7 @@ def variants_of(targets: Sequence[Path], selection: Selection, folder: Path) -> 
 def _labels(targets: Sequence[Path]) -> list[str]:
     """The names of targets, or their paths where two have the same name."""
     if len({target.resolve() for target in targets}) < len(targets):
-        raise InputError("A target is named twice; name each once: the first to be timed is timed twice anyway.")
+        raise InputError("A target is named twice; name each once: the baseline is timed a second time by itself.")
     names = [target.name for target in targets]
     return [name if names.count(name) == 1 else str(target) for name, target in zip(names, targets, strict=True)]
 
@@ -227,8 +227,7 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
     if not selection.unvalidated:
         raise InputError(
-            f"{target} has passed no validation that is known of; validate it with lstm-deploy validate, then time it "
-            "with --unvalidated."
+            f"{target} has no recorded validation; run lstm-deploy validate on it, then time it with --unvalidated."
         )
     kind = SUFFIXES[target.suffix]
     model = _graph(target) if kind == "onnx" else None

@@ -37,7 +37,7 @@ def test_the_baseline_is_bold_and_its_median_a_line():
     assert [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"] == [[200.0, 200.0]]
 
 
-def test_colors_tell_precisions_and_hollow_dots_what_is_not_to_be_trusted():
+def test_colors_show_precisions_and_hollow_dots_unreliable_rows():
     figure = plots.latency_plot(document())
     points = first(PathCollection, figure.axes[0])
     int8, float32 = to_rgba(ORANGE), to_rgba(BLUE)
@@ -54,7 +54,7 @@ def test_an_axis_is_logarithmic_only_where_times_differ_much(p50_us, scale):
     assert axes.get_xscale() == scale
 
 
-def test_what_does_nothing_does_not_squeeze_the_others():
+def test_the_null_model_does_not_squeeze_the_others():
     rows = [row("eager", 20_000.0), row("onnx", 500.0), row("floor", 3.0, error=None, baseline="eager")]
     figure = plots.latency_plot(document(*rows))
     assert figure.axes[0].get_xlim()[0] > 300
@@ -63,7 +63,7 @@ def test_what_does_nothing_does_not_squeeze_the_others():
 
 
 @pytest.mark.parametrize("name", ["latency", "distribution", "ratio", "roofline", "precision"])
-def test_scopes_stand_in_panels_of_their_own(name):
+def test_scopes_have_panels_of_their_own(name):
     made = PLOTS[name](document(*a_case(), *a_case(scope="resident")))
     assert len(made.axes) == 2
     assert "end to end" in titles(made)[0]
@@ -88,7 +88,7 @@ def test_each_size_and_number_of_threads_has_a_panel_with_batches_side_by_side()
 
 
 @pytest.mark.parametrize("name", ["latency", "distribution", "scaling", "roofline", "precision"])
-def test_the_baselines_second_timing_is_left_out(name):
+def test_the_control_is_left_out(name):
     figure = PLOTS[name](document(*a_case(), *a_case(batch=8)))
     shown = [text for axes in figure.axes for text in [*texts(axes), *(t.get_text() for t in axes.texts)]]
     assert "eager again" not in shown + legend(figure)
@@ -116,7 +116,7 @@ def test_without_samples_there_is_no_distribution(without):
     assert plots.distribution_plot(document(*rows)) is None
 
 
-def test_ratios_have_their_intervals_and_the_noise_as_a_band():
+def test_ratios_have_intervals_and_the_noise_is_a_band():
     (axes,) = plots.ratio_plot(document()).axes
     assert texts(axes) == ["onnx int8", "onnx", "torchscript", "eager again"]
     assert dots(axes)[:, 0].tolist() == [0.05, 0.1, 0.75, 1.03]
@@ -126,13 +126,13 @@ def test_ratios_have_their_intervals_and_the_noise_as_a_band():
     assert axes.get_xscale() == "log"
 
 
-def test_what_is_no_difference_is_grey():
+def test_no_difference_is_grey():
     (axes,) = plots.ratio_plot(document()).axes
     colors = first(PathCollection, axes).get_facecolors()
     assert [tuple(color) == to_rgba(GREY) for color in colors] == [False, False, False, True]
 
 
-def test_ratios_to_several_baselines_stand_apart():
+def test_ratios_to_several_baselines_have_panels_of_their_own():
     other = [
         {
             **each,
@@ -176,7 +176,7 @@ def test_scaling_needs_two_sizes():
     assert plots.scaling_plot(document(*a_case(), *a_case(batch=2))) is not None
 
 
-def test_what_is_not_known_is_left_out(tmp_path):
+def test_unknown_values_are_left_out(tmp_path):
     unknown = dict.fromkeys(["p99_us", "error", "noise_floor", "operations", "bytes", "verdict"])
     made = plots.plots(document(*a_case(**unknown)))
     assert list(made) == ["latency", "distribution", "ratio"]
@@ -186,7 +186,7 @@ def test_what_is_not_known_is_left_out(tmp_path):
     assert not [line for line in made["latency"].axes[0].lines if line.get_marker() == "|"]
 
 
-def test_names_are_no_formulas_and_are_kept_whole(tmp_path):
+def test_names_are_not_read_as_formulas_and_are_kept_whole(tmp_path):
     rows = [row(name, 10.0 + number) for number, name in enumerate(["_a: $x_1", "eager", "b$"])]
     made = plots.plots(document(*rows, *({**each, "batch": 2} for each in rows)))
     assert list(made) == list(PLOTS)

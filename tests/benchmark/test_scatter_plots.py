@@ -9,8 +9,8 @@ from lstm_deploy.benchmark.scatter_plots import precision_plot, roofline_plot
 def test_the_roofline_has_each_level_once_at_its_fastest():
     figure = roofline_plot(document())
     (axes,) = figure.axes
-    said = [text.get_text() for text in axes.texts]
-    assert said == ["int8: 400 Gop/s", "float32: 100 Gop/s", "L1: 200 GB/s", "L2: 80 GB/s"]
+    labels = [text.get_text() for text in axes.texts]
+    assert labels == ["int8: 400 Gop/s", "float32: 100 Gop/s", "L1: 200 GB/s", "L2: 80 GB/s"]
     slopes = sorted(ys[0] / xs[0] for xs, ys in (line.get_data() for line in axes.lines) if 0 < ys[0] < ys[-1])
     assert slopes == pytest.approx([8e10, 2e11])
     points = [line.get_data() for line in axes.lines if len(line.get_xdata()) == 1]
@@ -19,7 +19,7 @@ def test_the_roofline_has_each_level_once_at_its_fastest():
     assert all(box.height and axes.get_window_extent().overlaps(box) for box in boxes_of(axes))
 
 
-def test_ceilings_that_nearly_agree_keep_their_labels_apart():
+def test_labels_of_close_ceilings_do_not_overlap():
     memory = [{"name": name, "working_set": 1, "bytes_per_s": rate} for name, rate in (("L1", 1.1e11), ("L2", 1e11))]
     peaks = {**PEAKS, "operations_per_s": {"float32": 1e11, "int8": 1.1e11}, "memory": memory}
     figure = roofline_plot(document(peaks=[peaks]))
@@ -32,7 +32,7 @@ def test_without_peaks_there_is_no_roofline():
     assert roofline_plot(document(peaks=[{**PEAKS, "threads": 4}])) is None
 
 
-def test_an_error_of_nothing_is_drawn_below_all_others():
+def test_an_error_of_zero_is_drawn_below_all_others():
     (axes,) = precision_plot(document()).axes
     points = dots(axes)
     assert points[:, 0].tolist() == [200, 20, 10, 150]
@@ -54,7 +54,7 @@ def test_errors_are_shown_at_the_smallest_size_of_each_scenario():
     ]
 
 
-def test_labels_of_points_cover_neither_each_other_nor_the_edge():
+def test_labels_of_points_overlap_neither_each_other_nor_the_edge():
     crowd = [row(f"a variant {number}", 20 + 0.2 * number, error=0.0) for number in range(12)]
     figure = precision_plot(document(row("eager", 200.0, error=0.0), *crowd))
     (axes,) = figure.axes
