@@ -1,9 +1,9 @@
 """What int8 saves and costs, and what being right on every CPU costs, one thread; `make bench-int8` calls it.
 
-LSTMs with a Linear layer, their weights random: latency and size do not depend on them. The float32 file, the same
-under another name (so that their ratio shows the noise) and int8 files with weights of three schemes are timed in the same rounds.
-`benchmarks/results/int8.json` and `int8.md` keep one table for each CPU; `--cpu NAME` names it, where the name that
-the system gives does not say enough.
+LSTMs with a Linear layer and random weights: latency and size do not depend on them. In the same rounds are timed the
+float32 file, a copy of it as an A/A control (whose ratio shows the noise), and int8 files of three schemes.
+`benchmarks/results/int8.json` and `int8.md` have a table for each CPU; `--cpu NAME` names it, where the name that the
+system gives is not specific enough.
 """
 
 import argparse
