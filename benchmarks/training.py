@@ -23,9 +23,9 @@ from torch import nn
 
 from lstm_deploy.artifacts.figures import cell, markdown_table
 from lstm_deploy.training import training_data
-from lstm_deploy.training.batches import Place
+from lstm_deploy.training.batches import WHOLE
 from lstm_deploy.training.loop import fit
-from lstm_deploy.training.pipeline import make_problem
+from lstm_deploy.training.pipeline import make_learning_task
 from lstm_deploy.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -69,18 +69,18 @@ def run(words: list[str], folder: Path) -> dict:
 def bare(given, recipe) -> float:
     """Seconds of one epoch of a plain loop over the same batches, validation included: the median."""
     torch.manual_seed(recipe.seed)
-    lesson = make_problem(given, recipe).lesson
-    network, weights = lesson.network, [each for each in lesson.network.parameters() if each.requires_grad]
+    task = make_learning_task(given, recipe)
+    network, weights = task.network, [each for each in task.network.parameters() if each.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=recipe.learning_rate)
     times = []
     for _ in range(recipe.epochs):
         began = time.perf_counter()
         network.train()
         state = None
-        for batch in lesson.train(Place()):
+        for batch in task.batches("fit", WHOLE):
             output, (h, c) = network(*batch.inputs, state=state)
-            state = (h.detach(), c.detach()) if lesson.carry else None
-            loss = lesson.loss(output, batch.wanted)
+            state = (h.detach(), c.detach()) if task.state_policy == "carry" else None
+            loss = task.loss(output, batch.targets)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(weights, recipe.clip)
@@ -88,10 +88,10 @@ def bare(given, recipe) -> float:
         network.eval()
         state = None
         with torch.no_grad():
-            for batch in lesson.validate(Place()):
+            for batch in task.batches("validation", WHOLE):
                 output, state = network(*batch.inputs, state=state)
-                state = state if lesson.carry else None
-                lesson.loss(output, batch.wanted).item()
+                state = state if task.state_policy == "carry" else None
+                task.loss(output, batch.targets).item()
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
 
@@ -100,18 +100,18 @@ def ours(given, recipe, folder: Path) -> float:
     """The same of `fit`, with everything that it writes."""
     torch.manual_seed(recipe.seed)
     ends = []
-    lesson = make_problem(given, recipe).lesson
-    fit(lesson, recipe, lambda *_: None, folder=folder, on_epoch=lambda *_: ends.append(time.perf_counter()))
+    task = make_learning_task(given, recipe)
+    fit(task, recipe, lambda *_: None, folder=folder, on_epoch=lambda *_: ends.append(time.perf_counter()))
     return statistics.median(end - begin for begin, end in pairwise(ends))
 
 
 def overhead(folder: Path) -> list[dict]:
     """Ratios of our epochs to those of a bare loop, in turn, the bare one twice."""
-    sines = training_data.generated("sines", None, 0)
+    sines = training_data.generate_series("sines", None, 0)
     text = "".join(chr(97 + (n * n + n // 7) % 23) for n in range(200_000))
     cases = {
         "1-64x1, windows of 20, 32 a batch": (
-            training_data.generated("sine", None, 0),
+            training_data.generate_series("sine", None, 0),
             make_recipe("forecast", hidden_size=64, num_layers=1, batch_size=32, epochs=12, residual=False),
         ),
         "1-200x2, windows of 10, 64 a batch": (
@@ -119,7 +119,7 @@ def overhead(folder: Path) -> list[dict]:
             make_recipe("forecast", hidden_size=200, window=10, epochs=3, residual=False),
         ),
         "23-128x2, 32 streams of 100": (
-            training_data.Material(content=text),
+            training_data.TrainingData(content=text),
             make_recipe("lm", epochs=3, schedule="constant"),
         ),
     }

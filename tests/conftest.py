@@ -19,7 +19,7 @@ from small_models import COLUMNS, ignore, small
 
 from lstm_deploy import export
 from lstm_deploy.benchmark import runner
-from lstm_deploy.cli import demonstration
+from lstm_deploy.cli import demo
 from lstm_deploy.exporters import pipeline, report
 from lstm_deploy.runtimes import native
 from lstm_deploy.training import checkpoint, pipeline as training, training_data
@@ -116,14 +116,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "goog.csv"
-    demonstration.write_prices(path)
+    demo.write_prices(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "help.txt"
-    demonstration.write_text(path)
+    demo.write_text(path)
     path.write_text(path.read_text(encoding="utf-8")[:30_000], encoding="utf-8")
     return path
 
@@ -131,7 +131,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def forecaster(prices: Path) -> Path:
     """Checkpoint that predicts all four columns, so that it can feed itself."""
-    trained = training.train(training_data.series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
+    trained = training.train(training_data.load_series(prices, COLUMNS, COLUMNS, "previous"), small("forecast"), ignore)
     path = prices.with_name("forecaster.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path
@@ -139,7 +139,7 @@ def forecaster(prices: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def language_model(text: Path) -> Path:
-    trained = training.train(training_data.text(text), small("lm"), ignore)
+    trained = training.train(training_data.load_text(text), small("lm"), ignore)
     path = text.with_name("lm.safetensors")
     checkpoint.save(path, trained.tensors, trained.spec)
     return path

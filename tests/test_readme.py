@@ -16,8 +16,7 @@ import torch
 from c_programs import NEEDS_CC
 
 import lstm_deploy
-from lstm_deploy.cli import demonstration
-from lstm_deploy.cli.application import app
+from lstm_deploy.cli import app, demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +34,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
-    demonstration.write_prices(folder / "prices.csv")
+    demo.write_prices(folder / "prices.csv")
     code = ROOT / "tests" / "helpers" / "authors.py"
     (folder / "net.py").write_text(
         code.read_text(encoding="utf-8").replace("class Stock", "class Net"), encoding="utf-8"
@@ -43,7 +42,7 @@ def folder(tmp_path_factory):
     torch.save(authors.Stock(hidden=16).state_dict(), folder / "weights.pt")
     prices = (folder / "prices.csv").read_text().splitlines()  # in the place of what is not in the repository
     (folder / "aaxj.us.txt").write_text("\n".join(["Date,Open,High,Low,Close", *prices[1:]]))
-    demonstration.write_text(folder / "help.txt")
+    demo.write_text(folder / "help.txt")
     (folder / "tinyshakespeare.txt").write_text((folder / "help.txt").read_text(encoding="utf-8")[:20_000])
     (folder / "reviews.csv").write_text("text,label\n" + "a great film,good\nan awful film,bad\n" * 20)
     (folder / "vectors.txt").write_text("great 1 2\nawful -1 -2\nfilm 0 1\n")
@@ -112,7 +111,7 @@ def test_embedding_takes_fifteen_lines_and_no_package_of_ours():
 @NEEDS_CC
 def test_the_commands_of_the_document_of_clients_work_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    demonstration.write_prices(tmp_path / "prices.csv")
+    demo.write_prices(tmp_path / "prices.csv")
     (block,) = blocks("sh", CLIENTS)
     train, *commands, replay = block.splitlines()
     assert not app([*shlex.split(train)[1:], "--epochs", "1", "--hidden-size", "8"], standalone_mode=False)

@@ -20,7 +20,6 @@ from .bundle import (
     writing as writing,
 )
 from .c_weights import (
-    GATES as GATES,
     GROUP as GROUP,
     ROW as ROW,
     UNITS as UNITS,
@@ -51,12 +50,7 @@ from .files import (
     weights_file as weights_file,
 )
 from .isolation import CrashError as CrashError, isolated as isolated
-from .onnx_graph import (
-    EXTERNAL_ABOVE as EXTERNAL_ABOVE,
-    LSTM_OPERATORS as LSTM_OPERATORS,
-    operators as operators,
-    precision as precision,
-)
+from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operators as operators, precision as precision
 from .onnx_weights import (
     Layer as Layer,
     constants_of as constants_of,

@@ -9,11 +9,11 @@ import numpy as np
 
 from lstm_deploy.artifacts.files import weights_file
 from lstm_deploy.artifacts.onnx_weights import Layer
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
 
 UNITS = 16
 """Hidden units in a block: one vector of AVX-512, two of AVX2, four of NEON."""
-GATES = 4
+GATES = len(LSTM.onnx_gates)
 ROW = GATES * UNITS
 """Numbers in a row of a block."""
 GROUP = 4

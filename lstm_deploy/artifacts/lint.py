@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 
 import onnx
 
-from lstm_deploy.artifacts.onnx_graph import LSTM_OPERATORS, nodes, operators
-from lstm_deploy.contract import Signature
+from lstm_deploy.artifacts.onnx_graph import nodes, operators
+from lstm_deploy.contract import LSTM, Signature
 
 ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
 """Attributes of the LSTM operator that PyTorch's LSTM has no counterpart of."""
@@ -27,14 +27,14 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     """
     found = []
     count = operators(model)
-    if not any(count[name] for name in LSTM_OPERATORS):
+    if not any(count[name] for name in LSTM.operators):
         found.append("There is no LSTM node: runtimes cannot use their LSTM kernels, and no quantizer sees an LSTM.")
     for name in CONTROL_FLOW:
         if count[name] and not (contract and contract.rollout):
             found.append(f"{count[name]} {name} node(s): each step pays for control flow, and CUDA graphs are out.")
     constants = {tensor.name for tensor in model.graph.initializer}
     for node in nodes(model.graph):
-        if node.op_type in LSTM_OPERATORS:
+        if node.op_type in LSTM.operators:
             found += _lstm_defects(node, constants)
     promised = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)} if contract else {}
     for value in model.graph.input:
@@ -81,7 +81,7 @@ def _lstm_defects(node: onnx.NodeProto, constants: Collection[str]) -> Iterator[
             yield f"{name} has the attribute {attribute.name}: it computes something else than PyTorch's LSTM."
         if attribute.name == "direction" and attribute.s == b"reverse":
             yield f"{name} reads time backwards, which no PyTorch LSTM does by itself."
-    if node.op_type == "LSTM" and len(node.input) > 7 and node.input[7]:
+    if node.op_type == LSTM.onnx_operator and len(node.input) > 7 and node.input[7]:
         yield f"{name} has peephole weights, which PyTorch's LSTM does not know."
     if len(node.input) < 7 or not node.input[5] or not node.input[6]:
         yield f"{name} has no initial state: it starts from zeros on every call."

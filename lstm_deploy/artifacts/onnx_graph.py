@@ -7,10 +7,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from lstm_deploy.contract import CONTRACT_KEY
+from lstm_deploy.contract import CONTRACT_KEY, LSTM
 from lstm_deploy.errors import InputError, one_line
-
-LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights above which they lie beside the model: a protobuf ends at 2 GiB."""
@@ -60,7 +58,7 @@ def has_float16_lstm(model: onnx.ModelProto) -> bool:
         for attribute in node.attribute:
             if attribute.t.data_type == kind or (node.op_type == "Cast" and attribute.i == kind):
                 half.update(node.output)
-    return any(node.op_type == "LSTM" and half.intersection(node.input) for node in nodes(model.graph))
+    return any(node.op_type == LSTM.onnx_operator and half.intersection(node.input) for node in nodes(model.graph))
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
 
 
 class Layer(NamedTuple):
@@ -31,14 +31,14 @@ def lstm_layers(model: onnx.ModelProto) -> list[tuple[Layer, Mapping[str, Array]
     found: list[tuple[Layer, Mapping[str, Array]]] = []
     for node in model.graph.node:
         names = list(node.input)
-        if node.op_type == "LSTM" and all(name in constants for name in names[1:4]):
+        if node.op_type == LSTM.onnx_operator and all(name in constants for name in names[1:4]):
             arrays = [numpy_helper.to_array(constants[name]) for name in names[1:4]]
             w, r, b = (value.astype(np.float64) for value in arrays)
             rounded = {
                 letter: np.spacing(np.abs(a)) for letter, a in zip("wrb", arrays, strict=True) if a.itemsize == 2
             }
             found.append((Layer(node.name, w, r, b), rounded))
-        elif node.op_type == "DynamicQuantizeLSTM" and all(name in constants for name in (*names[1:4], *names[8:12])):
+        elif node.op_type == LSTM.quantized_operator and all(name in constants for name in (*names[1:4], *names[8:12])):
             w, r, b, *scales = (numpy_helper.to_array(constants[name]) for name in (*names[1:4], *names[8:12]))
             w_step, w_zero, r_step, r_zero = (_by_direction(value) for value in scales)
             if any(step.shape[2] not in (1, value.shape[2]) for value, step in ((w, w_step), (r, r_step))):

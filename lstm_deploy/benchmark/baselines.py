@@ -27,9 +27,9 @@ from lstm_deploy.benchmark.workloads import (
     inputs_of,
     sized_file,
 )
-from lstm_deploy.contract import Array, sample_inputs, sizes_of
+from lstm_deploy.contract import Array, by_module, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting import Lifted, State, StatefulLSTM, flatten, sources
+from lstm_deploy.lifting import Lifted, StatefulLSTM, flatten, sources
 from lstm_deploy.runtimes import EagerRuntime, TorchRuntime, prepare
 
 FOREVER = ExitStack()
@@ -39,7 +39,8 @@ FOREVER = ExitStack()
 class CarryingLSTM(nn.LSTM):
     """An `nn.LSTM` that continues from its last state, as one would write it by hand."""
 
-    carried: State | None
+    carried: Any
+    """The state that it continues from."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, ARG002 - as nn.LSTM names them
         y, self.carried = super().forward(input, self.carried)
@@ -78,7 +79,7 @@ class EagerWorkload:
         device = self.provider
         name = self.signature.inputs[0].name
         arrays = [row[name] for row in inputs_of(self.signature, case)]
-        position = self.lifted.kept[0]
+        position = self.lifted.output_positions[0]
         initial = list(self.signature.initial_state(case.batch).values())
 
         def restart() -> None:  # from arrays, as part of a call
@@ -121,7 +122,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     """
     signature, convention = lifted.signature, lifted.convention
     children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
-    if convention.names_device or convention.writes_inputs or lifted.packs:
+    if convention.hardcodes_device or convention.mutates_inputs or lifted.packs:
         return []
     if len(signature.inputs) > 1 or len(children) != len(lifted.starts):
         return []
@@ -132,7 +133,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
         child.__class__ = CarryingLSTM  # type: ignore[assignment]
     _set_states(lifted, children, states)
     try:
-        if torch.allclose(flatten(_original_call(lifted)(x))[lifted.kept[0]][1], expected, atol=1e-5):
+        if torch.allclose(flatten(_original_call(lifted)(x))[lifted.output_positions[0]][1], expected, atol=1e-5):
             return children
     except Exception:  # whatever the user's forward raises when it is called differently
         pass
@@ -239,16 +240,16 @@ def _export_stock(lifted: Lifted, path: Path, case: BenchCase, names: dict[str, 
 
 def _original_call(lifted: Lifted) -> Any:
     """The user's module as a function of its input; LSTMs that carry their state ignore one that it requires."""
-    if not lifted.convention.states:
+    if not lifted.convention.state_parameters:
         return lifted.module
     zeros = [torch.from_numpy(value) for value in lifted.signature.initial_state(1).values()][:2]
-    return partial(lifted.module, **lifted.convention.demanded((zeros[0], zeros[1])))
+    return partial(lifted.module, **lifted.convention.state_arguments((zeros[0], zeros[1])))
 
 
 def _set_states(lifted: Lifted, children: Sequence[Any], states: Sequence[Tensor]) -> None:
-    """Let LSTMs that carry their state continue from `states`: h and c of each, as in the contract."""
-    for child, h, c in zip(children, states[::2], states[1::2], strict=True):
-        child.carried = lifted.in_layout(h), lifted.in_layout(c)
+    """Let LSTMs that carry their state continue from `states`, ordered as in the contract."""
+    for child, state in zip(children, by_module(states), strict=True):
+        child.carried = tuple(map(lifted.in_layout, state))
 
 
 def _load(bundle: Path, origin: str) -> Lifted:

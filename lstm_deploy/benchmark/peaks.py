@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.runtimes import PROVIDERS
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -24,7 +25,7 @@ def measure(provider: str = "cpu", threads: int = 1) -> dict[str, Any]:
 
     Raises `LstmDeployError` where the process fails.
     """
-    module = "cpu_peaks" if provider == "cpu" else "cuda_peaks"
+    module = "cuda_peaks" if PROVIDERS[provider].device == "cuda" else "cpu_peaks"
     child = subprocess.run(
         [sys.executable, "-P", "-m", f"lstm_deploy.benchmark.{module}", str(threads)],
         stdout=subprocess.PIPE,

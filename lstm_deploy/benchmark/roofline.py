@@ -15,8 +15,8 @@ import onnx
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import LSTM_OPERATORS, onnx_graph
-from lstm_deploy.contract import Signature
+from lstm_deploy.artifacts import onnx_graph
+from lstm_deploy.contract import LSTM, Signature
 
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "int8": 1}
 """Of one weight."""
@@ -74,7 +74,7 @@ def work_of(model: onnx.ModelProto) -> Work | None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     all_counts: dict[str, dict[str, int]] = {}
     for node in model.graph.node:
-        if node.op_type in LSTM_OPERATORS:
+        if node.op_type in LSTM.operators:
             names, roles = list(node.input[1:3]), ["inputs", "recurrent"]
             if any(name not in constants for name in names):
                 return None

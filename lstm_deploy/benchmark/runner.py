@@ -46,7 +46,8 @@ UNSTABLE = 0.05
 CONTROL = "again"
 """Follows the name of the baseline in that of its A/A control."""
 WRONG = 1e-3
-"""Relative difference from the baseline above which a float32 variant gets a warning."""
+"""Relative difference from the baseline above which a float32 variant gets a warning; no proof, so not one of
+`validation.tolerances`, whose figures are for artifacts."""
 SEQ_LEN = 100
 """Steps of a sequence, where the model does not fix them."""
 

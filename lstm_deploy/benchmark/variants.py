@@ -15,7 +15,7 @@ from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import SUFFIXES, cannot_run
+from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, cannot_run
 
 STEPWISE = ("stream", "sequence")
 """The scenarios of a model itself; rollouts are also compared with one call of the model per step."""
@@ -255,7 +255,7 @@ def _of_artifact(
             "or time it all the same with --unvalidated."
         )
     is_rollout = artifact in bundle.manifest.rollouts
-    all_settings = CUDA_SETTINGS[artifact.format] if provider == "cuda" and not is_rollout else ((),)
+    all_settings = CUDA_SETTINGS[artifact.format] if PROVIDERS[provider].settings and not is_rollout else ((),)
     precision = [] if artifact.precision == "float32" else [artifact.precision]
     return [
         Variant(

@@ -1,10 +1,10 @@
-"""What the options of the command line mean: texts become numbers, names, pairs, a source and its task."""
+"""Parsing of option values: numbers, names, pairs, the source of a network and its task."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lstm_deploy.cli.options import SourceOptions, TaskOptions
 from lstm_deploy.errors import InputError
-from lstm_deploy.training import RANGES, SEARCHABLE, Range, option_of
 
 if TYPE_CHECKING:
     from lstm_deploy.contract import StatePolicy, Task
@@ -12,75 +12,59 @@ if TYPE_CHECKING:
 
 
 def origin(
-    path: Path,
-    model: str | None,
-    init: str | None,
-    weights_key: str | None,
-    inputs: list[str] | None,
-    trust_pickle: bool,
-    task: "Task | None" = None,
-    state_policy: "StatePolicy | None" = None,
+    path: Path, source: SourceOptions, task: "Task | None" = None, state_policy: "StatePolicy | None" = None
 ) -> "Origin":
-    """A file of weights, and all that says which network they belong to."""
+    """A file of weights, and how it becomes a network."""
     import json
 
     from lstm_deploy.contract import TensorSpec
     from lstm_deploy.lifting import Origin
 
     try:
-        arguments = json.loads(init or "{}")
+        init = json.loads(source.init or "{}")
     except json.JSONDecodeError as error:
         raise InputError(f"--init is not JSON ({error}); write it as '{{\"hidden\": 64}}'.") from error
-    if not isinstance(arguments, dict):
+    if not isinstance(init, dict):
         raise InputError("--init is not a JSON object; write it as '{\"hidden\": 64}'.")
-    specs = tuple(TensorSpec.parse(text) for text in inputs or ())
     return Origin(
         path=path,
-        model=model,
-        init=arguments,
-        weights_key=weights_key,
-        inputs=specs,
-        trust_pickle=trust_pickle,
+        model=source.model,
+        init=init,
+        weights_key=source.weights_key,
+        inputs=tuple(TensorSpec.parse(text) for text in source.inputs or ()),
+        trust_pickle=source.trust_pickle,
         task=task,
         state_policy=state_policy,
     )
 
 
-def task_of(
-    kind: str | None,
-    features: str | None,
-    target: str | None,
-    window: int | None,
-    vocabulary: Path | None,
-    labels: str | None,
-    unit: str,
-) -> "Task | None":
-    """What a network of others was made to do; none where nothing is said."""
+def task_of(given: TaskOptions) -> "Task | None":
+    """The task of a third-party model; none where no option names it."""
     from lstm_deploy.contract import Classify, Forecast, LanguageModel
     from lstm_deploy.training import read_vocabulary
 
-    columns, classes = names(features) or (), names(labels) or ()
-    match kind:
+    columns, classes, vocabulary = names(given.features) or (), names(given.labels) or (), given.vocabulary
+    match given.task:
         case None:
-            if any(given is not None for given in (features, target, window, vocabulary, labels)):
+            if given != TaskOptions(unit=given.unit):
                 raise InputError("--features, --target, --window, --vocabulary and --labels go with --task; add it.")
             return None
         case "forecast":
-            if vocabulary or labels:
+            if vocabulary or given.labels:
                 raise InputError("--task forecast has no --vocabulary and no --labels; leave them out.")
             if not columns:
                 raise InputError("--task forecast needs --features, the columns of x in order; add them.")
-            if window is None:
+            if given.window is None:
                 raise InputError("--task forecast needs --window, the rows that one example had; add it.")
-            return Forecast(features=columns, targets=names(target) or columns, window=window)
+            return Forecast(features=columns, targets=names(given.target) or columns, window=given.window)
         case "lm":
-            if vocabulary is None or features or target or labels:
+            if vocabulary is None or given.features or given.target or given.labels:
                 raise InputError("--task lm takes --vocabulary FILE and no columns or labels.")
             return LanguageModel(vocabulary=read_vocabulary(vocabulary, characters=True)[0])
-    if vocabulary is None or not classes or features or target:
+    if vocabulary is None or not classes or given.features or given.target:
         raise InputError("--task classify takes --vocabulary FILE and --labels, and no columns.")
-    entries, unknown_token = read_vocabulary(vocabulary, characters=unit == "character")
-    return Classify(labels=classes, vocabulary=entries, unit=unit, unknown=unknown_token)  # type: ignore[arg-type]
+    entries, unknown_token = read_vocabulary(vocabulary, characters=given.unit == "character")
+    return Classify(labels=classes, vocabulary=entries, unit=given.unit, unknown=unknown_token)
 
 
 def pairs(option: str, texts: list[str] | None) -> dict[str, str]:
@@ -111,34 +95,6 @@ def numbers(option: str, texts: list[str] | None) -> dict[str, float]:
 def names(text: str | None) -> tuple[str, ...] | None:
     """Names between commas; none where nothing is said."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
-
-
-def ranges(texts: list[str] | None) -> dict[str, Range]:
-    """`OPTION=LOW..HIGH` (`:log` for small values as often as large ones) or `OPTION=A,B,C`, by field of a recipe."""
-    if not texts:
-        return RANGES
-    fields = {option_of(field): field for field in SEARCHABLE}
-    found: dict[str, Range] = {}
-    for option, text in pairs("range", texts).items():
-        field = fields.get(option.strip().removeprefix("--").replace("_", "-"))
-        if field is None:
-            raise InputError(f"--range {option} is nothing that a search can try; name one of {', '.join(fields)}.")
-        kind = SEARCHABLE[field]
-        values, log = text.removesuffix(":log"), text.endswith(":log")
-        try:
-            if ".." in values:
-                low, high = map(kind, values.split(".."))
-                if kind is str or not (low > 0 if log else low >= 0) or not low <= high < float("inf"):
-                    raise ValueError
-                found[field] = Range(low=low, high=high, log=log, whole=kind is int)
-            else:
-                found[field] = Range(choices=tuple(kind(value.strip()) for value in values.split(",")))
-        except ValueError as error:
-            raise InputError(
-                f"--range {option}={text} is no range; write {option}=LOW..HIGH, with :log where both are above 0, or "
-                f"{option}=A,B,C."
-            ) from error
-    return found
 
 
 def choices(option: str, text: str) -> tuple[str, ...]:

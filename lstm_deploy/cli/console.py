@@ -1,10 +1,11 @@
-"""The only place, with `cli`, that prints: results on standard output, everything else on standard error."""
+"""What commands print: results on standard output, everything else on standard error. Nothing else prints."""
 
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -45,6 +46,36 @@ def say_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*row)
     # In a pipe there is no width to fit: nothing may be cut.
     Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
+
+
+def say_contract(contract: Any) -> None:
+    """Inputs, outputs and state of a model, and whether it streams."""
+    for spec in (*contract.inputs, *contract.state_inputs):
+        say(f"  in   {spec}")
+    for spec in (*contract.outputs, *contract.state_outputs):
+        say(f"  out  {spec}")
+    reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
+    starts = {"reset": "from the initial state", "carry": "from where the last one ended"}[contract.state_policy]
+    say(f"  streaming {contract.streaming}{reason}; a new sequence starts {starts} ({contract.state_policy})")
+
+
+def flat(value: Any) -> str:
+    """A value of a JSON document on one line; long lists as their length."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {flat(item)}" for key, item in value.items() if item not in (None, "", [], {}))
+    if isinstance(value, list | tuple):
+        text = ", ".join(map(flat, value))
+        return text if len(text) < 200 else f"{len(value)} entries"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, and say so."""
+    from lstm_deploy.artifacts import replacing
+
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    note(f"wrote {path}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ Where = Mapping[str, str]
 CPU: Where = {}
 
 
-class Verdict(NamedTuple):
+class Prediction(NamedTuple):
     """The class of one text."""
 
     label: str
@@ -90,7 +90,7 @@ def generate(
     return [text.partition(stop)[0] if stop else text for text in texts]
 
 
-def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Verdict:
+def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Prediction:
     """The class of one line of text; raises `InputError` for one with nothing in it that the model knows."""
     tokens = task.encode(line)
     layout, signature = layout_of(model.signature), model.signature
@@ -100,4 +100,4 @@ def classify(model: Model, task: Classify, line: str, where: Where = CPU) -> Ver
     logits = Stepper(model.runtime(**where))(rows, signature.initial_state(1))[0][0].astype(np.float64)
     weights = np.exp(logits - logits.max())
     best = int(logits.argmax())
-    return Verdict(task.labels[best], float(weights[best] / weights.sum()))
+    return Prediction(task.labels[best], float(weights[best] / weights.sum()))

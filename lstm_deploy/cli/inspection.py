@@ -24,7 +24,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a checkpoint, a bundle, or an .onnx, .torchscript or .c file.")
     match path.suffix:
-        case ".safetensors" if checkpoint.is_ours(path):
+        case ".safetensors" if checkpoint.is_checkpoint(path):
             return _checkpoint(path)
         case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin":
             return _weights(path)

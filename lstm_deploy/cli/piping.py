@@ -161,8 +161,8 @@ def continuation(
     return answer
 
 
-def verdict(model: Model, task: Classify, where: Where, *, as_json: bool) -> Callable[[str], str]:
-    """The class of a line, and how probable it is."""
+def classification(model: Model, task: Classify, where: Where, *, as_json: bool) -> Callable[[str], str]:
+    """The class of a line, and its probability."""
 
     def answer(line: str) -> str:
         found = inference.classify(model, task, line, where)

@@ -10,6 +10,7 @@ from .c_interface import (
     filled as filled,
     tensors as tensors,
 )
+from .cells import LSTM as LSTM, by_module as by_module
 from .layouts import layout_of as layout_of, padded as padded
 from .rollouts import (
     COLDEST as COLDEST,

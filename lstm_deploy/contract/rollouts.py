@@ -7,8 +7,8 @@ Its inputs and outputs are the same whatever the model's own layout is:
                noise [batch, steps], temperature [], top_k [], stop []     -> y [batch, steps] tokens
 
 and, where the state is carried, the model's own `h_in, c_in -> h_out, c_out`: the state before the last of `y` was
-fed, so that a later call goes on with that as its `x`. `exporters.rollout` and `exporters.rollout_torch` write it as
-one graph; `unroll` here does the same by one call of the model for each step, which is what they are held against.
+fed, so that a later call goes on with that as its `x`. `exporters.onnx_rollout` writes it as one graph;
+`runtimes.stepping` does the same by one call of the model for each step, which is what that graph is held against.
 
 A text is drawn so: the candidates are the tokens whose logit is no less than the `top_k`-th largest (0: all), their
 probabilities softmax(logit / temperature), and the token is the first whose cumulative probability, in the order of

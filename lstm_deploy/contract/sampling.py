@@ -31,14 +31,11 @@ def blank_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[
 
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:
     """A state as it could occur within a sequence: |h| below 1, c beyond it."""
-    return {
-        spec.name: (
-            np.tanh(rng.standard_normal(spec.sized({"batch": batch})))
-            if spec.name.endswith("h_in")
-            else rng.standard_normal(spec.sized({"batch": batch}))
-        ).astype(np.float32)
-        for spec in signature.state_inputs
-    }
+    state, cell_states = {}, signature.cell_states
+    for spec in signature.state_inputs:
+        value = rng.standard_normal(spec.sized({"batch": batch}))
+        state[spec.name] = (np.tanh(value) if cell_states[spec.name].is_output else value).astype(np.float32)
+    return state
 
 
 def _sample(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator, steps: int) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from lstm_deploy.contract.cells import LSTM, Cell, CellState
 from lstm_deploy.contract.tasks import Task
 from lstm_deploy.errors import InputError
 
@@ -101,9 +102,19 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
     initial_c: tuple[tuple[float, ...], ...] | None = None
 
     @property
+    def cell(self) -> Cell:
+        """Its kind of cell. The JSON does not name it, as there is only one."""
+        return LSTM
+
+    @property
     def output_size(self) -> int:
-        """Width of `h`: the projection's where there is one."""
+        """Size of the output: the projection's where there is one."""
         return self.proj_size or self.hidden_size
+
+    @property
+    def initial(self) -> tuple[tuple[tuple[float, ...], ...] | None, ...]:
+        """The learned start of each state of the cell, in order."""
+        return tuple(getattr(self, f"initial_{state.name}") for state in self.cell.states)
 
 
 class FixedDim(Struct, frozen=True, kw_only=True):
@@ -146,6 +157,11 @@ class Signature(Struct, frozen=True, kw_only=True):
         return self._states("out")
 
     @property
+    def cell_states(self) -> dict[str, CellState]:
+        """What each of `state_inputs` is to its cell, by its name in the contract."""
+        return {f"{module.prefix}{state.name}_in": state for module in self.recurrent for state in module.cell.states}
+
+    @property
     def input_names(self) -> list[str]:
         return [spec.name for spec in (*self.inputs, *self.state_inputs)]
 
@@ -167,17 +183,18 @@ class Signature(Struct, frozen=True, kw_only=True):
         batch: Dim = next((dim.size for dim in self.fixed if dim.name == "batch"), "batch")
         for module in self.recurrent:
             depth = module.num_layers * module.num_directions
-            for letter, size in (("h", module.output_size), ("c", module.hidden_size)):
+            for state in module.cell.states:
+                size = module.output_size if state.is_output else module.hidden_size
                 shape: tuple[Dim, ...] = (depth, batch, size)
                 if self.state_layout == "batch-first":
                     shape = (batch, depth, size)
-                name = f"{module.prefix}{letter}_{way}"
+                name = f"{module.prefix}{state.name}_{way}"
                 specs.append(TensorSpec(name=name, dtype=self.state_dtype, shape=shape))
         return tuple(specs)
 
     def initial_state(self, batch: int) -> Outputs:
         """The state before the first step, for each of `state_inputs`."""
-        learned = [start for module in self.recurrent for start in (module.initial_h, module.initial_c)]
+        learned = [start for module in self.recurrent for start in module.initial]
         state = {}
         for spec, start in zip(self.state_inputs, learned, strict=True):
             value = np.zeros(spec.sized({"batch": batch}), spec.dtype)

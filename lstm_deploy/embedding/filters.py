@@ -1,60 +1,12 @@
-"""How values are written in each language; a bundle may be a stranger's, so no text of it is code."""
+"""Filters that all templates share; how a language writes a text is among `languages`."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 LINE = 100
-"""Letters of a line of values."""
-PLAIN = " !#$%&()*+,-./:;<=>?@[]^_`|~"
-"""Signs of ASCII that mean nothing in a text of Rust; braces are no part, since formats read them."""
-
-
-def python_literal(value: Any) -> str:
-    """A text, number, or sequence of these in Python, as formatters write it."""
-    if isinstance(value, list | tuple):
-        inner = ", ".join(map(python_literal, value))
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
-    written = repr(value)
-    return f'"{written[1:-1]}"' if written[0] == "'" and '"' not in written else written
-
-
-def js_literal(value: Any) -> str:
-    """A value in JavaScript; safe in HTML too."""
-    return json.dumps(value).replace("<", "\\u003c")
-
-
-def c_literal(text: str) -> str:
-    """A text in C or C++, as UTF-8."""
-    return '"' + "".join(_c_byte(byte) for byte in text.encode("utf-8", "surrogatepass")) + '"'
-
-
-def cpp_literal(text: str) -> str:
-    """A `std::string` in C++, which may hold any byte."""
-    return f"{c_literal(text)}s"
-
-
-def go_literal(text: str) -> str:
-    """A text in Go, as UTF-8: written as in C, but for a question mark."""
-    return c_literal(text).replace("\\?", "?")
-
-
-def rust_literal(text: str) -> str:
-    """A text in Rust."""
-    return (
-        '"'
-        + "".join(c if c.isalnum() and c.isascii() else f"\\u{{{ord(c):x}}}" if c not in PLAIN else c for c in text)
-        + '"'
-    )
-
-
-def _c_byte(byte: int) -> str:
-    letter = chr(byte)
-    if letter in '"\\?':  # of ?, three are a trigraph
-        return f"\\{letter}"
-    return letter if 32 <= byte < 127 else f"\\{byte:03o}"
+"""Characters of a line of values."""
 
 
 def shapes(tensors: Sequence[dict[str, Any]]) -> str:
@@ -67,25 +19,16 @@ def floats(values: Sequence[float]) -> str:
     return ", ".join(f"{float(np.float32(value)):.9e}f" for value in values)
 
 
-def lines(written: Iterable[str], indent: str) -> str:
-    """Values that were written already, with commas, on lines of a usual length."""
-    found: list[str] = []
-    for each in written:
-        if found and len(found[-1]) + len(each) + 2 <= LINE:
-            found[-1] += f" {each},"
+def lines(literals: Iterable[str], indent: str, suffix: str = "") -> str:
+    """Literals, with commas and a `suffix` of each, on lines of a usual length."""
+    written: list[str] = []
+    for literal in literals:
+        item = f"{literal}{suffix},"
+        if written and len(written[-1]) + len(item) + 1 <= LINE:
+            written[-1] += f" {item}"
         else:
-            found.append(f"{indent}{each},")
-    return "\n".join(found)
+            written.append(f"{indent}{item}")
+    return "\n".join(written)
 
 
-FILTERS = {
-    "py": python_literal,
-    "js": js_literal,
-    "c": c_literal,
-    "cpp": cpp_literal,
-    "go": go_literal,
-    "rust": rust_literal,
-    "shapes": shapes,
-    "floats": floats,
-    "lines": lines,
-}
+FILTERS = {"shapes": shapes, "floats": floats, "lines": lines}

@@ -1,18 +1,18 @@
-"""The golden trace as a text that a few lines of any language can read, with what each number may differ by.
+"""The golden trace as a text that a few lines of any language can read, with a tolerance for each number.
 
-One record a line, words apart by spaces:
+One record per line, words separated by spaces:
 
-    reset BATCH                  go to the initial state, of so many rows
-    state NAME COUNT NUMBERS     put a state input to these numbers, row-major as in the contract
-    input NAME COUNT NUMBERS     what the next call is given
+    reset BATCH                  go to the initial state, with BATCH rows
+    state NAME COUNT NUMBERS     set a state input to these numbers, row-major as in the contract
+    input NAME COUNT NUMBERS     an input of the next call
     call                         call the model; its state stays for the next call
-    output NAME COUNT PAIRS      after a call: each number that should come out, and how far off it may be
+    output NAME COUNT PAIRS      after a call: each expected number, and its tolerance
     save, restore                keep a copy of the state; go back to it
     end CALLS OUTPUTS            how many there were: a trace that lacks any proves nothing
 
-The numbers are PyTorch's in float64, and what they may differ by is what `validate` allows. Those of int8 are the
-artifact's own, as its runtime computed them here: they tell a client that is wrong far more sharply than the distance
-to PyTorch does, which `validate` has judged.
+The numbers are PyTorch's in float64, and the tolerances those of `validate`. The numbers of int8 are the artifact's
+own, as its runtime computed them here: a client that is wrong differs from these far more clearly than from PyTorch's,
+and the distance to PyTorch has been judged by `validate`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,23 +23,16 @@ from lstm_deploy.artifacts import Artifact, Bundle
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import open_runtime
-from lstm_deploy.validation import Case, allowed, golden_cases, relative_tolerance, run_case
-
-OTHER_KERNELS = 0.05
-"""What int8 may differ by between kernels, relative to the size of the number.
-
-Those of trained networks were 0.015 apart, as an activation may fall beside another of 255 levels; a state that was
-lost or swapped was off by 0.25 and more.
-"""
+from lstm_deploy.validation import INT8_KERNELS, Case, allowed, golden_cases, relative_tolerance, run_case
 
 INFINITE = 1e300
-"""Infinite numbers stand so in the trace, as not every language reads them; clients bound what they compare by it."""
+"""Replaces infinity in the trace, which not every language reads; clients clip what they compare to it."""
 
 
 def trace(bundle: Bundle, artifact: Artifact) -> str:
-    """The golden trace of a bundle for one artifact; C computes one row, so its rows follow one another.
+    """The golden trace of a bundle for one artifact; C computes one row, so for C the rows follow one another.
 
-    Raises `InputError` where the trace is not what was exported, or int8 cannot be run here.
+    Raises `InputError` where the trace was changed since the export, or int8 cannot be run here.
     """
     signature = bundle.signature
     cases = golden_cases(bundle)
@@ -51,8 +44,8 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     if artifact.precision == "int8":
         runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
         cases = [case._replace(wanted=tuple(run_case(runtime, case))) for case in cases]
-        relative = OTHER_KERNELS
-    # The chain from the initial state comes last, and then its first call once more: `reset` has something to undo.
+        relative = INT8_KERNELS.relative
+    # The calls from the initial state come last, then the first of them again, so that `reset` has something to undo.
     lines = [line for case in reversed(cases) for line in _records(signature, case, relative)]
     lines += [*_start(signature, cases[0]), *_call(signature, cases[0], 0, relative)]
     calls, outputs = (sum(line.startswith(kind) for line in lines) for kind in ("call", "output "))
@@ -71,10 +64,10 @@ def _start(signature: Signature, case: Case) -> Iterator[str]:
 def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]:
     yield from _start(signature, case)
     for number in range(len(case.calls)):
-        if number == 2:  # the second call once more, from the state before it
+        if number == 2:  # the second call again, from the state before it
             yield from ("restore", *_call(signature, case, 1, relative))
         elif number == 1:
-            yield from ("save", *_start(signature, case), "restore")  # a copy, which a reset leaves alone
+            yield from ("save", *_start(signature, case), "restore")  # a reset must not change the saved copy
         yield from _call(signature, case, number, relative)
 
 
@@ -83,14 +76,14 @@ def _call(signature: Signature, case: Case, number: int, relative: float) -> Ite
         yield _record("input", name, value)
     yield "call"
     for name in signature.output_names:
-        wanted = np.clip(case.wanted[number][name].astype(np.float64), -INFINITE, INFINITE)
-        if np.isnan(wanted).any():
-            raise InputError(f"{name} of the golden trace holds NaN, which no client can be held to; mend the model.")
-        within = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), wanted.shape)
+        expected = np.clip(case.wanted[number][name].astype(np.float64), -INFINITE, INFINITE)
+        if np.isnan(expected).any():
+            raise InputError(f"{name} of the golden trace holds NaN, which no number equals; fix the model.")
+        tolerance = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), expected.shape)
         pairs = " ".join(
-            f"{value:.9g} {bound:.2g}" for value, bound in zip(wanted.flat, (1.05 * within).flat, strict=True)
+            f"{value:.9g} {bound:.2g}" for value, bound in zip(expected.flat, (1.05 * tolerance).flat, strict=True)
         )
-        yield f"output {name} {wanted.size} {pairs}"
+        yield f"output {name} {expected.size} {pairs}"
 
 
 def _record(kind: str, name: str, value: Array) -> str:
@@ -119,7 +112,7 @@ def _rows(signature: Signature, case: Case) -> list[Case]:
         case._replace(
             state=row(number, signature.state_inputs, case.state),
             calls=tuple(row(number, signature.inputs, call) for call in case.calls),
-            wanted=tuple(row(number, outputs, wanted) for wanted in case.wanted),
+            wanted=tuple(row(number, outputs, expected) for expected in case.wanted),
         )
         for number in range(batch)
     ]

@@ -1,10 +1,12 @@
 from . import onnx_order as onnx_order, sources as sources
-from .calling import State as State, flatten as flatten, in_float64 as in_float64, shared_copy as shared_copy
-from .lifting import example as example
-from .onnx_order import pack as pack
+from .calling import RECURRENT_MODULES as RECURRENT_MODULES, State as State, flatten as flatten
+from .contexts import in_float64 as in_float64
+from .copying import shared_copy as shared_copy
+from .lifting import example_inputs as example_inputs
+from .onnx_order import to_onnx_order as to_onnx_order
 from .packing import pack_padded_sequence as pack_padded_sequence, pad_packed_sequence as pad_packed_sequence
 from .recognition import recognize as recognize
 from .recurrent import Lifted as Lifted, StatefulCell as StatefulCell, StatefulLSTM as StatefulLSTM
 from .sources import Origin as Origin, origin_to_json as origin_to_json
-from .tracing import refusal as refusal, trace as trace, wrong_sizes as wrong_sizes
+from .tracing import frozen_size_error as frozen_size_error, trace as trace, wrong_sizes as wrong_sizes
 from .weight_files import read_weights as read_weights

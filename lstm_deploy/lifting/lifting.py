@@ -1,14 +1,13 @@
-"""Lifting: any module with `nn.LSTM` or `nn.LSTMCell` inside becomes one whose hidden state is explicit.
+"""Lifting: a module with an `nn.LSTM` or `nn.LSTMCell` inside becomes one whose hidden state is explicit.
 
     Lifted.forward(x, …, h_in, c_in) -> (y, …, h_out, c_out)
 
-The user's code stays as it is. Recurrent modules in a copy get another class (see `stateful`); which of their calls
-start from a state of their own is seen by running the module, and so is all else that the contract says.
+The user's code stays as it is. Recurrent modules in a copy get another class (see `recurrent`). Which of their calls
+start from a state of their own is found by running the module, and so is the rest of the contract.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -27,16 +26,12 @@ from lstm_deploy.contract import (
     sizes_of,
 )
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import frozen_copy, shared_copy
-from lstm_deploy.lifting.contract_probe import (
-    check_rows,
-    check_sizes,
-    ignores_padding,
-    measure_outputs,
-    measure_streaming,
-)
-from lstm_deploy.lifting.probing import BATCH, SEQ, Probe, Start
+from lstm_deploy.lifting.calling import RECURRENT_MODULES
+from lstm_deploy.lifting.copying import frozen_copy, shared_copy
+from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_padding, measure_outputs
+from lstm_deploy.lifting.probing import BATCH, SEQ, ModuleProbe, Start
 from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.streaming import measure_streaming
 
 
 def lift(
@@ -49,24 +44,18 @@ def lift(
 ) -> Lifted:
     """Make the state of every `nn.LSTM` and `nn.LSTMCell` in a copy of `module` explicit, and measure its contract.
 
-    `inputs` are the arguments of `forward` but for a state that it demands. Raises `LiftingError` where the module
-    has no LSTM, does not run on such inputs, or cannot be lifted rightly, with the reason.
+    `inputs` are the arguments of `forward`, without a state that it requires. Raises `LiftingError`, with the reason,
+    if the module has no LSTM, does not run on such inputs, or cannot be lifted correctly.
     """
     original = frozen_copy(module)
     _check_recurrent(original)
-    probe = Probe(original, inputs)
-    with torch.no_grad(), _quiet():
-        fixed = probe.settle_sizes()
+    probe = ModuleProbe(original, inputs)
+    with torch.no_grad(), warnings.catch_warnings():
+        # PyTorch warns of every projection on a CPU, which nobody can change.
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+        fixed = probe.resolve_sizes()
         starts = probe.starts()
-        lifted = Lifted(
-            shared_copy(original),
-            [(start.path, start.number) for start in starts],
-            probe.convention,
-            len(inputs),
-            state_layout,
-            packs=probe.packs,
-        ).eval()
-        contract = Signature(
+        signature = Signature(
             inputs=probe.inputs,
             outputs=(),
             recurrent=_recurrent_specs(original, starts),
@@ -76,22 +65,24 @@ def lift(
             least_seq=probe.least_seq,
             task=task,
         )
+        calls = [(start.path, start.number) for start in starts]
+        lifted = Lifted(shared_copy(original), signature, calls, probe.convention, packs=probe.packs).eval()
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
-        lifted.kept, outputs = measure_outputs(probe, lifted, contract)
-        contract = replace(contract, outputs=outputs)
-        check_sizes(probe, lifted, contract)
-        check_rows(probe, lifted, contract)
-        streaming, reason = measure_streaming(shared_copy(lifted), contract, inputs)
-        if lifted.packs and not ignores_padding(probe, lifted, contract):
+        lifted.output_positions, outputs = measure_outputs(probe, lifted)
+        lifted.signature = replace(signature, outputs=outputs)
+        check_sizes(probe, lifted)
+        check_row_order(probe, lifted)
+        streaming, reason = measure_streaming(lifted, inputs)
+        if lifted.packs and not ignores_padding(probe, lifted):
             lifted.notes = ("the outputs look at padded steps, so the longest row of a batch must fill the time axis",)
-    lifted.signature = replace(contract, streaming=streaming, streaming_reason=reason)
+    lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
     return lifted
 
 
-def example(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
-    """Arguments for `Lifted.forward`: random inputs of these sizes and the initial state.
+def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
+    """Arguments for `Lifted.forward`: random inputs of these sizes, and the initial state.
 
-    Where few steps are not enough there are several times the fewest, so that nothing inside is left with one.
+    A module that needs several steps gets several times as many, so that no layer inside is left with one.
     """
     seq += 4 * (signature.least_seq - 1)
     sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
@@ -101,21 +92,19 @@ def example(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int 
 
 
 def _check_recurrent(module: nn.Module) -> None:
-    """Refuse what is recurrent but no LSTM, and LSTMs whose computation is their own."""
-    found = False
-    for path, child in module.named_modules():
+    """Refuse recurrent modules that are not LSTMs, LSTMs with a forward of their own, and modules without any."""
+    recurrent = [
+        (path, child) for path, child in module.named_modules() if isinstance(child, nn.RNNBase | nn.RNNCellBase)
+    ]
+    for path, child in recurrent:
         name = f"{path or 'The module'} is an nn.{type(child).__name__}"
-        if isinstance(child, nn.RNNBase | nn.RNNCellBase) and not isinstance(child, nn.LSTM | nn.LSTMCell):
+        if not isinstance(child, RECURRENT_MODULES):
             raise LiftingError(f"{name}, which has no cell state and is not supported; use an nn.LSTM.")
-        if isinstance(child, nn.LSTM | nn.LSTMCell):
-            found = True
-            base = nn.LSTM if isinstance(child, nn.LSTM) else nn.LSTMCell
-            if type(child).forward is not base.forward:
-                base_name = f"nn.{base.__name__}"
-                raise LiftingError(
-                    f"{name}, a subclass of {base_name} with a forward of its own; use {base_name} itself."
-                )
-    if not found:
+        base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
+        if type(child).forward is not base.forward:
+            base_name = f"nn.{base.__name__}"
+            raise LiftingError(f"{name}, a subclass of {base_name} with a forward of its own; use {base_name} itself.")
+    if not recurrent:
         raise LiftingError(
             f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell inside, so there is no state to make explicit."
         )
@@ -124,10 +113,10 @@ def _check_recurrent(module: nn.Module) -> None:
 def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:
     paths = [start.path for start in starts]
     specs = []
-    for start in starts:
+    for index, start in enumerate(starts):
         prefix = "" if len(starts) == 1 else start.path.replace(".", "_") + "_"
         if paths.count(start.path) > 1:
-            prefix += f"{sum(other.path == start.path and other.number <= start.number for other in starts)}_"
+            prefix += f"{paths[: index + 1].count(start.path)}_"
         child = module.get_submodule(start.path)
         initial_h, initial_c = (
             (tuple(map(tuple, state.tolist())) for state in start.initial) if start.initial else (None, None)
@@ -146,11 +135,3 @@ def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[Recurr
             )
         )
     return tuple(specs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what PyTorch says once in a process of every projection on the CPU; nobody could act on it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
-        yield

@@ -1,4 +1,4 @@
-"""The weights of LSTMs as ONNX has them: gates i, o, f, c, directions stacked, biases one after the other."""
+"""The weights of LSTMs in ONNX's layout: gates i, o, f, c; directions stacked; biases one after the other."""
 
 from typing import cast
 
@@ -6,32 +6,35 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.artifacts import Layer
+from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.recurrent import Lifted
 
 
 def layers(lifted: Lifted) -> list[Layer]:
-    """The weights of every LSTM layer as they should stand in a graph."""
-    found = []
+    """The weights of every LSTM layer as a graph should have them."""
+    layers = []
     for path in lifted.calls:
-        packed = {name: value.numpy() for name, value in pack(lifted.module.get_submodule(path), path).items()}
-        count = sum(name.startswith("W_") for name in packed)
+        weights = {
+            name: value.numpy() for name, value in to_onnx_order(lifted.module.get_submodule(path), path).items()
+        }
+        count = sum(name.startswith("W_") for name in weights)
         for layer in range(count):
             label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or "the LSTM"
-            found.append(Layer(label, *(packed[f"{letter}_l{layer}"] for letter in "WRB")))
-    return found
+            layers.append(Layer(label, *(weights[f"{letter}_l{layer}"] for letter in "WRB")))
+    return layers
 
 
-def pack(module: nn.Module, path: str) -> dict[str, Tensor]:
-    """The weights of an LSTM or a cell as buffers `W_l0`, `R_l0`, `B_l0`, … in ONNX order, stacked by direction."""
+def to_onnx_order(module: nn.Module, path: str) -> dict[str, Tensor]:
+    """The weights of an LSTM or a cell as `W_l0`, `R_l0`, `B_l0`, …, with `P_l0` and its inverse for a projection."""
     lstm = module if isinstance(module, nn.LSTM) else None
     suffixes = ("", "_reverse") if lstm and lstm.bidirectional else ("",)
-    packed: dict[str, Tensor] = {}
+    ordered: dict[str, Tensor] = {}
     for layer in range(lstm.num_layers if lstm else 1):
 
         def weights(name: str, layer: int = layer) -> list[Tensor]:
             names = [f"{name}_l{layer}{suffix}" for suffix in suffixes] if lstm else [name]
-            return [cast(Tensor, getattr(module, each)).detach() for each in names]
+            return [cast(Tensor, getattr(module, key)).detach() for key in names]
 
         recurrent = weights("weight_hh")
         if lstm and lstm.proj_size:
@@ -42,20 +45,22 @@ def pack(module: nn.Module, path: str) -> dict[str, Tensor]:
                     "cannot express it exactly; export it with --format torchscript only."
                 )
             recurrent = [(r.double() @ p).float() for r, p in zip(recurrent, projections, strict=True)]
-            packed[f"P_l{layer}"] = torch.stack([p.T for p in projections]).float()
-            packed[f"P_inverse_l{layer}"] = torch.stack([torch.linalg.pinv(p).T for p in projections]).float()
-        packed[f"W_l{layer}"] = _reordered(weights("weight_ih"))
-        packed[f"R_l{layer}"] = _reordered(recurrent)
+            ordered[f"P_l{layer}"] = torch.stack([p.T for p in projections]).float()
+            ordered[f"P_inverse_l{layer}"] = torch.stack([torch.linalg.pinv(p).T for p in projections]).float()
+        ordered[f"W_l{layer}"] = _reordered(weights("weight_ih"))
+        ordered[f"R_l{layer}"] = _reordered(recurrent)
         if module.bias:
             biases = [_reordered(weights(name)) for name in ("bias_ih", "bias_hh")]
-            packed[f"B_l{layer}"] = torch.cat(biases, 1)
+            ordered[f"B_l{layer}"] = torch.cat(biases, 1)
         else:
-            packed[f"B_l{layer}"] = torch.zeros(len(suffixes), 8 * cast(int, module.hidden_size))
-    return packed
+            ordered[f"B_l{layer}"] = torch.zeros(
+                len(suffixes), 2 * len(LSTM.onnx_gates) * cast(int, module.hidden_size)
+            )
+    return ordered
 
 
 def _reordered(directions: list[Tensor]) -> Tensor:
-    """The weight or bias of each direction, stacked, with gates as ONNX has them (i, o, f, c), not i, f, g, o."""
+    """Stack the weight or bias of each direction, with PyTorch's gates i, f, g, o in ONNX's order i, o, f, c."""
     stacked = directions[0][None] if len(directions) == 1 else torch.stack(directions)
-    i, f, g, o = stacked.chunk(4, 1)
-    return torch.cat([i, o, f, g], 1)
+    gates = stacked.chunk(len(LSTM.onnx_order), 1)
+    return torch.cat([gates[position] for position in LSTM.onnx_order], 1)

@@ -1,8 +1,8 @@
-"""Padded sequences of unequal length, kept padded while a lifted module runs.
+"""Padded sequences of unequal length, which stay padded while a lifted module runs.
 
 `pack_padded_sequence` makes tensors whose sizes depend on the data, which no exporter can trace. While a lifted
-module runs, its own calls of it and of `pad_packed_sequence` are answered with a stand-in that keeps the padded
-tensor beside its lengths; the LSTM then takes both.
+module runs, its own calls of it and of `pad_packed_sequence` go to stand-ins, which keep the padded tensor beside
+its lengths; the LSTM then takes both.
 """
 
 import sys
@@ -13,24 +13,24 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
-# The real ones, whatever stands under their names while a module runs.
+# PyTorch's own functions: while a module runs, `rnn` has the stand-ins under these names.
 pack_padded_sequence = rnn.pack_padded_sequence
 pad_packed_sequence = rnn.pad_packed_sequence
 
 
-class Padded:
-    """What stands for a `PackedSequence`: `data` `[seq, batch, …]` and `lengths` `[batch]`."""
+class PaddedSequence:
+    """Stand-in for a `PackedSequence`: `data` `[seq, batch, …]` and `lengths` `[batch]`."""
 
     def __init__(self, data: Tensor, lengths: Tensor) -> None:
         self.data, self.lengths = data, lengths
 
 
-def _pack(input: Tensor, lengths: Tensor, batch_first: bool = False, enforce_sorted: bool = True) -> Padded:  # noqa: A002, ARG001
-    return Padded(input.transpose(0, 1) if batch_first else input, lengths)
+def _pack(input: Tensor, lengths: Tensor, batch_first: bool = False, enforce_sorted: bool = True) -> PaddedSequence:  # noqa: A002, ARG001
+    return PaddedSequence(input.transpose(0, 1) if batch_first else input, lengths)
 
 
 def _unpack(
-    sequence: Padded,
+    sequence: PaddedSequence,
     batch_first: bool = False,
     padding_value: float = 0.0,  # noqa: ARG001 - the LSTM's padded outputs are 0
     total_length: int | None = None,  # noqa: ARG001 - always the length of the input, the longest there is
@@ -40,17 +40,15 @@ def _unpack(
 
 @contextmanager
 def kept_padded(module: nn.Module) -> Iterator[None]:
-    """Within the block, `module` and its children pack and unpack with stand-ins, under whatever names."""
+    """Within the block, `module` and its children pack and unpack with the stand-ins, whatever name they call."""
     stand_ins = {id(pack_padded_sequence): _pack, id(pad_packed_sequence): _unpack}
     namespaces: list[dict[str, Any]] = [vars(rnn)]
-    for name in {type(child).__module__ for child in module.modules()}:
-        if name in sys.modules and not name.startswith(("torch.", "lstm_deploy.")):
-            namespaces.append(vars(sys.modules[name]))
-    namespaces += [
-        child.forward.__func__.__globals__
-        for child in module.modules()
-        if hasattr(child.forward, "__func__") and type(child).__module__.partition(".")[0] != "lstm_deploy"
-    ]
+    for child in module.modules():
+        home = type(child).__module__
+        if home in sys.modules and not home.startswith(("torch.", "lstm_deploy.")):
+            namespaces.append(vars(sys.modules[home]))
+        if hasattr(child.forward, "__func__") and home.partition(".")[0] != "lstm_deploy":
+            namespaces.append(child.forward.__func__.__globals__)
     replaced = [(names, key, value) for names in namespaces for key, value in names.items() if id(value) in stand_ins]
     for names, key, value in replaced:
         names[key] = stand_ins[id(value)]

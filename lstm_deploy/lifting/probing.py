@@ -1,7 +1,6 @@
-"""Running a module as its author wrote it, to see what it does and what its LSTMs are given."""
+"""Runs of a module as its author wrote it, to find the sizes it takes and the states that its LSTMs are given."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +10,17 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import Dim, FixedDim, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import Convention, State, convention_of, shared_copy
-from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, same, zeros_of
+from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
+from lstm_deploy.lifting.contexts import seeded
+from lstm_deploy.lifting.copying import shared_copy
+from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, zeros_of
 
 Recorded = dict[str, list[Call]]
-"""By the path of a recurrent module, what each of its calls was given."""
-BATCH, SEQ, MORE = 2, 6, 3
-"""Sizes that the module is tried at, and by how much each is varied: none is 1, which tracers take for a constant."""
+"""The arguments of every call, by the path of the recurrent module."""
+BATCH, SEQ, STEP = 2, 6, 3
+"""Sizes of the inputs, and by how much each size is varied. None is 1, which tracers take for a constant."""
 LONGER = (12, 24, 48, 96, 192)
-"""Steps to try where so few are not enough for what convolves or pools over time."""
+"""Steps to try where `SEQ` are too few for a convolution or pooling over time."""
 
 
 class Start(NamedTuple):
@@ -27,15 +28,15 @@ class Start(NamedTuple):
 
     path: str
     number: int
+    """Of the call, among those of its module."""
     initial: State | None
-    """What it starts from `[layers, size]`; none for zeros."""
+    """The learned initial state `[layers, size]`; none for zeros."""
 
 
-class Probe:
-    """A module beside the inputs that it is tried on; each run is of a fresh copy.
+class ModuleProbe:
+    """A module and the inputs that it is run on. Every run is of a fresh copy.
 
-    `inputs`, `sizes`, `least_seq` and `convention` become what `settle_sizes` finds; `packs` says whether padded
-    sequences are packed.
+    `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packs`. Every run may correct `convention`.
     """
 
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec]) -> None:
@@ -43,76 +44,92 @@ class Probe:
         self.original, self.inputs = original, tuple(inputs)
         self.convention = convention_of(original, inputs)
         self.packs = False
+        """Whether the module packs padded sequences."""
         self.least_seq = 1
         self.sizes = sizes_of(inputs, BATCH, SEQ)
 
-    def settle_sizes(self) -> tuple[FixedDim, ...]:
-        """Find which dimensions the module fixes; afterwards `inputs` say so."""
-        names = {dim for spec in self.inputs for dim in spec.shape if isinstance(dim, str)}
+    def resolve_sizes(self) -> tuple[FixedDim, ...]:
+        """Find the dimensions that the module fixes, and fix them in `inputs`."""
+        names = dynamic_dims(self.inputs)
         fixed: list[FixedDim] = []
         try:
             recorded = self.record(self.sizes)
         except LiftingError as error:
             if "seq" not in names:
                 raise
-            longer = next((size for size in LONGER if self._runs(size) and self._runs(size + MORE)), None)
-            size = longer or self._size_it_takes()
-            if size is None:
-                raise
-            if longer is None:
-                why = one_line(error.__cause__ or error)
-                fixed.append(FixedDim(name="seq", size=size, reason=f"the module runs on {size} steps only ({why})"))
-            self.sizes["seq"] = size
+            fixed += self._resolve_steps(error)
             recorded = self.record(self.sizes)
         self.packs = any(call.packed for calls in recorded.values() for call in calls)
         batches = _batches(recorded)
         for name in sorted(names - {dim.name for dim in fixed}):
-            again = self.record({**self.sizes, name: self.sizes[name] + MORE})
-            if name != "batch" and _batches(again) != batches:
+            larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
+            if name != "batch" and _batches(larger) != batches:
                 raise LiftingError(
-                    f"The LSTM takes {name!r} for the axis of rows; call that axis `batch` and the one of time `seq`."
+                    f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
                 )
-            if name == "seq" and _counts(again) != _counts(recorded):
+            if name == "seq" and _call_counts(larger) != _call_counts(recorded):
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))
         if "batch" not in names:
             fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
+        fixed_sizes: dict[Dim, int] = {dim.name: dim.size for dim in fixed}
         self.sizes |= {dim.name: dim.size for dim in fixed}
-        self.inputs = tuple(_with_fixed(spec, fixed) for spec in self.inputs)
-        if "seq" in names - {dim.name for dim in fixed} and not self._runs(1):
+        self.inputs = tuple(
+            replace(spec, shape=tuple(fixed_sizes.get(dim, dim) for dim in spec.shape)) for spec in self.inputs
+        )
+        if "seq" in names - fixed_sizes.keys() and not self._runs(1):
             fewer = range(2, self.sizes["seq"])
-            self.least_seq = next((size for size in fewer if self._runs(size)), self.sizes["seq"])
+            self.least_seq = next((steps for steps in fewer if self._runs(steps)), self.sizes["seq"])
         return tuple(fixed)
 
-    def starts(self) -> list[Start]:
-        """The calls that start from nothing, a constant, a random state, or the state that `forward` demands.
+    def _resolve_steps(self, error: LiftingError) -> list[FixedDim]:
+        """Set `sizes["seq"]` to a number of steps that the module runs on, which is fixed if it runs on no other.
 
-        The others start from what was computed from the inputs, as in a loop over time or after an encoder; that is
-        seen by running on other inputs.
+        Candidates for a fixed number are the sizes of the module's own weights. Raises `error` if none of them runs.
+        """
+        if longer := next((steps for steps in LONGER if self._runs(steps) and self._runs(steps + STEP)), None):
+            self.sizes["seq"] = longer
+            return []
+        values = (*self.original.parameters(), *self.original.buffers())
+        candidates = sorted({size for value in values for size in value.shape if size < 10_000})
+        steps = next((size for size in candidates if self._runs(size)), None)
+        if steps is None:
+            raise error
+        self.sizes["seq"] = steps
+        reason = f"the module runs on {steps} steps only ({one_line(error.__cause__ or error)})"
+        return [FixedDim(name="seq", size=steps, reason=reason)]
+
+    def starts(self) -> list[Start]:
+        """The calls that start from nothing, a constant, a random state, or the state that `forward` requires.
+
+        The others start from a state that was computed from the inputs, as in a loop over time or after an encoder:
+        it changes when other inputs are run.
         """
         first = self.record(self.sizes, seed=0)
         others = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
         reseeded = self.record(self.sizes, seed=0, noise=1)
-        demanded = self.demanded(self.sizes, seed=0)
-        if any(_counts(other) != _counts(first) for other in (*others, reseeded)):
-            raise LiftingError("How often an LSTM is called depends on the values of the inputs; it must not.")
-        found = []
+        required = self.required_state(self.sizes, seed=0)
+        if any(_call_counts(other) != _call_counts(first) for other in (*others, reseeded)):
+            raise LiftingError(
+                "How often an LSTM is called depends on the values of the inputs; use their sizes alone."
+            )
+        starts = []
         for path, calls in first.items():
             for number, call in enumerate(calls):
-                if same(call.state, demanded) and demanded is not None:
-                    found.append(Start(path, number, None))
-                elif all(same(call.state, other[path][number].state) for other in others):
-                    random = not same(call.state, reseeded[path][number].state)
-                    found.append(Start(path, number, None if random else _learned(call.state, path)))
-        if not found:
+                if required is not None and _same(call.state, required):
+                    starts.append(Start(path, number, None))
+                elif all(_same(call.state, other[path][number].state) for other in others):
+                    random = not _same(call.state, reseeded[path][number].state)
+                    starts.append(Start(path, number, None if random else _learned(call.state, path)))
+        if not starts:
             raise LiftingError(
                 "Every LSTM of this module starts from a state that is computed from the inputs; "
                 "leave the state out of the inputs, so that it can be made explicit."
             )
-        return found
+        return starts
 
     def record(self, sizes: Mapping[str, int], seed: int | None = 0, noise: int = 0) -> Recorded:
-        """What every call of every recurrent module is given; raises `LiftingError` if forward does not run."""
+        """Run the module and record every call of every recurrent module; raises `LiftingError` if it does not run."""
         by_path: dict[str, Calls] = {}
 
         def recorder() -> nn.Module:
@@ -126,34 +143,32 @@ class Probe:
         return {path: calls.recorded or [] for path, calls in by_path.items()}
 
     def run(self, sizes: Mapping[str, int], inputs: Sequence[Tensor] | None = None) -> Any:
-        """What the untouched module returns on these inputs, or on `tensors(sizes)`; raises as `record`."""
+        """Run the untouched module on these inputs, or on `tensors(sizes)`; raises as `record`."""
         return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs)
 
     def tensors(self, sizes: Mapping[str, int], seed: int | None = 0) -> list[Tensor]:
-        """Inputs of these sizes: random, or with no seed all zeros but for lengths.
+        """Inputs of these sizes: random, or without a seed all zeros but for lengths.
 
-        Raises `LiftingError` for inputs that cannot be: larger than memory, or of a range that ends before it begins.
+        Raises `LiftingError` for impossible inputs: larger than memory, or of a range that ends before it begins.
         """
         try:
             sampled = sample_inputs(self.inputs, sizes, np.random.default_rng(seed or 0))
         except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
-            given = ", ".join(map(str, self.inputs))
-            raise LiftingError(
-                f"There is no input like {given} ({one_line(error)}); correct the specification."
-            ) from error
+            specs = ", ".join(map(str, self.inputs))
+            raise LiftingError(f"No input can be {specs} ({one_line(error)}); correct the specification.") from error
         tensors = {name: torch.from_numpy(value) for name, value in sampled.items()}
         if seed is None:
             tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.is_lengths}
         return list(tensors.values())
 
-    def demanded(self, sizes: Mapping[str, int], seed: int = 0) -> State | None:
-        """A state for a `forward` that demands one."""
-        if not self.convention.states:
+    def required_state(self, sizes: Mapping[str, int], seed: int = 0) -> State | None:
+        """A random state for a `forward` that requires one, else none."""
+        if not self.convention.state_parameters:
             return None
-        (module,) = [child for child in self.original.modules() if isinstance(child, nn.LSTM | nn.LSTMCell)]
+        (module,) = [child for child in self.original.modules() if isinstance(child, RECURRENT_MODULES)]
         generator = torch.Generator().manual_seed(seed)
-        h, c = zeros_of(module, torch.empty(0), sizes["batch"])
-        return torch.randn(h.shape, generator=generator), torch.randn(c.shape, generator=generator)
+        zeros = zeros_of(module, torch.empty(0), sizes["batch"])
+        return tuple(torch.randn(state.shape, generator=generator) for state in zeros)
 
     def _run(
         self,
@@ -163,16 +178,14 @@ class Probe:
         noise: int = 0,
         inputs: Sequence[Tensor] | None = None,
     ) -> Any:
-        """What a module returns; `noise` seeds what it draws by itself.
+        """Run a module, whose own random numbers are seeded with `noise`.
 
-        `make` makes it, anew where it has to be called in another way: a call that failed midway leaves its traces.
+        `make` makes it, anew where it is called again with another convention, as a failed call may have changed it.
         """
         tensors = self.tensors(sizes, seed) if inputs is None else inputs
         with seeded(noise):
             try:
-                returned = self.convention.call(make(), tensors, self.demanded(sizes, seed or 0))
-            except LiftingError:
-                raise
+                returned = self.convention.call(make(), tensors, self.required_state(sizes, seed or 0))
             except Exception as error:  # whatever the user's forward raises
                 if (other := self._other_convention(error)) is not None:
                     before, self.convention = self.convention, other
@@ -181,59 +194,51 @@ class Probe:
                     except LiftingError:
                         self.convention = before  # it was not that
                 shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, tensors, strict=True))
-                reason = one_line(error)
                 raise LiftingError(
-                    f"The module does not run on inputs of shape {shapes} ({reason}{user_line(error)}); "
-                    "say what the inputs are with --input, as in x:float32[batch,seq,40]."
+                    f"The module does not run on inputs of shape {shapes} ({one_line(error)}{user_line(error)}); "
+                    "describe its inputs with --input, as in x:float32[batch,seq,40]."
                 ) from error
         if any(x._version for x in tensors):
-            self.convention = replace(self.convention, writes_inputs=True)
+            self.convention = replace(self.convention, mutates_inputs=True)
         return returned
 
-    def _other_convention(self, error: Exception) -> Convention | None:
-        """How to call the module instead, if that is what an error says."""
-        found, text = self.convention, str(error)
-        if not found.names_device and ("CUDA" in text or "device" in text):
-            return replace(found, names_device=True)
-        if len(found.states) == 1 and not found.by_key and "tuple" in text:  # it was given the pair (h, c)
-            return replace(found, by_key=True)
+    def _other_convention(self, error: Exception) -> CallingConvention | None:
+        """Another calling convention that an error hints at."""
+        convention, text = self.convention, str(error)
+        if not convention.hardcodes_device and ("CUDA" in text or "device" in text):
+            return replace(convention, hardcodes_device=True)
+        # An error about a tuple: it was given the pair (h, c).
+        if len(convention.state_parameters) == 1 and not convention.state_is_mapping and "tuple" in text:
+            return replace(convention, state_is_mapping=True)
         return None
 
-    def _runs(self, seq: int) -> bool:
-        """Whether forward runs on so many steps."""
+    def _runs(self, steps: int) -> bool:
         try:
-            self.record({**self.sizes, "seq": seq})
+            self.record({**self.sizes, "seq": steps})
         except LiftingError:
             return False
         return True
 
-    def _size_it_takes(self) -> int | None:
-        """A number of steps that the module runs on, among the sizes of its own weights."""
-        values = (*self.original.parameters(), *self.original.buffers())
-        for size in sorted({size for value in values for size in value.shape if size < 10_000}):
-            try:
-                self.record({**self.sizes, "seq": size})
-            except LiftingError:
-                continue
-            return size
-        return None
+
+def dynamic_dims(specs: Iterable[TensorSpec]) -> set[str]:
+    """The names of the dynamic dimensions of some tensors."""
+    return {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within the block, what is drawn at random comes from this seed; afterwards the generator is as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+def _same(a: State | None, b: State | None) -> bool:
+    """Whether two states are equal in every number."""
+    if a is None or b is None:
+        return a is b
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _learned(state: State | None, path: str) -> State | None:
-    """The constant that every row starts from `[layers, size]`; none if it is zeros."""
+    """The constant `[layers, size]` that every row starts from; none if it is zeros."""
     if state is None or all((value == 0).all() for value in state):
         return None
     if any((value != value[:, :1]).any() for value in state):
         raise LiftingError(
-            f"{path or 'The LSTM'} starts each row of a batch from another constant, which no contract can tell; "
+            f"{path or 'The LSTM'} starts each row of a batch from another constant, which a contract cannot express; "
             "start all rows alike."
         )
     return state[0][:, 0], state[1][:, 0]
@@ -243,10 +248,5 @@ def _batches(recorded: Recorded) -> set[int]:
     return {call.batch for calls in recorded.values() for call in calls}
 
 
-def _counts(recorded: Recorded) -> dict[str, int]:
-    return {path: len(calls) for path, calls in recorded.items()}
-
-
-def _with_fixed(spec: TensorSpec, fixed: Sequence[FixedDim]) -> TensorSpec:
-    sizes: dict[Dim, int] = {dim.name: dim.size for dim in fixed}
-    return replace(spec, shape=tuple(sizes.get(dim, dim) for dim in spec.shape))
+def _call_counts(recorded: Recorded) -> list[int]:
+    return [len(calls) for calls in recorded.values()]

@@ -1,43 +1,41 @@
-"""Modules whose state comes from outside: LSTMs and cells with ports, and `Lifted`, a whole module around them.
+"""Recurrent modules whose state comes from outside: LSTMs and cells with ports, and `Lifted`, a whole module of them.
 
-A lifted module gives its `nn.LSTM` and `nn.LSTMCell` these classes. One forward may call such a module several
-times: a call that would start from a constant has a port, and starts from what lies there; a call whose state was
-computed (in a loop over time, or by an encoder) keeps it. What a port's chain of calls ends with lies there after.
+Lifting gives each `nn.LSTM` and `nn.LSTMCell` of a module one of these classes. One forward may call such a module
+several times. A call that would start from a constant has a port, and starts from the state that lies there; a call
+whose state was computed (in a loop over time, or by an encoder) keeps it. The final state of the chain of calls that
+began at a port lies there afterwards.
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import torch
+from msgspec import Struct
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_deploy.contract import Signature, StateLayout
-from lstm_deploy.lifting.calling import Convention, State, flatten
-from lstm_deploy.lifting.packing import Padded, kept_padded, pack_padded_sequence, pad_packed_sequence
+from lstm_deploy.contract import Signature, by_module
+from lstm_deploy.lifting.calling import CallingConvention, State, flatten
+from lstm_deploy.lifting.packing import PaddedSequence, kept_padded, pack_padded_sequence, pad_packed_sequence
 
 
-class Port:
-    """Where a call finds the state to start from, and leaves the one it ends with: `[layers, batch, size]`.
+class Port(Struct):
+    """Where a chain of calls finds its initial state and leaves its final one: `[layers, batch, size]`.
 
     Neither a module nor a tensor, so that tracers see the tensors and not the attribute.
     """
 
-    __slots__ = ("final", "given", "returned")
-
-    def __init__(self) -> None:
-        self.given: State | None = None
-        self.final: State | None = None
-        self.returned: State | None = None
-        """`final` in the shape that the caller got it in."""
+    given: State | None = None
+    final: State | None = None
+    returned: State | None = None
+    """`final` in the shape that the caller got it in."""
 
 
 class Call(NamedTuple):
-    """What one call was given."""
+    """The arguments of one call."""
 
     state: State | None
-    """`[layers, batch, size]` each; none where the caller passed nothing."""
+    """`[layers, batch, size]` each; none where the caller passed none."""
     packed: bool
     batch: int
 
@@ -49,12 +47,12 @@ class Calls:
         self.ports: dict[int, Port] = {}
         """By the number of the call that starts from it."""
         self.recorded: list[Call] | None = None
-        """Every call, if somebody asked for it."""
+        """Every call, where recording is on."""
         self._count = 0
         self._port: Port | None = None
 
     def restart(self) -> None:
-        """Before each forward."""
+        """Call this before each forward."""
         self._count, self._port = 0, None
         for port in self.ports.values():
             port.final = None
@@ -63,22 +61,22 @@ class Calls:
         """The state that this call starts from; none for zeros."""
         if self.recorded is not None:
             self.recorded.append(call)
-        own = self.ports.get(self._count)
+        port = self.ports.get(self._count)
         self._count += 1
-        if own is None:
+        if port is None:
             return call.state
-        self._port = own
-        return own.given
+        self._port = port
+        return port.given
 
     def leave(self, final: State, returned: State) -> State:
-        """Keep the state that this call ends with; `returned` is what its caller gets of it."""
+        """Keep the final state of this call, and return `returned`, which is that state in the caller's shape."""
         if self._port is not None:
             self._port.final, self._port.returned = final, returned
         return returned
 
 
 class StatefulLSTM(nn.LSTM):
-    """An `nn.LSTM` with ports; unbatched, padded and packed inputs as `nn.LSTM` takes them."""
+    """An `nn.LSTM` with ports; takes unbatched, padded and packed inputs as `nn.LSTM` does."""
 
     calls: Calls
 
@@ -86,27 +84,24 @@ class StatefulLSTM(nn.LSTM):
         if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
             self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
             return super().forward(input, hx)
-        lengths = input.lengths if isinstance(input, Padded) else None
-        x = input.data if isinstance(input, Padded) else input
+        lengths = input.lengths if isinstance(input, PaddedSequence) else None
+        x = input.data if isinstance(input, PaddedSequence) else input
         batched = x.dim() == 3
-        time_major = lengths is not None or not self.batch_first
+        batch_axis = 1 if lengths is not None or not self.batch_first else 0
         if not batched:
-            x = x.unsqueeze(1 if time_major else 0)
+            x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        batch = x.shape[1 if time_major else 0]
+        batch = x.shape[batch_axis]
         state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
             returned = self.calls.leave(final, (final[0].squeeze(1), final[1].squeeze(1)))
-            return y.squeeze(1 if time_major else 0), returned
-        return (y if lengths is None else Padded(y, lengths)), self.calls.leave(final, final)
+            return y.squeeze(batch_axis), returned
+        return (y if lengths is None else PaddedSequence(y, lengths)), self.calls.leave(final, final)
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
-        """Output and final state of batched `x`, time-major if there are `lengths`.
-
-        `exporters.lowering` replaces this with an operator that ONNX has.
-        """
+        """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
         if lengths is None:
             return super().forward(x, (h, c))
         packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
@@ -130,7 +125,7 @@ class StatefulCell(nn.LSTMCell):
         return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
-        """The state after one step; `exporters.lowering` replaces this with an operator that ONNX has."""
+        """The state after one step. Exporters override this."""
         new_h, new_c = super().forward(x, (h.squeeze(0), c.squeeze(0)))
         return new_h.unsqueeze(0), new_c.unsqueeze(0)
 
@@ -138,62 +133,58 @@ class StatefulCell(nn.LSTMCell):
 class Lifted(nn.Module):
     """A module with explicit state; `signature` names its inputs and outputs, in order."""
 
-    signature: Signature
-
     def __init__(
         self,
         module: nn.Module,
+        signature: Signature,
         starts: Sequence[tuple[str, int]],
-        convention: Convention,
-        inputs: int,
-        state_layout: StateLayout,
+        convention: CallingConvention,
         *,
         packs: bool,
     ) -> None:
         """Take over `module`, which must not be used otherwise from here on.
 
-        `starts` are the calls (path and number) that begin a chain of states; `inputs` is the number of inputs;
-        `packs` says that the module packs padded sequences.
+        `starts` are the calls (path and number) that begin a chain of states, one for each of `signature.recurrent`;
+        `packs` says whether the module packs padded sequences.
         """
         super().__init__()
-        self.module = module
-        self.starts, self.convention, self.inputs = tuple(starts), convention, inputs
-        self.batch_first_state = state_layout == "batch-first"
-        self.packs = packs
-        self.kept: tuple[int, ...] = ()
+        self.module, self.signature = module, signature
+        self.starts, self.convention, self.packs = tuple(starts), convention, packs
+        self.output_positions: tuple[int, ...] = ()
         """Which of the tensors that `module` returns are outputs; the others are the state."""
         self.notes: tuple[str, ...] = ()
-        """What its user must know beside the contract."""
+        """What a user must know beside the contract."""
         self.calls = make_stateful(module)
         self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in starts]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """All inputs, then `h` and `c` of each port; returns all outputs, then the new `h` and `c`."""
+        """Take all inputs, then `h` and `c` of each port; return all outputs, then the new `h` and `c`."""
         returned = flatten(self.call(*tensors))
-        outputs = [returned[index][1] for index in self.kept]
+        outputs = [returned[position][1] for position in self.output_positions]
         return (*outputs, *(self.in_layout(state) for state in self.final_states()))
 
     def call(self, *tensors: Tensor) -> Any:
-        """What `module` itself returns on the inputs when it starts from the given states."""
-        states = [self.in_layout(state) for state in tensors[self.inputs :]]
+        """Call `module` on the same arguments as `forward`, and return what it returns."""
+        count = len(self.signature.inputs)
+        states = [self.in_layout(state) for state in tensors[count:]]
         for calls in self.calls.values():
             calls.restart()
-        for port, h, c in zip(self.ports, states[::2], states[1::2], strict=True):
-            port.given = (h, c)
+        for port, given in zip(self.ports, by_module(states), strict=True):
+            port.given = given
         with kept_padded(self.module) if self.packs else nullcontext():
-            return self.convention.call(self.module, tensors[: self.inputs], self.ports[0].given)
+            return self.convention.call(self.module, tensors[:count], self.ports[0].given)
 
     def final_states(self) -> list[Tensor]:
         """`h` and `c` of each port after the latest call, layers first."""
         return [state for port in self.ports if port.final is not None for state in port.final]
 
     def in_layout(self, state: Tensor) -> Tensor:
-        """From layers first to the layout of the contract, or back."""
-        return state.transpose(0, 1) if self.batch_first_state else state
+        """Convert a state from layers first to the layout of the contract, or back."""
+        return state.transpose(0, 1) if self.signature.state_layout == "batch-first" else state
 
 
 def make_stateful(module: nn.Module) -> dict[str, Calls]:
-    """Give every `nn.LSTM` and `nn.LSTMCell` in `module` its stateful class; their calls, by path."""
+    """Give every `nn.LSTM` and `nn.LSTMCell` in `module` its stateful class; returns their calls, by path."""
     calls = {}
     for path, child in module.named_modules():
         if isinstance(child, nn.LSTM):
@@ -206,15 +197,8 @@ def make_stateful(module: nn.Module) -> dict[str, Calls]:
     return calls
 
 
-def same(a: State | None, b: State | None) -> bool:
-    """Whether two given states are equal in every number."""
-    if a is None or b is None:
-        return a is b
-    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
 def zeros_of(module: nn.LSTM | nn.LSTMCell, like: Tensor, batch: int) -> State:
-    """The state `[layers, batch, size]` that a recurrent module starts from by itself."""
+    """The zeros `[layers, batch, size]` that a recurrent module starts from where no state is passed."""
     hidden = module.hidden_size
     if isinstance(module, nn.LSTMCell):
         return like.new_zeros(1, batch, hidden), like.new_zeros(1, batch, hidden)

@@ -9,7 +9,7 @@ from .onnxrt import (
 from .opening import SUFFIXES as SUFFIXES, cannot_run as cannot_run, open_runtime as open_runtime
 from .openvino import OpenVinoRuntime as OpenVinoRuntime
 from .protocol import Runtime as Runtime
-from .providers import PROVIDERS as PROVIDERS
+from .providers import PROVIDERS as PROVIDERS, find_provider as find_provider
 from .slots import Slots as Slots
 from .stepping import Stepper as Stepper, unroll as unroll
 from .streams import (

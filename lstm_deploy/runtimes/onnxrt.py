@@ -16,12 +16,10 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
-from lstm_deploy.runtimes.providers import NO_KERNEL
+from lstm_deploy.runtimes.providers import BY_ONNXRUNTIME_NAME, PROVIDERS, Provider
 
-ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-"""What onnxruntime calls the providers of `runtimes.PROVIDERS`."""
 DTYPES: dict[str, Any] = {
     f"tensor({theirs})": ours
     for theirs, ours in {
@@ -64,7 +62,7 @@ class OnnxRuntime:
     ) -> None:
         self.provider = provider
         if isinstance(path, Path):
-            _refuse(path, provider)
+            _refuse(path, PROVIDERS[provider])
         self.session = open_session(path, provider, threads, settings)
         self._graphs = count(1) if "graph" in settings else None
         self._unbound = _replaying(-1) if "graph" in settings else None
@@ -95,7 +93,7 @@ class OnnxRuntime:
         found: dict[tuple[str, str], int] = {}
         for part in self.session.get_provider_graph_assignment_info():
             for node in part.get_nodes():
-                if part.ep_name != ORT_NAMES[self.provider] and node.op_type not in SHAPE_OPERATORS:
+                if part.ep_name != PROVIDERS[self.provider].onnxruntime[0] and node.op_type not in SHAPE_OPERATORS:
                     found[node.op_type, part.ep_name] = found.get((node.op_type, part.ep_name), 0) + 1
         return [f"{number} {kind} node(s) run on {name}." for (kind, name), number in found.items()]
 
@@ -103,9 +101,10 @@ class OnnxRuntime:
         return list(self.session.get_providers())
 
     def recur(self, batch: int, seq: int) -> "BoundRecurrence":
-        if self.provider == "cpu":
+        device = PROVIDERS[self.provider].device
+        if device == "cpu":
             return BoundRecurrence(self, batch, seq)
-        return DeviceRecurrence(self, batch, seq, device="cuda", graphs=self._graphs)
+        return DeviceRecurrence(self, batch, seq, device=device, graphs=self._graphs)
 
     def close(self) -> None:
         del self.session
@@ -229,61 +228,55 @@ def open_session(
     Raises `InputError` for a file that onnxruntime cannot load and `ProviderError` where the provider does
     not load: onnxruntime itself would go on, silently, on the CPU.
     """
-    wanted = ORT_NAMES[provider]
-    if wanted not in ort.get_available_providers():
+    record = PROVIDERS[provider]
+    name = record.onnxruntime[0]
+    if name not in ort.get_available_providers():
         raise ProviderError(
-            f"This onnxruntime has no {wanted}; install onnxruntime-gpu in place of onnxruntime, or use --provider cpu."
+            f"This onnxruntime has no {name}; install onnxruntime-gpu in place of onnxruntime, or use --provider cpu."
         )
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
-    providers: list[Any] = [ORT_NAMES["cpu"]]
-    if provider != "cpu":
+    for variable, value in record.environment.items():
+        os.environ.setdefault(variable, value)
+    if record.device == "cuda":
         _preload_cuda()
-        # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance.
-        on = {"use_tf32": "tf32" in settings, "enable_cuda_graph": "graph" in settings}
-        providers.insert(0, (ORT_NAMES["cuda"], {name: str(int(value)) for name, value in on.items()}))
-    if provider == "tensorrt":
-        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # TensorRT has no option for it
-        providers.insert(0, wanted)
-    needed = "onnxruntime-gpu[cuda,cudnn]" + (" and TensorRT's libraries" if provider == "tensorrt" else "")
-    missing = ProviderError(
-        f"{wanted} does not load on this machine; install {needed} and an NVIDIA driver, or use --provider cpu."
-    )
+    providers = [(each, BY_ONNXRUNTIME_NAME[each].options(settings)) for each in record.onnxruntime]
+    missing = ProviderError(f"{name} does not load on this machine; install {record.install}, or use --provider cpu.")
     try:
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
-        if provider == "tensorrt" and "TensorRT libraries" in str(error):
+        if "TensorRT libraries" in str(error):
             raise missing from error
         raise InputError(
             f"onnxruntime cannot load {_name(model)} ({one_line(error)}); check or re-export it."
         ) from error
-    if wanted not in session.get_providers():
+    if name not in session.get_providers():
         raise missing
     return session
 
 
-def _refuse(path: Path, provider: str) -> None:
+def _refuse(path: Path, provider: Provider) -> None:
     """Raise `InputError` for an LSTM that the provider has no kernel for: onnxruntime crashes, or runs it elsewhere."""
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
-        return  # what is no model is told when the session opens it
-    if provider == "cpu" and onnx_graph.has_float16_lstm(model):
-        why = NO_KERNEL["float16", "cpu"]
-        raise InputError(f"{path} cannot run here: {why}; use --provider cuda, or the float32 artifact.")
-    if provider == "cpu" and needs_vnni(model) and environment.lacks_vnni():
+        return  # a file that is no model is reported when the session opens it
+    is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operators(model)[LSTM.quantized_operator]
+    for applies, precision, remedy in (
+        (is_float16, "float16", "use --provider cuda, or the float32 artifact"),
+        (is_int8, "int8", "use --provider cpu, or export --half"),
+    ):
+        if applies and (reason := provider.no_kernel.get(precision)):
+            raise InputError(f"{path} cannot run on {provider.name}: {reason}; {remedy}.")
+    if provider.device == "cpu" and needs_vnni(model) and environment.lacks_vnni():
         raise InputError(
             f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
             "--int8-cpus vnni."
-        )
-    if provider != "cpu" and onnx_graph.operators(model)["DynamicQuantizeLSTM"]:
-        raise InputError(
-            f"{path} cannot run there: {NO_KERNEL['int8', provider]}; use --provider cpu, or export --half."
         )
 
 
@@ -302,14 +295,14 @@ def probe_providers() -> dict[str, str]:
 
     onnxruntime's own list names what it was built with, not what works on this machine.
     """
-    found = {}
-    for name, provider in ORT_NAMES.items():
+    status = {}
+    for provider in PROVIDERS.values():
         try:
-            check_provider(name)
-            found[provider] = "loads"
+            check_provider(provider.name)
+            status[provider.onnxruntime[0]] = "loads"
         except ProviderError as error:
-            found[provider] = str(error)
-    return found
+            status[provider.onnxruntime[0]] = str(error)
+    return status
 
 
 def check_provider(provider: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.protocol import Runtime
-from lstm_deploy.runtimes.providers import NO_KERNEL, PROVIDERS
+from lstm_deploy.runtimes.providers import PROVIDERS, find_provider
 
 SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript", ".c": "c"}
 """Artifact format by file name."""
@@ -20,9 +20,9 @@ def cannot_run(format: str, precision: str, provider: str) -> str:  # noqa: A002
         return "C runs on the CPU"
     if format == "c":
         return no_compiler()
-    if format == "torchscript" and provider == "tensorrt":
-        return "PyTorch has no TensorRT"
-    return NO_KERNEL.get((precision, provider), "")
+    if format == "torchscript" and PROVIDERS[provider].torch_device is None:
+        return f"PyTorch has no {provider}"
+    return PROVIDERS[provider].no_kernel.get(precision, "")
 
 
 def open_runtime(
@@ -31,11 +31,10 @@ def open_runtime(
     """Load an artifact by its suffix.
 
     `threads` bounds the threads within one operator; the runtime chooses where it is not given. `settings` are of
-    `SETTINGS`.
+    those that the provider takes.
     Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that is not there.
     """
-    if provider not in PROVIDERS:
-        raise InputError(f"{provider!r} is not an execution provider; use {', '.join(PROVIDERS)}.")
+    find_provider(provider)
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
     match SUFFIXES.get(path.suffix):

@@ -1,14 +1,78 @@
-"""Execution providers: their names, their settings, and what each has no kernel for."""
+"""Execution providers: one record each, which holds all that the package knows about a provider but its tolerances.
 
-PROVIDERS = ("cpu", "cuda", "tensorrt")
-"""Execution providers by the names of the command line."""
+The tolerances are in `validation.tolerances`, by precision and provider.
+"""
 
-SETTINGS = ("tf32", "graph")
-"""What may be asked of CUDA: to round factors to 10 bits; to replay a captured graph in `Recurrence.step`."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-NO_KERNEL = {
-    ("float16", "cpu"): "the CPU has no float16 LSTM",
-    ("int8", "cuda"): "CUDA has no int8 LSTM, and would leave it to the CPU",
-    ("int8", "tensorrt"): "TensorRT has no int8 LSTM of this kind, and would leave it to the CPU",
+from lstm_deploy.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """An execution provider."""
+
+    name: str
+    """As on the command line."""
+    onnxruntime: tuple[str, ...]
+    """Its name in onnxruntime, then the names of those that take the nodes it leaves, in order."""
+    device: str
+    """Where its arrays lie, as onnxruntime names devices; the buffers of a stream are made there."""
+    torch_device: str | None
+    """What PyTorch calls it; none where PyTorch has no such thing."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What can be asked of it: each setting, and the option of onnxruntime's provider that turns it on."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are set, unless the user has, before onnxruntime loads it."""
+    no_kernel: Mapping[str, str] = field(default_factory=dict)
+    """Precisions whose LSTM it cannot run, and why."""
+    install: str = "onnxruntime"
+    """What has to be installed where it does not load."""
+
+    def options(self, settings: Sequence[str]) -> dict[str, str]:
+        """Options of onnxruntime's provider, the settings that are not asked for turned off."""
+        return {option: str(int(setting in settings)) for setting, option in self.settings.items()}
+
+
+PROVIDERS = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            name="cpu",
+            onnxruntime=("CPUExecutionProvider",),
+            device="cpu",
+            torch_device="cpu",
+            no_kernel={"float16": "the CPU has no float16 LSTM"},
+        ),
+        Provider(
+            name="cuda",
+            onnxruntime=("CUDAExecutionProvider", "CPUExecutionProvider"),
+            device="cuda",
+            torch_device="cuda",
+            # tf32 rounds factors to 10 bits: fast, and far outside float32's tolerance.
+            # graph captures the kernels of a step once and replays them in `Recurrence.step`.
+            settings={"tf32": "use_tf32", "graph": "enable_cuda_graph"},
+            no_kernel={"int8": "CUDA has no int8 LSTM, and would leave it to the CPU"},
+            install="onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver",
+        ),
+        Provider(
+            name="tensorrt",
+            onnxruntime=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+            device="cuda",
+            torch_device=None,
+            environment={"NVIDIA_TF32_OVERRIDE": "0"},  # TensorRT has no option for it
+            no_kernel={"int8": "TensorRT has no int8 LSTM of this kind, and would leave it to the CPU"},
+            install="onnxruntime-gpu[cuda,cudnn], TensorRT's libraries and an NVIDIA driver",
+        ),
+    )
 }
-"""Precisions that a provider cannot run, and why."""
+"""By the names of the command line."""
+BY_ONNXRUNTIME_NAME = {provider.onnxruntime[0]: provider for provider in PROVIDERS.values()}
+
+
+def find_provider(name: str) -> Provider:
+    """The provider of that name; raises `InputError` where there is none."""
+    if name not in PROVIDERS:
+        raise InputError(f"{name!r} is not an execution provider; use {', '.join(PROVIDERS)}.")
+    return PROVIDERS[name]

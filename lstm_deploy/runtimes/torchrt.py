@@ -11,6 +11,7 @@ import torch
 from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
 from lstm_deploy.lifting import Lifted
+from lstm_deploy.runtimes.providers import PROVIDERS
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -30,9 +31,9 @@ class TorchRuntime:
         dtype: str = "float32",
         settings: Sequence[str] = (),
     ) -> None:
-        prepare(provider, threads, settings)
+        self.device = prepare(provider, threads, settings)
         self.settings = settings
-        self.module, self.signature, self.provider = module.to(provider), signature, provider
+        self.module, self.signature, self.provider = module.to(self.device), signature, provider
         self.dtype = DTYPES[dtype]
 
     def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -42,7 +43,7 @@ class TorchRuntime:
 
     def tensor(self, value: Any) -> torch.Tensor:
         tensor = torch.from_numpy(np.asarray(value, order="C"))
-        return tensor.to(self.provider, self.dtype if tensor.is_floating_point() else tensor.dtype)
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def run(self, feeds: Feeds) -> Outputs:
         try:
@@ -57,11 +58,11 @@ class TorchRuntime:
 
     def misplaced(self) -> list[str]:
         states = (*self.module.parameters(), *self.module.buffers())
-        elsewhere = {state.device.type for state in states} - {self.provider}
+        elsewhere = {state.device.type for state in states} - {self.device}
         return [f"Some weights are on {device}." for device in sorted(elsewhere)]
 
     def active(self) -> list[str]:
-        return [torch.cuda.get_device_name()] if self.provider == "cuda" else ["cpu"]
+        return [torch.cuda.get_device_name()] if self.device == "cuda" else ["cpu"]
 
     def recur(self, batch: int, seq: int) -> "TorchRecurrence":
         return (GraphRecurrence if "graph" in self.settings else TorchRecurrence)(self, batch, seq)
@@ -133,7 +134,7 @@ class TorchRecurrence:
 
     def advance(self) -> None:
         self.run()
-        if self._runtime.provider == "cuda":
+        if self._runtime.device == "cuda":
             torch.cuda.synchronize()
 
     def run(self) -> None:
@@ -182,13 +183,20 @@ class GraphRecurrence(TorchRecurrence):
             state.copy_(after)
 
 
-def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) -> None:
-    """Set what PyTorch knows for a whole process only; raises `ProviderError` where there is no such device."""
-    if provider == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")
-    if provider not in ("cpu", "cuda"):
-        raise ProviderError(f"PyTorch has no {provider}; use --provider cpu or cuda, or the ONNX artifact.")
-    if provider == "cuda":  # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
+def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) -> str:
+    """Set what PyTorch knows for a whole process only; returns the device of the provider.
+
+    Raises `ProviderError` where PyTorch has no such device.
+    """
+    device = PROVIDERS[provider].torch_device
+    if device is None:
+        there = " or ".join(name for name, other in PROVIDERS.items() if other.torch_device)
+        raise ProviderError(f"PyTorch has no {provider}; use --provider {there}, or the ONNX artifact.")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")
+        # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in settings
     if threads is not None:
         torch.set_num_threads(threads)
+    return device

@@ -1,45 +1,37 @@
-from . import checkpoint as checkpoint, plots as plots, training_data as training_data
+from . import checkpoint as checkpoint, plots as plots, tables as tables, training_data as training_data
 from .checkpoint import (
     NETWORK_FILE as NETWORK_FILE,
+    CheckpointSpec as CheckpointSpec,
     InferredConfig as InferredConfig,
-    Network as Network,
     NetworkConfig as NetworkConfig,
-    Spec as Spec,
-    is_ours as is_ours,
+    NetworkDocument as NetworkDocument,
+    is_checkpoint as is_checkpoint,
     read_spec as read_spec,
 )
-from .data.labelled_texts import Labelled as Labelled, read_labelled as read_labelled, split as split
-from .data.series import (
-    Series as Series,
-    Values as Values,
-    held_out_from as held_out_from,
-    read_series as read_series,
-    read_vocabulary as read_vocabulary,
+from .data.labelled_texts import LabelledTexts as LabelledTexts, read_labelled_texts as read_labelled_texts
+from .data.series import Series as Series, Values as Values, read_series as read_series
+from .data.splits import (
+    parallel_streams as parallel_streams,
+    split_by_label as split_by_label,
+    split_series as split_series,
+    split_text as split_text,
 )
 from .data.synthetic import generate as generate
-from .fit_log import LAST as LAST
-from .loop import belongs_to as belongs_to
-from .network import build as build
+from .data.vocabularies import read_vocabulary as read_vocabulary
+from .network import load_network as load_network
 from .pipeline import Trained as Trained, train as train
-from .processes import is_first_process as is_first_process
 from .recipe import (
-    RANGES as RANGES,
-    SEARCHABLE as SEARCHABLE,
+    DEFAULTS as DEFAULTS,
+    ONLY as ONLY,
     Generator as Generator,
-    LossOn as LossOn,
     Missing as Missing,
-    Optimizer as Optimizer,
-    Pooling as Pooling,
-    Precision as Precision,
-    Range as Range,
     Recipe as Recipe,
-    Scaling as Scaling,
-    Schedule as Schedule,
-    Strategy as Strategy,
     TaskName as TaskName,
-    check_values as check_values,
     make_recipe as make_recipe,
-    option_of as option_of,
+    option_name as option_name,
 )
-from .training_data import Material as Material
-from .tuning import Found as Found, Tried as Tried, search as search
+from .run_folder import LAST_STATE as LAST_STATE, is_rank_zero as is_rank_zero
+from .run_state import belongs_to as belongs_to
+from .search_space import SearchSpace as SearchSpace, make_search_space as make_search_space
+from .training_data import TrainingData as TrainingData
+from .tuning import SearchResult as SearchResult, search as search

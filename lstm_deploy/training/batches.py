@@ -1,4 +1,4 @@
-"""Training data as whole batches, and the part of each that one of several processes gets."""
+"""Training data in batches, and the part of each batch that one of several processes gets."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,73 +8,78 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-WITHOUT_GRADIENT = 512
-"""Examples of a batch that nothing is learned from: whatever its size, the result is the same."""
-BUCKET = 32
+from lstm_deploy.training.data.splits import parallel_streams
+
+EVALUATION_BATCH_SIZE = 512
+"""Where no gradients are computed; the result does not depend on it."""
+BATCHES_PER_BUCKET = 32
 """Batches whose examples are sorted by length together."""
 
 
 class Batch(NamedTuple):
-    """What a network is called with, and what it should give."""
+    """The arguments of a network, and the targets for its output."""
 
     inputs: tuple[Tensor, ...]
     """`x`, and `lengths` where rows are padded."""
-    wanted: Tensor
+    targets: Tensor
     weight: float = 1.0
-    """How many examples this process has of the batch of all processes, as a part of an equal share."""
+    """This process's number of examples, relative to an equal share of the whole batch."""
 
 
-class Place(NamedTuple):
-    """Which of several processes this is."""
+class Shard(NamedTuple):
+    """One of several processes that share each batch."""
 
     rank: int = 0
     processes: int = 1
 
-    def share(self, whole: Tensor) -> tuple[Tensor, float]:
-        """The part of a batch of examples that falls to this process, and its weight.
+    def part_of(self, batch: Tensor) -> tuple[Tensor, float]:
+        """The examples of a batch for this process, and their weight.
 
-        The mean over processes of weight × mean over the part is then the mean over the whole. A process for which
-        nothing is left gets one example of weight 0, since all processes must take part in each step.
+        The mean over processes of weight × mean over the part is the mean over the batch. A process for which no
+        example is left gets one with weight 0, since all processes must take part in each step.
         """
-        part = whole[self.rank :: self.processes]
-        return (part, len(part) * self.processes / len(whole)) if len(part) else (whole[:1], 0.0)
+        part = batch[self.rank :: self.processes]
+        return (part, len(part) * self.processes / len(batch)) if len(part) else (batch[:1], 0.0)
 
 
-Item = tuple[Tensor, float]
+WHOLE = Shard()
+Batches = DataLoader[Batch]
+Indices = tuple[Tensor, float]
+"""Numbers of the examples in a batch, and the weight of the batch."""
 
 
-class Order(Sampler[Item]):
-    """Numbers of examples, batch by batch: as they come, or shuffled anew in each epoch."""
+class ShardedBatchSampler(Sampler[Indices]):
+    """The examples of each batch, in order or shuffled anew in each epoch."""
 
     def __init__(
         self,
         examples: int,
         batch_size: int,
-        place: Place = Place(),  # noqa: B008 - it is immutable
+        shard: Shard = WHOLE,
         *,
         seed: int | None = None,
         lengths: Tensor | None = None,
-        least: int = 1,
+        minimum: int = 1,
     ) -> None:
-        """`seed` shuffles; `lengths` of the examples puts those of like length into one batch.
+        """`seed` shuffles; with `lengths`, examples of similar length share a batch.
 
-        A last batch in which a process would get fewer than `least` examples is left out, if it is not the only one.
+        A last batch in which a process would get fewer than `minimum` examples is dropped, unless it is the only one.
         """
-        self.examples, self.batch_size, self.place = examples, batch_size * place.processes, place
+        self.examples, self.batch_size, self.shard = examples, batch_size * shard.processes, shard
         self.seed, self.lengths, self.epoch = seed, lengths, 0
         rest = examples % self.batch_size
-        self.left_out = rest if least > 1 and rest < least * place.processes and rest < examples else 0
+        self.dropped = rest if minimum > 1 and rest < minimum * shard.processes and rest < examples else 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning tells it before each epoch, also of one that is resumed."""
+        """Called by Lightning before each epoch, also when a run is resumed."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil((self.examples - self.left_out) / self.batch_size)
+        return math.ceil((self.examples - self.dropped) / self.batch_size)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[Indices]:
         for batch in self._batches()[: len(self)]:
-            yield self.place.share(batch)
+            yield self.shard.part_of(batch)
 
     def _batches(self) -> Sequence[Tensor]:
         size = self.batch_size
@@ -84,14 +89,14 @@ class Order(Sampler[Item]):
         order = torch.randperm(self.examples, generator=generator)
         if self.lengths is None:
             return torch.split(order, size)
-        buckets = torch.split(order, size * BUCKET)
+        buckets = torch.split(order, size * BATCHES_PER_BUCKET)
         order = torch.cat([bucket[self.lengths[bucket].argsort(stable=True)] for bucket in buckets])
         batches = torch.split(order, size)
         return [batches[index] for index in torch.randperm(len(batches), generator=generator)]
 
 
 class Windows(Dataset[Batch]):
-    """Windows of a series or a text, each with what follows its steps."""
+    """Windows of a series or a text, with the values or tokens that follow."""
 
     def __init__(
         self,
@@ -105,7 +110,7 @@ class Windows(Dataset[Batch]):
     ) -> None:
         """`rows` are values `[rows, features]`, of which `columns` are predicted, or tokens `[rows]`.
 
-        What is wanted after each step is `[horizon * columns]` values, or a token; with `last`, after the last only.
+        The targets of a step are `[horizon * columns]` values, or a token; with `last`, only the last step has any.
         """
         self.rows, self.columns, self.stride, self.last = rows, columns, stride, last
         self.window, self.horizon = torch.arange(window), torch.arange(1, horizon + 1)
@@ -114,39 +119,36 @@ class Windows(Dataset[Batch]):
         starts = len(self.rows) - len(self.window) - len(self.horizon) + 1
         return max(0, math.ceil(starts / self.stride))
 
-    def __getitem__(self, item: Item) -> Batch:
-        numbers, weight = item
+    def __getitem__(self, indices: Indices) -> Batch:
+        numbers, weight = indices
         rows = numbers[:, None] * self.stride + self.window
         ends = rows[:, -1] if self.last else rows
         if self.columns is None:
             return Batch((self.rows[rows],), self.rows[ends + 1], weight)
-        wanted = self.rows[ends[..., None] + self.horizon][..., list(self.columns)]
-        return Batch((self.rows[rows],), wanted.flatten(-2), weight)
+        targets = self.rows[ends[..., None] + self.horizon][..., list(self.columns)]
+        return Batch((self.rows[rows],), targets.flatten(-2), weight)
 
 
-class Streams(Dataset[Batch]):
-    """A text cut into equal streams that are read side by side; an item is the next stretch of each."""
+class TokenStreams(Dataset[Batch]):
+    """A text cut into equal streams that are read side by side; an item is the next `steps` tokens of each."""
 
-    def __init__(self, tokens: Tensor, streams: int, stretch: int, place: Place = Place()) -> None:  # noqa: B008
-        streams = max(1, min(streams * place.processes, (len(tokens) - 1) // stretch))
-        length = (len(tokens) - 1) // streams
-        mine, self.weight = place.share(torch.arange(streams))
-        self.x = tokens[: streams * length].view(streams, length)[mine]
-        self.y = tokens[1 : streams * length + 1].view(streams, length)[mine]
-        self.stretch = stretch
+    def __init__(self, tokens: Tensor, streams: int, steps: int, shard: Shard = WHOLE) -> None:
+        x, y = map(torch.from_numpy, parallel_streams(tokens.numpy(), streams * shard.processes, steps))
+        own, self.weight = shard.part_of(torch.arange(len(x)))
+        self.x, self.y, self.steps = x[own], y[own], steps
 
     def __len__(self) -> int:
-        return math.ceil(self.x.shape[1] / self.stretch)
+        return math.ceil(self.x.shape[1] / self.steps)
 
     def __getitem__(self, item: int) -> Batch:
         if item >= len(self):
             raise IndexError(item)
-        part = slice(item * self.stretch, (item + 1) * self.stretch)
+        part = slice(item * self.steps, (item + 1) * self.steps)
         return Batch((self.x[:, part],), self.y[:, part], self.weight)
 
 
-class Padded(Dataset[Batch]):
-    """Sequences of tokens of unequal length, each of one class; shorter ones are filled with 0."""
+class PaddedSequences(Dataset[Batch]):
+    """Token sequences of different lengths, padded with 0, and the class of each."""
 
     def __init__(self, sequences: Sequence[Tensor], classes: Tensor) -> None:
         self.sequences, self.classes = sequences, classes
@@ -155,13 +157,13 @@ class Padded(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, item: Item) -> Batch:
-        numbers, weight = item
-        chosen = [self.sequences[number] for number in numbers.tolist()]
-        x = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)
+    def __getitem__(self, indices: Indices) -> Batch:
+        numbers, weight = indices
+        sequences = [self.sequences[number] for number in numbers.tolist()]
+        x = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         return Batch((x, self.lengths[numbers]), self.classes[numbers], weight)
 
 
-def loader(dataset: Dataset[Batch], order: Order | None = None) -> "DataLoader[Batch]":
-    """Items are whole batches (gathered at once, far faster than row by row), so none is collated."""
-    return DataLoader(dataset, sampler=order, batch_size=None)
+def make_loader(dataset: Dataset[Batch], sampler: ShardedBatchSampler | None = None) -> Batches:
+    """A loader without collation: each item is a whole batch, which is far faster to gather at once than row by row."""
+    return DataLoader(dataset, sampler=sampler, batch_size=None)

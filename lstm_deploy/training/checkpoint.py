@@ -1,4 +1,4 @@
-"""Our checkpoint: a `.safetensors` file whose metadata says which network the weights belong to.
+"""Checkpoints: `.safetensors` files whose metadata describes the network, its task and its training.
 
 Reading one needs no PyTorch and runs no code from the file.
 """
@@ -19,73 +19,72 @@ from lstm_deploy.training.recipe import Pooling
 
 SPEC_KEY = "lstm_deploy.spec"
 NETWORK_FILE = "network.json"
-"""Name of a `Network` among the extra files of a TorchScript archive of ours."""
+"""The extra file of an exported TorchScript archive that holds a `NetworkDocument`."""
 SCHEMA_VERSION = 1
-Input = Literal["values", "one-hot", "embedding"]
 
 
 class NetworkConfig(Struct, frozen=True, kw_only=True, tag="lstm", tag_field="kind"):
-    """What `models.Network` is made of, from input to output; what is 0, false or `none` is not there."""
+    """The parts of a `network.Network`, from input to output; a part that is 0, false or `none` is left out."""
 
-    input: Input
+    input: Literal["values", "one-hot", "embedding"]
     input_size: int
-    """Features of one row, or tokens of the vocabulary."""
+    """Features, or tokens in the vocabulary."""
     embedding_size: int = 0
-    """Width of the vector of each token, where `input` is `embedding`."""
+    """Width of a token's vector, where `input` is `embedding`."""
     window_norm: int = 0
-    """BatchNorm over the window: of each of so many steps, which a call must then have."""
+    """Steps of a BatchNorm over the window; every call then needs exactly this many."""
     hidden_size: int
     num_layers: int = 1
     bidirectional: bool = False
     proj_size: int = 0
     layer_norm: bool = False
-    """LayerNorm of what the LSTM gives at each step."""
+    """LayerNorm of the LSTM's output at each step."""
     pooling: Pooling = "none"
     dropout: float = 0.0
-    """Between layers of the LSTM, and before the head."""
+    """Between the LSTM's layers, and before the head."""
     head_size: int = 0
-    """Width of a layer with a ReLU before the last one."""
+    """Width of a hidden layer with a ReLU before the output."""
     output_size: int
     output_columns: tuple[int, ...] = ()
-    """Forecasts only: for each output, the input column of which it is a later value."""
+    """Forecasts only: for each output, the input column that it predicts."""
     residual: bool = False
-    """Forecasts only: predict the change from the present value rather than the value."""
+    """Forecasts only: predict the change from the present value instead of the value itself."""
 
 
 class InferredConfig(Struct, frozen=True, kw_only=True, tag="inferred", tag_field="kind"):
-    """An LSTM, and before and after it what its weights tell: see `recognition`."""
+    """A network that is reconstructed from the names and shapes of its weights: see `lifting.recognition`."""
 
 
-class Spec(Struct, frozen=True, kw_only=True):
-    """All that the weights alone do not tell."""
+class CheckpointSpec(Struct, frozen=True, kw_only=True):
+    """The metadata of a checkpoint."""
 
     schema_version: int = SCHEMA_VERSION
     network: NetworkConfig
     task: Task
     state_policy: StatePolicy
     training: dict[str, Any]
-    """What the training reported: data, options, metrics on held-out data beside a baseline's."""
+    """Options, data, best epoch, and metrics on held-out data with those of a baseline."""
     low: tuple[float, ...]
     """Smallest input seen in training, per feature; 0 for tokens."""
     high: tuple[float, ...]
 
 
-class Network(Struct, frozen=True, kw_only=True):
-    """What an artifact with weights and a contract says besides, so that its network can be built again."""
+class NetworkDocument(Struct, frozen=True, kw_only=True):
+    """`NETWORK_FILE`: lets the network be rebuilt from an artifact's weights and contract."""
 
     schema_version: int = SCHEMA_VERSION
     network: NetworkConfig | InferredConfig
 
 
-def save(path: Path, tensors: dict[str, Array], spec: Spec) -> None:
-    """Write a checkpoint, whole or not at all."""
+def save(path: Path, tensors: dict[str, Array], spec: CheckpointSpec) -> None:
+    """Write a checkpoint atomically."""
     metadata = {SPEC_KEY: msgspec.json.encode(spec, order="sorted").decode()}
     with replacing(path) as file:
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a `.safetensors` file says that it is a checkpoint of ours."""
+def is_checkpoint(path: Path) -> bool:
+    """Whether a `.safetensors` file has the metadata of a checkpoint."""
     try:
         with safe_open(path, framework="numpy") as file:
             return SPEC_KEY in (file.metadata() or {})
@@ -93,20 +92,20 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def read_spec(path: Path) -> Spec:
-    """The spec of a checkpoint; raises `InputError` if the file is not one of ours."""
+def read_spec(path: Path) -> CheckpointSpec:
+    """Read the metadata; raises `InputError` if the file is not a checkpoint."""
     with _opened(path) as file:
         text = (file.metadata() or {}).get(SPEC_KEY)
     if text is None:
         raise InputError(
-            f"{path} holds weights but does not say which network they belong to; "
-            "export a checkpoint made by lstm-deploy train, or a live module with lstm_deploy.export."
+            f"{path} holds weights without a description of their network; "
+            "give a checkpoint written by lstm-deploy train, or export a live module with lstm_deploy.export."
         )
-    return decode(text, Spec, f"The spec in {path}")
+    return decode(text, CheckpointSpec, f"The spec in {path}")
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
-    """All tensors by name."""
+    """Read all tensors, by name."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 

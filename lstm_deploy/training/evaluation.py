@@ -1,4 +1,4 @@
-"""What a network is worth on data that it never saw, beside what the simplest forecasts are worth. No PyTorch."""
+"""Metrics on held-out data, with those of naive baselines. No PyTorch."""
 
 import math
 from typing import Any
@@ -10,31 +10,31 @@ from lstm_deploy.contract import Array
 from lstm_deploy.training.data.series import Values
 
 LONGEST_SEASON = 1000
-"""Steps of the longest season that is looked for."""
-LOOKED_AT = 20_000
-"""Rows that a season is looked for in."""
+"""Steps in the longest season that is found."""
+SEASON_ROWS = 20_000
+"""The latest rows, in which a season is looked for."""
 
 
-class Compared(Struct, frozen=True, kw_only=True):
-    """Values beside the truth, `[rows, targets]` each."""
+class Predictions(Struct, frozen=True, kw_only=True):
+    """Predictions with the truth, `[rows, targets]` each, and the label of each row."""
 
     truth: Values
     prediction: Values
     labels: tuple[str, ...]
     noiseless: bool = False
-    """Whether the truth is what was generated, without its noise."""
+    """Whether the truth is a generated series without its noise."""
 
 
 class Evaluation(Struct, frozen=True, kw_only=True):
-    """Metrics on held-out data by name, those of baselines beside them, and what their plots need."""
+    """Metrics on held-out data, of the network and of baselines, and the predictions to plot."""
 
     metrics: dict[str, Any]
-    forecast: Compared | None = None
+    forecast: Predictions | None = None
     """One step ahead."""
-    rollout: Compared | None = None
+    rollout: Predictions | None = None
     """Many steps ahead, from the network's own predictions."""
     confusion: Array | None = None
-    """Texts by their true label (rows) and the one that was told (columns)."""
+    """Number of texts by true label (rows) and predicted label (columns)."""
 
 
 def forecast_metrics(
@@ -46,48 +46,44 @@ def forecast_metrics(
     season: int | None,
     names: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Errors of forecasts in raw units, with those of the naive and the seasonal naive forecast of the same rows.
+    """Errors of forecasts in raw units, and those of the naive and the seasonal naive forecast for the same rows.
 
-    `prediction` is `[rows, horizon, targets]`, of which entry `[r, s]` tells row `start + r + s` of `values`; `columns`
-    are those of the targets. MASE (Hyndman and Koehler, 2006) is the mean absolute error divided by that of the naive
-    forecast one step ahead in the rows up to `fit_end`, `mase_seasonal` by that of the seasonal one; the mean over
-    targets, each in its own unit. RMSE and MAE are over all targets, and for several `names` also of each.
+    Entry `[r, s]` of `prediction` `[rows, horizon, targets]` predicts row `start + r + s` of `values`, in `columns`.
+    MASE (Hyndman and Koehler, 2006) divides the mean absolute error by that of the one-step naive forecast within the
+    rows before `fit_end`, `mase_seasonal` by that of the seasonal one; both are means over targets, each in its own
+    unit. RMSE and MAE are over all targets, and for several `names` also per target.
     """
     rows, horizon, _ = prediction.shape
     series = values[:, columns]
     ends = start + np.arange(rows)[:, None]
     steps = np.arange(horizon)
-    truth = series[ends + steps]
+    truth, history = series[ends + steps], series[:fit_end]
     naive = np.broadcast_to(series[ends - 1], truth.shape)
-    metrics: dict[str, Any] = {"rows": rows, **_errors(prediction, truth)}
-    history = series[:fit_end]
-    metrics["mase"] = _scaled(prediction, truth, history, 1)
-    metrics |= {f"naive_{name}": value for name, value in _errors(naive, truth).items()}
-    metrics["naive_mase"] = _scaled(naive, truth, history, 1)
+    metrics: dict[str, Any] = {"rows": rows}
+    metrics |= _errors(prediction, truth, history) | _errors(naive, truth, history, "naive_")
     if season and season < fit_end and start >= season:
-        # The latest known value of the same phase: steps beyond one season look more than one back.
+        # The latest known value of the same phase: for steps beyond one season, more than one season back.
         seasonal = series[ends + steps - season * (steps // season + 1)]
-        metrics["season"] = season
-        metrics["mase_seasonal"] = _scaled(prediction, truth, history, season)
-        metrics |= {f"seasonal_naive_{name}": value for name, value in _errors(seasonal, truth).items()}
-        metrics["seasonal_naive_mase"] = _scaled(seasonal, truth, history, 1)
+        metrics |= {"season": season, "mase_seasonal": _mase(prediction, truth, history, season)}
+        metrics |= _errors(seasonal, truth, history, "seasonal_naive_")
     if horizon > 1:
         metrics["rmse_by_step"] = [rmse(prediction[:, step], truth[:, step]) for step in steps]
     if len(names) > 1:
+        by_target = ((name, prediction[..., n], truth[..., n], naive[..., n]) for n, name in enumerate(names))
         metrics["by_target"] = {
-            name: {**_errors(prediction[..., n], truth[..., n]), "naive_rmse": rmse(naive[..., n], truth[..., n])}
-            for n, name in enumerate(names)
+            name: {"rmse": rmse(y, expected), "mae": mae(y, expected), "naive_rmse": rmse(baseline, expected)}
+            for name, y, expected, baseline in by_target
         }
     return metrics
 
 
 def find_season(history: Values) -> int | None:
-    """Steps of the season of a series `[rows]`, or none.
+    """The length of a season in a series `[rows]`, in steps, if there is one.
 
-    It is the lag of the seasonal naive forecast that is nearly the best one there, the shortest of these, if it is
-    better than the naive one by more than chance would make it.
+    It is the shortest lag at which the seasonal naive forecast has nearly its smallest error (within 5 %), if that is
+    at least 5 % below the error of the naive forecast.
     """
-    history = history[-LOOKED_AT:]
+    history = history[-SEASON_ROWS:]
     lags = np.arange(1, min(len(history) // 3, LONGEST_SEASON) + 1)
     if len(lags) < 2:
         return None
@@ -100,27 +96,30 @@ def find_season(history: Values) -> int | None:
 
 
 def rmse(prediction: Array, truth: Array) -> float:
-    """Root of the mean squared difference."""
+    """Root mean squared error."""
     return float(np.sqrt(np.mean(np.square(prediction - truth))))
 
 
+def mae(prediction: Array, truth: Array) -> float:
+    """Mean absolute error."""
+    return float(np.abs(prediction - truth).mean())
+
+
 def classification_metrics(confusion: Array) -> dict[str, Any]:
-    """Accuracy and macro-F1, with those of always telling the most frequent label."""
+    """Accuracy and macro-F1, and those of always predicting the most frequent label."""
     naive = np.zeros_like(confusion)
     naive[:, confusion.sum(1).argmax()] = confusion.sum(1)
     metrics = {"texts": int(confusion.sum()), "accuracy": _accuracy(confusion), "macro_f1": _macro_f1(confusion)}
     return metrics | {"naive_accuracy": _accuracy(naive), "naive_macro_f1": _macro_f1(naive)}
 
 
-def confusion_of(truth: Array, told: Array, labels: int) -> Array:
-    """How many of each label (rows) were told to be each (columns)."""
-    counts = np.zeros((labels, labels), np.int64)
-    np.add.at(counts, (truth, told), 1)
-    return counts
+def confusion_matrix(truth: Array, predicted: Array, labels: int) -> Array:
+    """Counts by true label (rows) and predicted label (columns)."""
+    return np.bincount(truth * labels + predicted, minlength=labels**2).reshape(labels, labels)
 
 
 def text_metrics(nats: float, naive: float, tokens: int, unit: str) -> dict[str, Any]:
-    """Cross-entropy of each token in nats and bits, with that of a baseline; `unit` says what one is."""
+    """Cross-entropy per token in nats and bits, and that of a baseline; `unit` is the name of a token."""
     return {
         f"{unit}s": tokens,
         f"nats_per_{unit}": nats,
@@ -131,19 +130,20 @@ def text_metrics(nats: float, naive: float, tokens: int, unit: str) -> dict[str,
 
 
 def bigram_nats(train: Array, test: Array, size: int) -> float:
-    """Cross-entropy of the frequencies of pairs in the training part, with 1 added to each count."""
+    """Cross-entropy of a bigram model with add-one smoothing, counted on `train`, over a vocabulary of `size`."""
     counts = np.ones((size, size))
     np.add.at(counts, (train[:-1], train[1:]), 1)
     probability = counts / counts.sum(axis=1, keepdims=True)
     return float(-np.log(probability[test[:-1], test[1:]]).mean())
 
 
-def _errors(prediction: Array, truth: Array) -> dict[str, float]:
-    return {"rmse": rmse(prediction, truth), "mae": float(np.abs(prediction - truth).mean())}
+def _errors(prediction: Array, truth: Array, history: Values, prefix: str = "") -> dict[str, float | None]:
+    errors = {"rmse": rmse(prediction, truth), "mae": mae(prediction, truth), "mase": _mase(prediction, truth, history)}
+    return {f"{prefix}{name}": error for name, error in errors.items()}
 
 
-def _scaled(prediction: Array, truth: Array, history: Values, lag: int) -> float | None:
-    """None where the naive forecast of the training part makes no error."""
+def _mase(prediction: Array, truth: Array, history: Values, lag: int = 1) -> float | None:
+    """None where the naive forecast with that lag makes no error in `history`."""
     scale = np.abs(history[lag:] - history[:-lag]).mean(axis=0)
     if not (scale > 0).all():
         return None
@@ -155,7 +155,7 @@ def _accuracy(confusion: Array) -> float:
 
 
 def _macro_f1(confusion: Array) -> float:
-    """The mean of F1 over labels; 0 for one that is neither there nor told."""
-    right = np.diag(confusion)
-    both = confusion.sum(0) + confusion.sum(1)
-    return float(np.divide(2 * right, both, out=np.zeros(len(both)), where=both > 0).mean())
+    """The mean F1 over labels; 0 for a label that neither occurs nor is predicted."""
+    correct = np.diag(confusion)
+    total = confusion.sum(0) + confusion.sum(1)
+    return float(np.divide(2 * correct, total, out=np.zeros(len(total)), where=total > 0).mean())

@@ -1,81 +1,84 @@
-"""What a training is given: a network, batches to learn from, and a way to judge the result."""
+"""What the training loop works on: a network, batches of data, a loss, and a measure of the result."""
 
 import hashlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from msgspec import Struct
+import torch
+from msgspec.structs import asdict
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lstm_deploy.contract import StatePolicy, Task
-from lstm_deploy.training.batches import Batch, Place
+from lstm_deploy.training.batches import Batch, Batches, Shard
 from lstm_deploy.training.checkpoint import NetworkConfig
+from lstm_deploy.training.data.splits import Part
 from lstm_deploy.training.evaluation import Evaluation
-from lstm_deploy.training.network import Network
+from lstm_deploy.training.network import Network, State
 from lstm_deploy.training.recipe import Recipe
 
-Batches = Callable[[Place], "DataLoader[Batch]"]
 
-
-def fingerprint(*parts: object) -> str:
-    """What tells one training's data from another's: arrays by their bytes, all else by how Python writes it."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return digest.hexdigest()
-
-
-LIKE_THE_RECIPE = (
-    "hidden_size",
-    "num_layers",
-    "bidirectional",
-    "proj_size",
-    "layer_norm",
-    "pooling",
-    "dropout",
-    "head_size",
-    "residual",
-)
-"""What a network has in common with its recipe, under the same names."""
-
-
-def network_of(recipe: Recipe, **of_its_data: Any) -> Network:
-    """A fresh network of a recipe; its data decide the other fields of its `NetworkConfig`."""
-    return Network(NetworkConfig(**{name: getattr(recipe, name) for name in LIKE_THE_RECIPE}, **of_its_data))
-
-
-def tokens_enter(tokens: int, embedding_size: int) -> dict[str, Any]:
-    """The fields of a `NetworkConfig` that say how tokens enter: as vectors of that width, one-hot where it is 0."""
-    kind = "embedding" if embedding_size else "one-hot"
-    return {"input": kind, "input_size": tokens, "embedding_size": embedding_size}
-
-
-class Lesson(Struct, frozen=True, kw_only=True):
-    """What is learned, and from what."""
+class LearningTask(ABC):
+    """A network to train for a task, and the data to train it on; one subclass per kind of task."""
 
     network: Network
-    loss: Callable[[Tensor, Tensor], Tensor]
-    """Of outputs and what is wanted: the mean over examples."""
-    train: Batches
-    validate: Batches | None
-    carry: bool = False
-    """Whether each batch starts from the state that the one before left."""
-    data: str
-    """Which data it is: a training on other data cannot be resumed."""
-
-
-class Problem(Struct, frozen=True, kw_only=True):
-    """A lesson, with what a checkpoint says of it besides its weights."""
-
-    lesson: Lesson
     task: Task
-    state_policy: StatePolicy
-    low: tuple[float, ...]
-    """Smallest input of the training part, per feature; 0 for tokens."""
+    state_policy: StatePolicy = "reset"
+    """`carry`: each batch starts from the state in which the one before ended."""
+    low: tuple[float, ...] = (0,)
+    """Smallest input in the data to fit, per feature; 0 for tokens."""
     high: tuple[float, ...]
-    evaluate: Callable[[], Evaluation]
-    """Judge the network as it is then, on the part that was held out."""
+    data_digest: str
+    """Identifies the data: a run can be resumed with the same data only."""
     remarks: tuple[str, ...] = ()
-    """What the user should know of the data, one sentence each."""
+    """Notes for the user about the data, one sentence each."""
+
+    @abstractmethod
+    def batches(self, part: Part, shard: Shard) -> Batches:
+        """The batches of one part of the data; those to fit are shuffled."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss over examples."""
+
+    @abstractmethod
+    def evaluate(self) -> Evaluation:
+        """Measure the network in its current state on the held-out part."""
+
+    def run_batch(self, batch: Batch, state: State | None) -> tuple[Tensor, State | None]:
+        """The loss of a batch, and the state for the next one."""
+        output, (h, c) = self.network(*batch.inputs, state=state)
+        carried = (h.detach(), c.detach()) if self.state_policy == "carry" else None
+        return self.loss(output, batch.targets), carried
+
+    def mean_loss(self, batches: Batches) -> float:
+        """The mean loss over all targets of some batches."""
+        total, count, state = 0.0, 0, None
+        self.network.eval()
+        with torch.no_grad():
+            for batch in batches:
+                loss, state = self.run_batch(batch, state)
+                total += float(loss) * batch.targets.numel()
+                count += batch.targets.numel()
+        return total / count
+
+
+def new_network(recipe: Recipe, **fields: Any) -> Network:
+    """An untrained network with the recipe's values for its `NetworkConfig`, except for `fields`."""
+    shared = {name: value for name, value in asdict(recipe).items() if name in NetworkConfig.__struct_fields__}
+    shared["window_norm"] = recipe.window if recipe.window_norm else 0
+    return Network(NetworkConfig(**{**shared, **fields}))
+
+
+def new_token_network(recipe: Recipe, tokens: int, outputs: int, embedding_size: int) -> Network:
+    """An untrained network over tokens, which enter as vectors of `embedding_size`, or one-hot if it is 0."""
+    kind = "embedding" if embedding_size else "one-hot"
+    return new_network(recipe, input=kind, input_size=tokens, output_size=outputs, embedding_size=embedding_size)
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 over arrays, by their bytes, and other values, by their `repr`."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return total.hexdigest()

@@ -1,4 +1,4 @@
-"""The network that `lstm-deploy train` makes. It is a plain module: lifting treats it as anyone's."""
+"""The network of `lstm-deploy train`: a plain module, lifted like any third-party one."""
 
 from typing import cast
 
@@ -15,7 +15,7 @@ State = tuple[Tensor, Tensor]
 
 
 class Scaling(nn.Module):
-    """Raw units to those that the LSTM sees: `(x - offset) * scale`, one of each for each feature."""
+    """Scales each feature from raw units: `(x - offset) * scale`."""
 
     offset: Tensor
     scale: Tensor
@@ -32,9 +32,9 @@ class Scaling(nn.Module):
 class Network(nn.Module):
     """Scaling, one-hot or embedding; BatchNorm over the window; LSTM; LayerNorm; pooling over time; head.
 
-    `x` is `[batch, seq, features]` in raw units, or int64 tokens `[batch, seq]`; `lengths` `[batch]` says how many
-    steps of each row count, all where it is not given. `y` is `[batch, seq, outputs]`, or `[batch, outputs]` with
-    pooling: raw units or logits.
+    `x` is `[batch, seq, features]` in raw units, or int64 tokens `[batch, seq]`; `lengths` `[batch]` gives the valid
+    steps of each row, by default all. `y` is `[batch, seq, outputs]`, or `[batch, outputs]` with pooling, in raw units
+    or as logits.
     """
 
     columns: Tensor
@@ -46,7 +46,7 @@ class Network(nn.Module):
         if config.input == "values":
             self.scaling = Scaling(width)
         elif config.input == "one-hot":
-            # A one-hot vector is a row of the identity: one lookup, in the graph too.
+            # A one-hot vector is a row of the identity matrix, so the graph needs one lookup only.
             self.one_hot = nn.Embedding.from_pretrained(torch.eye(width), freeze=True)  # type: ignore[no-untyped-call]
         else:
             self.embedding, width = nn.Embedding(width, config.embedding_size), config.embedding_size
@@ -57,7 +57,9 @@ class Network(nn.Module):
             config.hidden_size,
             config.num_layers,
             batch_first=True,
-            dropout=config.dropout if config.num_layers > 1 else 0.0,  # else nn.LSTM warns that it has no effect
+            dropout=config.dropout
+            if config.num_layers > 1
+            else 0.0,  # nn.LSTM warns that it has no effect on one layer
             bidirectional=config.bidirectional,
             proj_size=config.proj_size,
         )
@@ -102,32 +104,32 @@ class Network(nn.Module):
         return y, cast(State, state)
 
     def _in_raw_units(self, y: Tensor, x: Tensor) -> Tensor:
-        """Outputs in the units of the columns that they are later values of; `x` is scaled."""
+        """Outputs in the units of the columns that they predict; `x` is scaled."""
         if self.config.residual:
             present = x.index_select(-1, self.columns)
             y = y + (present if self.config.pooling == "none" else present[:, -1])
         return y / self.scaling.scale[self.columns] + self.scaling.offset[self.columns]
 
     def _pooled(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
-        """`[batch, seq, width]` → `[batch, width]`, over the steps that count; as it is where nothing is pooled."""
+        """`[batch, seq, width]` → `[batch, width]` over the valid steps; unchanged without pooling."""
         pooling = self.config.pooling
         if pooling == "none":
             return hidden
         if pooling == "last":
             return self._last(hidden, lengths)
         if lengths is None:
-            counts = torch.ones_like(hidden[..., :1], dtype=torch.bool)
+            valid = torch.ones_like(hidden[..., :1], dtype=torch.bool)
         else:
-            counts = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None])[..., None]
+            valid = (torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None])[..., None]
         if pooling == "max":
-            return hidden.masked_fill(~counts, -torch.inf).amax(1)
+            return hidden.masked_fill(~valid, -torch.inf).amax(1)
         if pooling == "mean":
-            return (hidden * counts).sum(1) / counts.sum(1)
-        weights: Tensor = self.attention(hidden).masked_fill(~counts, -torch.inf).softmax(1)
+            return (hidden * valid).sum(1) / valid.sum(1)
+        weights: Tensor = self.attention(hidden).masked_fill(~valid, -torch.inf).softmax(1)
         return (hidden * weights).sum(1)
 
     def _last(self, hidden: Tensor, lengths: Tensor | None) -> Tensor:
-        """What each direction gives at the last step that it reads."""
+        """The output of each direction at the last step that it reads."""
         if lengths is None:
             last = hidden[:, -1]
         else:
@@ -138,25 +140,14 @@ class Network(nn.Module):
         return torch.cat([last[:, :half], hidden[:, 0, half:]], 1)
 
 
-def build(config: NetworkConfig, tensors: dict[str, Array] | None = None) -> Network:
-    """The network of a configuration, with the given weights or fresh ones.
-
-    Raises `InputError` if the weights do not fit.
-    """
-    if tensors is None:
-        return Network(config)
+def load_network(config: NetworkConfig, tensors: dict[str, Array]) -> Network:
+    """A network with the given weights; raises `InputError` if they do not fit its configuration."""
     try:
         if config.num_layers > len(tensors):
             raise ValueError(f"{config.num_layers} layers have more weights than there are")
-        with torch.device("meta"):  # no memory and no random numbers for weights that are there already
+        with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
             network = Network(config)
         network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, assign=True)
-    except (
-        ArithmeticError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # sizes that no network has, or that the weights have not
-        reason = one_line(error)
-        raise InputError(f"The weights contradict the checkpoint's spec ({reason}); train again.") from error
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # impossible sizes, or those of others
+        raise InputError(f"The weights contradict the checkpoint's spec ({one_line(error)}); train again.") from error
     return network

@@ -1,4 +1,4 @@
-"""From a problem and a recipe to a checkpoint, with what it is worth."""
+"""From data and a recipe to a trained network with its checkpoint metadata and metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -8,32 +8,33 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from lstm_deploy.contract import Array
-from lstm_deploy.training import checkpoint, classification, forecasting, language_modelling
-from lstm_deploy.training.checkpoint import Spec
-from lstm_deploy.training.data.labelled_texts import Labelled
+from lstm_deploy.training import checkpoint
+from lstm_deploy.training.checkpoint import CheckpointSpec
+from lstm_deploy.training.classification import TextClassification
+from lstm_deploy.training.data.labelled_texts import LabelledTexts
 from lstm_deploy.training.data.series import Series
 from lstm_deploy.training.evaluation import Evaluation
-from lstm_deploy.training.fit_log import Epoch
-from lstm_deploy.training.learning_task import Problem
-from lstm_deploy.training.loop import OnProgress, Weights, fit
+from lstm_deploy.training.forecasting import Forecasting
+from lstm_deploy.training.language_modelling import LanguageModelling
+from lstm_deploy.training.learning_task import LearningTask
+from lstm_deploy.training.loop import OnProgress, fit
 from lstm_deploy.training.network import Network
 from lstm_deploy.training.recipe import Recipe
-from lstm_deploy.training.training_data import Material
-
-BEST = "best.safetensors"
-"""File of a training's folder: the best checkpoint so far, without metrics."""
+from lstm_deploy.training.run_folder import BEST, Epoch
+from lstm_deploy.training.run_state import Weights
+from lstm_deploy.training.training_data import TrainingData
 
 
 class Trained(Struct, frozen=True, kw_only=True):
-    """A network with its spec, and how it came to be."""
+    """A trained network with its checkpoint metadata, history and metrics."""
 
     network: Network
-    spec: Spec
+    spec: CheckpointSpec
     history: tuple[Epoch, ...]
     evaluation: Evaluation
     remarks: tuple[str, ...] = ()
     interrupted: bool = False
-    """Whether it is the best of the epochs before Ctrl-C."""
+    """Whether Ctrl-C ended the training, so that the network is from the best epoch before it."""
 
     @property
     def tensors(self) -> dict[str, Array]:
@@ -41,60 +42,48 @@ class Trained(Struct, frozen=True, kw_only=True):
 
 
 def train(
-    material: Material,
-    recipe: Recipe,
-    on_progress: OnProgress,
-    *,
-    folder: Path | None = None,
-    resume: bool = False,
+    data: TrainingData, recipe: Recipe, on_progress: OnProgress, *, folder: Path | None = None, resume: bool = False
 ) -> Trained:
-    """Train a network and judge it on data that it never saw.
+    """Train a network and evaluate it on the held-out part of the data.
 
-    `folder` is created with the first epoch, and gets what `fitting.fit` writes and the best checkpoint so far. The
-    rest is as in `fitting.fit`.
+    `folder` is created after the first epoch; it gets the best checkpoint so far, and what `loop.fit` writes. Resuming,
+    interrupting and errors are as in `loop.fit`.
     """
     torch.manual_seed(recipe.seed)  # of the weights
-    problem = make_problem(material, recipe)
+    task = make_learning_task(data, recipe)
 
-    def keep_best(weights: Weights, epoch: int) -> None:
+    def spec(epoch: int, metrics: dict[str, Any]) -> CheckpointSpec:
+        return CheckpointSpec(
+            network=task.network.config,
+            task=task.task,
+            state_policy=task.state_policy,
+            training={"options": asdict(recipe), "best_epoch": epoch, "metrics": metrics, "data": data.origin},
+            low=task.low,
+            high=task.high,
+        )
+
+    def save_best(weights: Weights, epoch: int) -> None:
         assert folder is not None
-        tensors = {name: value.cpu().numpy() for name, value in weights.items()}
-        checkpoint.save(folder / BEST, tensors, _spec(problem, _record(recipe, material, epoch, {})))
+        checkpoint.save(folder / BEST, {name: value.cpu().numpy() for name, value in weights.items()}, spec(epoch, {}))
 
-    lesson = problem.lesson
-    fitted = fit(lesson, recipe, on_progress, folder=folder, resume=resume, on_best=keep_best if folder else None)
-    evaluation = problem.evaluate()
+    fitted = fit(task, recipe, on_progress, folder=folder, resume=resume, on_best=save_best if folder else None)
+    evaluation = task.evaluate()
     return Trained(
-        network=lesson.network,
-        spec=_spec(problem, _record(recipe, material, fitted.best_epoch, evaluation.metrics)),
+        network=task.network,
+        spec=spec(fitted.best_epoch, evaluation.metrics),
         history=fitted.history,
         evaluation=evaluation,
-        remarks=problem.remarks,
+        remarks=task.remarks,
         interrupted=fitted.interrupted,
     )
 
 
-def _spec(problem: Problem, training: dict[str, Any]) -> Spec:
-    return Spec(
-        network=problem.lesson.network.config,
-        task=problem.task,
-        state_policy=problem.state_policy,
-        training=training,
-        low=problem.low,
-        high=problem.high,
-    )
-
-
-def _record(recipe: Recipe, material: Material, epoch: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"options": asdict(recipe), "best_epoch": epoch, "metrics": metrics, "data": material.origin}
-
-
-def make_problem(material: Material, recipe: Recipe) -> Problem:
-    """What is to be learned, with a fresh network for it."""
-    match material.content:
+def make_learning_task(data: TrainingData, recipe: Recipe) -> LearningTask:
+    """The task that the data is for, with an untrained network."""
+    match data.content:
         case Series() as series:
-            return forecasting.make_problem(series, material.targets, recipe)
-        case Labelled() as labelled:
-            return classification.make_problem(labelled, material.vectors, recipe)
+            return Forecasting(series, data.targets, recipe)
+        case LabelledTexts() as texts:
+            return TextClassification(texts, data.vectors, recipe)
         case text:
-            return language_modelling.make_problem(text, recipe)
+            return LanguageModelling(text, recipe)

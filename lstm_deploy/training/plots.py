@@ -1,4 +1,4 @@
-"""Plots of a training and of what it is worth, and of a forecast. No PyTorch."""
+"""Plots of a training, of its evaluation, and of a forecast. No PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,21 +10,21 @@ from matplotlib.ticker import MaxNLocator
 
 from lstm_deploy.artifacts import BLUE, GREY, ORANGE
 from lstm_deploy.contract import Array, Classify, Forecast, Task
-from lstm_deploy.training.evaluation import Compared, Evaluation
-from lstm_deploy.training.fit_log import Epoch
+from lstm_deploy.training.evaluation import Evaluation, Predictions
+from lstm_deploy.training.run_folder import Epoch
 
 SHOWN_ROWS = 300
-"""Held-out rows that are drawn beside their prediction."""
+"""The latest held-out rows, which are plotted."""
 LARGEST_CONFUSION = 40
-"""Labels of a confusion matrix that is drawn."""
-NUMBERED = 12
-"""Labels of one whose cells bear numbers."""
+"""Most labels of a confusion matrix that is plotted."""
+NUMBERED_CONFUSION = 12
+"""Most labels of a confusion matrix whose cells show their counts."""
 
 
 def plots(history: Sequence[Epoch], evaluation: Evaluation, task: Task) -> dict[str, Figure]:
-    """Every plot that a training gives, by name; the one that tells most is the first."""
-    metrics, found = evaluation.metrics, {}
-    if isinstance(task, Forecast) and (shown := evaluation.forecast):
+    """Every plot of a training, by name, the most informative first."""
+    metrics, figures = evaluation.metrics, {}
+    if isinstance(task, Forecast) and (one_step := evaluation.forecast):
         title = "one step" if task.horizon == 1 else f"the first of {task.horizon} steps"
         title += " ahead on held-out rows"
         if len(task.targets) == task.horizon == 1:
@@ -32,26 +32,26 @@ def plots(history: Sequence[Epoch], evaluation: Evaluation, task: Task) -> dict[
             if "seasonal_naive_rmse" in metrics:
                 title += f", seasonal naive {metrics['seasonal_naive_rmse']:.4g}"
         latest = slice(-SHOWN_ROWS, None)
-        found["prediction"] = forecast_plot(
+        figures["prediction"] = forecast_plot(
             task.targets,
-            shown.labels[latest],
-            shown.truth[latest],
-            shown.prediction[latest],
-            beside=True,
-            title=title + (f", the last {SHOWN_ROWS}" if len(shown.truth) > SHOWN_ROWS else ""),
+            one_step.labels[latest],
+            one_step.truth[latest],
+            one_step.prediction[latest],
+            overlay=True,
+            title=title + (f", the last {SHOWN_ROWS}" if len(one_step.truth) > SHOWN_ROWS else ""),
         )
-        found["residuals"] = residual_plot(task.targets, shown)
-    if isinstance(task, Forecast) and (rolled := evaluation.rollout):
-        title = f"{len(rolled.truth)} steps ahead from its own predictions: RMSE {metrics['rollout_rmse']:.4g}"
-        title += ", beside the noiseless series" if rolled.noiseless else ""
-        found["rollout"] = forecast_plot(
-            task.targets, rolled.labels, rolled.truth, rolled.prediction, beside=True, title=title
+        figures["residuals"] = residual_plot(task.targets, one_step)
+    if isinstance(task, Forecast) and (rollout := evaluation.rollout):
+        title = f"{len(rollout.truth)} steps ahead from its own predictions: RMSE {metrics['rollout_rmse']:.4g}"
+        title += ", beside the noiseless series" if rollout.noiseless else ""
+        figures["rollout"] = forecast_plot(
+            task.targets, rollout.labels, rollout.truth, rollout.prediction, overlay=True, title=title
         )
     if isinstance(task, Classify) and evaluation.confusion is not None and len(task.labels) <= LARGEST_CONFUSION:
-        found["confusion"] = confusion_plot(evaluation.confusion, task.labels)
+        figures["confusion"] = confusion_plot(evaluation.confusion, task.labels)
     naive = next((value for name, value in metrics.items() if name.startswith("naive_nats_per_")), None)
-    found["loss"] = loss_plot(history, naive)
-    return found
+    figures["loss"] = loss_plot(history, naive)
+    return figures
 
 
 def forecast_plot(
@@ -60,28 +60,28 @@ def forecast_plot(
     history: Array,
     forecast: Array,
     *,
-    beside: bool = False,
+    overlay: bool = False,
     title: str = "",
 ) -> Figure:
-    """One panel for each target: what was (`[rows, targets]`) and what was predicted.
+    """One panel per target: the history and the forecast, `[rows, targets]` each.
 
-    The forecast follows the history, or stands `beside` it, row for row.
+    The forecast follows the history, or with `overlay` covers the same rows.
     """
     figure = Figure(figsize=(8, 0.6 + 2.8 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
-    first = 0 if beside else len(history)
+    first = 0 if overlay else len(history)
     for column, (name, axes) in enumerate(zip(names, panels, strict=True)):
         past, future = history[:, column], forecast[:, column]
-        past_style = {"color": "#b9c4d0", "linewidth": 2.4} if beside else {"color": GREY, "linewidth": 1.2}
-        axes.plot(range(len(past)), past, label="truth" if beside else "history", **past_style)
-        if not beside:  # connected with the latest value that is known
+        past_style = {"color": "#b9c4d0", "linewidth": 2.4} if overlay else {"color": GREY, "linewidth": 1.2}
+        axes.plot(range(len(past)), past, label="truth" if overlay else "history", **past_style)
+        if not overlay:  # connect the forecast with the latest value
             axes.plot([first - 1, first], [past[-1], future[0]], color=ORANGE, linewidth=0.9, linestyle=":")
         axes.plot(
             range(first, first + len(future)),
             future,
             color=ORANGE,
             linewidth=0.9,
-            label="prediction" if beside else "forecast",
+            label="prediction" if overlay else "forecast",
             marker="o" if len(future) == 1 else None,
             markersize=4,
         )
@@ -93,17 +93,17 @@ def forecast_plot(
     return figure
 
 
-def residual_plot(names: Sequence[str], shown: Compared) -> Figure:
-    """For each target a panel of its errors row by row, and one of how they are distributed."""
+def residual_plot(names: Sequence[str], predictions: Predictions) -> Figure:
+    """For each target, one panel of its errors by row and one of their distribution."""
     figure = Figure(figsize=(8, 0.6 + 2.2 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 2, squeeze=False, width_ratios=(3, 1), sharex="col", sharey="row")
     for column, (name, (course, spread)) in enumerate(zip(names, panels, strict=True)):
-        errors = shown.prediction[:, column] - shown.truth[:, column]
+        errors = predictions.prediction[:, column] - predictions.truth[:, column]
         course.plot(errors, ".", color=BLUE, markersize=3)
         course.axhline(0, color=GREY, linewidth=0.9)
         course.set_ylabel(name, parse_math=False)
         course.grid(alpha=0.3)
-        margin = 1e-3 * np.abs(errors).max() + 1e-9  # so that errors which are all the same have a bin, too
+        margin = 1e-3 * np.abs(errors).max() + 1e-9  # a bin needs a width even if all errors are equal
         spread.hist(
             errors,
             bins=min(40, max(5, len(errors) // 5)),
@@ -115,32 +115,32 @@ def residual_plot(names: Sequence[str], shown: Compared) -> Figure:
         spread.axhline(errors.mean(), color=ORANGE, linewidth=1.2, label=f"mean {errors.mean():.3g}")
         spread.legend(fontsize=8)
     panels[0, 0].set_title("prediction − truth on held-out rows", fontsize=10, loc="left")
-    _label_rows(panels[-1, 0], shown.labels, ticks=4)
+    _label_rows(panels[-1, 0], predictions.labels, ticks=4)
     panels[-1, 1].set_xlabel("rows")
     return figure
 
 
 def confusion_plot(confusion: Array, labels: Sequence[str]) -> Figure:
-    """The part of each true label (rows) that was told to be each (columns)."""
+    """The fraction of each true label (rows) that was predicted as each label (columns)."""
     size = 2.2 + 0.45 * len(labels)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
-    parts = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(labels))
     axes.set_xticks(ticks, labels, rotation=90, parse_math=False)
     axes.set_yticks(ticks, labels, parse_math=False)
-    axes.set(xlabel="told", ylabel="true")
-    if len(labels) <= NUMBERED:
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(labels) <= NUMBERED_CONFUSION:
         for row, column in np.ndindex(confusion.shape):
-            color = "white" if parts[row, column] > 0.6 else "black"
+            color = "white" if fractions[row, column] > 0.6 else "black"
             axes.text(column, row, f"{confusion[row, column]}", ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="part of the true label")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true label")
     return figure
 
 
 def loss_plot(history: Sequence[Epoch], naive: float | None) -> Figure:
-    """The loss of each epoch, in training and validation, and a naive baseline's where it is comparable."""
+    """The training and validation loss of each epoch, and that of a baseline where it is comparable."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     epochs = [epoch.epoch for epoch in history]
@@ -162,7 +162,7 @@ def loss_plot(history: Sequence[Epoch], naive: float | None) -> Figure:
 
 
 def _label_rows(axes: Axes, labels: Sequence[str], ticks: int = 6) -> None:
-    """A few of the labels along the x axis."""
+    """Show a few evenly spaced labels along the x axis."""
     if not labels:
         return
     rows = np.unique(np.linspace(0, len(labels) - 1, ticks).round().astype(int))

@@ -1,4 +1,4 @@
-"""What a training learns from, read and ready, with where it came from. No PyTorch."""
+"""Training data ready for use, and where it came from. No PyTorch."""
 
 from pathlib import Path
 from typing import Any
@@ -8,74 +8,71 @@ from msgspec import Struct
 from lstm_deploy.artifacts import read_text, relative, sha256
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data import synthetic
-from lstm_deploy.training.data.labelled_texts import Labelled, Vectors, read_labelled, read_vectors
+from lstm_deploy.training.data.labelled_texts import LabelledTexts, read_labelled_texts
 from lstm_deploy.training.data.series import Series, read_series
+from lstm_deploy.training.data.word_vectors import WordVectors, read_word_vectors
 from lstm_deploy.training.recipe import Generator, Missing
 
 
-class Material(Struct, frozen=True, kw_only=True):
-    """A series for a forecast, a text for a language model, or labelled texts for a classifier."""
+class TrainingData(Struct, frozen=True, kw_only=True):
+    """A series to forecast, a text for a language model, or labelled texts for a classifier."""
 
-    content: Series | str | Labelled
+    content: Series | str | LabelledTexts
     targets: tuple[str, ...] = ()
     """Of a series: the columns to predict."""
-    vectors: Vectors | None = None
-    """Of labelled texts: word vectors to begin with."""
+    vectors: WordVectors | None = None
+    """Of labelled texts: pretrained vectors that the embedding starts from."""
     origin: dict[str, Any] = {}
-    """What a checkpoint tells of it, so that `metrics.examples` can find what was held out again."""
+    """Stored in the checkpoint, so that the held-out part can be found again."""
     remarks: tuple[str, ...] = ()
-    """What the user should know of it, one sentence each."""
+    """Notes for the user, one sentence each."""
 
 
-def series(path: Path, features: tuple[str, ...] | None, target: tuple[str, ...] | None, missing: Missing) -> Material:
-    """A series from a file; raises `InputError` as `data.read_series` does, or where the target is not said."""
-    found = read_series(path, features, missing)
+def load_series(
+    path: Path, features: tuple[str, ...] | None, target: tuple[str, ...] | None, missing: Missing
+) -> TrainingData:
+    """Load a series as `read_series` does; raises `InputError` if it does, or if it is unclear what to predict."""
+    series = read_series(path, features, missing)
     remarks = []
-    if found.left_out:
-        remarks.append(f"Left out, of no numbers or of one only: {', '.join(found.left_out)}.")
-    if found.dropped:
-        remarks.append(f"{found.dropped} row(s) with missing values are left out.")
-    if found.filled:
+    if series.left_out:
+        remarks.append(f"Ignored columns that are constant or not numeric: {', '.join(series.left_out)}.")
+    if series.dropped:
+        remarks.append(f"{series.dropped} row(s) with missing values are left out.")
+    if series.filled:
         how = "lie on the line to the next one" if missing == "interpolate" else "take the latest value before them"
-        remarks.append(f"{found.filled} missing value(s) {how}.")
-    return Material(
-        content=found, targets=_targets(target, found.columns), origin={"missing": missing}, remarks=tuple(remarks)
-    )
+        remarks.append(f"{series.filled} missing value(s) {how}.")
+    targets = target or series.columns
+    if not target and len(targets) > 1:
+        raise InputError(f"There are several columns to predict; name some with --target: {', '.join(targets)}.")
+    return TrainingData(content=series, targets=targets, origin={"missing": missing}, remarks=tuple(remarks))
 
 
-def generated(name: Generator, rows: int | None, seed: int) -> Material:
-    """A series of a generator."""
-    content = synthetic.generate(name, rows, seed)
-    origin = {"generator": name, "rows": len(content.values), "seed": seed}
-    return Material(content=content, targets=content.columns, origin=origin)
+def generate_series(name: Generator, rows: int | None, seed: int) -> TrainingData:
+    """Generate a series as `synthetic.generate` does, to predict its only column."""
+    series = synthetic.generate(name, rows, seed)
+    origin = {"generator": name, "rows": len(series.values), "seed": seed}
+    return TrainingData(content=series, targets=series.columns, origin=origin)
 
 
-def text(path: Path) -> Material:
-    """A text from a file."""
-    return Material(content=read_text(path))
+def load_text(path: Path) -> TrainingData:
+    """Load a UTF-8 text."""
+    return TrainingData(content=read_text(path))
 
 
-def labelled(path: Path, text_column: str | None, label_column: str | None, vectors: Path | None) -> Material:
-    """Labelled texts from a file, and word vectors from another; raises `InputError` for what is neither."""
-    found = read_labelled(path, text_column, label_column)
-    remarks = (f"{found.dropped} row(s) lack a text or a label and are left out.",) if found.dropped else ()
-    return Material(
-        content=found,
-        vectors=read_vectors(vectors) if vectors else None,
+def load_labelled_texts(
+    path: Path, text_column: str | None, label_column: str | None, vectors: Path | None
+) -> TrainingData:
+    """Load labelled texts from a table, and word vectors from another file."""
+    content = read_labelled_texts(path, text_column, label_column)
+    remarks = (f"{content.dropped} row(s) without a text or a label are left out.",) if content.dropped else ()
+    return TrainingData(
+        content=content,
+        vectors=read_word_vectors(vectors) if vectors else None,
         origin={"text_column": text_column, "label_column": label_column},
         remarks=remarks,
     )
 
 
 def origin_of(file: Path, checkpoint: Path) -> dict[str, str]:
-    """Where a file lies, from where the checkpoint lies, and its SHA-256."""
+    """The path of a data file relative to the checkpoint's folder, and its SHA-256."""
     return {"path": relative(file, checkpoint.resolve().parent), "sha256": sha256(file)}
-
-
-def _targets(given: tuple[str, ...] | None, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns to predict: those that are named, or the only one."""
-    if given:
-        return given
-    if len(columns) == 1:
-        return columns
-    raise InputError(f"Which column is to be predicted? Name it with --target; there are {', '.join(columns)}.")

@@ -17,4 +17,4 @@ from .comparing import run_case as run_case
 from .float16_on_cpu import rename as rename
 from .pipeline import validate as validate
 from .reference import ReferenceRuntime as ReferenceRuntime
-from .tolerances import allowed as allowed, relative_tolerance as relative_tolerance
+from .tolerances import INT8_KERNELS as INT8_KERNELS, allowed as allowed, relative_tolerance as relative_tolerance

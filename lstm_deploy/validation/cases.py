@@ -13,7 +13,15 @@ import numpy as np
 
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec, sample_inputs, sample_state, sizes_of
 from lstm_deploy.errors import InputError
-from lstm_deploy.validation.tolerances import OUTPUT_SIZE, ROUNDING, STATE_SIZE, TOLERANCES, sizes
+from lstm_deploy.validation.tolerances import (
+    HUGE_CELLS,
+    LARGE_CELLS,
+    OUTPUT_SIZE,
+    ROUNDING,
+    STATE_SIZE,
+    TOLERANCES,
+    sizes,
+)
 
 Trace = Mapping[str, Array]
 
@@ -84,10 +92,6 @@ EXTREME = 50.0
 """Saturating inputs and states are this many times as large as usual ones."""
 FAR = 1_000.0
 """Cells grow without bound where a forget gate stays open; whoever clips them does it at less than this."""
-EXAGGERATED = 10.0
-"""Slack of cases with cells many times as large as usual: an activation off by 1e-7 times a cell of 50 is 5e-6."""
-FAR_SLACK = 100.0
-"""Slack of far cells: a forget gate that is all but shut is off by 1e-7 too, times the cell."""
 DENORMAL = 1e-40
 GOLDEN_CHAIN = (4, 1, 1, 7)
 """Lengths of the chained calls of a golden trace."""
@@ -209,7 +213,9 @@ def dynamic_axes(spec: TensorSpec) -> tuple[int, ...]:
 def weights_of(signature: Signature) -> int:
     """How many weights the LSTMs of a contract have: what a step of one row costs."""
     return sum(
-        4 * spec.hidden_size * spec.num_directions * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
+        len(spec.cell.pytorch_gates)
+        * (spec.hidden_size * spec.num_directions)
+        * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
         for spec in signature.recurrent
     )
 
@@ -228,7 +234,7 @@ def _tries(signature: Signature, effort: Effort) -> Iterator[_Try]:
     usual = _single(signature, "rows", "one row far from the others", 5, 4, rng)
     inputs = _row_scaled(signature, usual.segments[0].inputs, 2)
     state = _row_scaled(signature, usual.state, 2)
-    yield usual._replace(state=state, segments=(_Segment(inputs),), slack=EXAGGERATED, for_int8=False)
+    yield usual._replace(state=state, segments=(_Segment(inputs),), slack=LARGE_CELLS, for_int8=False)
     for spec in signature.inputs:
         if spec.is_lengths:
             usual = _single(signature, "lengths", "lengths from 1 to all", 5, 9, rng)
@@ -257,18 +263,18 @@ def _single(signature: Signature, check: str, what: str, batch: int, seq: int, r
 
 def _values(signature: Signature, rng: np.random.Generator) -> Iterator[_Try]:
     """Inputs and states as they do not occur in training."""
-    usual = _single(signature, "values", "", 3, 6, rng)._replace(slack=EXAGGERATED)
+    usual = _single(signature, "values", "", 3, 6, rng)._replace(slack=LARGE_CELLS)
     usual_inputs = usual.segments[0].inputs
 
     def changed(what: str, x: float, h: float, c: float) -> _Try:
         inputs = {spec.name: _scaled(usual_inputs[spec.name], spec, x) for spec in signature.inputs}
-        factors = {name: np.float32(h if name.endswith("h_in") else c) for name in usual.state}
+        factors = {name: np.float32(h if signature.cell_states[name].is_output else c) for name in usual.state}
         state = {name: (value * factors[name]).astype(value.dtype) for name, value in usual.state.items()}
         return usual._replace(where=what, segments=(_Segment(inputs),), state=state)
 
     yield changed(f"{EXTREME:.0f} times as large as usual", EXTREME, EXTREME, EXTREME)._replace(for_int8=False)
     yield changed(f"cells {EXTREME:.0f} times as large as usual", 1, 1, EXTREME)
-    yield changed(f"cells {FAR:,.0f} times as large as usual", 1, 1, FAR)._replace(slack=FAR_SLACK, for_int8=False)
+    yield changed(f"cells {FAR:,.0f} times as large as usual", 1, 1, FAR)._replace(slack=HUGE_CELLS, for_int8=False)
     yield changed("a little beyond the usual range", 1.3, 1.3, 1.3)
     yield changed("all zero", 0.0, 0.0, 0.0)
     yield changed("denormal numbers", DENORMAL, DENORMAL, DENORMAL)

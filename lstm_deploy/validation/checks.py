@@ -27,12 +27,11 @@ from lstm_deploy.validation.cases import Case, Trace, replayed
 from lstm_deploy.validation.comparing import Verdict, prove
 from lstm_deploy.validation.float16_on_cpu import widened
 from lstm_deploy.validation.rollout_cases import make_rollout_cases
-from lstm_deploy.validation.tolerances import Override, relative_tolerance
+from lstm_deploy.validation.tolerances import ROLLOUT, Override, relative_tolerance
 
 SHORT_ROLLOUT, LONG_ROLLOUT = 64, 500
 """Steps that rollouts are tried on, usually and thoroughly."""
-SAME = Override(relative=1e-5)
-"""What a rollout may differ from its model in any precision: both run the same kernels on the same shapes."""
+AS_MODEL = {"": Override(relative=ROLLOUT.relative)}
 
 
 ROLLOUT_ALONE = "{} is a rollout, which is held against the model in its bundle; give that bundle, or its model."
@@ -156,7 +155,7 @@ def prove_file(
         verdict = prove(runtime, name, precision, cases, tolerances)
         if runtime.rollout is None:
             return verdict
-        rolled = prove(runtime.rollout, name, precision, make_rollout_cases(runtime, rollout_steps), {"": SAME})
+        rolled = prove(runtime.rollout, name, precision, make_rollout_cases(runtime, rollout_steps), AS_MODEL)
         return verdict._replace(checks=[*verdict.checks, *(c for c in rolled.checks if c.name == "rollout")])
     finally:
         runtime.close()
@@ -177,7 +176,7 @@ def prove_rollout(path: Path, model: Path, name: str, precision: str, provider: 
             raise InputError(
                 f"The contract of {name} is not that of a rollout of {model.name}; export the model again."
             )
-        return prove(runtime, name, precision, cases, {"": SAME})
+        return prove(runtime, name, precision, cases, AS_MODEL)
     finally:
         runtime.close()
 

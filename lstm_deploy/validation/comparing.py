@@ -12,14 +12,12 @@ from lstm_deploy.errors import one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation.cases import Case
 from lstm_deploy.validation.stream_checks import stream_problems
-from lstm_deploy.validation.tolerances import Override, allowed, relative_tolerance
+from lstm_deploy.validation.tolerances import INT8_DRIFT, Override, allowed, relative_tolerance
 
 HISTOGRAM_FROM = -12
 """Power of ten at which the histogram of differences begins; its last bin begins at 1."""
 
 
-INT8_DRIFT = 3.0
-"""How many times the tolerance int8 may take over thousands of steps, in which single cells tip over at times."""
 FAR_OFF = 1e9
 """The largest relative difference of a profile: of an infinite one, JSON has no number, and no plot a place."""
 SECOND_CALL = "differ in a second call on the same inputs"

@@ -12,14 +12,12 @@ from lstm_deploy.errors import one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation.cases import Reference, dynamic_axes
 from lstm_deploy.validation.comparing import SECOND_CALL
-from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE, sizes
+from lstm_deploy.validation.tolerances import AFFINE_FIT, KNOWN_FAULT, OUTPUT_SIZE, STATE_SIZE, UNIT_FACTOR, sizes
 from lstm_deploy.validation.wrong_wiring import suspects
 
 _OVERFLOW = re.compile(r"-?(nan|inf) where -?\d")
 """How a check says that an output is not a number where the reference is one."""
 BATCH, SEQ = 3, 5
-ALIKE = {"float32": 1e-4, "float16": 2e-2, "int8": 0.15}
-"""Relative difference up to which outputs are taken for those of a suspect, by precision."""
 
 Alterations = Callable[[], Iterator[str]]
 """Makes the reference wrong in one way after another, names each, and puts it right again at the end."""
@@ -56,7 +54,7 @@ class _Probe:
     """The artifact beside the right model, on small calls."""
 
     def __init__(self, runtime: Runtime, against: Reference | None, precision: str) -> None:
-        self.runtime, self.against, self.near = runtime, against, ALIKE[precision]
+        self.runtime, self.against, self.near = runtime, against, KNOWN_FAULT[precision].relative
         self.signature = against.signature if against else runtime.signature
 
     def feeds(self, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> dict[str, Array]:
@@ -237,7 +235,7 @@ class _Probe:
             moved = self._run({**feeds, spec.name: changed})
             for name, where in axes.items():
                 # In int8 rows share the scale that they are rounded with.
-                close = self.near if self.near > ALIKE["float32"] else 0.0
+                close = self.near if self.near > KNOWN_FAULT["float32"].relative else 0.0
                 if not np.allclose(moved[name].take([0], where), got[name].take([0], where), rtol=close, atol=close):
                     yield f"rows are mixed: row 0 of {name} depends on other rows of {spec.name}"
 
@@ -256,8 +254,8 @@ class _Probe:
             factors, offsets = np.transpose(fits)
             off = b - a
             left = np.abs(off - (a * (factors - 1) + offsets)) if len(fits) == a.shape[-1] else off
-            close = np.abs(left).max() <= 0.01 * np.abs(off).max()
-            if close and np.allclose(factors, 1, atol=1e-3):
+            close = np.abs(left).max() <= AFFINE_FIT * np.abs(off).max()
+            if close and np.allclose(factors, 1, atol=UNIT_FACTOR):
                 yield f"{spec.name} is off by a constant, {_listed(offsets)}: a bias or offset after the LSTM is wrong"
             elif close:
                 yield (

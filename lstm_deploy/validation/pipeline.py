@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from lstm_deploy.artifacts import MANIFEST, Artifact, Bundle, Diagnosis, ParityReport, lint, onnx_graph
 from lstm_deploy.contract import Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError, machine_limits, one_line
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, Runtime, cannot_run, native, open_runtime
+from lstm_deploy.runtimes import SUFFIXES, Runtime, cannot_run, find_provider, native, open_runtime
 from lstm_deploy.validation.cases import NORMAL, THOROUGH, Case, Reference, make_cases
 from lstm_deploy.validation.checks import (
     LONG_ROLLOUT,
@@ -67,8 +67,7 @@ def validate(
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
     tolerances = overrides(atol, rtol)
-    if provider not in PROVIDERS:
-        raise InputError(f"{provider!r} is not an execution provider; use {' or '.join(PROVIDERS)}.")
+    find_provider(provider)
     on_progress(0, 1, "reading the reference")
     against, described = _reference(bundle, reference)
     left_out: list[str] = []

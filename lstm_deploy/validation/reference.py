@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 from lstm_deploy.contract import Feeds, Outputs
 from lstm_deploy.lifting import Lifted, in_float64
 from lstm_deploy.runtimes import EagerRuntime
+from lstm_deploy.validation.tolerances import ACTIVATION_ERROR
 
 
 class ReferenceRuntime(EagerRuntime):
@@ -40,11 +41,10 @@ class CoarseActivations(TorchFunctionMode):
     """
 
     FUNCTIONS = ("sigmoid", "softmax", "tanh", "log_softmax", "gelu", "silu", "hardsigmoid", "elu", "softplus")
-    ERROR = 1e-7
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in self.FUNCTIONS and isinstance(result, torch.Tensor):
             alternating = torch.arange(result.numel()).reshape(result.shape) % 2 * 2 - 1
-            result = result + alternating.to(result) * self.ERROR
+            result = result + alternating.to(result) * ACTIVATION_ERROR
         return result

@@ -6,10 +6,9 @@ import numpy as np
 
 from lstm_deploy.contract import Array, Feeds, Forecast, Outputs, layout_of, sample_inputs, sample_state, sizes_of
 from lstm_deploy.runtimes import Runtime, StateStream, Stepper, Stream, WindowStream
+from lstm_deploy.validation.tolerances import STREAM, STREAM_SIZE
 
 ROWS, STEPS, SAVED = 3, 12, 6
-RELATIVE = 1e-5
-"""Of the largest value: both run the same kernels on the same shapes."""
 
 
 def stream_problems(runtime: Runtime) -> list[str] | None:
@@ -90,8 +89,8 @@ def _states(got: Outputs, wanted: Feeds, what: str) -> list[str]:
 
 def _close(got: Array, right: Array) -> bool:
     right = right.reshape(got.shape) if right.size == got.size else right
-    size = max(float(np.abs(np.nan_to_num(right)).max(initial=0.0)), 1e-3)
-    return got.shape == right.shape and np.allclose(got, right, rtol=0, atol=RELATIVE * size, equal_nan=True)
+    size = max(float(np.abs(np.nan_to_num(right)).max(initial=0.0)), STREAM_SIZE)
+    return got.shape == right.shape and np.allclose(got, right, rtol=0, atol=STREAM.relative * size, equal_nan=True)
 
 
 def _typed(runtime: Runtime, state: Feeds) -> Outputs:

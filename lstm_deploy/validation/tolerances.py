@@ -1,8 +1,11 @@
-"""What an artifact may differ from PyTorch in float64: one table, with the reason for each figure.
+"""How far an artifact may differ from PyTorch in float64: the one table of tolerances, each with its reason.
 
-A difference is held against the size of what it is a difference from. Sizes are taken for each entry of the axes that
-the contract fixes (a column of `y`, a unit of a layer of `h`), over all rows and steps of a case, so that a small
-column beside a huge one is judged by its own size.
+A difference is relative to the size of the expected value. Sizes are taken per entry of the axes that the contract
+fixes (a column of `y`, a unit of a layer of `h`), over all rows and steps of a case, so that a small column beside a
+huge one is judged by its own size.
+
+Tolerances of the rooms below, which cannot import this one, stand where they are used: `lifting` compares a module
+with its own lifted copy, and `artifacts` rounds quantized weights. A benchmark's is in `benchmark.runner`.
 """
 
 from collections.abc import Mapping
@@ -34,17 +37,51 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         "state is off by 1, weights are compared number by number, and the metric judges the rest",
     ),
 }
-"""By precision and provider."""
+"""Of outputs and states, by precision and provider."""
+ROLLOUT = Tolerance(1e-5, "in any precision, a rollout and its model run the same kernels on the same shapes")
+STREAM = Tolerance(1e-5, "a stream and a plain call run the same kernels on the same shapes")
+INT8_KERNELS = Tolerance(
+    0.05,
+    "an activation may fall beside another of 255 levels: trained networks were 0.015 apart between two kernels, and "
+    "0.25 and more where a state was lost or swapped",
+)
+WEIGHT = Tolerance(1e-6, "projections are multiplied in float64 and rounded once")
+KNOWN_FAULT = {
+    "float32": Tolerance(1e-4, "a fault moves outputs by far more; rounding, on small calls, by less"),
+    "float16": Tolerance(2e-2, "twice what a right artifact may differ by"),
+    "int8": Tolerance(0.15, "on small calls, right artifacts stay well below the 0.25 of long ones"),
+}
+"""Up to which the outputs of an artifact are those of a known fault, by precision."""
+WEIGHT_FAULT = Tolerance(1e-5, "a fault rebuilt from float32 weights rounds more often than the weights themselves")
+
 STATE_SIZE = 1.0
 """States are no smaller than this: their activations round by a part of 1, however small the unit's own value."""
 OUTPUT_SIZE = 0.05
 """Outputs are no smaller than this: a sigmoid of onnxruntime is off by up to 1e-7 where its value is 1e-7."""
+STREAM_SIZE = 1e-3
+"""Values of streams are no smaller than this, so that outputs near zero may round."""
+ACTIVATION_ERROR = 1e-7
+"""How far the faster activations of runtimes are off, whatever their value."""
 ROUNDING = 10.0
 """How many times PyTorch's own rounding an artifact may differ, where that is more than the tolerance.
 
 Published networks lose float32's precision within a hundred steps on inputs they were not made for: a right graph
 then differs from float64 as PyTorch itself does.
 """
+LARGE_CELLS = 10.0
+"""Times the tolerance, with cells 50 times as large as usual: `ACTIVATION_ERROR` times a cell of 50 is 5e-6."""
+HUGE_CELLS = 100.0
+"""Times the tolerance, with cells 1,000 times as large: a forget gate that is all but shut is off by as much."""
+INT8_DRIFT = 3.0
+"""Times the tolerance, for int8 over thousands of steps, in which single cells tip over at times."""
+HALF_STEP = 0.5 * (1 + 1e-3)
+"""By how many quantization steps a rounded weight may differ; a thousandth more for the rounding of the scale."""
+FAULT_STEPS = 0.6
+"""The same for a rounded weight and what a known fault would make of the right one."""
+AFFINE_FIT = 0.01
+"""Part of a difference that a factor and an offset may leave unexplained."""
+UNIT_FACTOR = 1e-3
+"""A factor nearer to 1 than this is 1."""
 
 
 class Override(NamedTuple):
@@ -61,9 +98,9 @@ def relative_tolerance(precision: str, provider: str) -> float:
     return TOLERANCES[precision, provider].relative
 
 
-def sizes(wanted: Array, dynamic_axes: tuple[int, ...]) -> Array:
+def sizes(expected: Array, dynamic_axes: tuple[int, ...]) -> Array:
     """The largest finite |value| over the dynamic axes, which are kept with size 1."""
-    finite = np.where(np.isfinite(wanted), np.abs(wanted), 0.0)
+    finite = np.where(np.isfinite(expected), np.abs(expected), 0.0)
     return np.asarray(finite.max(axis=dynamic_axes, keepdims=True, initial=0.0))
 
 

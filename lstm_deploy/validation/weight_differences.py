@@ -10,13 +10,10 @@ from itertools import permutations
 import numpy as np
 
 from lstm_deploy.artifacts import Layer
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import LSTM, Array
+from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
 
-EQUAL = 1e-6
-"""Relative difference that repacking may make: projections are multiplied in float64 and rounded once."""
-
-GATE_NAMES = {"i": "input", "o": "output", "f": "forget", "c": "cell"}
-"""The gates in ONNX's order."""
+GATES = LSTM.onnx_gates
 
 
 def weight_problems(found: Sequence[tuple[Layer, Mapping[str, Array]]], wanted: Sequence[Layer]) -> list[str]:
@@ -59,7 +56,7 @@ def constant_problems(floats: Mapping[str, Array], wanted: Mapping[str, Array]) 
         named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
         if named is not None and named.shape == value.squeeze().shape:
             right = value.astype(named.dtype).astype(np.float64).squeeze()
-            if not np.allclose(right, named.astype(np.float64), rtol=EQUAL, atol=0):
+            if not np.allclose(right, named.astype(np.float64), rtol=WEIGHT.relative, atol=0):
                 problems.append(f"{name}: {_entries(np.atleast_1d(named.astype(np.float64)), np.atleast_1d(right))}.")
             continue
         pairs = []
@@ -70,13 +67,13 @@ def constant_problems(floats: Mapping[str, Array], wanted: Mapping[str, Array]) 
             right = value.astype(other.dtype).astype(np.float64).squeeze()  # as float16 rounds it
             pairs += [(form, other.astype(np.float64)) for form in (right, right.T) if form.shape == other.shape]
             shuffled |= np.array_equal(np.sort(other, axis=None), np.sort(right, axis=None))
-        if any(np.allclose(form, other, rtol=EQUAL, atol=0) for form, other in pairs):
+        if any(np.allclose(form, other, rtol=WEIGHT.relative, atol=0) for form, other in pairs):
             continue
         if shuffled:
             problems.append(f"{name}: its entries stand in another order (transposed, perhaps).")
         elif pairs:
             form, other = min(pairs, key=lambda pair: int(np.count_nonzero(pair[0] != pair[1])))
-            if np.isclose(form, other, rtol=EQUAL, atol=0).mean() >= 0.5:
+            if np.isclose(form, other, rtol=WEIGHT.relative, atol=0).mean() >= 0.5:
                 problems.append(f"{name}: {_entries(other, form)}.")
     return problems
 
@@ -92,7 +89,7 @@ def matrix_problems(found: Sequence[tuple[Array, Array | float]], wanted: Mappin
         if value.ndim != 2 or value.dtype.kind != "f":
             continue
         alike = [
-            float((np.abs(other - form) - step - EQUAL * np.abs(form)).max())
+            float((np.abs(other - form) - step - WEIGHT.relative * np.abs(form)).max())
             for other, step in found
             for form in (value.astype(np.float64), value.T.astype(np.float64))
             if other.shape == form.shape
@@ -104,9 +101,9 @@ def matrix_problems(found: Sequence[tuple[Array, Array | float]], wanted: Mappin
 
 def _differences(layer: Layer, wanted: Layer, steps: Mapping[str, Array]) -> Iterator[str]:
     for letter, matrix, right in zip("wrb", layer[1:], wanted[1:], strict=True):
-        allowed = 0.5 * steps[letter] * (1 + 1e-3) if letter in steps else 0.0
+        allowed = HALF_STEP * steps[letter] if letter in steps else 0.0
         size = np.abs(right).max(initial=0.0)
-        if (np.abs(matrix - right) <= allowed + EQUAL * size).all():
+        if (np.abs(matrix - right) <= allowed + WEIGHT.relative * size).all():
             continue
         yield f"{wanted.label}: {_explained(letter, matrix, right, steps.get(letter))}."
 
@@ -114,20 +111,22 @@ def _differences(layer: Layer, wanted: Layer, steps: Mapping[str, Array]) -> Ite
 def _explained(letter: str, found: Array, right: Array, step: Array | None) -> str:
     """What was done to a weight, in all likelihood."""
     name = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}[letter]
-    slack = (0.51 * step if step is not None else 0.0) + 1e-5 * float(np.abs(right).max(initial=0.0))
+    slack = (FAULT_STEPS * step if step is not None else 0.0) + WEIGHT_FAULT.relative * float(
+        np.abs(right).max(initial=0.0)
+    )
     for what, value in _suspects(letter, right):
         if value.shape == found.shape and (np.abs(found - value) <= slack).all():
             return f"{name}: {what}"
     ratio = float(np.sum(found * right) / max(float(np.sum(right * right)), 1e-300))
-    if abs(ratio - 1) > 1e-3 and (np.abs(found - ratio * right) <= slack * max(1.0, abs(ratio))).all():
+    if abs(ratio - 1) > UNIT_FACTOR and (np.abs(found - ratio * right) <= slack * max(1.0, abs(ratio))).all():
         return f"{name}: scaled by {ratio:.4g} (a wrong scale)"
     if step is not None:
         zero = np.round(((found - right) / step).mean())
-        if zero and (np.abs(found - right - zero * step) <= 0.6 * step).all():
+        if zero and (np.abs(found - right - zero * step) <= FAULT_STEPS * step).all():
             return f"{name}: the zero point is off by {-zero:.0f}"
     index = np.unravel_index(int(np.abs(found - right).argmax()), right.shape)
     rows = right.shape[1] // _blocks(letter)
-    gate = list(GATE_NAMES.values())[int(index[1]) // rows % 4]
+    gate = list(GATES.values())[int(index[1]) // rows % len(GATES)]
     return f"{name}, {gate} gate: {_entries(found, right, slack)}"
 
 
@@ -138,25 +137,25 @@ def _suspects(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
-    for order in permutations(range(4)):
-        if order != (0, 1, 2, 3):
-            letters = " ".join("iofc"[index] for index in order)
-            yield f"the gates stand in the order {letters}, not i o f c", _gates(right, order, _blocks(letter))
+    right_order, *wrong_orders = permutations(GATES)
+    for order in wrong_orders:
+        what = f"the gates stand in the order {' '.join(order)}, not {' '.join(right_order)}"
+        yield what, _gates(right, [right_order.index(gate) for gate in order], _blocks(letter))
     if right.shape[0] == 2:
         yield "the two directions are exchanged", right[::-1]
     if letter == "r":
-        yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in np.split(right, 4, axis=1)], 1)
+        yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in np.split(right, len(GATES), axis=1)], 1)
 
 
 def _blocks(letter: str) -> int:
     """How many gates stand one after the other."""
-    return 8 if letter == "b" else 4
+    return 2 * len(GATES) if letter == "b" else len(GATES)
 
 
 def _entries(found: Array, right: Array, slack: Array | float = 0.0) -> str:
     difference = np.abs(found - right)
     index = np.unravel_index(int(difference.argmax()), right.shape)
-    wrong = int(np.count_nonzero(difference > slack + EQUAL * np.abs(right)))
+    wrong = int(np.count_nonzero(difference > slack + WEIGHT.relative * np.abs(right)))
     off = float(found[index] - right[index])
     part = f", {off / right[index]:+.2%}" if right[index] else ""
     return f"{wrong} of {right.size} entries differ, the most by {off:+.3g}{part} at {[int(i) for i in index]}"
@@ -164,7 +163,7 @@ def _entries(found: Array, right: Array, slack: Array | float = 0.0) -> str:
 
 def _gates(value: Array, order: Sequence[int], blocks: int) -> Array:
     parts = np.split(value, blocks, axis=1)
-    return np.concatenate([parts[start + index] for start in range(0, blocks, 4) for index in order], 1)
+    return np.concatenate([parts[start + index] for start in range(0, blocks, len(GATES)) for index in order], 1)
 
 
 def _distance(layer: Layer, other: Layer) -> float:

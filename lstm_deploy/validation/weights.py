@@ -7,8 +7,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import LSTM_OPERATORS, c_weights, floats_of, lstm_layers, matrices_of, operators, precision
-from lstm_deploy.contract import Array
+from lstm_deploy.artifacts import c_weights, floats_of, lstm_layers, matrices_of, operators, precision
+from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
 from lstm_deploy.runtimes import native
 from lstm_deploy.validation.weight_differences import (
@@ -57,7 +57,7 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
         model = onnx.load(path)
         layers, floats, matrices = lstm_layers(model), floats_of(model), matrices_of(model)
         count = operators(model)
-        if len(layers) != sum(count[name] for name in LSTM_OPERATORS):
+        if len(layers) != sum(count[name] for name in LSTM.operators):
             return None
         coarse = precision(model) != "float32"
     different = weight_problems(layers, wanted) + constant_problems(floats, others)

@@ -7,7 +7,10 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor, nn
 
-from lstm_deploy.lifting import Lifted
+from lstm_deploy.contract import LSTM
+from lstm_deploy.lifting import RECURRENT_MODULES, Lifted
+
+GATES = LSTM.pytorch_gates
 
 
 def alterations(module: Lifted) -> Iterator[str]:
@@ -25,7 +28,7 @@ def alterations(module: Lifted) -> Iterator[str]:
 def _changes(module: Lifted) -> Iterator[tuple[str, Callable[[], object]]]:
     for path, child in module.module.named_modules():
         name = path or "the LSTM"
-        if isinstance(child, nn.LSTM | nn.LSTMCell):
+        if isinstance(child, RECURRENT_MODULES):
             weights: dict[str, Tensor] = dict(child.named_parameters())
             for kind in ("bias_ih", "bias_hh", "bias"):
                 chosen = [value for key, value in weights.items() if key.startswith(kind)]
@@ -35,7 +38,7 @@ def _changes(module: Lifted) -> Iterator[tuple[str, Callable[[], object]]]:
             yield from _exchanges(name, weights)
             for key, value in weights.items():
                 if key.startswith("weight"):
-                    blocks = value.chunk(4) if key.startswith(("weight_ih", "weight_hh")) else (value,)
+                    blocks = value.chunk(len(GATES)) if key.startswith(("weight_ih", "weight_hh")) else (value,)
                     if blocks[0].shape[0] == blocks[0].shape[1]:
                         yield f"{key} of {name} is transposed", partial(_transpose, blocks)
         elif isinstance(child, nn.Linear | nn.Embedding):
@@ -51,13 +54,12 @@ def _gate_orders(name: str, weights: Mapping[str, Tensor]) -> Iterator[tuple[str
     gated = {key: value for key, value in weights.items() if not key.startswith("weight_hr")}
     groups = {name: list(gated.values())} | {f"{key} of {name}": [value] for key, value in gated.items()}
     for called, tensors in groups.items():
-        for order in permutations(range(4)):
-            if order != (0, 1, 2, 3):
-                letters = " ".join("ifgo"[index] for index in order)
-                yield (
-                    f"the gates of {called} stand in the order {letters}, not i f g o",
-                    partial(_reorder, tensors, order),
-                )
+        right_order, *wrong_orders = permutations(GATES)
+        for order in wrong_orders:
+            yield (
+                f"the gates of {called} stand in the order {' '.join(order)}, not {' '.join(right_order)}",
+                partial(_reorder, tensors, [right_order.index(gate) for gate in order]),
+            )
 
 
 def _exchanges(name: str, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -81,7 +83,7 @@ def _fill(tensors: Sequence[Tensor]) -> None:
 
 def _reorder(tensors: Sequence[Tensor], order: Sequence[int]) -> None:
     for tensor in tensors:
-        blocks = tensor.clone().chunk(4)
+        blocks = tensor.clone().chunk(len(GATES))
         tensor.copy_(torch.cat([blocks[index] for index in order]))
 
 

@@ -9,7 +9,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec, by_module
 
 Run = Callable[[Feeds], Outputs]
 Suspect = tuple[str, Outputs]
@@ -31,29 +31,29 @@ def suspects(signature: Signature, run: Run, feeds: Feeds, buffers: Mapping[str,
 def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]]:
     """Ways to read the state wrongly."""
     initial = signature.initial_state(next(iter(_batches(signature, feeds)), 1))
-    pairs = list(zip(signature.state_inputs[::2], signature.state_inputs[1::2], strict=True))
-    for h, c in pairs:
-        if h.shape == c.shape:
+    modules = by_module(signature.state_inputs)
+    for one, other in (pair for states in modules for pair in combinations(states, 2)):
+        if one.shape == other.shape:
             yield (
-                f"{h.name} and {c.name} are swapped on the way in",
-                {**feeds, h.name: feeds[c.name], c.name: feeds[h.name]},
+                f"{one.name} and {other.name} are swapped on the way in",
+                {**feeds, one.name: feeds[other.name], other.name: feeds[one.name]},
             )
     singles: list[tuple[TensorSpec, ...]] = [(spec,) for spec in signature.state_inputs]
-    for kind in ([*pairs], singles):
+    for kind in (modules, singles):
         for ours, others in permutations(kind, 2):
             if [spec.shape for spec in ours] == [spec.shape for spec in others]:
                 taken = {a.name: feeds[b.name] for a, b in zip(ours, others, strict=True)}
                 read = " and ".join(spec.name for spec in ours)
                 yield f"{read} {_be(ours)} read from {' and '.join(b.name for b in others)}", {**feeds, **taken}
     names = [spec.name for spec in signature.state_inputs]
-    groups = [(name,) for name in names] + [(h.name, c.name) for h, c in pairs] + [tuple(names)]
+    groups = [(name,) for name in names] + [tuple(spec.name for spec in states) for states in modules] + [tuple(names)]
     for group in dict.fromkeys(groups):
         what = "its" if len(group) == 1 else "their"
         yield (
             f"{' and '.join(group)} {_be(group)} ignored: every call starts from {what} initial value",
             {**feeds, **{name: initial[name] for name in group}},
         )
-    for specs in (*pairs, *((spec,) for spec in signature.state_inputs), signature.state_inputs):
+    for specs in (*modules, *((spec,) for spec in signature.state_inputs), signature.state_inputs):
         called = " and ".join(spec.name for spec in specs)
         for what, index in _layer_mixes(signature, specs[0]):
             if all(spec.shape[_layers_axis(signature)] == len(index) for spec in specs):

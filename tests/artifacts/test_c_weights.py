@@ -15,7 +15,7 @@ from lstm_deploy.artifacts.onnx_graph import load
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation import weights
 
@@ -37,7 +37,7 @@ def test_weights_are_those_of_pytorch_and_a_changed_one_is_named(name, int8, tmp
     make, spec = NETWORKS[name]
     lifted = lift(make().eval(), [TensorSpec.parse(spec)])
     export_onnx(lifted, tmp_path / "net.onnx")
-    nodes = parts(load(tmp_path / "net.onnx")).values()
+    nodes = quantizable_nodes(load(tmp_path / "net.onnx")).values()
     export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net", [node.name for node in nodes] if int8 else ())
     assert weights.problems(tmp_path / "net.c", lifted) == []
     changed = [value for key, value in lifted.named_parameters() if "weight_hh" in key or "fc.weight" in key]

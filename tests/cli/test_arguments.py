@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from lstm_deploy.cli import arguments
+from lstm_deploy.cli.options import TaskOptions
 from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
 from lstm_deploy.errors import InputError
 
 
 def task(kind, **given):
-    options = {"features": None, "target": None, "window": None, "vocabulary": None, "labels": None, "unit": "word"}
-    return arguments.task_of(kind, **{**options, **given})
+    return arguments.task_of(TaskOptions(task=kind, **given))
 
 
 def test_nothing_said_is_no_task():

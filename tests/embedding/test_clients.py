@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clients import NODE, ROOT, TARGETS, Client, alone, language_of, need, once
+from clients import NODE, ROOT, TARGETS, Client, alone, format_of, language_of, need, once
 from feeding import Feeder, OneHotText, feeders
 from modules import Seq2Seq
 from small_models import COLUMNS, ignore
@@ -29,8 +29,6 @@ from lstm_deploy.training.recipe import make_recipe
 from lstm_deploy.validation.cases import QUICK
 
 FORMATS = ("onnx", "torchscript", "c")
-FORMAT = {"cpp-torch": "torchscript", "c": "c", "go": "c", "rust": "c"}
-"""Of the artifact that a client is written around, where that is not ONNX."""
 RUNTIMES = {"onnx": "onnx", "torchscript": "torchscript", "c": "native"}
 MODELS = ("prices", "characters")
 PRECISIONS = ("float32", "int8")
@@ -57,10 +55,10 @@ def bundles(tmp_path_factory, prices, text):
     def exported(name, seed=0):
         def make(folder):
             if name == "prices":
-                learned = training_data.series(prices, COLUMNS, ("close",), "previous")
+                learned = training_data.load_series(prices, COLUMNS, ("close",), "previous")
                 sizes = {"hidden_size": 32, "window": 20, "epochs": 5}
             else:
-                learned = training_data.text(text)
+                learned = training_data.load_text(text)
                 sizes = {"hidden_size": 128, "window": 50, "epochs": 1}
             task = "forecast" if name == "prices" else "lm"
             recipe = make_recipe(task, num_layers=2, batch_size=64, learning_rate=5e-3, seed=seed, **sizes)
@@ -104,7 +102,7 @@ def test_a_client_replays_the_golden_trace(built, name, precision, target):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision, target):
     client, model = built(target, "prices", precision), streams.open(bundles("prices"))
-    where = {"precision": precision, "runtime": RUNTIMES[FORMAT.get(target, "onnx")]}
+    where = {"precision": precision, "runtime": RUNTIMES[format_of(target)]}
     wanted = inference.forecast(model, model.signature.task, read_series(prices, COLUMNS), 1, where)[0, 0]
     if target == "web":
         seen = client.browse("--file", str(prices))
@@ -263,7 +261,7 @@ def exported(tmp_path_factory):
     """The bundle of one of the others, with the format that a target takes."""
 
     def bundle(name, target):
-        formats = ("torchscript",) if FORMAT.get(target) == "torchscript" else ("onnx", "c")
+        formats = ("torchscript",) if format_of(target) == "torchscript" else ("onnx", "c")
 
         def make(folder):
             feeder = others()[name]
@@ -416,7 +414,7 @@ def fences(language):
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_program_in_the_docs_does_what_it_says(target, forecaster, tmp_path):
     need(target)
-    lstm_deploy.export(forecaster, tmp_path / "prices", formats=(FORMAT.get(target, "onnx"),))
+    lstm_deploy.export(forecaster, tmp_path / "prices", formats=(format_of(target),))
     client = Client(target, tmp_path / "prices", tmp_path / "c")
     stream = streams.open(tmp_path / "prices").stream(batch=1)
     for row in [[101.0, 103.2, 100.1, 102.5], [102.6, 104.0, 102.2, 103.9]]:

@@ -1,27 +1,20 @@
-"""Clients that need no more than Python and a C compiler; `test_embedding_clients` has the others."""
+"""Clients that need no more than Python and a C compiler; `test_clients` has the others."""
 
-import ast
-import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from c_programs import NEEDS_CC
 from clients import Client, retrain
-from feeding import Series, feeders
+from feeding import feeders
 from msgspec.structs import replace
 
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import GOLDEN, Bundle
-from lstm_deploy.artifacts.files import read_npz, sha256
+from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.cli import inference
-from lstm_deploy.contract.tasks import Forecast
 from lstm_deploy.embedding import generate
-from lstm_deploy.embedding.filters import c_literal, js_literal, python_literal
-from lstm_deploy.embedding.trace import trace
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import streams
 from lstm_deploy.training.data.series import read_series
@@ -189,21 +182,6 @@ def test_a_c_client_that_handles_its_state_wrongly_fails(c_bundle, how, tmp_path
     assert "is off by" in said
 
 
-def test_the_trace_says_what_pytorch_computed(forecast_bundle):
-    bundle = Bundle(forecast_bundle)
-    lines = [line.split() for line in trace(bundle, bundle.manifest.artifacts[0]).splitlines()]
-    golden = read_npz(forecast_bundle / GOLDEN)
-    assert lines[0] == ["reset", "3"]
-    assert lines[-1][0] == "end"
-    assert {line[0] for line in lines} == {"reset", "state", "input", "call", "output", "save", "restore", "end"}
-    last = [line for line in lines if line[:2] == ["output", "h_out"]][-1]
-    values, within = np.array(last[3:], float).reshape(-1, 2).T
-    assert int(last[2]) == len(values)
-    np.testing.assert_allclose(values, golden["0.h_out"][:, :1].ravel(), rtol=1e-8)
-    assert (within >= 1e-5).all()
-    assert (within < 2e-5).all()
-
-
 def test_the_trace_of_a_changed_bundle_is_refused(bundle_copy):
     (bundle_copy / GOLDEN).write_bytes(b"else")
     with pytest.raises(InputError, match=r"missing or changed since the export"):
@@ -244,44 +222,6 @@ def test_files_are_replaced_with_force_alone_and_others_stay(forecast_bundle, tm
     assert {file.name for file in (tmp_path / "c").iterdir()} == {*written, "mine.py"}
     with pytest.raises(InputError, match=r"not a directory"):
         generate.embed(forecast_bundle, tmp_path / "c" / "mine.py", "python")
-
-
-NASTY = "a\"'`\\\n*/ </script>?>${x}{{y}}%s\u2028é"
-
-
-def test_a_strangers_names_are_no_code(tmp_path):
-    """A bundle may come from anyone: what its names say stays text in every language."""
-    task = Forecast(features=(NASTY, '""")'), targets=(NASTY,), window=3)
-    module = Series(2)
-    module.fc = torch.nn.Linear(6, 1)
-    lstm_deploy.export(
-        module, tmp_path / "b", inputs={"x": "float32[batch,seq,2]"}, task=task, formats=("onnx", "torchscript", "c")
-    )
-    bundle = Bundle(tmp_path / "b")
-    bundle.update(name='x*/ """ </script> \n#')
-    for language in generate.LANGUAGES:
-        generate.embed(bundle, tmp_path / language, language)
-    tree = ast.parse((tmp_path / "python" / "client.py").read_text(encoding="utf-8"))
-    features = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "FEATURES")
-    assert ast.literal_eval(features) == task.features
-    page = (tmp_path / "web" / "index.html").read_text(encoding="utf-8")
-    assert page.count("</script>") == 2
-    for language in ("node", "web"):
-        assert json.loads((tmp_path / language / "package.json").read_text(encoding="utf-8"))["name"] == "x-script"
-    if shutil.which("node"):
-        subprocess.run(["node", "--check", "client.mjs"], cwd=tmp_path / "node", check=True)
-    if shutil.which("cc"):
-        command = ["cc", "-std=c99", "-Wall", "-Werror", "-c", "main.c", "-o", "/dev/null"]
-        subprocess.run(command, cwd=tmp_path / "c", check=True)
-
-
-@pytest.mark.parametrize("text", [NASTY, "", "\0", "???", "\x7f\x01", "𝄞"])
-def test_texts_are_written_as_they_are(text):
-    assert ast.literal_eval(python_literal(text)) == text
-    assert json.loads(js_literal(text)) == text
-    written = c_literal(text)
-    assert written.isascii()
-    assert ast.literal_eval("b" + written.replace("\\?", "?")).decode() == text
 
 
 def test_dimensions_that_a_client_cannot_tell_are_refused(tmp_path):

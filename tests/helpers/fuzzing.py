@@ -1,4 +1,4 @@
-"""Mutations of files of weights, for the tests and for `benchmarks/fuzz_readers.py`."""
+"""Mutates good files of weights of every kind, and reads them."""
 
 import random
 import zipfile
@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.weight_files import extra_files, read_weights
+from lstm_deploy.lifting.torchscript_archives import extra_files
+from lstm_deploy.lifting.weight_files import read_weights
 
 KINDS = ("zip", "zip entries", "legacy", "safetensors", "torchscript", "torchscript entries")
 

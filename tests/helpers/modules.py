@@ -5,6 +5,16 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 
+class OneLSTM(nn.Module):
+    """An LSTM over three features."""
+
+    hidden_size, num_layers = 4, 1
+
+    def __init__(self, **form):
+        super().__init__()
+        self.lstm = nn.LSTM(3, self.hidden_size, batch_first=True, **{"num_layers": self.num_layers, **form})
+
+
 class HidesState(nn.Module):
     """`forward(x)` makes its own zeros and returns the last step only."""
 
@@ -83,10 +93,8 @@ class LearnedStart(nn.Module):
         return self.lstm(x, (h0, torch.zeros_like(h0)))[0]
 
 
-class CalledTwice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 3, batch_first=True)
+class CalledTwice(OneLSTM):
+    hidden_size = 3
 
     def forward(self, x):
         return self.lstm(self.lstm(x)[0])[0]
@@ -102,45 +110,17 @@ class NeverCalled(nn.Module):
         return self.lstm(x)[0]
 
 
-class Subclassed(nn.Module):
-    class Strange(nn.LSTM):
-        def forward(self, x, hx=None):
-            return super().forward(-x, hx)
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = self.Strange(3, 3, batch_first=True)
-
-    def forward(self, x):
-        return self.lstm(x)[0]
-
-
-class Gated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.GRU(3, 3, batch_first=True)
-
-    def forward(self, x):
-        return self.rnn(x)[0]
-
-
-class TwoStates(nn.Module):
+class TwoStates(OneLSTM):
     """The same LSTM reads two halves of the features, each from zeros."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
 
     def forward(self, x):
         return self.lstm(x)[0] - self.lstm(-x)[0]
 
 
-class DemandsState(nn.Module):
+class DemandsState(OneLSTM):
     """`forward(x, hidden)` cannot be called without a state; `forward(x, h, c)` of others is alike."""
 
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, 2, batch_first=True)
+    num_layers = 2
 
     def forward(self, x, hidden):
         h, c = hidden
@@ -154,11 +134,7 @@ class DemandsBoth(DemandsState):
         return {"logits": out, "state": {"h": h, "c": c}}
 
 
-class RandomStart(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
-
+class RandomStart(OneLSTM):
     def forward(self, x):
         h0 = torch.randn(1, x.size(0), 4)
         return self.lstm(x, (h0, torch.randn(1, x.size(0), 4)))[0]
@@ -178,12 +154,8 @@ class NamesCuda(nn.Module):
         return self.lstm(x.to("cuda"), (h0, c0))[0]
 
 
-class NamesCudaLate(nn.Module):
+class NamesCudaLate(OneLSTM):
     """A device is named after the LSTM was called: where it is not there, that call was in vain."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
 
     def forward(self, x):
         return self.lstm(x)[0] + torch.ones(4, device="cuda")
@@ -220,12 +192,8 @@ class Seq2Seq(nn.Module):
         return self.decoder(target, state)[0]
 
 
-class Packs(nn.Module):
+class Packs(OneLSTM):
     """Padded rows of unequal length, packed; the outputs are padded again."""
-
-    def __init__(self, **form):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True, **form)
 
     def forward(self, x, lengths):
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -260,20 +228,6 @@ class Unbatched(nn.Module):
         return self.lstm(x)[0]
 
 
-class Branches(nn.Module):
-    """Control flow that depends on data: no exporter can do that."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
-
-    def forward(self, x):
-        out, _ = self.lstm(x)
-        if out.sum() > 0:
-            return out
-        return -out
-
-
 class StartsByFlag(nn.Module):
     """The start depends on a flag that is almost always set: a computed state, not a constant."""
 
@@ -288,12 +242,11 @@ class StartsByFlag(nn.Module):
         return self.lstm(x, (h.contiguous(), torch.zeros_like(h)))[0] + self.own(x)[0]
 
 
-class KeepsState(nn.Module):
+class KeepsState(OneLSTM):
     """`self.hidden` is carried from call to call."""
 
     def __init__(self):
         super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
         self.hidden = None
 
     def forward(self, x):
@@ -321,12 +274,11 @@ class PoolsPadding(Packs):
         return super().forward(x, lengths)[0].mean(1)
 
 
-class CountsCalls(nn.Module):
+class CountsCalls(OneLSTM):
     """A buffer that forward changes in place."""
 
     def __init__(self):
         super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
         self.register_buffer("calls", torch.zeros(1))
 
     def forward(self, x):
@@ -334,66 +286,18 @@ class CountsCalls(nn.Module):
         return self.lstm(x)[0]
 
 
-class BranchesOnRows(nn.Module):
-    """A batch of one is treated in a way of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
-
-    def forward(self, x):
-        out, _ = self.lstm(x)
-        if x.size(0) == 1:
-            out = out * 2
-        return out
-
-
-class BranchesOnSteps(BranchesOnRows):
-    """Long sequences are treated in a way of their own."""
-
-    def forward(self, x):
-        out, _ = self.lstm(x)
-        if x.shape[1] > 10:
-            out = out.flip(1)
-        return out
-
-
-class Squeezes(BranchesOnRows):
-    """`squeeze()` takes the axis of rows away too where there is one row."""
-
-    def forward(self, x):
-        return self.lstm(x)[0][:, -1].squeeze()
-
-
-class SortsByLength(BranchesOnRows):
-    """As before PyTorch could pack unsorted rows: sort, pack, unpack, sort back."""
-
-    def forward(self, x, lengths):
-        lengths, order = lengths.sort(descending=True)
-        out, _ = self.lstm(pack_padded_sequence(x[order], lengths.cpu(), batch_first=True))
-        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
-        return out[order.argsort()]
-
-
-class ChangesItsInput(BranchesOnRows):
+class ChangesItsInput(OneLSTM):
     def forward(self, x):
         x -= 0.5
         x[:, :, 0] = 0
         return self.lstm(x)[0] + x.mean()
 
 
-class TakesLen(BranchesOnRows):
-    def forward(self, x):
-        h0 = torch.zeros(1, len(x), 4)
-        return self.lstm(x, (h0, h0))[0].reshape(len(x), -1, 2, 2)
-
-
-class PoolsTime(nn.Module):
+class PoolsTime(OneLSTM):
     """Every other step is left: at least two are needed."""
 
     def __init__(self):
         super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
         self.pool = nn.MaxPool1d(2)
 
     def forward(self, x):
@@ -412,12 +316,11 @@ class Subsamples(nn.Module):
         return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
 
 
-class LooksFarBack(nn.Module):
+class LooksFarBack(OneLSTM):
     """A causal convolution over 12 steps after the LSTM."""
 
     def __init__(self):
         super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
         self.conv = nn.Conv1d(4, 4, 12)
 
     def forward(self, x):
@@ -425,12 +328,10 @@ class LooksFarBack(nn.Module):
         return self.conv(nn.functional.pad(y, (11, 0))).transpose(1, 2)
 
 
-class AddsAnEcho(nn.Module):
+class AddsAnEcho(OneLSTM):
     """y[t] has x[t - 20] in it."""
 
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 3, batch_first=True)
+    hidden_size = 3
 
     def forward(self, x):
         return self.lstm(x)[0] + nn.functional.pad(x, (0, 0, 20, 0))[:, : x.shape[1]]

@@ -1,32 +1,25 @@
 import modules
 import pytest
 import torch
+from lift_modules import lift_module
 
-from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import StateByKey
-from lstm_deploy.lifting.lifting import example, lift
-
-X = TensorSpec.parse("x:float32[batch,seq,3]")
-
-
-def lifted(module, spec=X, **options):
-    torch.manual_seed(0)
-    return lift(module.eval(), [spec], **options)
+from lstm_deploy.lifting.lifting import example_inputs
 
 
 def test_an_argument_that_is_no_state_must_be_described():
     with pytest.raises(LiftingError, match="forward also needs lengths"):
-        lifted(modules.Packs())
+        lift_module(modules.Packs())
 
 
 def test_inputs_that_forward_changes_are_the_callers_still():
     module = modules.ChangesItsInput().eval()
-    found = lifted(module)
-    tensors = example(found.signature)
+    lifted = lift_module(module)
+    tensors = example_inputs(lifted.signature)
     before = tensors[0].clone()
     with torch.no_grad():
-        y = found(*tensors)[0]
+        y = lifted(*tensors)[0]
         assert tensors[0].equal(before)
         torch.testing.assert_close(y, module(before))
 
@@ -39,9 +32,9 @@ def test_a_state_in_a_mapping_is_found_by_names_of_its_own():
         with pytest.raises(KeyError):
             state[key]
     module = modules.DemandsMapping().eval()
-    found = lifted(module)
-    x, h, c = example(found.signature)
+    lifted = lift_module(module)
+    x, h, c = example_inputs(lifted.signature)
     with torch.no_grad():
-        y, new_h, _ = found(x, h + 1, c + 1)
-        wanted, new = module(x, {"h": h + 1, "c": c + 1})
-    torch.testing.assert_close((y, new_h), (wanted, new["h"]))
+        y, new_h, _ = lifted(x, h + 1, c + 1)
+        expected, new = module(x, {"h": h + 1, "c": c + 1})
+    torch.testing.assert_close((y, new_h), (expected, new["h"]))

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import modules
 import pytest
+import refused_modules
 import torch
 from hypothesis import given, settings, strategies as st
+from lift_modules import lift_module
 from properties import examples
 from torch import nn
 
@@ -11,26 +13,20 @@ import lstm_deploy
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import flatten
-from lstm_deploy.lifting.lifting import example, lift
+from lstm_deploy.lifting.lifting import example_inputs
 
-X = TensorSpec.parse("x:float32[batch,seq,3]")
 SIZES = {"batch": 2, "seq": 7}
-
-
-def lifted(module, spec=X, **options):
-    torch.manual_seed(0)
-    return lift(module.eval(), [spec], **options)
 
 
 @pytest.mark.parametrize("make", [modules.HidesState, modules.ReturnsState, modules.Attention, modules.TwoLSTMs])
 def test_from_zeros_it_computes_what_the_module_computes(make):
     module = make().eval()
-    found = lifted(module)
-    tensors = example(found.signature, **SIZES)
+    lifted = lift_module(module)
+    tensors = example_inputs(lifted.signature, **SIZES)
     with torch.no_grad():
-        outputs = found(*tensors)[: len(found.signature.outputs)]
-        wanted = [tensor for path, tensor in flatten(module(tensors[0])) if path[:1] != (1,)]
-    for output, value in zip(outputs, wanted, strict=True):
+        outputs = lifted(*tensors)[: len(lifted.signature.outputs)]
+        expected = [tensor for path, tensor in flatten(module(tensors[0])) if path[:1] != (1,)]
+    for output, value in zip(outputs, expected, strict=True):
         torch.testing.assert_close(output, value)
 
 
@@ -39,30 +35,30 @@ def test_given_states_enter_and_final_states_leave():
     h, c = torch.randn(2, 2, 8), torch.randn(2, 2, 8)
     x = torch.randn(2, 7, 3)
     with torch.no_grad():
-        wanted, (wanted_h, wanted_c) = module(x, (h, c))
-        y, h_out, c_out = lifted(module)(x, h, c)
-    for got, value in ((y, wanted), (h_out, wanted_h), (c_out, wanted_c)):
+        expected, (expected_h, expected_c) = module(x, (h, c))
+        y, h_out, c_out = lift_module(module)(x, h, c)
+    for got, value in ((y, expected), (h_out, expected_h), (c_out, expected_c)):
         torch.testing.assert_close(got, value)
 
 
 def test_float32_weights_are_shared_and_nothing_else_is():
     """A copy of 500 MB of weights is a copy too many; a buffer may be changed by the forward."""
     module = modules.CountsCalls().train()
-    found = lifted(module)
-    assert found.module.lstm.weight_ih_l0.data_ptr() == module.lstm.weight_ih_l0.data_ptr()
-    assert found.module.lstm.weight_ih_l0.requires_grad is False
+    lifted = lift_module(module)
+    assert lifted.module.lstm.weight_ih_l0.data_ptr() == module.lstm.weight_ih_l0.data_ptr()
+    assert lifted.module.lstm.weight_ih_l0.requires_grad is False
     assert module.lstm.weight_ih_l0.requires_grad
-    assert found.module.calls.data_ptr() != module.calls.data_ptr()
-    found(*example(found.signature))
+    assert lifted.module.calls.data_ptr() != module.calls.data_ptr()
+    lifted(*example_inputs(lifted.signature))
     assert module.calls == 0
-    found.double()
+    lifted.double()
     assert module.lstm.weight_ih_l0.dtype == torch.float32
 
 
 def test_the_users_module_is_left_as_it_was():
     module = modules.HidesState().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    lifted(module)
+    lift_module(module)
     module.train()
     assert type(module.lstm) is nn.LSTM
     assert all(value.requires_grad for value in module.parameters())
@@ -70,40 +66,40 @@ def test_the_users_module_is_left_as_it_was():
 
 
 def test_a_bare_lstm_is_lifted():
-    found = lifted(nn.LSTM(3, 4, 2), TensorSpec.parse("x:float32[seq,batch,3]")).signature
-    assert found.outputs[0].shape == ("seq", "batch", 4)
-    assert found.state_inputs[0].shape == (2, "batch", 4)
+    signature = lift_module(nn.LSTM(3, 4, 2), TensorSpec.parse("x:float32[seq,batch,3]")).signature
+    assert signature.outputs[0].shape == ("seq", "batch", 4)
+    assert signature.state_inputs[0].shape == (2, "batch", 4)
 
 
 def test_batch_first_state_is_the_same_state_in_another_order():
     module = modules.ReturnsState().eval()
     x, h, c = torch.randn(2, 7, 3), torch.randn(2, 2, 8), torch.randn(2, 2, 8)
     with torch.no_grad():
-        y, h_out, _ = lifted(module)(x, h, c)
-        found = lifted(module, state_layout="batch-first")
-        other_y, other_h, _ = found(x, h.transpose(0, 1), c.transpose(0, 1))
+        y, h_out, _ = lift_module(module)(x, h, c)
+        lifted = lift_module(module, state_layout="batch-first")
+        other_y, other_h, _ = lifted(x, h.transpose(0, 1), c.transpose(0, 1))
     torch.testing.assert_close(other_y, y)
     torch.testing.assert_close(other_h, h_out.transpose(0, 1))
-    assert found.signature.state_outputs[0].shape == ("batch", 2, 8)
+    assert lifted.signature.state_outputs[0].shape == ("batch", 2, 8)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: nn.Linear(3, 3), "no nn.LSTM"),
-        (modules.Gated, "GRU"),
-        (modules.Subclassed, "subclass"),
+        (refused_modules.Gated, "GRU"),
+        (refused_modules.Subclassed, "subclass"),
     ],
 )
 def test_what_cannot_be_lifted_is_refused_with_the_reason(make, message):
     with pytest.raises(LiftingError, match=message):
-        lifted(make())
+        lift_module(make())
 
 
 def test_half_and_double_weights_are_lifted_as_float32():
     for module in (modules.HidesState().double(), modules.HidesState().half()):
-        found = lifted(module)
-        assert all(value.dtype == torch.float32 for value in found.parameters())
+        lifted = lift_module(module)
+        assert all(value.dtype == torch.float32 for value in lifted.parameters())
 
 
 ALL = {**{"x": "float32[batch,seq,3]"}}
@@ -144,9 +140,9 @@ def test_a_module_is_exported_as_its_author_wrote_it(tmp_path, make, inputs, sta
     """All in one process, one after another; each bundle has been proven against PyTorch when it is there."""
     torch.manual_seed(0)
     bundle = lstm_deploy.export(make(), tmp_path / "b", inputs=inputs)
-    found = bundle.signature
-    assert [spec.name for spec in found.state_inputs][::2] == states
-    assert [str(spec) for spec in found.outputs] == outputs
+    signature = bundle.signature
+    assert [spec.name for spec in signature.state_inputs][::2] == states
+    assert [str(spec) for spec in signature.outputs] == outputs
     assert bundle.manifest.parity.passed
 
 
@@ -178,10 +174,10 @@ def test_a_start_that_is_computed_from_a_flag_is_no_constant(tmp_path):
 
 
 def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
-    source = Path(modules.__file__).read_text(encoding="utf-8").splitlines()
+    source = Path(refused_modules.__file__).read_text(encoding="utf-8").splitlines()
     line = next(number for number, text in enumerate(source, 1) if "if out.sum() > 0" in text)
     with pytest.raises(LiftingError, match=rf"modules\.py:{line}"):
-        lstm_deploy.export(modules.Branches(), tmp_path / "b", inputs=ALL)
+        lstm_deploy.export(refused_modules.Branches(), tmp_path / "b", inputs=ALL)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -231,11 +227,11 @@ def test_random_modules_are_lifted(kinds, widths, start, result, norm):
             return {"tensor": y, "tuple": (y, final), "dict": {"out": y, "h": final[0]}, "last": y[:, -1]}[result]
 
     module = Random().eval()
-    found = lifted(module)
-    assert len(found.signature.recurrent) == len(kinds)
-    assert ("seq" in {dim.name for dim in found.signature.fixed}) == ("cell" in kinds)
+    lifted = lift_module(module)
+    assert len(lifted.signature.recurrent) == len(kinds)
+    assert ("seq" in {dim.name for dim in lifted.signature.fixed}) == ("cell" in kinds)
     if start != "random":
-        tensors = example(found.signature, **SIZES)
+        tensors = example_inputs(lifted.signature, **SIZES)
         with torch.no_grad():
-            wanted = [value for _, value in flatten(module(tensors[0]))]
-            torch.testing.assert_close(found(*tensors)[0], wanted[0], rtol=1e-4, atol=1e-5)
+            expected = [value for _, value in flatten(module(tensors[0]))]
+            torch.testing.assert_close(lifted(*tensors)[0], expected[0], rtol=1e-4, atol=1e-5)

@@ -1,45 +1,37 @@
 import modules
 import pytest
-import torch
+from lift_modules import lift_module
 from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.lifting import lift
-
-X = TensorSpec.parse("x:float32[batch,seq,3]")
-
-
-def lifted(module, spec=X, **options):
-    torch.manual_seed(0)
-    return lift(module.eval(), [spec], **options)
 
 
 def test_a_wrong_input_is_refused_with_the_models_own_words():
     with pytest.raises(LiftingError, match=r"x \[2, 6, 4\].*Expected 3, got 4"):
-        lifted(modules.HidesState(), TensorSpec.parse("x:float32[batch,seq,4]"))
+        lift_module(modules.HidesState(), TensorSpec.parse("x:float32[batch,seq,4]"))
 
 
 def test_a_learned_start_is_part_of_the_contract():
     module = modules.LearnedStart().eval()
-    found = lifted(module).signature
-    assert found.recurrent[0].initial_h == ((1.0,) * 8,)
-    assert (found.initial_state(3)["h_in"] == 1).all()
-    assert (found.initial_state(3)["c_in"] == 0).all()
+    signature = lift_module(module).signature
+    assert signature.recurrent[0].initial_h == ((1.0,) * 8,)
+    assert (signature.initial_state(3)["h_in"] == 1).all()
+    assert (signature.initial_state(3)["c_in"] == 0).all()
 
 
-def test_fixed_sizes_are_told_with_the_reason():
+def test_fixed_sizes_are_reported_with_the_reason():
     def fixed(make, text):
-        return {dim.name: (dim.size, dim.reason) for dim in lifted(make(), TensorSpec.parse(text)).signature.fixed}
+        return {dim.name: (dim.size, dim.reason) for dim in lift_module(make(), TensorSpec.parse(text)).signature.fixed}
 
     assert fixed(modules.WindowNorm, "x:float32[batch,seq]")["seq"][0] == 10
     assert "one step a call" in fixed(modules.Cells, "x:float32[batch,seq,3]")["seq"][1]
     assert fixed(modules.Unbatched, "x:float32[seq,3]")["batch"][0] == 1
 
 
-def test_axes_by_other_names_are_told_what_to_be_called():
+def test_axes_with_other_names_are_refused_with_the_names_to_use():
     with pytest.raises(LiftingError, match="call that axis `batch`"):
-        lifted(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
+        lift_module(modules.HidesState(), TensorSpec.parse("x:float32[B,T,3]"))
 
 
 @pytest.mark.parametrize(
@@ -55,10 +47,10 @@ def test_axes_by_other_names_are_told_what_to_be_called():
 def test_inputs_that_cannot_be_are_refused(spec):
     """As in a contract that was changed."""
     with pytest.raises(LiftingError, match="correct the specification"):
-        lifted(modules.HidesState(), spec)
+        lift_module(modules.HidesState(), spec)
 
 
-def test_an_error_that_another_way_of_calling_does_not_mend_changes_nothing():
+def test_an_error_that_another_calling_convention_does_not_mend_changes_nothing():
     class NeedsThree(nn.Module):
         def __init__(self):
             super().__init__()
@@ -70,4 +62,4 @@ def test_an_error_that_another_way_of_calling_does_not_mend_changes_nothing():
                 raise RuntimeError("tuple index out of range")  # also what is said of a state given as a tuple
             return y[:, 2:], state
 
-    assert lifted(NeedsThree()).signature.least_seq == 3
+    assert lift_module(NeedsThree()).signature.least_seq == 3

@@ -5,10 +5,8 @@ from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.recognition import FOURTEEN, recognize
+from lstm_deploy.lifting.recognition import FROM_SCRATCH, recognize
 from lstm_deploy.lifting.weight_files import clean
-
-NAMES = [f"b_{gate}" if len(gate) == 1 else f"W_{gate}" for gate in FOURTEEN]
 
 
 class Net(nn.Module):
@@ -36,15 +34,15 @@ class Net(nn.Module):
 )
 def test_every_form_is_recognised_and_computes_the_same(embedding, head, prefix, **form):
     network = Net(embedding, head, **form).eval()
-    found = recognize(clean({prefix + name: value for name, value in network.state_dict().items()}, "here"))
+    recognized = recognize(clean({prefix + name: value for name, value in network.state_dict().items()}, "here"))
     x = torch.randint(0, 11, (2, 5)) if embedding else torch.randn(2, 5, 3)
     with torch.no_grad():
-        torch.testing.assert_close(found.network(x), network(x))
-    assert found.inputs[0].dtype == ("int64" if embedding else "float32")
-    assert found.inputs[0].high == ((10,) if embedding else None)
+        torch.testing.assert_close(recognized.network(x), network(x))
+    assert recognized.inputs[0].dtype == ("int64" if embedding else "float32")
+    assert recognized.inputs[0].high == ((10,) if embedding else None)
 
 
-def test_what_no_file_can_tell_is_said():
+def test_what_no_file_says_is_among_the_findings():
     findings = " ".join(recognize(Net(False, True).state_dict()).findings)
     assert "rnn is an LSTM(3, 8, 1 layers)" in findings
     assert "out.weight is a Linear(8, 5) after it" in findings
@@ -54,19 +52,19 @@ def test_what_no_file_can_tell_is_said():
 
 def test_a_cell_is_an_lstm_of_one_layer():
     cell = nn.LSTMCell(3, 4)
-    found = recognize({f"cell.{name}": value for name, value in cell.state_dict().items()})
+    recognized = recognize({f"cell.{name}": value for name, value in cell.state_dict().items()})
     x = torch.randn(2, 5, 3)
     h = c = torch.zeros(2, 4)
     for step in range(5):
         h, c = cell(x[:, step], (h, c))
-    torch.testing.assert_close(found.network(x)[:, -1], h)
+    torch.testing.assert_close(recognized.network(x)[:, -1], h)
 
 
 def fourteen(inputs=6, hidden=4):
     """Weights of the LSTM that a textbook writes from scratch, and what it computes of `x [seq, batch, inputs]`."""
     torch.manual_seed(0)
     weights = {}
-    for name in NAMES:
+    for name in FROM_SCRATCH:
         gate = name[2:]
         rows = inputs if gate.startswith("x") else hidden
         columns = inputs if gate.endswith("q") else hidden
@@ -88,7 +86,7 @@ def fourteen(inputs=6, hidden=4):
 @pytest.mark.parametrize("as_list", [True, False])
 def test_fourteen_tensors_from_scratch_are_an_lstm(as_list):
     weights, run = fourteen()
-    given_ = {str(index): weights[name] for index, name in enumerate(NAMES)} if as_list else weights
+    given_ = {str(index): weights[name] for index, name in enumerate(FROM_SCRATCH)} if as_list else weights
     x = torch.nn.functional.one_hot(torch.randint(0, 6, (7, 3)), 6).float()
     with torch.no_grad():
         time_major = recognize(given_, [TensorSpec.parse("x:float32[seq,batch,6]")]).network(x)

@@ -14,7 +14,8 @@ from torch import nn
 
 import lstm_deploy
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.calling import StayOnCPU, flatten
+from lstm_deploy.lifting.calling import flatten
+from lstm_deploy.lifting.contexts import StayOnCPU
 from lstm_deploy.lifting.sources import Origin, load
 
 FILE = Path(authors.__file__)
@@ -48,9 +49,9 @@ def assert_equal_to_the_author(network, bundle, shapes=SHAPES):
             given = (x, network.init_hidden(batch)) if hasattr(network, "init_hidden") else (x,)
             y = flatten(network(*given))[0][1]
         hook.remove()
-        for name, wanted in (("y", y), ("h_out", finals[0]), ("c_out", finals[1])):
-            difference = np.abs(outputs[name] - wanted.numpy()).max()
-            assert difference <= 1e-5 * max(1, wanted.abs().max()), (name, batch, seq)
+        for name, expected in (("y", y), ("h_out", finals[0]), ("c_out", finals[1])):
+            difference = np.abs(outputs[name] - expected.numpy()).max()
+            assert difference <= 1e-5 * max(1, expected.abs().max()), (name, batch, seq)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -136,29 +137,29 @@ def test_a_class_in_a_package_is_found(tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_told(tmp_path, origin, message):
+def test_what_does_not_fit_is_refused_with_the_reason(tmp_path, origin, message):
     torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
     with pytest.raises(InputError, match=message):
         load(Origin(path=tmp_path / "m.pt", **origin))
 
 
-def test_weights_that_belong_to_no_part_of_the_class_are_left_out_and_told(tmp_path):
+def test_weights_that_belong_to_no_part_of_the_class_are_left_out_and_reported(tmp_path):
     """As in a published speaker encoder, whose file also has the scale of its loss."""
     torch.save({**authors.Stock().state_dict(), "loss_scale": torch.ones(1)}, tmp_path / "m.pt")
     for origin in (Origin(path=tmp_path / "m.pt", model=f"{FILE}:Stock"), Origin(path=tmp_path / "m.pt")):
         assert any("loss_scale" in finding and "left out" in finding for finding in load(origin).findings)
 
 
-def test_a_users_error_is_told_with_its_line(tmp_path):
+def test_a_users_error_is_reported_with_its_line(tmp_path):
     (tmp_path / "net.py").write_text("import torch\n\nraise RuntimeError('not today')\n")
     torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
     with pytest.raises(InputError, match=r"not today, at .*net\.py:3"):
         load(Origin(path=tmp_path / "m.pt", model=f"{tmp_path / 'net.py'}:Net"))
 
 
-def test_tokens_are_tried_over_the_whole_embedding():
-    found = load_text().lifted.signature.inputs[0]
-    assert (found.low, found.high) == ((0,), (99,))
+def test_tokens_cover_the_whole_embedding():
+    spec = load_text().lifted.signature.inputs[0]
+    assert (spec.low, spec.high) == ((0,), (99,))
 
 
 def load_text():

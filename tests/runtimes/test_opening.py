@@ -7,7 +7,7 @@ import torch
 from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.lifting import sources
-from lstm_deploy.runtimes.onnxrt import DeviceRecurrence, probe_providers
+from lstm_deploy.runtimes.onnxrt import DeviceRecurrence
 from lstm_deploy.runtimes.opening import open_runtime
 from lstm_deploy.runtimes.openvino import OpenVinoRuntime
 from lstm_deploy.runtimes.torchrt import EagerRuntime
@@ -161,13 +161,6 @@ def test_cuda_computes_what_the_cpu_computes(forecast_bundle, name):
     feeds = {"x": x, **cpu.signature.initial_state(2)}
     for name_, value in cuda.run(feeds).items():
         np.testing.assert_allclose(value, cpu.run(feeds)[name_], rtol=1e-4, atol=1e-4)
-
-
-def test_probing_says_which_providers_load(capfd):
-    found = probe_providers()
-    assert found["CPUExecutionProvider"] == "loads"
-    assert set(found) == {"CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"}
-    assert capfd.readouterr() == ("", "")
 
 
 def test_openvino_computes_in_the_precision_that_is_asked_for(forecast_bundle):

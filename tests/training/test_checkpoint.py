@@ -8,10 +8,10 @@ from safetensors.numpy import save_file
 from lstm_deploy.contract.tasks import Forecast
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import checkpoint
-from lstm_deploy.training.checkpoint import NetworkConfig, Spec
-from lstm_deploy.training.network import build
+from lstm_deploy.training.checkpoint import CheckpointSpec, NetworkConfig
+from lstm_deploy.training.network import load_network
 
-SPEC = Spec(
+SPEC = CheckpointSpec(
     network=NetworkConfig(input="values", input_size=2, output_size=1, output_columns=(1,), hidden_size=3),
     task=Forecast(features=("a", "ü"), targets=("ü",), window=5),
     state_policy="reset",
@@ -25,11 +25,11 @@ def test_spec_and_tensors_survive_the_file(tmp_path):
     tensors = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.array([1])}
     checkpoint.save(tmp_path / "m.safetensors", tensors, SPEC)
     assert checkpoint.read_spec(tmp_path / "m.safetensors") == SPEC
-    found = checkpoint.read_tensors(tmp_path / "m.safetensors")
-    assert {name: value.tolist() for name, value in found.items()} == {k: v.tolist() for k, v in tensors.items()}
+    read = checkpoint.read_tensors(tmp_path / "m.safetensors")
+    assert {name: value.tolist() for name, value in read.items()} == {k: v.tolist() for k, v in tensors.items()}
 
 
-def test_somebody_elses_weights_are_refused_with_a_way_on(tmp_path):
+def test_third_party_weights_are_refused_with_a_remedy(tmp_path):
     save_file({"weight": np.zeros(3)}, tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="lstm_deploy.export"):
         checkpoint.read_spec(tmp_path / "m.safetensors")
@@ -63,4 +63,4 @@ def test_a_missing_file_is_refused(tmp_path):
 )
 def test_weights_that_contradict_the_spec_are_refused(tensors):
     with pytest.raises(InputError, match="contradict"):
-        build(NetworkConfig(input="one-hot", input_size=3, output_size=3, hidden_size=4), tensors)
+        load_network(NetworkConfig(input="one-hot", input_size=3, output_size=3, hidden_size=4), tensors)

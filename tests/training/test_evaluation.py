@@ -10,16 +10,16 @@ from lstm_deploy.training.data import synthetic
 from lstm_deploy.training.evaluation import find_season, forecast_metrics
 
 
-def test_errors_are_those_of_hand_computed_forecasts():
+def test_errors_match_hand_computed_ones():
     values = np.array([[0.0], [2], [4], [6], [8], [11], [10]])
-    found = forecast_metrics(np.array([[[9.0]], [[10.0]]]), values, 5, (0,), 4, None)
-    assert found["rows"] == 2
-    assert found["rmse"] == pytest.approx(math.sqrt((4 + 0) / 2))
-    assert found["mae"] == 1.0
-    assert found["mase"] == 0.5  # the naive forecast of the first four rows is off by 2
-    assert found["naive_rmse"] == pytest.approx(math.sqrt((9 + 1) / 2))
-    assert found["naive_mase"] == 1.0
-    assert "season" not in found
+    metrics = forecast_metrics(np.array([[[9.0]], [[10.0]]]), values, 5, (0,), 4, None)
+    assert metrics["rows"] == 2
+    assert metrics["rmse"] == pytest.approx(math.sqrt((4 + 0) / 2))
+    assert metrics["mae"] == 1.0
+    assert metrics["mase"] == 0.5  # the naive forecast of the first four rows is off by 2
+    assert metrics["naive_rmse"] == pytest.approx(math.sqrt((9 + 1) / 2))
+    assert metrics["naive_mase"] == 1.0
+    assert "season" not in metrics
 
 
 def test_the_seasonal_naive_forecast_is_the_value_one_season_ago():
@@ -27,30 +27,30 @@ def test_the_seasonal_naive_forecast_is_the_value_one_season_ago():
     values = np.tile(season, 8)[:, None]
     values[-1] += 3
     prediction = values[-4:].reshape(4, 1, 1)
-    found = forecast_metrics(prediction, values, 28, (0,), 20, 4)
-    assert found["rmse"] == 0
-    assert found["seasonal_naive_rmse"] == pytest.approx(math.sqrt(9 / 4))
-    assert found["mase_seasonal"] is None  # the seasonal naive forecast made no error in the training part
-    json.dumps(found, allow_nan=False)
+    metrics = forecast_metrics(prediction, values, 28, (0,), 20, 4)
+    assert metrics["rmse"] == 0
+    assert metrics["seasonal_naive_rmse"] == pytest.approx(math.sqrt(9 / 4))
+    assert metrics["mase_seasonal"] is None  # the seasonal naive forecast made no error in the training part
+    json.dumps(metrics, allow_nan=False)
 
 
-def test_a_horizon_beyond_the_season_looks_at_known_values_only():
+def test_a_horizon_beyond_the_season_uses_known_values_only():
     values = np.arange(40.0)[:, None]
     prediction = np.stack([values[start : start + 5] for start in range(30, 35)])
-    found = forecast_metrics(prediction, values, 30, (0,), 20, 2)
+    metrics = forecast_metrics(prediction, values, 30, (0,), 20, 2)
     # Steps 1 and 2 look 2 back, 3 and 4 look 4 back, 5 looks 6 back.
-    assert found["seasonal_naive_mae"] == pytest.approx(np.mean([2, 2, 4, 4, 6]))
-    assert found["naive_mae"] == pytest.approx(np.mean([1, 2, 3, 4, 5]))
-    assert found["rmse_by_step"] == [0.0] * 5
+    assert metrics["seasonal_naive_mae"] == pytest.approx(np.mean([2, 2, 4, 4, 6]))
+    assert metrics["naive_mae"] == pytest.approx(np.mean([1, 2, 3, 4, 5]))
+    assert metrics["rmse_by_step"] == [0.0] * 5
 
 
-def test_targets_count_alike_in_mase_whatever_their_unit():
+def test_targets_count_equally_in_mase_whatever_their_unit():
     values = np.stack([np.arange(20.0), 1000 * np.arange(20.0)], 1)
     prediction = values[15:].reshape(5, 1, 2) + np.array([1.0, 1000.0])
-    found = forecast_metrics(prediction, values, 15, (0, 1), 15, None, ("a", "b"))
-    assert found["mase"] == pytest.approx(1.0)
-    assert found["by_target"]["a"] == {"rmse": 1.0, "mae": 1.0, "naive_rmse": 1.0}
-    assert found["by_target"]["b"] == {"rmse": 1000.0, "mae": 1000.0, "naive_rmse": 1000.0}
+    metrics = forecast_metrics(prediction, values, 15, (0, 1), 15, None, ("a", "b"))
+    assert metrics["mase"] == pytest.approx(1.0)
+    assert metrics["by_target"]["a"] == {"rmse": 1.0, "mae": 1.0, "naive_rmse": 1.0}
+    assert metrics["by_target"]["b"] == {"rmse": 1000.0, "mae": 1000.0, "naive_rmse": 1000.0}
 
 
 @pytest.mark.parametrize("period", [7, 12, 24, 52])
@@ -77,18 +77,18 @@ def test_the_season_of_the_generated_sines_is_nearly_a_whole_number_of_their_per
     assert find_season(synthetic.generate("sines").values[:3600, 0]) == 44  # 7 times 2 π
 
 
-def test_accuracy_and_f1_are_those_of_a_hand_computed_confusion():
-    confusion = evaluation.confusion_of(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0]), 3)
+def test_accuracy_and_f1_match_a_hand_computed_confusion_matrix():
+    confusion = evaluation.confusion_matrix(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0]), 3)
     assert confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
-    found = evaluation.classification_metrics(confusion)
-    assert found["accuracy"] == pytest.approx(4 / 6)
-    assert found["macro_f1"] == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
-    assert found["naive_accuracy"] == 0.5
-    assert found["naive_macro_f1"] == pytest.approx((6 / 9) / 3)
+    metrics = evaluation.classification_metrics(confusion)
+    assert metrics["accuracy"] == pytest.approx(4 / 6)
+    assert metrics["macro_f1"] == pytest.approx((4 / 6 + 4 / 5 + 0) / 3)
+    assert metrics["naive_accuracy"] == 0.5
+    assert metrics["naive_macro_f1"] == pytest.approx((6 / 9) / 3)
 
 
-def test_bits_are_nats_by_log_2_and_a_text_of_one_pair_is_foreseen():
-    found = evaluation.text_metrics(math.log(2), 2 * math.log(2), 10, "byte")
-    assert (found["bits_per_byte"], found["naive_bits_per_byte"]) == (1.0, 2.0)
+def test_bits_are_nats_by_log_2_and_a_bigram_model_predicts_a_text_of_one_pair():
+    metrics = evaluation.text_metrics(math.log(2), 2 * math.log(2), 10, "byte")
+    assert (metrics["bits_per_byte"], metrics["naive_bits_per_byte"]) == (1.0, 2.0)
     tokens = np.tile([0, 1], 5000)
     assert evaluation.bigram_nats(tokens, tokens, 2) < 0.001

@@ -6,20 +6,21 @@ from small_models import COLUMNS, ignore, small
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import pipeline, training_data
+from lstm_deploy.training.batches import WHOLE
 from lstm_deploy.training.data import synthetic
 from lstm_deploy.training.data.series import Series
-from lstm_deploy.training.forecasting import make_problem
-from lstm_deploy.training.training_data import Material
+from lstm_deploy.training.forecasting import Forecasting
+from lstm_deploy.training.training_data import TrainingData
 
 
 def series(values: np.ndarray) -> Series:
     columns = tuple(f"c{index}" for index in range(values.shape[1]))
     labels = tuple(map(str, range(len(values))))
-    return Series(columns=columns, values=values, labels=labels, filled=0, dropped=0, left_out=())
+    return Series(columns=columns, values=values, labels=labels)
 
 
 def train(values, targets=("c0",), **changes):
-    return pipeline.train(Material(content=series(values), targets=targets), small("forecast", **changes), ignore)
+    return pipeline.train(TrainingData(content=series(values), targets=targets), small("forecast", **changes), ignore)
 
 
 def cycle(rows: int = 400) -> np.ndarray:
@@ -45,16 +46,16 @@ def test_a_cycle_is_learned_far_better_than_the_naive_forecast(form):
 
 def test_metrics_are_those_of_the_predictions_on_the_last_fifth():
     values = cycle()
-    found = train(values).evaluation
-    assert np.array_equal(found.forecast.truth, values[320:])
-    assert found.forecast.prediction.shape == (80, 1)
-    errors = found.forecast.prediction - found.forecast.truth
-    assert found.metrics["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
-    assert found.metrics["naive_mae"] == pytest.approx(np.abs(np.diff(values[319:, 0])).mean())
+    evaluation = train(values).evaluation
+    assert np.array_equal(evaluation.forecast.truth, values[320:])
+    assert evaluation.forecast.prediction.shape == (80, 1)
+    errors = evaluation.forecast.prediction - evaluation.forecast.truth
+    assert evaluation.metrics["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert evaluation.metrics["naive_mae"] == pytest.approx(np.abs(np.diff(values[319:, 0])).mean())
 
 
-def test_a_horizon_tells_the_steps_that_follow():
-    """A line that goes on as it went: what is told of the step before is what comes."""
+def test_a_horizon_predicts_the_steps_that_follow():
+    """Two straight lines, so that each output is near its own column."""
     values = np.stack([np.arange(300.0), 5 - np.arange(300.0)], 1)
     trained = train(values, ("c1", "c0"), horizon=4, window=5)
     x = torch.from_numpy(values[None, 100:105].astype(np.float32))
@@ -68,38 +69,38 @@ def test_a_horizon_tells_the_steps_that_follow():
 
 
 @pytest.mark.parametrize("scaling", ["minmax", "standard", "none"])
-def test_scaling_knows_the_part_that_is_learned_from_only(scaling):
+def test_scaling_uses_the_rows_to_fit_only(scaling):
     values = np.arange(100.0)[:, None]
-    problem = make_problem(series(values), ("c0",), small("forecast", window=5, scaling=scaling))
-    assert (problem.low, problem.high) == ((0.0,), (71.0,))
-    scaled = problem.lesson.network.scaling(torch.from_numpy(values[:72].astype(np.float32)))
+    task = Forecasting(series(values), ("c0",), small("forecast", window=5, scaling=scaling))
+    assert (task.low, task.high) == ((0.0,), (71.0,))
+    scaled = task.network.scaling(torch.from_numpy(values[:72].astype(np.float32)))
     if scaling == "standard":
         assert float(scaled.mean()) == pytest.approx(0, abs=1e-5)
         assert float(scaled.std(correction=0)) == pytest.approx(1, rel=1e-5)
     else:
-        wanted = (-1, 1) if scaling == "minmax" else (0, 71)
-        assert (float(scaled.min()), float(scaled.max())) == pytest.approx(wanted)
+        expected = (-1, 1) if scaling == "minmax" else (0, 71)
+        assert (float(scaled.min()), float(scaled.max())) == pytest.approx(expected)
 
 
-def test_a_network_that_can_feed_itself_is_rolled_out_beside_the_noiseless_series():
-    given = training_data.generated("sines", 400, 0)
-    found = pipeline.train(given, small("forecast", window=10), ignore).evaluation
-    assert found.rollout.noiseless
-    assert np.array_equal(found.rollout.truth, synthetic.generate("sines", 400).noiseless[320:370])
-    assert found.metrics["rollout_steps"] == 50
-    errors = found.rollout.prediction - found.rollout.truth
-    assert found.metrics["rollout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+def test_the_rollout_of_a_network_that_can_feed_itself_is_compared_with_the_noiseless_series():
+    data = training_data.generate_series("sines", 400, 0)
+    evaluation = pipeline.train(data, small("forecast", window=10), ignore).evaluation
+    assert evaluation.rollout.noiseless
+    assert np.array_equal(evaluation.rollout.truth, synthetic.generate("sines", 400).noiseless[320:370])
+    assert evaluation.metrics["rollout_steps"] == 50
+    errors = evaluation.rollout.prediction - evaluation.rollout.truth
+    assert evaluation.metrics["rollout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
 
 
-def test_a_rollout_is_the_network_fed_with_its_own_predictions(prices):
-    given = training_data.series(prices, COLUMNS, COLUMNS, "previous")
-    trained = pipeline.train(given, small("forecast"), ignore)
-    start = len(given.content.values) - len(trained.evaluation.forecast.truth)
-    rows = torch.from_numpy(given.content.values[start - 20 : start].astype(np.float32))[None]
-    for made in trained.evaluation.rollout.prediction[:3]:
+def test_a_rollout_feeds_the_network_with_its_own_predictions(prices):
+    data = training_data.load_series(prices, COLUMNS, COLUMNS, "previous")
+    trained = pipeline.train(data, small("forecast"), ignore)
+    start = len(data.content.values) - len(trained.evaluation.forecast.truth)
+    rows = torch.from_numpy(data.content.values[start - 20 : start].astype(np.float32))[None]
+    for prediction in trained.evaluation.rollout.prediction[:3]:
         with torch.no_grad():
             y = trained.network(rows)[0][:, -1]
-        np.testing.assert_allclose(y[0].numpy(), made, rtol=1e-6)
+        np.testing.assert_allclose(y[0].numpy(), prediction, rtol=1e-6)
         rows = torch.cat([rows[:, 1:], y[:, None]], 1)
 
 
@@ -115,25 +116,23 @@ def test_the_smallest_series_is_trained_on_or_refused(rows):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 4), st.sampled_from([0.0, 0.1, 0.4]))
-def test_no_window_reaches_into_a_part_that_it_must_not_see(rows, window, horizon, validation):
+def test_no_window_reaches_into_a_later_part(rows, window, horizon, validation):
     values = np.arange(float(rows))[:, None]
     recipe = small("forecast", window=window, horizon=horizon, validation=validation)
     try:
-        problem = make_problem(series(values), ("c0",), recipe)
+        task = Forecasting(series(values), ("c0",), recipe)
     except InputError:
         return
-    from lstm_deploy.training.batches import Place
-
     test_start = rows - max(horizon, round(0.2 * rows))
-    fitted = list(problem.lesson.train(Place()))
-    seen = max(max(float(batch.inputs[0].max()), float(batch.wanted.max())) for batch in fitted)
-    if problem.lesson.validate:
-        wanted = torch.cat([batch.wanted[:, -1].flatten() for batch in problem.lesson.validate(Place())])
-        assert seen < wanted.min()
-        assert wanted.max() == test_start - 1
+    fitted = list(task.batches("fit", WHOLE))
+    seen = max(max(float(batch.inputs[0].max()), float(batch.targets.max())) for batch in fitted)
+    if validation:
+        targets = torch.cat([batch.targets[:, -1].flatten() for batch in task.batches("validation", WHOLE)])
+        assert seen < targets.min()
+        assert targets.max() == test_start - 1
     else:
         assert seen == test_start - 1
-    assert seen == problem.high[0]
+    assert seen == task.high[0]
 
 
 def test_a_constant_column_and_one_without_finite_scale_are_refused_by_name():

@@ -5,12 +5,12 @@ from small_models import ignore, small
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import pipeline
-from lstm_deploy.training.language_modelling import make_problem
-from lstm_deploy.training.training_data import Material
+from lstm_deploy.training.language_modelling import LanguageModelling
+from lstm_deploy.training.training_data import TrainingData
 
 
 def train(text, **changes):
-    return pipeline.train(Material(content=text), small("lm", **changes), ignore)
+    return pipeline.train(TrainingData(content=text), small("lm", **changes), ignore)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_a_repeated_text_is_learned_in_every_form(form):
 
 
 def test_the_vocabulary_is_the_sorted_characters_or_all_bytes():
-    assert make_problem("hello world " * 30, small("lm")).task.vocabulary == tuple(" dehlorw")
-    task = make_problem("Größe ✿ " * 60, small("lm", unit="byte")).task
+    assert LanguageModelling("hello world " * 30, small("lm")).task.vocabulary == tuple(" dehlorw")
+    task = LanguageModelling("Größe ✿ " * 60, small("lm", unit="byte")).task
     assert len(task.vocabulary) == 256
     assert task.decode(task.encode("Größe ✿ 漢")) == "Größe ✿ 漢"
 
 
-def test_the_policy_of_the_state_is_that_of_the_training():
+def test_the_state_policy_is_that_of_the_training():
     assert train("abcdefgh" * 100).spec.state_policy == "carry"
     assert train("abcdefgh" * 100, state="reset").spec.state_policy == "reset"
 

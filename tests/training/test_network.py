@@ -4,7 +4,7 @@ from hypothesis import given, strategies as st
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.checkpoint import NetworkConfig
-from lstm_deploy.training.network import Network, build
+from lstm_deploy.training.network import Network, load_network
 
 CONFIG = NetworkConfig(input="values", input_size=3, hidden_size=4, output_size=2, output_columns=(2, 0), residual=True)
 
@@ -95,8 +95,8 @@ def test_tokens_enter_as_one_hot_vectors_that_are_not_trained():
 
 @pytest.mark.parametrize(("name", "size"), [("num_layers", 0), ("num_layers", 10**9), ("hidden_size", 10**30)])
 def test_sizes_that_no_network_has_are_refused_at_once(name, size):
-    """As in a checkpoint whose spec was changed."""
+    """As in a checkpoint whose spec was edited."""
     sizes = {"input": "values", "input_size": 2, "output_size": 1, "output_columns": (1,), "hidden_size": 3}
-    tensors = {key: value.numpy() for key, value in build(NetworkConfig(**sizes)).state_dict().items()}
+    tensors = {key: value.numpy() for key, value in Network(NetworkConfig(**sizes)).state_dict().items()}
     with pytest.raises(InputError, match="contradict"):
-        build(NetworkConfig(**{**sizes, name: size}), tensors)
+        load_network(NetworkConfig(**{**sizes, name: size}), tensors)

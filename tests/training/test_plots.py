@@ -3,8 +3,8 @@ import pytest
 
 from lstm_deploy.contract.tasks import BYTES, Classify, Forecast, LanguageModel
 from lstm_deploy.training import plots
-from lstm_deploy.training.evaluation import Compared, Evaluation
-from lstm_deploy.training.fit_log import Epoch
+from lstm_deploy.training.evaluation import Evaluation, Predictions
+from lstm_deploy.training.run_folder import Epoch
 
 
 def history(epochs: int, validated: bool = True) -> list[Epoch]:
@@ -21,9 +21,9 @@ def history(epochs: int, validated: bool = True) -> list[Epoch]:
     ]
 
 
-def compared(rows: int, targets: int) -> Compared:
+def predictions(rows: int, targets: int) -> Predictions:
     values = np.random.default_rng(0).standard_normal((rows, targets))
-    return Compared(truth=values, prediction=values + 0.1, labels=tuple(map(str, range(rows))))
+    return Predictions(truth=values, prediction=values + 0.1, labels=tuple(map(str, range(rows))))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 1000])
@@ -31,30 +31,30 @@ def compared(rows: int, targets: int) -> Compared:
 def test_a_forecast_has_its_plots_at_any_size(rows, targets, horizon):
     task = Forecast(features=targets, targets=targets, window=2, horizon=horizon)
     metrics = {"rmse": 0.1, "naive_rmse": 0.2, "rollout_rmse": 0.3}
-    found = Evaluation(
+    evaluation = Evaluation(
         metrics=metrics,
-        forecast=compared(rows, len(targets)),
-        rollout=compared(min(rows, 50), len(targets)) if horizon == 1 else None,
+        forecast=predictions(rows, len(targets)),
+        rollout=predictions(min(rows, 50), len(targets)) if horizon == 1 else None,
     )
-    made = plots.plots(history(3), found, task)
-    assert list(made) == ["prediction", "residuals", *(["rollout"] if horizon == 1 else []), "loss"]
-    for figure in made.values():
+    figures = plots.plots(history(3), evaluation, task)
+    assert list(figures) == ["prediction", "residuals", *(["rollout"] if horizon == 1 else []), "loss"]
+    for figure in figures.values():
         figure.savefig("/dev/null", format="png", dpi=30)
-    panel = made["prediction"].axes[0]
+    panel = figures["prediction"].axes[0]
     assert len(panel.lines[0].get_ydata()) == min(rows, plots.SHOWN_ROWS)
 
 
 @pytest.mark.parametrize("labels", [2, 12, 30])
-def test_a_confusion_is_drawn_with_its_numbers_where_they_fit(labels):
+def test_a_confusion_matrix_shows_its_counts_where_they_fit(labels):
     task = Classify(labels=tuple(f"label {n}" for n in range(labels)), vocabulary=("a",))
     confusion = np.arange(labels * labels).reshape(labels, labels)
-    made = plots.plots(history(2), Evaluation(metrics={"accuracy": 0.5}, confusion=confusion), task)
-    assert list(made) == ["confusion", "loss"]
-    assert len(made["confusion"].axes[0].texts) == (labels * labels if labels <= plots.NUMBERED else 0)
-    made["confusion"].savefig("/dev/null", format="png", dpi=30)
+    figures = plots.plots(history(2), Evaluation(metrics={"accuracy": 0.5}, confusion=confusion), task)
+    assert list(figures) == ["confusion", "loss"]
+    assert len(figures["confusion"].axes[0].texts) == (labels * labels if labels <= plots.NUMBERED_CONFUSION else 0)
+    figures["confusion"].savefig("/dev/null", format="png", dpi=30)
 
 
-def test_too_many_labels_are_not_drawn():
+def test_a_confusion_matrix_of_too_many_labels_is_left_out():
     task = Classify(labels=tuple(map(str, range(50))), vocabulary=("a",))
     assert list(plots.plots(history(2), Evaluation(metrics={}, confusion=np.eye(50)), task)) == ["loss"]
 
@@ -62,8 +62,8 @@ def test_too_many_labels_are_not_drawn():
 @pytest.mark.parametrize(("epochs", "validated"), [(1, True), (100, True), (3, False)])
 def test_losses_are_drawn_beside_a_baseline(epochs, validated):
     task = LanguageModel(vocabulary=BYTES, unit="byte")
-    found = Evaluation(metrics={"nats_per_byte": 1.0, "naive_nats_per_byte": 2.0})
-    (axes,) = plots.plots(history(epochs, validated), found, task)["loss"].axes
+    evaluation = Evaluation(metrics={"nats_per_byte": 1.0, "naive_nats_per_byte": 2.0})
+    (axes,) = plots.plots(history(epochs, validated), evaluation, task)["loss"].axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert drawn["training"] == [1 / number for number in range(1, epochs + 1)]
     assert ("validation" in drawn) == validated

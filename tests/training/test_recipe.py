@@ -1,16 +1,15 @@
 import pytest
 
-from lstm_deploy.cli import arguments
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.recipe import DEFAULTS, RANGES, SEARCHABLE, Range, Recipe, make_recipe
+from lstm_deploy.training.recipe import DEFAULTS, Recipe, make_recipe
 
 
 @pytest.mark.parametrize("task", DEFAULTS)
-def test_every_task_has_a_recipe_without_any_option(task):
+def test_every_task_has_a_default_recipe(task):
     assert isinstance(make_recipe(task), Recipe)
 
 
-def test_what_is_given_replaces_the_default_and_none_does_not():
+def test_a_given_option_replaces_the_default_and_none_does_not():
     recipe = make_recipe("lm", hidden_size=7, epochs=None)
     assert (recipe.hidden_size, recipe.epochs) == (7, DEFAULTS["lm"]["epochs"])
 
@@ -41,47 +40,12 @@ def test_what_is_given_replaces_the_default_and_none_does_not():
         ("forecast", {"learning_rate": 0.0}, "--learning-rate: Expected `float` > 0"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(task, given, message):
+def test_options_that_conflict_are_refused(task, given, message):
     with pytest.raises(InputError, match=message):
         make_recipe(task, **given)
 
 
-def test_networks_that_see_whole_windows_tell_of_their_last_step():
+def test_networks_that_need_whole_windows_predict_at_the_last_step():
     assert make_recipe("forecast", bidirectional=True).pooling == "last"
     assert make_recipe("forecast", window_norm=True, pooling="attention").pooling == "attention"
     assert make_recipe("forecast").pooling == "none"
-
-
-def test_ranges_are_read_by_the_names_of_options():
-    found = arguments.ranges(
-        ["learning-rate=1e-4..1e-1:log", "layers=1..3", "hidden_size=8, 16", "optimizer=adam,sgd", "dropout=0..0.5"]
-    )
-    assert found == {
-        "learning_rate": Range(low=1e-4, high=0.1, log=True),
-        "num_layers": Range(low=1, high=3, whole=True),
-        "hidden_size": Range(choices=(8, 16)),
-        "optimizer": Range(choices=("adam", "sgd")),
-        "dropout": Range(low=0.0, high=0.5),
-    }
-    assert arguments.ranges(None) == RANGES
-    assert set(RANGES) <= set(SEARCHABLE)
-    assert set(SEARCHABLE) <= set(Recipe.__struct_fields__)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("epochs=1..3", "nothing that a search can try"),
-        ("learning-rate", "NAME=VALUE"),
-        ("learning-rate=a..b", "is no range"),
-        ("learning-rate=0..1:log", "is no range"),
-        ("learning-rate=2..1", "is no range"),
-        ("learning-rate=1..inf", "is no range"),
-        ("hidden-size=8..16..32", "is no range"),
-        ("hidden-size=1.5,2", "is no range"),
-        ("optimizer=adam..sgd", "is no range"),
-    ],
-)
-def test_what_is_no_range_is_refused(text, message):
-    with pytest.raises(InputError, match=message):
-        arguments.ranges([text])

@@ -16,9 +16,9 @@ from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts, quantize_onnx
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import sources
-from lstm_deploy.lifting.lifting import example
+from lstm_deploy.lifting.lifting import example_inputs
 from lstm_deploy.runtimes import native
 from lstm_deploy.validation import pipeline
 from lstm_deploy.validation.cases import Effort, make_cases
@@ -94,7 +94,7 @@ def test_a_wrong_torchscript_is_caught_and_named(right, tmp_path, name):
     wrong = wrap(copy.deepcopy(reference.lifted).float()).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(wrong, example(signature), check_trace=False)
+        traced = torch.jit.trace(wrong, example_inputs(signature), check_trace=False)
         torch.jit.save(traced, tmp_path / "wrong.torchscript", _extra_files={CONTRACT_FILE: signature.to_json()})
     failures, diagnosis = judged(tmp_path / "wrong.torchscript", reference, cases)
     assert failures, [c.detail for c in failures]
@@ -111,7 +111,7 @@ def right_c(right, tmp_path_factory):
         path = folder / name.replace(" ", "-") / "net.c"
         if not path.exists():
             path.parent.mkdir()
-            nodes = parts(onnx_graph.load(graph)).values() if name == "int8" else ()
+            nodes = quantizable_nodes(onnx_graph.load(graph)).values() if name == "int8" else ()
             export_c(graph, path, "net", [node.name for node in nodes])
         return path, reference, cases
 

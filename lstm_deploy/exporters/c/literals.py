@@ -1,4 +1,4 @@
-"""Numbers as C writes them."""
+"""Numbers as C expressions."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def literal(number: Any) -> str:
-    """A number of numpy's as an expression: of its own type, and one that can stand after any operator."""
+    """A number of NumPy as a C expression of its type, which can stand after any operator."""
     if isinstance(number, np.bool_ | bool):
         return str(int(number))
     if isinstance(number, np.integer | int):

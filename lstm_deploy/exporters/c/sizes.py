@@ -1,7 +1,9 @@
-"""Sizes and places in arrays as the C code has them: numbers, or polynomials in `steps`, the length of a sequence."""
+"""Sizes and offsets of arrays in the C code: numbers, or polynomials in `steps`, the length of a sequence."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from lstm_deploy.contract import STEPS
 
@@ -25,37 +27,32 @@ class Size:
         return None if len(self.coefficients) > 1 else sum(self.coefficients)
 
     def at(self, steps: int) -> int:
-        """Its value for so many steps."""
+        """Its value for a number of steps."""
         return sum(factor * steps**power for power, factor in enumerate(self.coefficients))
 
     def __add__(self, other: "Size | int") -> "Size":
-        a, b = self.coefficients, _size(other).coefficients
-        longest = max(len(a), len(b))
-        a, b = a + (0,) * (longest - len(a)), b + (0,) * (longest - len(b))
-        return Size.of(*(x + y for x, y in zip(a, b, strict=True)))
+        return Size.of(*map(sum, zip_longest(self.coefficients, _size(other).coefficients, fillvalue=0)))
 
     def __sub__(self, other: "Size | int") -> "Size":
         return self + _size(other) * -1
 
     def __mul__(self, other: "Size | int") -> "Size":
-        b = _size(other).coefficients
-        product = [0] * (len(self.coefficients) + len(b))
+        factors = _size(other).coefficients
+        product = [0] * (len(self.coefficients) + len(factors))
         for i, x in enumerate(self.coefficients):
-            for j, y in enumerate(b):
+            for j, y in enumerate(factors):
                 product[i + j] += x * y
         return Size.of(*product)
 
     def __str__(self) -> str:
         """As C, for an unsigned type; in parentheses where it is more than a number or a name."""
-        powers = [" * ".join([STEPS] * power) for power in range(len(self.coefficients))]
         terms = [
-            " * ".join(filter(None, [str(abs(factor)) if abs(factor) != 1 or not power else "", power]))
-            for factor, power in zip(self.coefficients, powers, strict=True)
+            (factor < 0, " * ".join([str(abs(factor))] * (abs(factor) != 1 or not power) + [STEPS] * power))
+            for power, factor in enumerate(self.coefficients)
             if factor
         ]
-        signs = [" - " if factor < 0 else " + " for factor in self.coefficients if factor]
-        pairs = sorted(zip(signs, terms, strict=True), reverse=True)  # what is added first
-        text = "".join(sign + term for sign, term in pairs).removeprefix(" + ")
+        signed = (f"{' - ' if negative else ' + '}{term}" for negative, term in sorted(terms, reverse=True))
+        text = "".join(signed).removeprefix(" + ")
         return f"({text})" if " " in text else text or "0"
 
 
@@ -63,27 +60,23 @@ ZERO, ONE = Size.of(), Size.of(1)
 
 
 def fit(steps: Sequence[int], values: Sequence[float]) -> Size | None:
-    """The polynomial that has these values for these steps, which follow each other; none if none of degree 2 does."""
+    """The polynomial of degree 2 or less with these values at these consecutive steps; none if there is none."""
     if any(value != int(value) for value in values):
         return None
     numbers = [int(value) for value in values]
-    first, start = steps[0], numbers[0]
     difference = numbers[1] - numbers[0]
     second = numbers[2] - 2 * numbers[1] + numbers[0]
     if second % 2:
         return None
     # Newton's forward differences, at distances of 1.
-    offset = Size.of(-first, 1)
-    found = Size.of(start) + offset * difference + offset * (offset - 1) * (second // 2)
-    return found if [found.at(number) for number in steps] == numbers else None
+    offset = Size.of(-steps[0], 1)
+    polynomial = Size.of(numbers[0]) + offset * difference + offset * (offset - 1) * (second // 2)
+    return polynomial if [polynomial.at(number) for number in steps] == numbers else None
 
 
 def product(sizes: Sequence[Size]) -> Size:
-    """How many entries an array of this shape has."""
-    result = ONE
-    for size in sizes:
-        result = result * size
-    return result
+    """The number of entries of an array of this shape."""
+    return math.prod(sizes, start=ONE)
 
 
 def _size(value: "Size | int") -> Size:

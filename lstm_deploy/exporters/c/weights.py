@@ -1,4 +1,4 @@
-"""The weights of a model as C has them: packed for the kernels, then static arrays, or one file that is mapped."""
+"""The weights of a C artifact: static arrays in its source, or one file that is mapped."""
 
 import hashlib
 import re
@@ -12,11 +12,12 @@ from lstm_deploy.contract import C_TYPES, Array, commented
 from lstm_deploy.exporters.c.literals import literal
 
 MAPPED_ABOVE = 4_000_000
-"""Bytes above which weights are a file of their own: compilers take minutes, and gigabytes, for larger texts."""
+"""Bytes above which weights are in their own file: for larger sources, compilers take minutes and gigabytes."""
 ALIGNMENT = 64
 MAGIC = b"lstm-deploy C weights, version 1"
-"""What the file begins with, before the digest of the rest, in `HEADER` bytes."""
+"""Start of the file, followed by the digest of the arrays."""
 HEADER = 128
+"""Bytes before the arrays."""
 
 
 class Entry(NamedTuple):
@@ -24,20 +25,20 @@ class Entry(NamedTuple):
 
     identifier: str
     label: str
-    """What it is, for the reader."""
+    """Its name in the graph, for a comment."""
     array: Array
 
 
 class Weights:
-    """The arrays that a translation needs, in the order in which they were asked for."""
+    """The arrays that a translation needs, in the order in which they were added."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.longest = 0
-        """The most inputs that are rounded at once."""
+        """The largest number of inputs that an int8 kernel rounds at once."""
 
     def add(self, name: str, array: Array) -> str:
-        """The C identifier of an array; the same array under the same name is there once."""
+        """Add an array, once under each name, and return its C identifier."""
         for entry in self.entries:
             if entry.label == name and entry.array.shape == array.shape and np.array_equal(entry.array, array):
                 return entry.identifier
@@ -51,13 +52,14 @@ class Weights:
         return identifier
 
     def add_int8(self, name: str, layer: Quantized, inputs: int) -> str:
-        """The C arguments of a layer in int8, which rounds so many inputs."""
+        """Add a layer in int8 that rounds `inputs` numbers at once, and return its C arguments."""
         self.longest = max(self.longest, inputs)
         parts = (("", layer.bytes), ("_numbers", layer.numbers), ("_starts", layer.starts))
         return ", ".join(self.add(f"{name}{suffix}", array) for suffix, array in parts)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all arrays."""
         return sum(entry.array.nbytes for entry in self.entries)
 
     def as_text(self) -> str:
@@ -65,8 +67,8 @@ class Weights:
         return "\n".join(_array(entry) for entry in self.entries)
 
     def as_file(self, path: Path) -> tuple[str, str]:
-        """Write the file that is to be mapped; definitions that find the arrays in it, and its digest."""
-        place, lines = HEADER, []
+        """Write the file to be mapped, and return C definitions of the arrays in it, and its digest."""
+        offset, lines = HEADER, []
         digest = hashlib.sha256()
         with path.open("wb") as file:
             file.write(bytes(HEADER))
@@ -74,13 +76,13 @@ class Weights:
                 c_type = C_TYPES[str(entry.array.dtype)]
                 lines.append(_comment(entry))
                 lines.append(
-                    f"#define {entry.identifier} ((const {c_type} *)(const void *)((const char *)weights + {place}))"
+                    f"#define {entry.identifier} ((const {c_type} *)(const void *)((const char *)weights + {offset}))"
                 )
                 content = entry.array.astype(entry.array.dtype.newbyteorder("<")).tobytes()
                 content += bytes(-len(content) % ALIGNMENT)
                 digest.update(content)
                 file.write(content)
-                place += len(content)
+                offset += len(content)
             file.seek(0)
             file.write(MAGIC + digest.hexdigest().encode())
         return "\n".join(lines) + "\n", digest.hexdigest()
@@ -103,5 +105,5 @@ def _array(entry: Entry) -> str:
 
 
 def _comment(entry: Entry) -> str:
-    """What an array is, and its shape, as `reading` expects it."""
+    """The label and shape of an array, as `artifacts.c_weights` parses them."""
     return f"/* {commented(entry.label)}: {' x '.join(map(str, entry.array.shape))} */"

@@ -1,70 +1,47 @@
-"""C99: a model as one source and one header, from its ONNX graph; no runtime, and no dependency but libm."""
+"""A float32 ONNX artifact written as C99."""
 
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from lstm_deploy.artifacts import constants_of, onnx_graph, replacing, weights_file
-from lstm_deploy.contract import Signature
-from lstm_deploy.exporters.c import kernels, kernels_int8
-from lstm_deploy.exporters.c.nodes import Translator, needed
-from lstm_deploy.exporters.c.shapes import examine
-from lstm_deploy.exporters.c.source import Writer
-from lstm_deploy.exporters.c.weights import ALIGNMENT
+from lstm_deploy.contract import Interface, Signature
+from lstm_deploy.exporters.c.operators import translate_graph
+from lstm_deploy.exporters.c.shape_inference import infer_values
+from lstm_deploy.exporters.c.source import SourceFiles
+from lstm_deploy.exporters.c.translator import Translator
+from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
 
 
 def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()) -> None:
     """Write the float32 ONNX artifact at `graph` as C to `path`, its header beside it, and large weights in a file.
 
-    `name` is what its functions begin with. `quantized` names the nodes whose weights become int8. Raises `InputError`
+    `name` is the prefix of its functions. `quantized` names the nodes whose weights become int8. Raises `InputError`
     for what C cannot express, before anything is written.
     """
     model = onnx_graph.load(graph)
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
-    writer = Writer(identifier(name), signature, "int8" if quantized else "float32")
-    known = examine(model, signature, writer.mode)
-    translator = Translator(known, constants_of(model), frozenset(quantized))
-    for each in (*writer.inputs, *writer.states_in):
-        translator.enter(each.spec.name, each.name)
-    for node in needed(model):
-        translator.translate(node)
-    for each in (*writer.outputs, *writer.states_out):
-        translator.leave(each.spec.name, each.name)
+    interface = Interface(identifier(name), signature, "int8" if quantized else "float32")
+    infos = infer_values(model, signature, interface.mode)
+    translator = Translator(infos, constants_of(model), frozenset(quantized))
+    for tensor in (*interface.inputs, *interface.states_in):
+        translator.read_input(tensor.spec.name, tensor.name)
+    translate_graph(translator, model)
+    for tensor in (*interface.outputs, *interface.states_out):
+        translator.write_output(tensor.spec.name, tensor.name)
+    interface.mapped = translator.weights.nbytes > MAPPED_ABOVE
+    files = SourceFiles(interface, translator)
     header, weights = path.with_suffix(".h"), weights_file(path)
-    text_of_kernels = _kernels(translator.kernels, translator.weights.longest)
-    text = writer.source(header.name, translator, text_of_kernels, weights)
-    size = weights.stat().st_size if writer.mapped else 0
+    source = files.source(header.name, weights)
     with replacing(header) as file:
-        file.write_text(writer.header(weights.name, size), encoding="utf-8")
+        file.write_text(files.header(weights), encoding="utf-8")
     with replacing(path) as file:
-        file.write_text(text, encoding="utf-8")
-
-
-def _kernels(names: set[str], longest: int) -> str:
-    """All kernels that a model needs, for each instruction set, and what chooses among them."""
-    if not names:
-        return ""
-    int8 = names & set(kernels_int8.SIGNATURES)
-    parts = [kernels.INCLUDES]
-    parts += [f"#if {each.guard}\n{kernels.functions(each, names)}#endif\n" for each in kernels.VECTORS]
-    parts.append(kernels.plain_functions(names))
-    if int8:
-        rounded_up = -(-longest // ALIGNMENT) * ALIGNMENT
-        parts.append(f"/* Numbers that are rounded at once, at most. */\n#define LONGEST {rounded_up}\n")
-        parts.append(kernels_int8.DOTPROD_HEADER)
-        parts += [f"#if {each.guard}\n{kernels_int8.functions(each, int8)}#endif\n" for each in kernels_int8.INTEGERS]
-        parts.append(kernels_int8.plain_functions(int8))
-    for name in sorted(names):
-        if name in int8:
-            parts.append(kernels.dispatch(kernels_int8.SIGNATURES[name], kernels_int8.INTEGERS))
-        else:
-            parts.append(kernels.dispatch(kernels.SIGNATURES[name], kernels.VECTORS))
-    return "\n".join(parts)
+        file.write_text(source, encoding="utf-8")
 
 
 def identifier(name: str) -> str:
-    """A name that C functions can begin with: `aaxj-2024` is `aaxj_2024`."""
-    found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
-    if found in ("", "w"):  # weights are called w_…
-        return f"{found}model"
-    return f"m{found}" if found[0].isdigit() else found
+    """A prefix for C functions: `aaxj-2024` becomes `aaxj_2024`."""
+    word = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
+    if word in ("", "w"):  # weights are called w_…
+        return f"{word}model"
+    return f"m{word}" if word[0].isdigit() else word

@@ -1,1 +1,1 @@
-"""Reading training data from files, or generating it. No PyTorch."""
+"""Training data: read from files or generated, and split. No PyTorch."""

@@ -1,6 +1,5 @@
-"""Reading series and text from files. No PyTorch: `run` reads its input here too."""
+"""Series, read from tables. No PyTorch."""
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,48 +11,44 @@ import pandas as pd
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from lstm_deploy.artifacts import read_text
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data.tables import read_table
 from lstm_deploy.training.recipe import Missing
 
 Values = NDArray[np.float64]
 LARGEST = 1e37
-"""Beyond it, float32 overflows when values are scaled."""
-
-UNKNOWN = ("<unk>", "<UNK>", "[UNK]")
-"""Entries of vocabularies that stand for what these lack."""
+"""Larger values overflow float32 when they are scaled."""
 
 _DATE = re.compile(
     r"\s*(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[ -]?[A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2})"
 )
-"""How a date may begin; a number with a separator of thousands does not."""
+"""The beginning of a date; does not match a number with thousands separators."""
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """A regular series: one row for each step, oldest first, no gaps."""
+    """A regular series: one row per time step, oldest first, no gaps."""
 
     columns: tuple[str, ...]
     values: Values
     """`[rows, columns]`, finite."""
     labels: tuple[str, ...]
-    """What each row is called: its date, or its number."""
-    filled: int
-    """How many missing values were replaced."""
-    dropped: int
-    """How many rows were left out: at the start, where some column had no value yet, or as was asked for."""
-    left_out: tuple[str, ...]
-    """Columns that nobody asked for and that hold no numbers, or one number only."""
+    """The date of each row, or its number."""
+    filled: int = 0
+    """Missing values that were replaced."""
+    dropped: int = 0
+    """Rows that were dropped: before every column had a value, or with missing values on request."""
+    left_out: tuple[str, ...] = ()
+    """Columns that were ignored because they are constant or not numeric."""
     noiseless: Values | None = None
-    """The values without their noise, where these were generated."""
+    """Of a generated series: its values without the noise."""
 
 
 def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missing = "previous") -> Series:
     """Read the named columns (default: all numeric ones) of a table (see `read_table`), oldest row first.
 
-    Missing values take the `previous` value, or one on the line to the next (`interpolate`), or their rows are left out
-    (`drop`), or they are refused (`refuse`). Rows before every column has a value are left out. Raises `InputError` for
-    what is not such a table.
+    Missing values are filled with the `previous` value or by linear interpolation (`interpolate`), or their rows are
+    dropped (`drop`), or they are an error (`refuse`). Rows before every column has a value are dropped. Raises
+    `InputError` for a file that is not such a table.
     """
     table = read_table(path)
     table, labels = _split_dates(table, path)
@@ -63,7 +58,7 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
     values = pd.DataFrame({name: _numbers(table, name, path) for name in chosen})
     gaps = values.isna()
     if empty := [name for name in chosen if gaps[name].all()]:
-        raise InputError(f"Column {empty[0]!r} of {path} has no value; leave it out with --features.")
+        raise InputError(f"Column {empty[0]!r} of {path} has no value; exclude it with --features.")
     if missing == "refuse" and gaps.to_numpy().any():
         name = next(name for name in chosen if gaps[name].any())
         raise InputError(f"Column {name!r} of {path} lacks {gaps[name].sum()} value(s); choose another --missing.")
@@ -84,44 +79,8 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
     )
 
 
-def held_out_from(rows: int, part: float, horizon: int) -> int:
-    """The first row of the end of a series that training keeps for the metrics."""
-    return rows - max(horizon, round(part * rows))
-
-
-def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], int | None]:
-    """The entries of a vocabulary in the order of their tokens, and the token of what it lacks, if it has one.
-
-    JSON: a list of entries, or an object of tokens by entry; one called `<unk>`, `[UNK]` or `<UNK>` stands for all
-    others. Else a text: of words, between white space; of characters, any text, whose characters in the order of their
-    code points are the vocabulary. Raises `InputError` for anything else.
-    """
-    text = read_text(path)
-    if path.suffix != ".json":
-        entries = sorted(set(text)) if characters else text.split()
-    else:
-        try:
-            given = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not JSON ({error}); give a list of entries.") from error
-        if isinstance(given, dict):
-            by_token = {token: entry for entry, token in given.items() if isinstance(token, int)}
-            if sorted(by_token) != list(range(len(given))):
-                raise InputError(f"{path} does not give the tokens 0 to {len(given) - 1}, each once; correct it.")
-            given = [by_token[token] for token in range(len(given))]
-        if not isinstance(given, list) or not all(isinstance(entry, str) and entry for entry in given):
-            raise InputError(f'{path} is no list of entries; write it as ["a", "b"].')
-        entries = given
-    if len(set(entries)) != len(entries):
-        raise InputError(f"{path} has an entry twice; each token stands for one.")
-    if characters and (long := [entry for entry in entries if len(entry) > 1 and entry not in UNKNOWN]):
-        raise InputError(f"{path} has the entry {long[0]!r}, which is no character; correct it.")
-    unknown = next((token for token, entry in enumerate(entries) if entry in UNKNOWN), None)
-    return tuple(entries), unknown
-
-
 def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Take out the first column of dates, if there is one, and check that it rises."""
+    """Turn the first column of dates, if there is one, into row labels; raises `InputError` if it is not in order."""
     for name in table.columns:
         readings = _as_dates(table[name], str(name))
         if not readings:
@@ -133,7 +92,7 @@ def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[st
 
 
 def _as_dates(column: "pd.Series[Any]", name: str) -> "list[pd.Series[Any]]":
-    """The column read as dates, in each way that it can be read (month or day first); empty if it holds none."""
+    """The column as dates, once per possible reading (month first, day first); empty if it does not hold dates."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return [column]
     text = column.astype("string")
@@ -142,7 +101,7 @@ def _as_dates(column: "pd.Series[Any]", name: str) -> "list[pd.Series[Any]]":
     if _is_numeric(column) or not text.str.match(_DATE).all():
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas says so when it cannot infer one format for all
+        warnings.simplefilter("ignore")  # pandas warns when it cannot infer one format for all rows
         readings = [
             pd.to_datetime(text, errors="coerce", utc=True, dayfirst=dayfirst, format="mixed")
             for dayfirst in (False, True)
@@ -151,13 +110,13 @@ def _as_dates(column: "pd.Series[Any]", name: str) -> "list[pd.Series[Any]]":
 
 
 def _has_information(column: "pd.Series[Any]") -> bool:
-    """Whether it is of numbers (a few bad cells are told later) that are not all the same."""
+    """Whether a column is numeric (a few bad cells are reported later) and not constant."""
     if pd.api.types.is_bool_dtype(column):
         return False
     try:
         numbers = pd.to_numeric(column, errors="coerce").dropna()
     except OverflowError:
-        return True  # told when it is read
+        return True  # reported when it is read
     return len(numbers) > len(column.dropna()) / 2 and (len(column) == 1 or numbers.nunique() > 1)
 
 
@@ -167,19 +126,19 @@ def _is_numeric(column: "pd.Series[float]") -> bool:
 
 def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
     if name not in table.columns:
-        there = ", ".join(map(str, table.columns))
-        raise InputError(f"{path} has no column {name!r}; choose from {there}.")
+        columns = ", ".join(map(str, table.columns))
+        raise InputError(f"{path} has no column {name!r}; choose from {columns}.")
     column = table[name]
     try:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     except (OverflowError, ValueError) as error:
-        raise InputError(f"Column {name!r} of {path} has a value that is no number for float32; correct it.") from error
+        raise InputError(f"Column {name!r} of {path} has a value that does not fit in float32; correct it.") from error
     bad = np.isnan(numbers) & column.notna().to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(
             f"Row {row + 1} of column {name!r} in {path} is {str(column.iloc[row])!r}, not a number; "
-            "correct it or leave the column out with --features."
+            "correct it, or exclude the column with --features."
         )
     if (np.abs(numbers) > LARGEST).any():
         raise InputError(f"Column {name!r} of {path} has a value that is infinite or beyond float32; correct it.")

@@ -1,4 +1,4 @@
-"""Series whose noise is known, so that what a forecaster can reach is known too. No files, no PyTorch."""
+"""Generated series: with the noise known, so is the best error that a forecaster can reach. No PyTorch."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ ROWS: dict[Generator, int] = {"sine": 1000, "sines": 5000}
 
 
 def generate(name: Generator, rows: int | None = None, seed: int = 0) -> Series:
-    """A series of one column, `y`, and the same without its noise (`Series.noiseless`).
+    """A series of one column, `y`, with and without its noise (`Series.noiseless`).
 
     `sine`: sin x + N(0, 0.1²) at `rows` points from 0 to 20 π. `sines`: 3 sin t + cos 5 t + 6 + N(0, 1) at
     t = 0, 1, 2, …
@@ -21,12 +21,5 @@ def generate(name: Generator, rows: int | None = None, seed: int = 0) -> Series:
         time = np.arange(rows)
         noiseless, deviation = 3 * np.sin(time) + np.cos(5 * time) + 6, 1.0
     values = noiseless + deviation * np.random.default_rng(seed).standard_normal(rows)
-    return Series(
-        columns=("y",),
-        values=values[:, None],
-        noiseless=noiseless[:, None],
-        labels=tuple(map(str, range(rows))),
-        filled=0,
-        dropped=0,
-        left_out=(),
-    )
+    labels = tuple(map(str, range(rows)))
+    return Series(columns=("y",), values=values[:, None], noiseless=noiseless[:, None], labels=labels)

@@ -1,4 +1,4 @@
-"""Tables from files: CSV, Parquet, `.npy` and `.npz`. No PyTorch."""
+"""Tables, read from CSV, Parquet, `.npy` and `.npz`. No PyTorch."""
 
 import io
 import tokenize
@@ -15,19 +15,19 @@ from lstm_deploy.errors import InputError, LstmDeployError, one_line
 
 
 def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
-    """A table with at least one row, as it stands in the file; of `texts`, where "None" is a word like any other.
+    """Read a table with at least one row; with `texts`, CSV cells stay strings, and "None" is a word.
 
-    CSV (comma, semicolon, tab or bar) with a header; Parquet; `.npz` with a record array or one-dimensional arrays of
-    one length; `.npy` with a record array, or `[rows]` or `[rows, columns]` of numbers, whose columns are then called
-    `c0`, `c1`, … Raises `InputError` for what is no such table.
+    CSV (separated by comma, semicolon, tab or bar) with a header; Parquet; `.npz` with one record array, or
+    one-dimensional arrays of equal length; `.npy` with a record array, or numbers as `[rows]` or `[rows, columns]`,
+    whose columns are called `c0`, `c1`, … Raises `InputError` for anything else.
     """
     readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
     reader = readers.get(path.suffix.lower())
     table = reader(path) if reader else _read_csv(path, texts)
     if table.empty:
-        raise InputError(f"{path} has no rows; give a file with a header and one row for each step.")
+        raise InputError(f"{path} has no rows; give a file with a header and at least one row.")
     if twice := [str(name) for name in table.columns[table.columns.duplicated()]]:
-        raise InputError(f"{path} has the column {twice[0]!r} twice; give each a name of its own.")
+        raise InputError(f"{path} has the column {twice[0]!r} twice; rename one of them.")
     return table
 
 
@@ -57,7 +57,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         table = pd.read_parquet(path, engine="pyarrow")
     except ImportError as error:
         raise LstmDeployError("Parquet needs pyarrow; install it with pip install 'lstm-deploy[parquet]'.") from error
-    except Exception as error:  # whatever pyarrow finds wrong
+    except Exception as error:  # pyarrow raises many kinds
         raise InputError(f"{path} is not a Parquet file ({one_line(error)}); write it again.") from error
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()  # as dates often are
@@ -73,7 +73,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise InputError(
-            f"{path} must hold one record array or one-dimensional arrays of one length, one for each column; "
+            f"{path} must hold one record array, or one one-dimensional array per column, all of equal length; "
             f"it has {', '.join(f'{name}{list(array.shape)}' for name, array in arrays.items()) or 'none'}."
         )
     return pd.DataFrame({name: _native(array) for name, array in arrays.items()})
@@ -98,5 +98,5 @@ def _read_npy(path: Path) -> pd.DataFrame:
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """In the byte order of this machine, as pandas wants it."""
+    """In this machine's byte order, which pandas requires."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)

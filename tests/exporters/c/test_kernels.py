@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from c_programs import NEEDS_CC, PROCESSORS, STRICT
 
-from lstm_deploy.exporters.c import kernels
+from lstm_deploy.exporters.c.kernels import kernel_source
 
 pytestmark = NEEDS_CC
 
@@ -67,10 +67,8 @@ int main(void)
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_activations_are_within_a_millionth_of_libm(processor, tmp_path):
-    parts = ["#include <math.h>\n#include <stdint.h>\n#include <string.h>\n", kernels.INCLUDES]
-    parts += [f"#if {v.guard}\n{kernels.activations(v)}\n#endif\n" for v in kernels.VECTORS]
-    parts.append(kernels.plain_functions({"lstm_int8"}))
-    (tmp_path / "main.c").write_text("\n".join(parts) + MAIN)
+    includes = "#include <math.h>\n#include <stdint.h>\n#include <string.h>\n\n"
+    (tmp_path / "main.c").write_text(includes + kernel_source({"lstm"}, 0) + MAIN)
     flags = [flag for flag in STRICT if flag not in ("-Wall", "-Wextra")]
     command = [
         "cc",

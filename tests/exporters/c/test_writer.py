@@ -53,12 +53,12 @@ SYSTEMS = {
     "echo": (modules.AddsAnEcho, ["x:float32[batch,seq,3]"]),
 }
 SYSTEMS["wide head"] = (lambda: Linear(5, 37, 2, 70), ["x:float32[batch,seq,5]"])
-TRIED = ((1, 1), (3, 7), (2, 30))
+SIZES = ((1, 1), (3, 7), (2, 30))
 
 
-def assert_as_graph(onnx, path, tried=TRIED, tolerance=1e-5):
+def assert_as_graph(onnx, path, sizes=SIZES, tolerance=1e-5):
     runtime = opened(path)
-    for batch, seq in tried:
+    for batch, seq in sizes:
         feeds = feeds_of(runtime.signature, batch, seq, seed=batch)
         assert_equal(runtime.run(feeds), onnx.run(feeds), tolerance)
 

@@ -72,8 +72,8 @@ def test_scaling_stays_in_float32_so_that_large_units_do_not_overflow(tmp_path):
     x = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32) * np.float32(1e8)
     y = runtime.run({"x": x, **runtime.signature.initial_state(2)})["y"]
     with torch.no_grad():
-        wanted = lifted(torch.from_numpy(x), torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))[0].numpy()
-    np.testing.assert_allclose(y, wanted, atol=1e-3 * np.abs(wanted).max())
+        expected = lifted(torch.from_numpy(x), torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))[0].numpy()
+    np.testing.assert_allclose(y, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_the_scaling_of_a_forecaster_is_not_cast(tmp_path, forecaster):
@@ -84,7 +84,7 @@ def test_the_scaling_of_a_forecaster_is_not_cast(tmp_path, forecaster):
     assert [onnx.helper.get_attribute_value(node.attribute[0]) for node in casts] == [HALF, onnx.TensorProto.FLOAT]
 
 
-def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
     net = Net()
     with torch.no_grad():
         net.lstm.weight_ih_l0[3, 2] = 1e5
@@ -94,14 +94,14 @@ def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
     assert not (tmp_path / "h.onnx").exists()
 
 
-def test_what_is_in_float16_already_is_refused(tmp_path):
+def test_a_float16_model_is_refused(tmp_path):
     _, path = exported(tmp_path, Net())
     export_float16(path, tmp_path / "h.onnx")
     with pytest.raises(InputError, match="in float16 already"):
         export_float16(tmp_path / "h.onnx", tmp_path / "hh.onnx")
 
 
-def test_a_column_that_underflows_is_told(tmp_path):
+def test_a_column_that_underflows_is_named(tmp_path):
     net = Net()
     with torch.no_grad():
         net.fc.weight[1] *= 1e-8

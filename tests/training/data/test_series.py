@@ -3,7 +3,7 @@ import pytest
 
 from lstm_deploy.artifacts.files import read_text
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.data.series import read_series, read_vocabulary
+from lstm_deploy.training.data.series import read_series
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_missing_values_take_the_latest_before_them(csv):
     assert (series.dropped, series.filled) == (1, 4)
 
 
-def test_a_row_too_early_for_one_column_is_left_out(csv):
+def test_rows_before_every_column_has_a_value_are_dropped(csv):
     assert read_series(csv("a,b\n1,\n2,\n3,4\n5,6\n")).values.tolist() == [[3, 4], [5, 6]]
 
 
@@ -62,12 +62,12 @@ def test_a_row_too_early_for_one_column_is_left_out(csv):
         ('a,b\n1,"2\n', "not a table"),
     ],
 )
-def test_what_is_no_series_is_refused(csv, text, message):
+def test_malformed_series_are_refused(csv, text, message):
     with pytest.raises(InputError, match=message):
         read_series(csv(text))
 
 
-def test_columns_without_information_are_left_out_unless_they_are_asked_for(csv):
+def test_columns_without_information_are_ignored_unless_requested(csv):
     path = csv("name,a,flat,none,on\nA,1,7,,True\nB,2,7,,False\n")
     series = read_series(path)
     assert series.columns == ("a",)
@@ -97,7 +97,7 @@ def test_dates_are_recognised_however_they_are_written(csv, dates):
     assert series.labels == dates
 
 
-def test_thousands_with_separators_are_no_dates(csv):
+def test_numbers_with_thousands_separators_are_no_dates(csv):
     with pytest.raises(InputError, match="'1,000', not a number"):
         read_series(csv('close;open\n"1,000";1\n"1,001";2\n'), ["close"])
 
@@ -108,7 +108,7 @@ def test_values_beyond_float32_are_refused(csv, value):
         read_series(csv(f"a,b\n1,2\n{value},3\n"), ["a"])
 
 
-def test_a_missing_column_is_named_with_those_there(csv):
+def test_a_missing_column_is_named_with_those_available(csv):
     with pytest.raises(InputError, match="no column 'Close'; choose from open, close"):
         read_series(csv("open,close\n1,2\n"), ["Close"])
 
@@ -164,37 +164,3 @@ def test_text_is_utf8(tmp_path):
     (tmp_path / "b.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(InputError, match="UTF-8"):
         read_text(tmp_path / "b.txt")
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "characters", "wanted"),
-    [
-        ('["b", "a"]', "v.json", True, (("b", "a"), None)),
-        ('{"b": 1, "a": 0}', "v.json", True, (("a", "b"), None)),
-        ('["[UNK]", "good"]', "v.json", False, (("[UNK]", "good"), 0)),
-        ('["a", "<unk>"]', "v.json", True, (("a", "<unk>"), 1)),
-        ("banana\n", "v.txt", True, (("\n", "a", "b", "n"), None)),
-        ("good\nbad  film", "v.txt", False, (("good", "bad", "film"), None)),
-    ],
-)
-def test_a_vocabulary_is_read_in_the_order_of_its_tokens(csv, text, name, characters, wanted):
-    assert read_vocabulary(csv(text, name), characters=characters) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "characters", "reason"),
-    [
-        ("[1, 2]", "v.json", True, "no list of entries"),
-        ('"abc"', "v.json", True, "no list of entries"),
-        ('{"a": 0, "b": 2}', "v.json", True, "tokens 0 to 1, each once"),
-        ('{"a": 0, "b": 0}', "v.json", True, "tokens 0 to 1, each once"),
-        ('{"a": "x"}', "v.json", True, "tokens 0 to 0, each once"),
-        ("{", "v.json", True, "not JSON"),
-        ('["ab"]', "v.json", True, "'ab', which is no character"),
-        ('["a", ""]', "v.json", False, "no list of entries"),
-        ("a b a", "v.txt", False, "an entry twice"),
-    ],
-)
-def test_what_is_no_vocabulary_is_refused(csv, text, name, characters, reason):
-    with pytest.raises(InputError, match=reason):
-        read_vocabulary(csv(text, name), characters=characters)

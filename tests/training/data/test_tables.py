@@ -21,10 +21,10 @@ def test_parquet_is_read_with_its_index_of_dates(tmp_path):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'lstm-deploy[parquet]'")
     dated = TABLE.set_index(pd.date_range("2024-01-01", periods=3, name="day"))
     dated.to_parquet(tmp_path / "t.parquet")
-    found = read_series(tmp_path / "t.parquet")
-    assert found.columns == ("a", "b")
-    assert found.values.tolist() == TABLE.to_numpy().tolist()
-    assert found.labels[0] == "2024-01-01"
+    series = read_series(tmp_path / "t.parquet")
+    assert series.columns == ("a", "b")
+    assert series.values.tolist() == TABLE.to_numpy().tolist()
+    assert series.labels[0] == "2024-01-01"
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_arrays_of_another_byte_order_are_read(tmp_path):
         assert read_series(tmp_path / "r.npy").values.tolist() == [[1, 2.5]]
 
 
-def test_files_that_are_no_tables_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     np.save(tmp_path / "complex.npy", np.zeros(3, complex))

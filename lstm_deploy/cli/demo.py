@@ -1,0 +1,90 @@
+"""`lstm-deploy demo`: the real commands, one after another, on data that every install has."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shlex import join
+from typing import Annotated, Any, cast
+
+import typer
+
+from lstm_deploy.cli import console
+from lstm_deploy.errors import LstmDeployError
+
+
+def demo(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write to.")] = Path("exported/demo"),
+) -> None:
+    """Train, export, validate, measure and use two models on data that every install has; takes 2 minutes."""
+    application = context.find_root().command
+    show(output, lambda *words: application.main(list(words), prog_name="lstm-deploy", standalone_mode=False))
+
+
+def show(output: Path, run_command: Callable[..., object]) -> None:
+    """Take a price forecaster and a character model from training to use, into `output`."""
+    prices, text, goog, words = (output / name for name in ("goog.csv", "help.txt", "goog", "help"))
+    output.mkdir(parents=True, exist_ok=True)
+    write_prices(prices)
+    write_text(text)
+    console.say("1. The daily prices of Google 2004-2008, which come with matplotlib: forecast the next close.")
+    options = ["--task", "forecast", "--target", "close", "--features", "open,high,low,close"]
+    use = ["--input", prices, "--plot", f"{goog}-forecast.png"]
+    _train_to_use(prices, options, goog, use, run_command)
+    console.say("\n2. Python's own help text: a model of its characters.")
+    options = ["--task", "lm", "--epochs", "6"]
+    use = ["--prompt", "The for statement ", "--steps", "300", "--temperature", "0.7"]
+    _train_to_use(text, options, words, use, run_command)
+    console.say(f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training.")
+    console.say(f"Reports: {goog}/report.md, {words}/report.md.")
+    console.say("Try next:")
+    for command in (
+        ["inspect", f"{goog}/model.onnx"],
+        ["run", words, "--prompt", "Lists are ", "--steps", "100"],
+        ["embed", words, "--lang", "web"],
+        ["train", "YOUR.csv", "--task", "forecast", "--target", "COLUMN"],
+    ):
+        console.say(f"  {_line(command)}")
+
+
+def write_prices(path: Path) -> None:
+    """Google's daily open, high, low and close as CSV, with the dates."""
+    from matplotlib.cbook import get_sample_data
+
+    prices = cast(Any, get_sample_data("goog.npz"))["price_data"]
+    names = ("date", "open", "high", "low", "close")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows(zip(*(prices[name].tolist() for name in names), strict=True))
+
+
+def write_text(path: Path) -> None:
+    """The help on Python's language, topic after topic."""
+    from pydoc_data import topics
+
+    path.write_text("\n\n".join(topics.topics.values()), encoding="utf-8")
+
+
+def _train_to_use(
+    data: Path, options: list[str], bundle: Path, use: list[object], run_command: Callable[..., object]
+) -> None:
+    """Run the five commands that lead from data to a bundle in use."""
+    checkpoint = f"{bundle}.safetensors"
+    for command in (
+        ["train", data, *options, "-o", checkpoint, "--force"],
+        ["export", checkpoint, "-o", bundle, "--force"],
+        ["validate", bundle],
+        ["bench", bundle],
+        ["run", bundle, *use],
+    ):
+        console.say(f"\n$ {_line(command)}")
+        code = run_command(*map(str, command))
+        if code == console.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            raise LstmDeployError(f"{_line(command)} failed, so the demo ends here; its message is above.")
+
+
+def _line(command: Sequence[object]) -> str:
+    return join(["lstm-deploy", *map(str, command)])

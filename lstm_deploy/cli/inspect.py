@@ -1,0 +1,47 @@
+"""`lstm-deploy inspect`: what a file is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lstm_deploy.cli import console
+from lstm_deploy.cli.options import JsonFlag
+
+SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "inferred", "functions"}
+"""Keys of the document that are not simply printed."""
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx, .torchscript or .c.")],
+    json: JsonFlag = False,
+) -> None:
+    """Show what a file is: contract, sizes, operators, and defects."""
+    from lstm_deploy.cli import inspection
+
+    document = inspection.inspect(path)
+    if json:
+        console.say_json(document)
+        return
+    console.say(f"{path}: {document['kind']}, {document['bytes']:,} bytes")
+    contract = inspection.contract_of(document)
+    if contract:
+        console.say_contract(contract)
+    for finding in document.get("inferred", ()):
+        console.say(f"inferred: {finding}")
+    for prototype in document.get("functions", ()):
+        console.say(f"  {' '.join(prototype.split())};")
+    shown_apart = SHOWN_APART | ({"inputs", "outputs"} if contract else set())
+    for key, value in document.items():
+        if key not in shown_apart and value not in (None, [], (), {}):
+            console.say(f"{key}: {console.flat(value)}")
+    for artifact in (*document.get("artifacts", ()), *document.get("rollouts", ())):
+        line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
+        if evidence := artifact["evidence"]:
+            layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
+            line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
+        console.say(line)
+    for defect in document.get("lint", ()):
+        console.say(f"lint: {defect}")
+    if document.get("lint") == []:
+        console.say("lint: no defects found")

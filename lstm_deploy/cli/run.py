@@ -1,0 +1,218 @@
+"""`lstm-deploy run`: a bundle used on a file, a prompt or a pipe."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from msgspec import Struct
+
+from lstm_deploy.cli import console
+from lstm_deploy.cli.options import JsonFlag, grouped
+from lstm_deploy.errors import InputError
+
+
+class WhereOptions(Struct, frozen=True, kw_only=True):
+    """The artifact that is run, and what runs it."""
+
+    runtime: Annotated[
+        Literal["onnx", "native", "torchscript"] | None,
+        typer.Option(help="native compiles C, torchscript needs PyTorch [default: the first that the bundle has]."),
+    ] = None
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
+    precision: Annotated[str, typer.Option(help="float32, int8 or float16.")] = "float32"
+
+
+class TextOptions(Struct, frozen=True, kw_only=True):
+    """How a language model's text is sampled, and where it ends."""
+
+    temperature: Annotated[float, typer.Option(min=0, max=1e6, help="Of sampling; 0 takes the likeliest.")] = 0.0
+    top_k: Annotated[int, typer.Option(min=0, max=2**31, help="Sample from so many of the likeliest; 0: from all.")] = 0
+    stop: Annotated[str | None, typer.Option(help="Character that ends the text [with --stream: a line's end].")] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0
+
+
+InputOption = Annotated[
+    Path | None,
+    typer.Option(help="Series to forecast from (CSV, Parquet, .npz, .npy), or lines of text to classify."),
+]
+StreamFlag = Annotated[
+    bool, typer.Option("--stream", help="Read standard input line by line, and answer each line at once.")
+]
+RawFlag = Annotated[
+    bool, typer.Option("--raw", help="With --stream: frames of float32, little-endian, in place of lines.")
+]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many values or characters [1; lm: 200]; several need a model whose features are all targets."
+    ),
+]
+
+
+@grouped
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to use.")],
+    *,
+    input: InputOption = None,  # noqa: A002 - the option's name
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; repeatable.")] = None,
+    stream: StreamFlag = False,
+    raw: RawFlag = False,
+    steps: StepsOption = None,
+    text: TextOptions,
+    where: WhereOptions,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot of the forecast.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Use a bundle: forecast a series, continue a text, classify lines, or answer a pipe. PyTorch is not needed."""
+    from lstm_deploy.runtimes import streams
+
+    if plot:
+        from lstm_deploy.exporters import report
+
+        report.check_plot(plot)
+    if raw and not stream:
+        raise InputError("--raw is for pipes; add --stream.")
+    model = streams.open(bundle)
+    on = {"provider": where.provider, "precision": where.precision}
+    if where.runtime:
+        on["runtime"] = where.runtime
+    _check_options(model.signature.task, stream, text, plot=plot, steps=steps)
+    if stream:
+        if raw and json:
+            raise InputError("--raw gives frames, not JSON; leave one of them out.")
+        if input or prompt or output or plot:
+            raise InputError("--stream reads standard input and writes standard output; leave out files and --prompt.")
+        _stream(model, on, text, steps, raw, json)
+        return
+    result, document = _answer(model, on, input, prompt, steps, text, plot)
+    if output:
+        console.write_text(output, result + "\n")
+    if json:
+        console.say_json(document)
+    elif not output:
+        console.say(result)
+
+
+USE = {
+    "Forecast": "This bundle forecasts series; give one with --input FILE, or a pipe with --stream, no --prompt.",
+    "LanguageModel": "This bundle continues text; give some with --prompt TEXT, or a pipe with --stream, no --input.",
+    "Classify": "This bundle classifies text; give lines with --input FILE, or a pipe with --stream.",
+    "NoneType": "This bundle does not say what its model is for; export it with --task, answer a pipe with --stream, "
+    "or call it from Python with lstm_deploy.open.",
+}
+"""How a bundle of each task is used."""
+
+
+def _check_options(task: Any, stream: bool, text: TextOptions, **given: Any) -> None:
+    """Raise `InputError` for options that mean nothing for a bundle of this task."""
+    from msgspec.structs import asdict
+
+    given |= asdict(text)
+    unused = {
+        "Forecast": (*TextOptions.__struct_fields__, *(("steps",) if stream else ())),
+        "LanguageModel": ("plot",),
+    }.get(type(task).__name__, ("plot", "steps", *TextOptions.__struct_fields__))
+    if wrong := [name for name in unused if given[name]]:
+        raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for this bundle here; leave it out.")
+
+
+def _answer(
+    model: Any,
+    on: dict[str, str],
+    file: Path | None,
+    prompts: list[str] | None,
+    steps: int | None,
+    text: TextOptions,
+    plot: Path | None,
+) -> tuple[str, Any]:
+    """Text and JSON of what the model gives for a file or for prompts."""
+    from lstm_deploy.contract import Classify, Forecast, LanguageModel
+
+    match model.signature.task:
+        case Forecast() as task if file and not prompts:
+            return _forecast(model, task, file, steps or task.horizon, on, plot)
+        case LanguageModel() as task if prompts and not file:
+            return _generate(model, task, prompts, steps or 200, text, on)
+        case Classify() as task if file and not prompts:
+            return _classify(model, task, file, on)
+        case task:
+            raise InputError(USE[type(task).__name__])
+
+
+def _forecast(
+    model: Any, task: Any, file: Path, steps: int, on: dict[str, str], plot: Path | None
+) -> tuple[str, dict[str, Any]]:
+    """CSV and JSON of the values that follow a series."""
+    from lstm_deploy.cli import inference
+    from lstm_deploy.exporters import report
+    from lstm_deploy.training import plots, read_series
+
+    series = read_series(file, task.features)
+    if series.filled:
+        console.note(f"{series.filled} missing value(s) take the latest value before them.")
+    values = inference.forecast(model, task, series, steps, on)
+    lines = [",".join(("step", *task.targets))]
+    lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
+    if plot:
+        columns = [series.columns.index(name) for name in task.targets]
+        past = series.values[-3 * task.window :, columns]
+        labels = (*series.labels[-len(past) :], *(f"+{step}" for step in range(1, steps + 1)))
+        report.save_plot(plots.forecast_plot(task.targets, labels, past, values), plot)
+        console.note(f"wrote {plot}")
+    return "\n".join(lines), {"last": series.labels[-1], "targets": task.targets, "values": values.tolist()}
+
+
+def _generate(
+    model: Any, task: Any, prompts: list[str], steps: int, text: TextOptions, on: dict[str, str]
+) -> tuple[str, Any]:
+    """Text and JSON of what follows each prompt."""
+    from lstm_deploy.cli import inference
+
+    continuations = inference.generate(model, task, prompts, steps, where=on, **_sampling(text), stop=text.stop or "")
+    pairs = list(zip(prompts, continuations, strict=True))
+    documents = [{"prompt": prompt, "text": continuation} for prompt, continuation in pairs]
+    return "\n".join(map("".join, pairs)), documents[0] if len(documents) == 1 else documents
+
+
+def _classify(model: Any, task: Any, file: Path, on: dict[str, str]) -> tuple[str, list[dict[str, Any]]]:
+    """Text and JSON of the class of each line of a file."""
+    from lstm_deploy.artifacts import read_text
+    from lstm_deploy.cli import inference
+
+    classes = []
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            classes.append(inference.classify(model, task, line, on))
+        except InputError as error:
+            raise InputError(f"Line {number} of {file}: {error}") from error
+    return "\n".join(map(str, classes)), [each._asdict() for each in classes]
+
+
+def _stream(model: Any, on: dict[str, str], text: TextOptions, steps: int | None, raw: bool, json: bool) -> None:
+    from lstm_deploy.cli import piping
+    from lstm_deploy.contract import Classify, LanguageModel
+
+    if sys.stdin is None or sys.stdout is None:
+        raise InputError("--stream needs standard input and standard output; one of them is closed.")
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    match model.signature.task:
+        case LanguageModel() | Classify() if raw:
+            raise InputError("Raw frames are of numbers and this model takes text; leave out --raw.")
+        case LanguageModel() as task:
+            stop = text.stop if text.stop is not None else "\n" if "\n" in task.vocabulary else ""
+            options = {"steps": steps or 200, "stop": stop, **_sampling(text)}
+            piping.pipe_texts(piping.continuation(model, task, on, as_json=json, **options), source, sink)
+        case Classify() as task:
+            piping.pipe_texts(piping.classification(model, task, on, as_json=json), source, sink)
+        case _ if raw:
+            piping.pipe_frames(model, source, sink, on)
+        case _:
+            piping.pipe_values(model, source, sink, on, as_json=json)
+
+
+def _sampling(text: TextOptions) -> dict[str, Any]:
+    return {"temperature": text.temperature, "top_k": text.top_k, "seed": text.seed}

@@ -1,0 +1,100 @@
+"""`lstm-deploy validate`: whether artifacts compute what the model computes."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lstm_deploy.cli import arguments, console
+from lstm_deploy.cli.options import JsonFlag, RecordFlag, ReferenceOption, SourceOptions, grouped
+from lstm_deploy.cli.recording import record_in
+
+PairsOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="OURS=THEIRS: a name of the contract and the file's for it; repeatable."),
+]
+AtolOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Difference to allow in place of the table's: a number, or OUTPUT=NUMBER; repeatable."),
+]
+RtolOption = Annotated[list[str] | None, typer.Option(help="The same, as a part of the output's size; repeatable.")]
+ThoroughFlag = Annotated[bool, typer.Option("--thorough", help="Try more shapes, splits and steps; takes minutes.")]
+TrustFlag = Annotated[bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")]
+
+
+@grouped
+def validate(
+    target: Annotated[Path, typer.Argument(help="Bundle, or one artifact.")],
+    *,
+    reference: ReferenceOption = None,
+    source: SourceOptions,
+    map: PairsOption = None,  # noqa: A002 - the option's name
+    provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    atol: AtolOption = None,
+    rtol: RtolOption = None,
+    thorough: ThoroughFlag = False,
+    trust_c: TrustFlag = False,
+    record: RecordFlag = True,
+    json: JsonFlag = False,
+) -> None:
+    """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
+    import msgspec
+
+    from lstm_deploy.runtimes import SUFFIXES
+    from lstm_deploy.validation import pipeline
+
+    against: Any = reference
+    if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
+        against = arguments.origin(reference, source)
+    with console.progress("validate") as on_progress:
+        report = pipeline.validate(
+            target,
+            reference=against,
+            provider=provider,
+            thorough=thorough,
+            names=arguments.pairs("map", map),
+            atol=arguments.numbers("atol", atol),
+            rtol=arguments.numbers("rtol", rtol),
+            trust_c=trust_c,
+            on_progress=on_progress,
+        )
+    if report.reference == pipeline.GOLDEN_TRACE:
+        console.note(
+            "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
+            "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."
+        )
+    elif record and target.is_dir():
+        _record_parity(target, provider, report)
+    if json:
+        console.say_json(msgspec.to_builtins(report))
+    else:
+        _show(report)
+    if not report.passed:
+        raise typer.Exit(3)
+
+
+def _show(parity: Any) -> None:
+    from lstm_deploy.artifacts import saturation
+    from lstm_deploy.exporters import report
+
+    for headings, rows in report.parity_tables(parity.checks):
+        console.say_table(headings, rows)
+    for left_out in parity.left_out:
+        console.note(f"left out: {left_out}.")
+    for check in parity.checks:
+        if check.detail == saturation.ONLY_VNNI:
+            console.note(f"{check.artifact} is {check.detail}.")
+    for line in report.parity_failures(parity):
+        console.say(line)
+    failed = len(parity.failures)
+    outcome = f"{failed} of {len(parity.checks)} checks FAILED" if failed else f"{len(parity.checks)} checks passed"
+    console.say(f"{outcome}, against {parity.reference}.")
+
+
+def _record_parity(target: Path, provider: str, parity: Any) -> None:
+    from lstm_deploy.artifacts import Bundle
+
+    if provider == "cpu":
+        record_in(target, parity=parity)
+    else:
+        record_in(target, parity_elsewhere={**Bundle(target).manifest.parity_elsewhere, provider: parity})

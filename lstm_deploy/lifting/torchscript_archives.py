@@ -1,0 +1,114 @@
+"""Reads TorchScript archives without running their code, which `torch.jit.load` would do."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lstm_deploy.errors import InputError, one_line
+
+LARGEST_RATIO = 1000
+"""A zip archive that unpacks to more than this many times its size is a zip bomb."""
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+}
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a zip archive with code; raises `InputError` for a damaged archive and for a zip bomb."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is a damaged zip archive ({one_line(error)}); copy it again.") from error
+    if sum(entry.file_size for entry in entries) > LARGEST_RATIO * path.stat().st_size:
+        raise InputError(f"{path} unpacks to over {LARGEST_RATIO} times its size; do not open it.")
+    return any(entry.filename.endswith("constants.pkl") for entry in entries)
+
+
+def extra_files(path: Path) -> dict[str, bytes]:
+    """The extra files of a TorchScript archive, by name; none of any other file. Raises `InputError` if damaged."""
+    if not is_torchscript(path):
+        return {}
+    with _opened(path) as archive:
+        names = [name for name in archive.namelist() if "/extra/" in name]
+        return {name.partition("/extra/")[2]: archive.read(name) for name in names}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors among the attributes of an archive's modules, by their path; raises `InputError` if damaged."""
+    with _opened(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return _tensors(_ArchiveReader(archive, name).load(), "")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except Exception as error:  # a damaged archive, and a damaged pickle in it, raise anything
+        raise InputError(f"{path} is a damaged TorchScript archive ({one_line(error)}); copy it again.") from error
+
+
+class _Object:
+    """An instance of any class of an archive: its attributes, none of its code."""
+
+    attributes: Any = None
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+class _ArchiveReader(pickle.Unpickler):
+    """Unpickles the data of an archive, with the few functions that rebuild tensors and none besides."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        super().__init__(io.BytesIO(archive.read(name)))
+        self.archive, self.folder = archive, name.rpartition("/")[0]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "__torch__":
+            return _Object
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset).contiguous()
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch.jit._pickle":
+            return lambda value, *_: value
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, numel = pid
+        data = bytearray(self.archive.read(f"{self.folder}/data/{key}"))
+        return torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+
+
+def _tensors(value: Any, path: str) -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {path: value}
+    children = value.attributes if isinstance(value, _Object) else value
+    if not isinstance(children, dict):
+        return {}
+    prefix = f"{path}." if path else ""
+    return {name: leaf for key, child in children.items() for name, leaf in _tensors(child, f"{prefix}{key}").items()}

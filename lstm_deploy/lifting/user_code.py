@@ -1,0 +1,104 @@
+"""Runs a user's own code: imports the class of a network, makes an instance, unpickles a trusted module."""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lstm_deploy.errors import InputError, one_line, user_line
+
+
+def import_module(home: str) -> Any:
+    """Import a module by the path of its file or by its dotted name.
+
+    Raises `InputError` if there is no such file or it cannot be imported.
+    """
+    path = Path(home)
+    try:
+        if not home.endswith(".py"):
+            with _searched_first(Path.cwd()):
+                return importlib.import_module(home)
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; check --model.")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # so that pickles and dataclasses in it find themselves
+        with _searched_first(path.parent.resolve()):  # for its siblings, as when it is run
+            spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's file does when it is imported
+        raise InputError(f"{home} cannot be imported ({one_line(error)}{user_line(error)}); check --model.") from error
+
+
+@contextmanager
+def _searched_first(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.pop(0)
+
+
+def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
+    """Make an instance of the class `FILE.py:Class` or `package.module:Class` with the arguments `init`.
+
+    Raises `InputError` if the class cannot be imported or constructed, or is no module.
+    """
+    home, _, name = model.rpartition(":")
+    if not home or not name:
+        raise InputError(f"--model {model!r} names no class; write FILE.py:Class or package.module:Class.")
+    namespace = import_module(home)
+    network_class = getattr(namespace, name, None)
+    if not callable(network_class):
+        classes = sorted(
+            key for key, value in vars(namespace).items() if isinstance(value, type) and issubclass(value, nn.Module)
+        )
+        raise InputError(f"{home} has no class {name!r}; it has {', '.join(classes) or 'no modules'}.")
+    try:
+        network = network_class(**init)
+    except Exception as error:  # whatever the user's constructor raises
+        raise InputError(
+            f"{name} cannot be constructed ({one_line(error)}{user_line(error)}); give its arguments with --init JSON."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{model} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
+    return network
+
+
+def unpickle_module(path: Path, model: str | None = None) -> nn.Module:
+    """Load a whole pickled module. This runs code from the file: call it for trusted files only.
+
+    The pickle finds the names of the file or package that `model` names in `__main__`, where scripts define their
+    classes. Raises `InputError` if the file holds no module or its class cannot be found.
+    """
+    home = vars(import_module(model.rpartition(":")[0])) if model else {}
+    main = vars(sys.modules["__main__"])
+    added = {name: value for name, value in home.items() if name not in main and not name.startswith("__")}
+    main.update(added)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of source that changed since: the user said to trust it
+            content = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # unpickling can raise anything
+        raise InputError(
+            f"{path} cannot be unpickled ({one_line(error)}); give the file of its class with --model FILE.py:Class."
+        ) from error
+    finally:
+        for name in added:
+            del main[name]
+    if isinstance(content, Mapping):
+        content = next((value for value in content.values() if isinstance(value, nn.Module)), content)
+    if not isinstance(content, nn.Module):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a module; leave out --trust-pickle.")
+    return content

@@ -1,0 +1,81 @@
+"""Modules that cannot be lifted, or exported with dynamic sizes, as their authors write them."""
+
+import torch
+from modules import OneLSTM
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+
+class Subclassed(nn.Module):
+    class Strange(nn.LSTM):
+        def forward(self, x, hx=None):
+            return super().forward(-x, hx)
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = self.Strange(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+class Branches(OneLSTM):
+    """Control flow that depends on data: no exporter can do that."""
+
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        if out.sum() > 0:
+            return out
+        return -out
+
+
+class BranchesOnRows(OneLSTM):
+    """A batch of one is treated in a way of its own."""
+
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        if x.size(0) == 1:
+            out = out * 2
+        return out
+
+
+class BranchesOnSteps(OneLSTM):
+    """Long sequences are treated in a way of their own."""
+
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        if x.shape[1] > 10:
+            out = out.flip(1)
+        return out
+
+
+class Squeezes(OneLSTM):
+    """`squeeze()` takes the axis of rows away too where there is one row."""
+
+    def forward(self, x):
+        return self.lstm(x)[0][:, -1].squeeze()
+
+
+class SortsByLength(OneLSTM):
+    """As before PyTorch could pack unsorted rows: sort, pack, unpack, sort back."""
+
+    def forward(self, x, lengths):
+        lengths, order = lengths.sort(descending=True)
+        out, _ = self.lstm(pack_padded_sequence(x[order], lengths.cpu(), batch_first=True))
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        return out[order.argsort()]
+
+
+class TakesLen(OneLSTM):
+    def forward(self, x):
+        h0 = torch.zeros(1, len(x), 4)
+        return self.lstm(x, (h0, h0))[0].reshape(len(x), -1, 2, 2)

@@ -1,0 +1,97 @@
+import modules
+import pytest
+import refused_modules
+import torch
+from lift_modules import X, lift_module
+from torch import nn
+
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.lifting import lift
+from lstm_deploy.lifting.outputs import many_steps
+
+
+def test_a_returned_state_is_not_exported_twice():
+    signature = lift_module(modules.ReturnsState()).signature
+    assert signature.output_names == ["y", "h_out", "c_out"]
+    assert signature.outputs[0].shape == ("batch", "seq", 2)
+
+
+def test_keys_name_outputs_and_paths_name_states():
+    signature = lift_module(modules.TwoLSTMs()).signature
+    assert [str(spec) for spec in signature.outputs] == ["low: float32[batch, seq, 4]", "top: float32[batch, seq, 5]"]
+    assert signature.input_names[1:] == ["low_h_in", "low_c_in", "top_lstm_h_in", "top_lstm_c_in"]
+
+
+def test_positions_name_several_outputs():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            out, _ = self.lstm(x)
+            return out, [out[:, 0], out[:, -1]]
+
+    assert lift_module(Several()).signature.output_names[:3] == ["y0", "y1_0", "y1_1"]
+
+
+def test_outputs_may_be_true_or_false():
+    class Above(modules.HidesState):
+        def forward(self, x):
+            return super().forward(x) > 0
+
+    assert lift_module(Above()).signature.outputs[0].dtype == "bool"
+
+
+def test_outputs_that_depend_on_padding_are_noted():
+    specs = [X, TensorSpec.parse("lengths:int64[batch]")]
+    assert "must fill the time axis" in lift(modules.PoolsPadding().eval(), specs).notes[0]
+    assert lift(modules.Packs().eval(), specs).notes == ()
+
+
+def test_the_state_of_a_cell_is_not_exported_twice_either():
+    class Step(nn.Module):
+        """As a published voice detector is written: one step a call, the state returned as it came."""
+
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.LSTMCell(3, 4)
+
+        def forward(self, x, state=None):
+            h, c = self.cell(x, state)
+            return h.relu(), (h, c)
+
+    signature = lift_module(Step(), TensorSpec.parse("x:float32[batch,3]")).signature
+    assert signature.output_names == ["y", "h_out", "c_out"]
+
+
+@pytest.mark.parametrize(("make", "least", "shape"), [(modules.PoolsTime, 2, 4), (modules.Subsamples, 7, 4)])
+def test_the_fewest_steps_that_it_runs_on_are_found(make, least, shape):
+    signature = lift_module(make()).signature
+    assert (signature.least_seq, signature.fixed) == (least, ())
+    assert signature.outputs[0].shape == ("batch", "seq_1", shape)
+    assert signature.streaming == "none"
+    assert signature.clamp({"batch": 1, "seq": 1}) == {"batch": 1, "seq": least}
+
+
+def test_an_axis_that_vanishes_where_its_size_is_one_is_refused():
+    with pytest.raises(LiftingError, match=r"batch 1 the output y has the shape \[4\].*squeeze\(-1\)"):
+        lift_module(refused_modules.Squeezes())
+    assert lift_module(refused_modules.Squeezes(), TensorSpec.parse("x:float32[1,seq,3]")).signature.outputs[
+        0
+    ].shape == (4,)
+
+
+def test_rows_that_are_sorted_before_the_lstm_are_refused():
+    """Its state would be another row's, whatever the ties."""
+    lengths = TensorSpec.parse("lengths:int64[batch]")
+    with pytest.raises(LiftingError, match="enforce_sorted=False"):
+        lift(refused_modules.SortsByLength().eval(), [X, lengths])
+
+
+def test_many_steps_are_fewer_where_weights_aremany_steps():
+    small = lift_module(modules.HidesState())
+    assert many_steps(small) == 200
+    small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))
+    assert many_steps(small) == 24

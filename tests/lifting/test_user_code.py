@@ -1,0 +1,17 @@
+import pytest
+import torch
+from torch import nn
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.lifting.user_code import unpickle_module
+from lstm_deploy.lifting.weight_files import read_weights
+
+
+def test_a_pickled_module_is_opened_only_by_the_function_for_trusted_files(tmp_path):
+    torch.save(nn.LSTM(3, 4), tmp_path / "m.pth")
+    with pytest.raises(InputError, match="whole module"):
+        read_weights(tmp_path / "m.pth")
+    assert isinstance(unpickle_module(tmp_path / "m.pth"), nn.LSTM)
+    torch.save(nn.LSTM(3, 4).state_dict(), tmp_path / "s.pt")
+    with pytest.raises(InputError, match="not a module"):
+        unpickle_module(tmp_path / "s.pt")
