@@ -19,6 +19,7 @@ from .bundle import (
     write_manifest as write_manifest,
     writing as writing,
 )
+from .c_source import read_interface as read_interface
 from .c_weights import (
     GROUP as GROUP,
     ROW as ROW,
@@ -49,6 +50,7 @@ from .files import (
     sha256 as sha256,
     weights_file as weights_file,
 )
+from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
 from .isolation import CrashError as CrashError, isolated as isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operators as operators, precision as precision
 from .onnx_weights import (
@@ -60,3 +62,8 @@ from .onnx_weights import (
 )
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
 from .saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
+from .torchscript_archives import (
+    extra_files as extra_files,
+    is_torchscript as is_torchscript,
+    opened_archive as opened_archive,
+)

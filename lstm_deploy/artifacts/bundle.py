@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from lstm_deploy.artifacts.files import mode_of_new_files, replacing, sha256, weights_file
+from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.artifacts.parity_report import ParityReport
 from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode
 from lstm_deploy.errors import InputError
@@ -101,7 +102,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
         """What the manifest says of a file that was just written; weights beside it belong to it."""
         weights = weights_file(path)
         header = path.with_suffix(".h")
-        beside = (weights, header) if path.suffix == ".c" else (weights,)
+        beside = (weights, header) if FORMATS[format].has_header else (weights,)
         files = [path, *(file for file in beside if file.exists())]
         return cls(
             path=path.name,

@@ -9,7 +9,7 @@ class Check(Struct, frozen=True, kw_only=True):
     """One figure held against one tolerance, for one output of one artifact."""
 
     name: str
-    """What was tried: `shapes`, `values`, `chunked`, `drift`, `liveness`, `contract`, `lint`, …"""
+    """As in the registry, `validation.checks`."""
     artifact: str
     precision: str = "float32"
     provider: str

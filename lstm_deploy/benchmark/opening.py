@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lstm_deploy.artifacts import FORMATS
 from lstm_deploy.benchmark.workloads import (
     ArtifactWorkload,
     BenchCase,
@@ -21,9 +22,9 @@ def open_workload(
 ) -> Workload:
     """Open what the fields of a `Variant` describe."""
     file = Path(path)
+    if kind in FORMATS:
+        return ArtifactWorkload(open_runtime(file, provider, threads, settings))
     match kind:
-        case "onnx" | "torchscript" | "c":
-            return ArtifactWorkload(open_runtime(file, provider, threads, settings))
         case "floor":
             from lstm_deploy.runtimes import OnnxRuntime
 

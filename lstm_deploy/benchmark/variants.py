@@ -10,12 +10,12 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, Artifact, Bundle, CrashError, isolated, onnx_graph
+from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, CrashError, isolated, onnx_graph
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, cannot_run
+from lstm_deploy.runtimes import PROVIDERS, cannot_run
 
 STEPWISE = ("stream", "sequence")
 """The scenarios of a model itself; rollouts are also compared with one call of the model per step."""
@@ -59,9 +59,8 @@ BASELINES = {
 CUDA_SETTINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "onnx": ((), ("graph",), ("tf32",), ("tf32", "graph")),
     "torchscript": ((), ("graph",)),
-    "c": ((),),
 }
-"""The settings that artifacts are timed with on CUDA, by format. float16 has no TF32."""
+"""The settings that artifacts are timed with on CUDA, for formats that have any. float16 has no TF32."""
 
 
 class Variant(Struct, frozen=True, kw_only=True):
@@ -229,7 +228,7 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
         raise InputError(
             f"{target} has no recorded validation; run lstm-deploy validate on it, then time it with --unvalidated."
         )
-    kind = SUFFIXES[target.suffix]
+    kind = SUFFIXES[target.suffix].name
     model = _graph(target) if kind == "onnx" else None
     return [
         Variant(
@@ -255,7 +254,8 @@ def _of_artifact(
             "or time it all the same with --unvalidated."
         )
     is_rollout = artifact in bundle.manifest.rollouts
-    all_settings = CUDA_SETTINGS[artifact.format] if PROVIDERS[provider].settings and not is_rollout else ((),)
+    has_settings = bool(PROVIDERS[provider].settings) and not is_rollout
+    all_settings = CUDA_SETTINGS.get(artifact.format, ((),)) if has_settings else ((),)
     precision = [] if artifact.precision == "float32" else [artifact.precision]
     return [
         Variant(

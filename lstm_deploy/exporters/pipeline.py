@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from lstm_deploy.artifacts import (
+    FORMATS,
     GOLDEN,
     Artifact,
     Bundle,
@@ -39,7 +40,7 @@ from lstm_deploy.exporters import report
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.onnx_rollout import export_rollout
-from lstm_deploy.exporters.plan import DEFAULT_FORMATS, FORMATS, Plan, has_int8, make_plan, rollout_names
+from lstm_deploy.exporters.plan import DEFAULT_FORMATS, Plan, has_int8, make_plan, rollout_names
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData, evaluation_data
 from lstm_deploy.exporters.precision.int8_torch import quantized_copy
 from lstm_deploy.exporters.precision.options import INT8_FILES, PrecisionOptions
@@ -47,15 +48,15 @@ from lstm_deploy.exporters.precision.search import Evaluator
 from lstm_deploy.exporters.precision.selection import LowerPrecision
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import Lifted, Origin, sources
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation import (
     LOWERED,
     QUICK,
-    Case,
-    ReferenceRuntime,
+    ParityCase,
+    PyTorchReference,
     check_artifacts,
     make_cases,
-    record,
+    record_trace,
     shortened,
 )
 
@@ -176,16 +177,16 @@ def _write_bundle(plan: Plan, loaded: sources.Loaded, on_stage: OnStage, *, forc
     written, last = len(plan.formats), plan.stages - 1
     with TemporaryDirectory() as scratch, writing(plan.output, force=force) as folder:
         # C is written from the ONNX graph, also where nobody asked for that.
-        graph = (folder if "onnx" in plan.formats else Path(scratch)) / FORMATS["onnx"]
+        graph = (folder if "onnx" in plan.formats else Path(scratch)) / FORMATS["onnx"].file_name()
         data = _evaluation_data(plan, loaded) if plan.precision.requested else None
         artifacts = _write_artifacts(plan, loaded.lifted, folder, graph, on_stage)
         int8_torchscript = None
         if plan.precision.quantize == "int8" and "torchscript" in plan.formats:
             int8_torchscript = _write_int8_torchscript(loaded.lifted, folder / INT8_FILES["torchscript"])
         on_stage(written + 1, "running PyTorch")
-        reference = ReferenceRuntime(loaded.lifted)
+        reference = PyTorchReference(loaded.lifted)
         cases = make_cases(reference, LOWERED if plan.precision.requested else QUICK)
-        np.savez_compressed(folder / GOLDEN, **record(reference))  # type: ignore[arg-type]
+        np.savez_compressed(folder / GOLDEN, **record_trace(reference))  # type: ignore[arg-type]
         write_manifest(folder, _manifest(plan, loaded, artifacts, sha256(folder / GOLDEN)))
         name = f"PyTorch in float64 ({_name(loaded.source)})"
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
@@ -223,12 +224,12 @@ def _write_artifacts(plan: Plan, lifted: Lifted, folder: Path, graph: Path, on_s
     artifacts = []
     for number, format_ in enumerate(plan.formats, 1):
         on_stage(number, f"writing {format_}")
-        path = folder / FORMATS[format_]
+        path = folder / FORMATS[format_].file_name()
         if format_ == "c":
             if not graph.exists():
                 _write("onnx", lifted, graph)
             export_c(graph, path, plan.name)
-            native.build(path)
+            c_compiler.build(path)
         else:
             _write(format_, lifted, path)
         artifacts.append(Artifact.of(path, format_))
@@ -285,7 +286,7 @@ def _name(source: Source) -> str:
     return f"{name}, as inferred" if source.kind == "weights" else name
 
 
-def _prove_float32(bundle: Bundle, cases: Sequence[Case], reference: str) -> None:
+def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
     """Enter the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
     if not parity.passed:
@@ -298,7 +299,7 @@ def _prove_float32(bundle: Bundle, cases: Sequence[Case], reference: str) -> Non
     bundle.update(parity=parity)
 
 
-def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[Case], reference: str) -> None:
+def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str) -> None:
     """Enter the artifacts of lower precision, their notes and their parity."""
     float32, parity, data = bundle.manifest.artifacts, bundle.manifest.parity, lower.evaluator.data
     assert parity is not None

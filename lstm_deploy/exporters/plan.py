@@ -7,16 +7,25 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct
 
-from lstm_deploy.artifacts import GOLDEN, MANIFEST, REPORT, Bundle, Manifest, check_free, environment, sha256
+from lstm_deploy.artifacts import (
+    FORMATS,
+    GOLDEN,
+    MANIFEST,
+    REPORT,
+    SUFFIXES,
+    Bundle,
+    Manifest,
+    check_free,
+    environment,
+    sha256,
+)
 from lstm_deploy.contract import Signature, StateLayout, contract_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import OPSET
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, PrecisionOptions
 from lstm_deploy.lifting import Origin, sources
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 
-FORMATS = {"onnx": "model.onnx", "torchscript": "model.torchscript", "c": "model.c"}
-"""File name of each format's float32 artifact."""
 DEFAULT_FORMATS = ("onnx", "torchscript")
 FLOAT32_ONLY = PrecisionOptions()
 
@@ -68,8 +77,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         if self.existing_bundle() is None:
             check_free(self.output, force=force)
         loaded = sources.load(self.origin, self.state_layout)
-        models = [*(FORMATS[name] for name in self.formats), *self.precision.files(self.formats)]
-        headers = [Path(name).with_suffix(".h").name for name in models if name.endswith(".c")]
+        models = [*(FORMATS[name].file_name() for name in self.formats), *self.precision.files(self.formats)]
+        headers = [Path(name).with_suffix(".h").name for name in models if SUFFIXES[Path(name).suffix].has_header]
         rollouts = rollout_names(loaded.lifted.signature, models).values()
         return {
             "source": str(self.origin.path),
@@ -95,7 +104,7 @@ def make_plan(
     if state_layout not in get_args(StateLayout):
         raise InputError(f"{state_layout!r} is not a state layout; use {' or '.join(get_args(StateLayout))}.")
     if "c" in formats:
-        native.compiler()  # without one there is no proof
+        c_compiler.find_compiler()  # without one there is no proof
     precision.check(formats)
     options: dict[str, Any] = {"formats": sorted(set(formats)), "state_layout": state_layout, "opset": OPSET}
     if precision.requested:
@@ -137,6 +146,5 @@ def rollout_names(signature: Signature, models: Iterable[str]) -> dict[str, str]
         contract_of(signature)
     except InputError:
         return {}
-    return {
-        name: name.replace("model", "rollout", 1) for name in models if name.endswith(".onnx") and name != FLOAT16_FILE
-    }
+    own_file = [name for name in models if SUFFIXES[Path(name).suffix].rollout == "own file"]
+    return {name: name.replace("model", "rollout", 1) for name in own_file if name != FLOAT16_FILE}

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from lstm_deploy.artifacts.c_source import read_interface
+from lstm_deploy.artifacts.files import weights_file
 from lstm_deploy.artifacts.onnx_graph import load
 from lstm_deploy.contract.sampling import sample_inputs, sample_state
 from lstm_deploy.contract.signature import TensorSpec
@@ -15,7 +17,7 @@ from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.int8 import quantizable_nodes
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler, native
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
@@ -73,7 +75,7 @@ int main(int argc, char **argv)
 
 
 NEEDS_CC = pytest.mark.skipif(
-    not any(map(shutil.which, native.COMPILERS)), reason="needs a C compiler; apt install gcc"
+    not any(map(shutil.which, c_compiler.COMPILERS)), reason="needs a C compiler; apt install gcc"
 )
 
 
@@ -103,7 +105,7 @@ def feeds_of(signature, batch, seq, seed=0):
 
 
 def opened(path):
-    native.build(path)
+    c_compiler.build(path)
     return native.NativeRuntime(path)
 
 
@@ -119,13 +121,13 @@ def assert_equal(outputs, expected, tolerance=1e-5):
 def run_program(path, feeds, folder, command=("cc",), flags=(), runner=()):
     """The outputs of the artifact as a program that `command` compiles and `runner` runs; batch-first arrays only."""
     need(command[0])
-    interface = native.read_interface(path)
+    interface = read_interface(path)
     signature = interface.signature
     folder.mkdir(exist_ok=True)
     for file in (path, path.with_suffix(".h")):
         shutil.copy(file, folder)
-    weights = f'{interface.name}_map("{native.weights_file(path)}")' if interface.mapped else "NULL"
-    (folder / "main.c").write_text(native.glue(path.name, interface) + MAIN.replace("WEIGHTS", weights))
+    weights = f'{interface.name}_map("{weights_file(path)}")' if interface.mapped else "NULL"
+    (folder / "main.c").write_text(c_compiler.glue(path.name, interface) + MAIN.replace("WEIGHTS", weights))
     program = folder / "program"
     subprocess.run([*command, *flags, str(folder / "main.c"), "-o", str(program), "-lm"], check=True)
     sizes = {"batch": 1, "seq": 1}

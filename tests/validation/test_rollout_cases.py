@@ -14,7 +14,8 @@ from lstm_deploy.artifacts.bundle import Artifact, Bundle
 from lstm_deploy.contract.rollouts import contract_of
 from lstm_deploy.contract.signature import CONTRACT_FILE
 from lstm_deploy.exporters import onnx_rollout, rollout_programs
-from lstm_deploy.validation.checks import of_bundle, prove_rollout
+from lstm_deploy.validation.checks import Subject
+from lstm_deploy.validation.judging import check_file, of_bundle
 from lstm_deploy.validation.pipeline import validate
 
 TEXT = "two LSTMs"
@@ -91,6 +92,10 @@ def bundles(tmp_path_factory):
     }
 
 
+def rollout_subject(path, model):
+    return Subject(path=path, name=path.name, precision="float32", model=model, rollout_steps=64)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_wrong_rollout_does_not_pass(name, bundles, tmp_path, monkeypatch):
     network, right, wrong = BROKEN[name]
@@ -102,8 +107,8 @@ def test_a_wrong_rollout_does_not_pass(name, bundles, tmp_path, monkeypatch):
     assert changed
     model = bundles[network] / "model.onnx"
     onnx_rollout.export_rollout(model, tmp_path / "rollout.onnx")
-    verdict = prove_rollout(tmp_path / "rollout.onnx", model, "rollout.onnx", "float32", "cpu", 64)
-    assert {check.name for check in verdict.checks if not check.passed} == {"rollout"}
+    results = check_file(rollout_subject(tmp_path / "rollout.onnx", model), [])
+    assert {check.name for check in results.checks if not check.passed} == {"rollout"}
 
 
 @pytest.mark.parametrize("network", ["two LSTMs", "carried", "window"])

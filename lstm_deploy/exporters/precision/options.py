@@ -6,12 +6,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-from lstm_deploy.artifacts import environment
+from lstm_deploy.artifacts import FORMATS, environment
 from lstm_deploy.contract import StateDtype
 from lstm_deploy.errors import InputError
 
-INT8_FILES = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript", "c": "model.int8.c"}
-FLOAT16_FILE = "model.fp16.onnx"
+INT8_FILES = {name: format_.file_name("int8") for name, format_ in FORMATS.items()}
+FLOAT16_FILE = FORMATS["onnx"].file_name("float16")
 
 
 class PrecisionOptions(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.int8 import Settings, quantizable_nodes
 from lstm_deploy.exporters.precision.metrics import Measured
-from lstm_deploy.validation import Case, open_for_proof, prove_file
+from lstm_deploy.validation import ParityCase, Subject, check_file, open_emulating
 
 MAX_METRIC_LOSS = 0.01
 """Default budget: how much worse a metric may become, relative to float32's."""
@@ -62,7 +62,9 @@ class Int8Writer(NamedTuple):
 class Evaluator:
     """Compares artifacts with the float32 one on evaluation data, and proves them on the cases of every artifact."""
 
-    def __init__(self, float32: Path, data: EvaluationData, cases: Sequence[Case], max_loss: float | None) -> None:
+    def __init__(
+        self, float32: Path, data: EvaluationData, cases: Sequence[ParityCase], max_loss: float | None
+    ) -> None:
         self.data, self.cases = data, cases
         default = MAX_METRIC_LOSS if data.truth else MAX_DIFFERENCE
         self.max_loss = default if max_loss is None else max_loss
@@ -84,7 +86,7 @@ class Evaluator:
 
     def _measured(self, path: Path, precision: str) -> tuple[Measured, int]:
         """The metric and outputs of an artifact, and the steps that a long call of it takes."""
-        runtime = open_for_proof(path, precision, "cpu")
+        runtime = open_emulating(path, precision, "cpu")
         try:
             return metrics.measure(runtime, self.data), runtime.signature.clamp({"seq": SEQUENCE})["seq"]
         finally:
@@ -99,7 +101,7 @@ class Evaluator:
 
     def _failure(self, path: Path, precision: str) -> str:
         """The worst check that an artifact fails; empty if it passes all."""
-        checks = prove_file(path, path.name, precision, "cpu", self.cases).checks
+        checks = check_file(Subject(path=path, name=path.name, precision=precision), self.cases).checks
         worst = max(checks, key=lambda check: check.severity)
         if worst.passed:
             return ""

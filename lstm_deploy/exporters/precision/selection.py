@@ -26,7 +26,7 @@ from lstm_deploy.exporters.precision.search import (
     Int8Writer,
     search_int8,
 )
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 
 
 class LowerPrecision:
@@ -125,7 +125,7 @@ class LowerPrecision:
         """Write and compile C with all but the nodes in `kept` in int8."""
         lowered = [node.name for label, node in self._nodes.items() if label not in kept]
         export_c(graph, target, f"{self.name}_int8", lowered)
-        native.build(target)
+        c_compiler.build(target)
 
     @cached_property
     def _nodes(self) -> dict[str, onnx.NodeProto]:

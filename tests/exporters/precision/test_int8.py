@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import numpy_helper
 from properties import examples
 from torch import nn
+from validation_cases import checks_of
 
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
@@ -26,10 +27,10 @@ from lstm_deploy.exporters.precision.int8 import (
 from lstm_deploy.lifting import onnx_order
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.opening import open_runtime
-from lstm_deploy.validation.cases import Effort, make_cases
-from lstm_deploy.validation.checks import prove_file
-from lstm_deploy.validation.reference import ReferenceRuntime
-from lstm_deploy.validation.weight_differences import weight_problems
+from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
+from lstm_deploy.validation.weights import layer_problems
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 
@@ -71,13 +72,9 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     assert saturating(model, tmp_path) == {}
     assert lstm_counts(model) == (num_layers, num_layers)
     assert len(lstm_layers(model)) == num_layers
-    assert (
-        weight_problems(lstm_layers(model), onnx_order.layers(lifted)) == []
-    )  # each within half a step of what it was
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    assert [
-        check for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks if not check.passed
-    ] == []
+    assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []  # each within half a step of what it was
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    assert [check for check in checks_of(tmp_path / "q.onnx", "int8", cases) if not check.passed] == []
 
 
 def test_unsigned_weights_are_the_same_numbers(tmp_path):
@@ -234,8 +231,8 @@ def test_weights_that_two_lstms_share_are_quantized_in_both(tmp_path):
     assert len(quantizable_nodes(onnx.load(path))) == 2
     quantize_onnx(path, tmp_path / "q.onnx")
     assert lstm_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 
 
 def test_matrices_of_one_shape_are_all_quantized(tmp_path):
@@ -294,8 +291,8 @@ def test_what_is_in_integers_has_names_of_its_own_and_what_is_read_elsewhere_sta
         model = onnx.load(tmp_path / "q.onnx")
         onnx.checker.check_model(model, full_check=True)
         assert not [node for node in model.graph.node if node.op_type in ("MatMul", "LSTM")]
-        cases = make_cases(ReferenceRuntime(lifted), SMALL)
-        assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+        cases = make_cases(PyTorchReference(lifted), SMALL)
+        assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 
 
 def test_weights_that_are_not_finite_are_refused():

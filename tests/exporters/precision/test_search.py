@@ -9,8 +9,9 @@ from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
 from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
 from lstm_deploy.exporters.precision.search import ANY_CPU, Evaluator, Int8Writer, search_int8
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.validation.cases import Effort, make_cases
-from lstm_deploy.validation.reference import ReferenceRuntime
+from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
 
 ONNX = Int8Writer(quantize_onnx, ANY_CPU, ".onnx")
 SMALL = Effort(50, ((1, 1), (3, 7)), 1, 1e9)
@@ -39,7 +40,7 @@ def exported(tmp_path_factory):
     torch.manual_seed(0)
     lifted = lift(Three().eval(), [TensorSpec.parse("x:float32[batch,seq,4]")])
     export_onnx(lifted, path)
-    return path, evaluation_data(lifted.signature, None), make_cases(ReferenceRuntime(lifted), SMALL)
+    return path, evaluation_data(lifted.signature, None), make_cases(PyTorchReference(lifted), SMALL)
 
 
 def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exported, tmp_path):
@@ -74,7 +75,7 @@ def test_where_nothing_holds_the_reason_is_kept(exported, tmp_path):
 
 def test_a_wrong_artifact_is_over_every_budget(exported, tmp_path, monkeypatch):
     path, data, cases = exported
-    wrong = [case._replace(wanted=tuple({k: v + 3 for k, v in w.items()} for w in case.wanted)) for case in cases]
+    wrong = [case._replace(expected=tuple({k: v + 3 for k, v in w.items()} for w in case.expected)) for case in cases]
     candidate = Evaluator(path, data, wrong, 1.0).evaluate(path, "int8")
     assert "differs by 3" in candidate.problem
 

@@ -20,7 +20,7 @@ from lstm_deploy.exporters.precision.options import PrecisionOptions
 from lstm_deploy.lifting.sources import Origin
 from lstm_deploy.runtimes import opening
 from lstm_deploy.validation import pipeline as validation
-from lstm_deploy.validation.cases import QUICK
+from lstm_deploy.validation.case_inputs import QUICK
 
 INPUTS = {"x": "float32[batch,seq,4]"}
 FAST = {"scenario": "stream", "p50_us": 5.0, "p50_us_float32": 10.0, "time_ratio": 0.5}
@@ -217,7 +217,7 @@ def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path, quick):
     variants, left_out = variants_of([bundle.path], selection, tmp_path)
     assert "model.int8.onnx" not in {variant.artifact for variant in variants}
     assert any(text.startswith("model.int8.onnx: CUDA has no int8 LSTM") for text in left_out)
-    _, left_out = validation._chosen(bundle, bundle.path, "cuda")
+    _, left_out = validation._runnable(bundle, bundle.path, "cuda")
     assert left_out == ["model.int8.onnx: CUDA has no int8 LSTM, and would leave it to the CPU"]
     with pytest.raises(InputError, match="CUDA has no int8 LSTM"):
         opening.open_runtime(bundle.path / "model.int8.onnx", "cuda")
