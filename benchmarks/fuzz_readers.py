@@ -1,7 +1,7 @@
-"""Mutates good files of every kind that a user can point at, thousands of times, and reads them.
+"""Mutates valid files of weights of every kind, thousands of times, and reads them.
 
 `python benchmarks/fuzz_readers.py [COUNT]`. A reader may refuse a file with `InputError`, or read it; anything else
-is a defect, whose seed and kind are printed. The tests run the same, shorter.
+is a defect, whose kind and seed are printed. The tests do the same with fewer files.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """What int8 saves and costs, and what being right on every CPU costs, one thread; `make bench-int8` calls it.
 
-LSTMs with a Linear layer, their weights random: latency and size do not depend on them. The float32 file, the same
-under another name (so that their ratio shows the noise) and int8 files made in three ways are timed in the same rounds.
-`benchmarks/results/int8.json` and `int8.md` keep one table for each CPU; `--cpu NAME` names it, where the name that
-the system gives does not say enough.
+LSTMs with a Linear layer and random weights: latency and size do not depend on them. In the same rounds are timed the
+float32 file, a copy of it as an A/A control (whose ratio shows the noise), and int8 files of three schemes.
+`benchmarks/results/int8.json` and `int8.md` have a table for each CPU; `--cpu NAME` names it, where the name that the
+system gives is not specific enough.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2))
 """Inputs, hidden size, layers; the Linear gives as many outputs as there are inputs."""
-WAYS: tuple[WeightRange, ...] = ("paired", "unsigned", "full")
+WEIGHTS: tuple[WeightRange, ...] = ("paired", "unsigned", "full")
 BATCH, STEPS = 4, 300
 """Of the sequences on which outputs are compared."""
 
@@ -78,16 +78,23 @@ def main() -> None:
 
 
 def _table(results: list[dict[str, Any]]) -> list[str]:
-    headings = ["LSTM", "bytes ÷ float32", "float32 µs", *(f"{way} µs" for way in WAYS), "float32 ÷ paired", "noise"]
-    headings += [*(f"error, {way}" for way in WAYS), "state error"]
+    headings = [
+        "LSTM",
+        "bytes ÷ float32",
+        "float32 µs",
+        *(f"{scheme} µs" for scheme in WEIGHTS),
+        "float32 ÷ paired",
+        "noise",
+    ]
+    headings += [*(f"error, {scheme}" for scheme in WEIGHTS), "state error"]
     rows = [
         [
             found["name"],
             f"{found['bytes_ratio']:.3f}",
-            *(f"{found['times'][key]['p50_us']:.1f}" for key in ("float32", *WAYS)),
+            *(f"{found['times'][key]['p50_us']:.1f}" for key in ("float32", *WEIGHTS)),
             f"{1 / found['times']['paired']['time_ratio']:.2f}",
             f"{found['times']['float32 again']['time_ratio']:.3f}",
-            *(f"{found['errors'][way]:.4f}" for way in WAYS),
+            *(f"{found['errors'][scheme]:.4f}" for scheme in WEIGHTS),
             f"{found['state_error'][0]:.1e} → {found['state_error'][1]:.1e}",
         ]
         for found in results
@@ -107,9 +114,9 @@ def _measured(folder: Path, input_size: int, hidden_size: int, num_layers: int) 
     )
     paths = {"float32": bundle.path / "model.onnx", "float32 again": folder / "again.onnx"}
     shutil.copy(paths["float32"], paths["float32 again"])
-    for way in WAYS:
-        paths[way] = folder / f"{way}.onnx"
-        quantize_onnx(paths["float32"], paths[way], Settings(weights=way))
+    for scheme in WEIGHTS:
+        paths[scheme] = folder / f"{scheme}.onnx"
+        quantize_onnx(paths["float32"], paths[scheme], Settings(weights=scheme))
     timed = times(list(paths.values()), 100, rounds=31)
     curves = [
         dict(zip(profile.steps, profile.errors, strict=True))
@@ -129,16 +136,16 @@ def _measured(folder: Path, input_size: int, hidden_size: int, num_layers: int) 
 
 
 def _errors(paths: dict[str, Path]) -> dict[str, float]:
-    """For each way how far the first output is from float32's."""
+    """The difference of the first output from float32's, by scheme of int8 weights."""
     outputs = {}
-    for label in ("float32", *WAYS):
+    for label in ("float32", *WEIGHTS):
         runtime = OnnxRuntime(paths[label])
         signature = runtime.signature
         inputs = sample_inputs(signature.inputs, {"batch": BATCH, "seq": STEPS}, np.random.default_rng(0))
         y = runtime.run({**inputs, **signature.initial_state(BATCH)})["y"]
         outputs[label] = {"y": y.reshape(-1, y.shape[-1])}
         runtime.close()
-    return {way: metrics.difference(outputs[way], outputs["float32"])[0] for way in WAYS}
+    return {scheme: metrics.difference(outputs[scheme], outputs["float32"])[0] for scheme in WEIGHTS}
 
 
 if __name__ == "__main__":

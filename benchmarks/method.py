@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 from rounds import write
-from sizes import _weights
+from sizes import origin_of
 
 import lstm_deploy
 from lstm_deploy.benchmark.comparison import compare
@@ -36,7 +36,7 @@ STREAM: dict[str, Any] = {
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bundle = lstm_deploy.export(_weights(folder, SIZE), folder / SIZE, formats=["onnx"])
+        bundle = lstm_deploy.export(origin_of(folder, SIZE), folder / SIZE, formats=["onnx"])
         same, slow = folder / "same", folder / "slow"
         for copy in (same, slow):
             shutil.copytree(bundle.path, copy)

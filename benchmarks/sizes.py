@@ -99,7 +99,7 @@ def measure(provider: str, rounds: int, only: str | None) -> bool:
             if only not in (None, name):
                 continue
             print(f"{name} …", file=sys.stderr)
-            origin = _weights(Path(folder), name)
+            origin = origin_of(Path(folder), name)
             more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
             bundle = lstm_deploy.export(origin, Path(folder, name), **more)
             parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
@@ -163,7 +163,7 @@ def steps(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     document = next(iter(found.values()))
-    lines = [*tables.describe(document["environment"]), "", *tables.notes(document), ""]
+    lines = [*tables.describe_machine(document["environment"]), "", *tables.notes(document), ""]
     lines += ["## How many times faster a step is", ""]
     lines += [
         "One step of a stream of one row, one thread, from arrays to arrays, state carried: the time of each over that "
@@ -185,8 +185,8 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines += markdown_table(["than", *COMPARED, "onnx"], rows)
     for name, document in found.items():
         lines += ["", f"## {name}", "", *markdown_table(*tables.table(document)), ""]
-        lines += [*markdown_table(*tables.starts(document)), ""]
-        lines += [*map(tables.peaks, document["peaks"])]
+        lines += [*markdown_table(*tables.startup_table(document)), ""]
+        lines += [*map(tables.describe_peaks, document["peaks"])]
         parity = document["parity"]
         lines += ["", f"{parity['checks']} checks of parity, {'all' if parity['passed'] else 'NOT all'} passed.", ""]
         lines += [f"- {failure}" for failure in parity["failures"]]
@@ -202,8 +202,8 @@ def _times(row: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
     return f"{times:.2f} ({low:.2f}–{high:.2f})"
 
 
-def _weights(folder: Path, name: str) -> Origin:
-    """Random weights as a file, with all that says which network they are of."""
+def origin_of(folder: Path, name: str) -> Origin:
+    """A file of random weights, and the description of their network."""
     torch.manual_seed(0)
     if name in SYSTEMS:
         system = SYSTEMS[name]

@@ -1,4 +1,4 @@
-"""How fast artifacts are, beside the alternatives: interleaved runs, each variant in a process of its own."""
+"""Latency of artifacts beside their alternatives: interleaved runs, each variant in a process of its own."""
 
 import lazy_loader
 

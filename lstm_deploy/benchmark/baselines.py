@@ -1,7 +1,7 @@
-"""What a user would have without this project: eager PyTorch, TorchScript, `torch.compile`, and the stock exporters.
+"""The baselines that need PyTorch: eager PyTorch, TorchScript, `torch.compile`, and files of the stock exporters.
 
-Each is called at its best: without what lifting adds, in one inference mode for the whole process, and a stock export
-is made for the very sizes that it is timed at.
+Each is called in its fastest way: without the overhead of lifting, in one inference mode for the whole process, and
+stock exports are made for the very sizes that are timed.
 """
 
 import logging
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from lstm_deploy.artifacts import Bundle
 from lstm_deploy.benchmark.workloads import (
     END_TO_END,
-    ArtifactContender,
-    Case,
-    Contender,
-    Prepared,
+    ArtifactWorkload,
+    BenchCase,
+    PreparedCall,
+    Workload,
     check_streams,
     inputs_of,
     sized_file,
@@ -33,22 +33,22 @@ from lstm_deploy.lifting import Lifted, StatefulLSTM, flatten, sources
 from lstm_deploy.runtimes import EagerRuntime, TorchRuntime, prepare
 
 FOREVER = ExitStack()
-"""What holds for the whole process."""
+"""Contexts that stay open until the process ends."""
 
 
 class CarryingLSTM(nn.LSTM):
-    """An `nn.LSTM` that goes on from where it ended, as somebody would write it by hand."""
+    """An `nn.LSTM` that continues from its last state, as one would write it by hand."""
 
     carried: Any
-    """The state that it goes on from."""
+    """The state that it continues from."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, ARG002 - as nn.LSTM names them
         y, self.carried = super().forward(input, self.carried)
         return y, self.carried
 
 
-class EagerContender:
-    """The network as PyTorch runs it; `adapt` is what is done to it first, as `torch.compile`."""
+class EagerWorkload:
+    """The network as PyTorch runs it, after `adapt`, such as `torch.compile`."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class EagerContender:
     ) -> None:
         self.provider, self.signature = provider, lifted.signature
         self.lifted = lifted
-        self.as_lifted = ArtifactContender(EagerRuntime(lifted, provider, settings=settings))
+        self.as_lifted = ArtifactWorkload(EagerRuntime(lifted, provider, settings=settings))
         self.recurrent = carrying(lifted)
-        self.module = adapt(_called(lifted)) if self.recurrent else None
+        self.module = adapt(_original_call(lifted)) if self.recurrent else None
 
     def active(self) -> list[str]:
         return self.as_lifted.active()
 
-    def prepare(self, case: Case) -> Prepared:
+    def prepare(self, case: BenchCase) -> PreparedCall:
         if case.scenario == "stream":
             check_streams(self.signature)
         plain = case.scenario != "rollout" and self.module is not None
@@ -76,36 +76,31 @@ class EagerContender:
             return self.as_lifted.prepare(case)
         module: Any = self.module
         recurrent: Any = self.recurrent
-        signature, device = self.signature, self.provider
-        name = signature.inputs[0].name
-        arrays = [row[name] for row in inputs_of(signature, case)]
+        device = self.provider
+        name = self.signature.inputs[0].name
+        arrays = [row[name] for row in inputs_of(self.signature, case)]
         position = self.lifted.output_positions[0]
+        initial = list(self.signature.initial_state(case.batch).values())
 
-        initial = list(signature.initial_state(case.batch).values())
+        def restart() -> None:  # from arrays, as part of a call
+            _set_states(self.lifted, recurrent, [torch.from_numpy(value).to(device) for value in initial])
 
-        def restart() -> None:
-            states = [torch.from_numpy(value).to(device) for value in initial]
-            for child, state in zip(recurrent, by_module(states), strict=True):
-                child.carried = tuple(map(self.lifted.in_layout, state))
-
-        def computed(x: Tensor) -> Tensor:
-            returned = module(x)
-            return returned if isinstance(returned, Tensor) else flatten(returned)[position][1]
+        def run(x: Array) -> Array:
+            returned = module(torch.from_numpy(x).to(device))
+            y = returned if isinstance(returned, Tensor) else flatten(returned)[position][1]
+            values: Array = y.cpu().numpy()
+            return values
 
         def outputs() -> Array:
             restart()
-            return np.stack([computed(torch.from_numpy(x).to(device)).cpu().numpy() for x in arrays])
+            return np.stack([run(x) for x in arrays])
 
         first = arrays[0]
         resident = torch.from_numpy(first).to(device)
 
-        def step() -> Array:
-            y: Array = computed(torch.from_numpy(first).to(device)).cpu().numpy()
-            return y
-
         def sequence() -> list[Array]:
             restart()
-            y = step()
+            y = run(first)
             return [y, *(state.cpu().numpy() for child in recurrent for state in child.carried or ())]
 
         def advance() -> None:
@@ -115,35 +110,32 @@ class EagerContender:
 
         restart()
         if case.scope != END_TO_END:
-            return Prepared(advance, outputs)
-        return Prepared(step if case.scenario == "stream" else sequence, outputs)
+            return PreparedCall(advance, outputs)
+        return PreparedCall((lambda: run(first)) if case.scenario == "stream" else sequence, outputs)
 
 
 def carrying(lifted: Lifted) -> list[StatefulLSTM]:
-    """The LSTMs in `lifted` that can carry their state by themselves; none where that computes something else.
+    """The LSTMs in `lifted` that can carry their state by themselves; none where the outputs would change.
 
-    What lifting adds takes up to a third of a small step in eager PyTorch, and a baseline that is slower than it
-    need be flatters.
+    Lifting takes up to a third of a small step in eager PyTorch, and a baseline that is slower than it need be
+    flatters what it is compared with.
     """
-    signature = lifted.signature
-    convention = lifted.convention
-    plain = not (convention.hardcodes_device or convention.mutates_inputs)
+    signature, convention = lifted.signature, lifted.convention
     children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
-    if not plain or lifted.packs or len(signature.inputs) > 1 or len(children) != len(lifted.starts):
+    if convention.hardcodes_device or convention.mutates_inputs or lifted.packs:
         return []
-    sizes = signature.clamp(sizes_of(signature.inputs, 2, 3))
-    x = torch.from_numpy(sample_inputs(signature.inputs, sizes, np.random.default_rng(1))[signature.inputs[0].name])
-    states = [torch.from_numpy(value) for value in signature.initial_state(sizes["batch"]).values()]
+    if len(signature.inputs) > 1 or len(children) != len(lifted.starts):
+        return []
     device = next((parameter.device for parameter in lifted.parameters()), torch.device("cpu"))
-    x, states = x.to(device), [state.to(device) for state in states]
+    x, *states = (tensor.to(device) for tensor in _example(lifted, 2, 3, seed=1))
     expected = lifted(x, *states)[0]
-    for child, state in zip(children, by_module(states), strict=True):
+    for child in children:
         child.__class__ = CarryingLSTM  # type: ignore[assignment]
-        child.carried = tuple(map(lifted.in_layout, state))
+    _set_states(lifted, children, states)
     try:
-        if torch.allclose(flatten(_called(lifted)(x))[lifted.output_positions[0]][1], expected, atol=1e-5):
+        if torch.allclose(flatten(_original_call(lifted)(x))[lifted.output_positions[0]][1], expected, atol=1e-5):
             return children
-    except Exception:  # whatever the user's forward raises when it is called in another way
+    except Exception:  # whatever the user's forward raises when it is called differently
         pass
     finally:
         for child in children:
@@ -153,10 +145,10 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
 
 def open_baseline(
     kind: str, bundle: Path, provider: str, threads: int, settings: Sequence[str], origin: str
-) -> Contender:
-    """A baseline of the network that a bundle was made from, or that `origin` says.
+) -> Workload:
+    """Open a baseline of the network that a bundle was made from, or that `origin` describes.
 
-    Raises `InputError` where that is gone and `ProviderError` where there is no such device.
+    Raises `InputError` where the network is not available and `ProviderError` where the device is not.
     """
     prepare(provider, threads, settings)
     torch.set_grad_enabled(False)
@@ -164,16 +156,16 @@ def open_baseline(
     if kind == "torchscript-trace":
         from lstm_deploy.lifting import trace  # which loads much that would count as this process's memory
 
-        return ArtifactContender(
+        return ArtifactWorkload(
             TorchRuntime(trace(lifted).script, lifted.signature, provider, threads, settings=settings)
         )
     if "graph" in settings:
-        return ArtifactContender(EagerRuntime(lifted, provider, threads, settings=settings))
+        return ArtifactWorkload(EagerRuntime(lifted, provider, threads, settings=settings))
     if kind == "compile":
-        contender = EagerContender(lifted, provider, compiled)
-        if contender.module is None:
+        workload = EagerWorkload(lifted, provider, compiled)
+        if workload.module is None:
             raise InputError("torch.compile is tried only on a module that its LSTMs alone make recurrent.")
-        return contender
+        return workload
     if kind != "eager":
         raise ValueError(f"There is no baseline {kind!r}.")
     if "no-onednn" in settings:
@@ -181,47 +173,30 @@ def open_baseline(
             warnings.simplefilter("ignore")  # of Intel GPUs
             torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
     FOREVER.enter_context(torch.inference_mode())
-    return EagerContender(lifted, provider, settings=settings)
+    return EagerWorkload(lifted, provider, settings=settings)
 
 
 def compiled(module: Any) -> Any:
-    """The module through `torch.compile`, which says nothing until the first call."""
+    """The module through `torch.compile`, which compiles, and may fail, at the first call only."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     call = torch.compile(module, dynamic=False)
 
-    def tried(x: Tensor) -> Any:
+    def checked(x: Tensor) -> Any:
         try:
             return call(x)  # type: ignore[no-untyped-call]
-        except Exception as error:  # of the compiler, of a missing C++ compiler, of what it made
+        except Exception as error:  # from the compiler, a missing C++ compiler, or the compiled code
             raise InputError(f"torch.compile cannot compile this model here ({one_line(error)}).") from error
 
-    return tried
+    return checked
 
 
-def _called(lifted: Lifted) -> Any:
-    """The user's module as a call of its input; a state that it demands is not looked at by LSTMs that carry theirs."""
-    if not lifted.convention.state_parameters:
-        return lifted.module
-    zeros = [torch.from_numpy(value) for value in lifted.signature.initial_state(1).values()][:2]
-    return partial(lifted.module, **lifted.convention.state_arguments((zeros[0], zeros[1])))
-
-
-def _load(bundle: Path, origin: str) -> Lifted:
-    if origin:
-        return sources.load(sources.origin_from_json(origin), Bundle(bundle).signature.state_layout).lifted
-    loaded = sources.load_source_of(Bundle(bundle))
-    if loaded is None:
-        raise InputError(f"The source of {bundle} is not there any more; leave out the baseline with --baseline none.")
-    return loaded.lifted
-
-
-def write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequence[Case]) -> None:
+def write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequence[BenchCase]) -> None:
     """Export a bundle's network with PyTorch's own exporter, as `path` or, for each size, as `sized_file` names it.
 
-    `kind` is `stock-onnx`, `stock-fixed` for one whose batch is fixed, too (the number of steps is, whatever one asks
-    for), `legacy-onnx` for the deprecated exporter, or `legacy-int8` for that and onnxruntime's `quantize_dynamic` as
-    it comes. Raises `InputError` where they fail.
+    `kind` is `stock-onnx`; `stock-fixed`, whose batch is fixed, too (the number of steps always is);
+    `legacy-onnx`, the deprecated exporter; or `legacy-int8`, that with onnxruntime's `quantize_dynamic` in its default
+    settings. Raises `InputError` where they fail.
     """
     lifted = _load(bundle, origin)
     signature = lifted.signature
@@ -243,11 +218,11 @@ def write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequenc
             from onnxruntime.quantization import quantize_dynamic
 
             quantize_dynamic(path, path)
-    except Exception as error:  # they raise whatever they meet
+    except Exception as error:  # exporters raise all kinds of errors
         raise InputError(f"PyTorch's exporter fails on this model ({one_line(error)}).") from error
 
 
-def _export_stock(lifted: Lifted, path: Path, case: Case, names: dict[str, Any], *, fixed: bool) -> None:
+def _export_stock(lifted: Lifted, path: Path, case: BenchCase, names: dict[str, Any], *, fixed: bool) -> None:
     batch = torch.export.Dim("batch")
     specs = (*lifted.signature.inputs, *lifted.signature.state_inputs)
     shapes = tuple({axis: batch for axis, dim in enumerate(spec.shape) if dim == "batch"} for spec in specs)
@@ -263,11 +238,35 @@ def _export_stock(lifted: Lifted, path: Path, case: Case, names: dict[str, Any],
     )
 
 
-def _example(lifted: Lifted, batch: int, seq_len: int) -> tuple[Tensor, ...]:
+def _original_call(lifted: Lifted) -> Any:
+    """The user's module as a function of its input; LSTMs that carry their state ignore one that it requires."""
+    if not lifted.convention.state_parameters:
+        return lifted.module
+    zeros = [torch.from_numpy(value) for value in lifted.signature.initial_state(1).values()][:2]
+    return partial(lifted.module, **lifted.convention.state_arguments((zeros[0], zeros[1])))
+
+
+def _set_states(lifted: Lifted, children: Sequence[Any], states: Sequence[Tensor]) -> None:
+    """Let LSTMs that carry their state continue from `states`, ordered as in the contract."""
+    for child, state in zip(children, by_module(states), strict=True):
+        child.carried = tuple(map(lifted.in_layout, state))
+
+
+def _load(bundle: Path, origin: str) -> Lifted:
+    if origin:
+        return sources.load(sources.origin_from_json(origin), Bundle(bundle).signature.state_layout).lifted
+    loaded = sources.load_source_of(Bundle(bundle))
+    if loaded is None:
+        raise InputError(f"The source of {bundle} is no longer there; leave out the baseline with --baseline none.")
+    return loaded.lifted
+
+
+def _example(lifted: Lifted, batch: int, seq_len: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs and initial states for a call."""
     signature = lifted.signature
     sizes = signature.clamp(sizes_of(signature.inputs, batch, seq_len))
     arrays = {
-        **sample_inputs(signature.inputs, sizes, np.random.default_rng(0)),
+        **sample_inputs(signature.inputs, sizes, np.random.default_rng(seed)),
         **signature.initial_state(sizes["batch"]),
     }
     return tuple(torch.from_numpy(arrays[name]) for name in signature.input_names)

@@ -1,4 +1,4 @@
-"""Summaries of timed samples. They know nothing of what was timed."""
+"""Summaries and tests of samples; independent of what was timed."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,16 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float64]
 
 CALLS_FOR_P99 = 662
-"""Of so many samples, at least two lie beyond the 99th percentile with a probability of 99 %."""
-
+"""With so many samples, at least two lie beyond the 99th percentile with a probability of 99 %."""
 LEAST_ROUNDS = 9
 RESAMPLES = 2000
 LEAST_DIFFERENCE = 0.02
-"""Processes that run the same file differ by as much, from where their memory happens to lie."""
+"""Two processes that run the same file differ by as much, through where their memory happens to lie."""
 NO_DIFFERENCE = "no difference"
 
 
 def percentile(rounds: Sequence[Samples], percent: float) -> float | None:
-    """A percentile over all samples of all rounds; none for one beyond what so few samples can tell."""
+    """A percentile over the samples of all rounds; none where there are too few samples for it."""
     samples = np.concatenate(rounds)
     if percent >= 99 and samples.size < CALLS_FOR_P99:
         return None
@@ -32,7 +31,7 @@ def median_of_medians(rounds: Sequence[Samples]) -> float:
 
 
 def median_interval(rounds: Sequence[Samples], *, seed: int = 0) -> tuple[float, float]:
-    """Where the median of medians lies, with 95 %."""
+    """95 % bootstrap interval of the median of medians."""
     return _interval(np.array([np.median(samples) for samples in rounds]), seed)
 
 
@@ -47,14 +46,17 @@ def ratio(
     return float(np.median(ratios)), _interval(ratios, seed)
 
 
-def noise_floor(again: Sequence[Samples], baseline: Sequence[Samples]) -> float:
-    """By how much two processes that run the same thing may differ here: as far as their ratio's interval reaches."""
-    _, (low, high) = ratio(again, baseline)
+def noise_floor(control: Sequence[Samples], baseline: Sequence[Samples]) -> float:
+    """How much two processes that run the same file may differ: as far from 1 as the interval of their ratio reaches.
+
+    `control` is the A/A control: the baseline, timed a second time in another process.
+    """
+    _, (low, high) = ratio(control, baseline)
     return max(LEAST_DIFFERENCE, abs(low - 1), abs(high - 1))
 
 
 def verdict(interval: tuple[float, float], floor: float) -> str:
-    """What an interval of a ratio says: `faster` or `slower` only where all of it is further from 1 than the floor."""
+    """`faster` or `slower` where the whole interval of a ratio is further from 1 than the noise floor."""
     low, high = interval
     if high < 1 - floor:
         return "faster"
@@ -64,9 +66,9 @@ def verdict(interval: tuple[float, float], floor: float) -> str:
 def slower_by(new: Sequence[float], old: Sequence[float]) -> tuple[float, float]:
     """How many times slower one set of medians is than another, and the probability of that by chance.
 
-    The medians of rounds that were not taken side by side, each within one process; what differs from one process to
-    the next is not in them. The ratio of their medians, and the one-sided rank test of
-    Mann and Whitney (1947), by its normal approximation, which holds from about eight rounds on.
+    The medians are of rounds that were not interleaved, each set from one process; differences between processes are
+    not included. The ratio of the two medians, and the one-sided rank test of Mann and Whitney (1947) in its normal
+    approximation, which holds from about eight rounds on.
     """
     a, b = np.asarray(new), np.sort(np.asarray(old))
     # Pairs in which the new one is slower; equal ones count half.
@@ -77,14 +79,14 @@ def slower_by(new: Sequence[float], old: Sequence[float]) -> tuple[float, float]
 
 
 def holm(probabilities: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which of several tests hold at a level for all of them together (Holm, 1979)."""
+    """Which of several tests are significant at a level for all of them together (Holm, 1979)."""
     order = np.argsort(probabilities)
-    held = [False] * len(order)
+    significant = [False] * len(order)
     for rank, index in enumerate(order):
         if probabilities[index] > level / (len(order) - rank):
             break
-        held[index] = True
-    return held
+        significant[index] = True
+    return significant
 
 
 def _interval(values: Samples, seed: int) -> tuple[float, float]:

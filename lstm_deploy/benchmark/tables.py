@@ -1,4 +1,4 @@
-"""The results of a benchmark as text: tables of the terminal, Markdown and CSV, from its JSON alone."""
+"""Benchmark results as text: tables for the terminal, Markdown and CSV, from the JSON document alone."""
 
 import csv
 import io
@@ -14,10 +14,10 @@ from lstm_deploy.errors import InputError
 
 SCHEMA_VERSION = 1
 UNSTABLE_SAYS = "The median is known only to lie between"
-MOST_UNSTABLE = 5
-"""Rows that are told one by one."""
+MAX_UNSTABLE = 5
+"""More unstable rows than this are reported together."""
 KEY = ("variant", "provider", "precision", "scenario", "scope", "batch", "seq_len", "threads")
-"""What a row is known by."""
+"""The fields that identify a row."""
 
 Row = Mapping[str, Any]
 Document = Mapping[str, Any]
@@ -71,7 +71,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "ratio_to_baseline": ("÷ baseline", _ratio),
     "roofline_fraction": ("of limit", _limit),
 }
-"""For keys of the rows: their headings, and what is shown."""
+"""By key of the rows: heading and text."""
 VARYING = ("scenario", "scope", "batch", "seq_len", "threads")
 """Columns shown only where rows differ in them."""
 
@@ -85,27 +85,27 @@ def table(document: Document) -> tuple[list[str], list[list[str]]]:
     return [COLUMNS[key][0] for key in shown], [[COLUMNS[key][1](row) for key in shown] for row in results]
 
 
-def starts(document: Document) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of what is outside of the loop: loading, the first call, memory."""
-    seen: dict[tuple[str, int], list[Row]] = {}
+def startup_table(document: Document) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what is outside the timed loop: loading, the first call, memory."""
+    by_variant: dict[tuple[str, int], list[Row]] = {}
     for row in document["results"]:
         if not row["again"]:
-            seen.setdefault((row["variant"], row["threads"]), []).append(row)
-    rows = [
+            by_variant.setdefault((row["variant"], row["threads"]), []).append(row)
+    cells = [
         [
             variant,
-            format_value(found[0]["load_s"] * 1000),
-            format_value(max(row["first_call_us"] for row in found) / 1000),
-            format_value(None if found[-1]["peak_mib"] is None else float(found[-1]["peak_mib"])),
-            ", ".join(found[-1]["active"]),
+            format_value(rows[0]["load_s"] * 1000),
+            format_value(max(row["first_call_us"] for row in rows) / 1000),
+            format_value(None if rows[-1]["peak_mib"] is None else float(rows[-1]["peak_mib"])),
+            ", ".join(rows[-1]["active"]),
         ]
-        for (variant, _), found in seen.items()
+        for (variant, _), rows in by_variant.items()
     ]
-    return ["variant", "load ms", "slowest first call ms", "peak MiB", "runs on"], rows
+    return ["variant", "load ms", "slowest first call ms", "peak MiB", "runs on"], cells
 
 
 def notes(document: Document) -> list[str]:
-    """How to read the columns."""
+    """Explanations of the columns, a line each."""
     baselines = list(dict.fromkeys(row["baseline"] for row in document["results"] if row["baseline"]))
     lines = [
         f"÷ baseline: the median over rounds of the time over that of {', '.join(baselines)}, with its 95 % interval; "
@@ -122,35 +122,35 @@ def notes(document: Document) -> list[str]:
 
 
 def warnings(document: Document) -> list[str]:
-    """One line for each row that should not be trusted; one for all where many are only unstable."""
-    found = [(row, warning) for row in document["results"] for warning in row["warnings"]]
-    unstable = [warning for _, warning in found if warning.startswith(UNSTABLE_SAYS)]
+    """A line for each row that is not reliable; one for all unstable rows where there are many."""
+    all_warnings = [(row, warning) for row in document["results"] for warning in row["warnings"]]
+    unstable = [warning for _, warning in all_warnings if warning.startswith(UNSTABLE_SAYS)]
     lines = []
-    if len(unstable) > MOST_UNSTABLE:
-        found = [(row, warning) for row, warning in found if warning not in unstable]
+    if len(unstable) > MAX_UNSTABLE:
+        all_warnings = [(row, warning) for row, warning in all_warnings if warning not in unstable]
         lines.append(
             f"{len(unstable)} of {len(document['results'])} rows: the interval of the median (p50_interval_us in the "
             "JSON) reaches more than 5 % to a side; close other programs, or give more --rounds. Ratios have their own."
         )
     return lines + [
         f"{row['variant']}, {row['scenario']}, {row['scope'].replace('_', ' ')}, batch {row['batch']}: {warning}"
-        for row, warning in found
+        for row, warning in all_warnings
     ]
 
 
 def markdown(document: Document) -> str:
-    """The tables, with how to read them and the machine."""
-    lines = [*describe(document["environment"]), "", *markdown_table(*table(document)), ""]
+    """The tables, with explanations and the machine."""
+    lines = [*describe_machine(document["environment"]), "", *markdown_table(*table(document)), ""]
     lines += [*(f"- {line}" for line in notes(document)), ""]
-    lines += [*markdown_table(*starts(document)), ""]
-    for known in document["peaks"]:
-        lines += [peaks(known), ""]
+    lines += [*markdown_table(*startup_table(document)), ""]
+    for measured in document["peaks"]:
+        lines += [describe_peaks(measured), ""]
     lines += [f"- left out: {reason}." for reason in document["left_out"]]
     lines += [f"- {warning}" for warning in warnings(document)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def describe(described: Mapping[str, Any]) -> list[str]:
+def describe_machine(described: Mapping[str, Any]) -> list[str]:
     """The machine and the versions, a line each."""
     cpu, gpus = described["cpu"], [gpu["name"] for gpu in described["gpu"]]
     machine = f"{cpu['model']}, {cpu['usable_cores']} core(s) to use ({', '.join(cpu['features'])})"
@@ -158,21 +158,26 @@ def describe(described: Mapping[str, Any]) -> list[str]:
     return [f"{', '.join([machine, *gpus])}.", "", f"{versions}."]
 
 
-def peaks(known: Mapping[str, Any]) -> str:
-    """What the machine can do, in a sentence."""
-    rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in known["operations_per_s"].items())
-    levels: dict[str, list[float]] = {}
-    for point in known["memory"]:
-        levels.setdefault(point["name"], []).append(point["bytes_per_s"] / 1e9)
-    read = ", ".join(f"{max(found):,.0f} from {name}" for name, found in levels.items())
+def describe_peaks(measured: Mapping[str, Any]) -> str:
+    """The peak rates of the machine in a sentence."""
+    rates = ", ".join(f"{rate / 1e9:,.0f} in {name}" for name, rate in measured["operations_per_s"].items())
+    read = ", ".join(f"{rate / 1e9:,.0f} from {name}" for name, rate in bandwidths(measured).items())
     return (
-        f"Measured on {known['provider']} with {known['threads']} thread(s): at best {rates} billion operations per "
-        f"second; {read} GB/s."
+        f"Measured on {measured['provider']} with {measured['threads']} thread(s): at best {rates} billion operations "
+        f"per second; {read} GB/s."
     )
 
 
+def bandwidths(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Bytes per second of each level of memory, for its fastest working set."""
+    levels: dict[str, float] = {}
+    for point in measured["memory"]:
+        levels[point["name"]] = max(levels.get(point["name"], 0), point["bytes_per_s"])
+    return levels
+
+
 def csv_text(document: Document) -> str:
-    """Every figure of every row but single samples, for a spreadsheet."""
+    """All fields of all rows except samples and rounds, for a spreadsheet."""
     rows = [
         {key: value for key, value in row.items() if key not in ("samples_us", "round_medians_us")}
         for row in document["results"]
@@ -189,4 +194,4 @@ def _flat(value: Any) -> Any:
 
 
 WRITERS: dict[str, Callable[[Document], str]] = {".md": markdown, ".csv": csv_text}
-"""What writes a table, by the suffix of its file."""
+"""Writers of a table, by the suffix of the file."""

@@ -1,6 +1,6 @@
-"""Which things a benchmark times: every artifact of its targets, and what each would be used instead of."""
+"""The variants that a benchmark times: every artifact of its targets, and the baselines it stands beside."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -13,66 +13,62 @@ from msgspec.structs import replace
 from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, CrashError, onnx_graph, run_isolated
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
-from lstm_deploy.benchmark.workloads import END_TO_END, SCOPES, Case
+from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import PROVIDERS, cannot_run
 
-STEPS = ("stream", "sequence")
-"""What a model itself is timed in; a rollout is compared with the model called for each step, too."""
+STEPWISE = ("stream", "sequence")
+"""The scenarios of a model itself; rollouts are also compared with one call of the model per step."""
 
 
 class Baseline(NamedTuple):
-    """Something that a user would have without this project."""
+    """What a user would run without this project."""
 
     kind: str
-    """What opens it: see `contenders.open_contender`."""
-    what: str
+    """See `opening.open_workload`."""
+    description: str
     settings: tuple[str, ...] = ()
     providers: tuple[str, ...] = ("cpu", "cuda")
     scopes: tuple[str, ...] = SCOPES
-    scenarios: tuple[str, ...] = STEPS
+    scenarios: tuple[str, ...] = STEPWISE
     precision: str = "float32"
     needs_source: bool = True
     """Whether it is made from the PyTorch model; else from the contract or the ONNX file."""
 
 
 BASELINES = {
-    "eager": Baseline("eager", "PyTorch, on CUDA without TF32", scenarios=(*STEPS, "rollout")),
+    "eager": Baseline("eager", "PyTorch, on CUDA without TF32", scenarios=SCENARIOS),
     "eager-tf32": Baseline("eager", "PyTorch with TF32", ("tf32",), ("cuda",), precision="tf32"),
     "eager-no-onednn": Baseline("eager", "PyTorch without oneDNN", ("no-onednn",), ("cpu",)),
     "eager-graph": Baseline("eager", "PyTorch as a CUDA graph", ("graph",), ("cuda",)),
     "torchscript-trace": Baseline("torchscript-trace", "torch.jit.trace"),
     "compile": Baseline("compile", "torch.compile"),
-    "stock-onnx": Baseline("stock-onnx", "torch.onnx.export, dynamic batch, then session.run", scopes=(END_TO_END,)),
-    "stock-fixed": Baseline("stock-fixed", "the same for one batch only", scopes=(END_TO_END,)),
-    "legacy-onnx": Baseline("legacy-onnx", "torch.onnx.export(dynamo=False), then session.run", scopes=(END_TO_END,)),
+    "stock-onnx": Baseline("stock", "torch.onnx.export, dynamic batch, then session.run", scopes=(END_TO_END,)),
+    "stock-fixed": Baseline("stock", "the same for one batch only", scopes=(END_TO_END,)),
+    "legacy-onnx": Baseline("stock", "torch.onnx.export(dynamo=False), then session.run", scopes=(END_TO_END,)),
     "legacy-int8": Baseline(
-        "legacy-int8",
-        "the same through quantize_dynamic",
-        providers=("cpu",),
-        scopes=(END_TO_END,),
-        precision="int8",
+        "stock", "the same through quantize_dynamic", (), ("cpu",), (END_TO_END,), precision="int8"
     ),
     "openvino": Baseline("openvino", "model.onnx in OpenVINO", (), ("cpu",), needs_source=False),
     "openvino-bf16": Baseline(
         "openvino", "the same in bfloat16", ("bf16",), ("cpu",), precision="bfloat16", needs_source=False
     ),
-    "floor": Baseline("floor", "a model that does nothing: what dispatch alone costs", needs_source=False),
+    "floor": Baseline("floor", "the null model, which computes nothing: the cost of a call", needs_source=False),
 }
-"""By the names of the command line; the first that runs is what ratios refer to."""
+"""By their names on the command line; ratios refer to the first that runs, other than the null model."""
 CUDA_SETTINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "onnx": ((), ("graph",), ("tf32",), ("tf32", "graph")),
     "torchscript": ((), ("graph",)),
 }
-"""Settings with which artifacts are run on CUDA, for the formats that take some. float16 has no TF32."""
+"""The settings that artifacts are timed with on CUDA, for formats that have any. float16 has no TF32."""
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """One thing to time."""
+    """An artifact or a baseline, with the provider and settings that it is timed with."""
 
     name: str
     group: str = ""
-    """The target whose baseline its ratios refer to; empty for all that have none, which refer to the first of them."""
+    """The target whose baseline its ratios refer to; empty where a target has none: these share the first of them."""
     kind: str
     path: str
     artifact: str
@@ -81,174 +77,156 @@ class Variant(Struct, frozen=True, kw_only=True):
     precision: str
     settings: tuple[str, ...] = ()
     scopes: tuple[str, ...] = SCOPES
-    scenarios: tuple[str, ...] = STEPS
+    scenarios: tuple[str, ...] = SCENARIOS
     contract: str = ""
     """JSON of the model's contract, for files that carry none."""
     origin: str = ""
-    """JSON of a `sources.Origin` that says which PyTorch model it is of; empty for what the bundle was made from."""
-    twin: bool = False
-    """Whether it is the baseline once more, which shows the noise."""
+    """JSON of the `sources.Origin` of its PyTorch model; empty for the source of the bundle."""
+    control: bool = False
+    """Whether it is the A/A control: the baseline timed a second time, which shows the noise."""
     work: Work | None = None
     """What one step has to compute and read."""
 
     @property
     def may_fail(self) -> bool:
-        """Whether a run goes on without it: baselines, and graphs, which cannot hold every model."""
+        """Whether a run continues without it: baselines, and graphs, which not every model can be captured in."""
         return not self.artifact or "graph" in self.settings
 
-    def takes_part(self, case: Case) -> bool:
-        """Whether it is timed in a case; a captured graph has its buffers bound, so plain calls are not it."""
+    def takes_part(self, case: BenchCase) -> bool:
+        """Whether it is timed in a case; a captured graph has its buffers bound, so it has no plain calls."""
         plain = case.scenario != "stream" and case.scope == END_TO_END
         return (
             case.scenario in self.scenarios and case.scope in self.scopes and not ("graph" in self.settings and plain)
         )
 
 
-class Wanted(NamedTuple):
-    """What was asked for."""
+class Selection(NamedTuple):
+    """What to time of each target."""
 
     providers: Sequence[str]
     baselines: Sequence[str]
-    cases: Sequence[Case]
+    cases: Sequence[BenchCase]
     unvalidated: bool
+    """Whether to time artifacts that have not passed `validate`."""
     origin: str
     """See `Variant.origin`."""
 
 
-def variants_of(targets: Sequence[Path], wanted: Wanted, folder: Path) -> tuple[list[Variant], list[str]]:
-    """For each target its baselines, then its artifacts, on every provider; and what was left out, and why.
+def variants_of(targets: Sequence[Path], selection: Selection, folder: Path) -> tuple[list[Variant], list[str]]:
+    """For each target its baselines, then its artifacts, on every provider; and the reasons for what is left out.
 
-    What baselines need is written to `folder`. Raises `InputError` for an artifact that has not passed `validate`.
+    Files that baselines need are written to `folder`. Raises `InputError` for an artifact that has not passed
+    `validate`.
     """
-    found: list[Variant] = []
+    variants: list[Variant] = []
     left_out: list[str] = []
-    labels = _labels(targets)
-    for number, (target, label) in enumerate(zip(targets, labels, strict=True)):
+    for number, (target, label) in enumerate(zip(targets, _labels(targets), strict=True)):
         prefix = f"{label}: " if len(targets) > 1 else ""
-        bundle = Bundle(target) if target.is_dir() else None
-        for provider in dict.fromkeys(wanted.providers):
-            suffix = f" {provider}" if len(wanted.providers) > 1 else ""
-            made = folder / f"{number}-{provider}"
-            made.mkdir()
-            if bundle:
-                works = _works(bundle)
-                baselines, reasons = _baselines(bundle, provider, wanted, made, works)
-                artifacts, refused = _artifacts(bundle, provider, wanted, works)
-                left_out += [f"{prefix}{reason}" for reason in (*reasons, *refused)]
+        for provider in dict.fromkeys(selection.providers):
+            suffix = f" {provider}" if len(selection.providers) > 1 else ""
+            if target.is_dir():
+                exports = folder / f"{number}-{provider}"
+                exports.mkdir()
+                own, reasons = _of_bundle(Bundle(target), provider, selection, exports)
+                left_out += [f"{prefix}{reason}" for reason in reasons]
             else:
-                baselines, artifacts = [], _single(target, provider, wanted)
-                if wanted.baselines:
-                    left_out.append(f"baselines of {label}: they stand beside bundles only")
-            group = label if any(each.kind != "floor" for each in baselines) else ""
-            found += [
-                replace(each, name=f"{prefix}{each.name}{suffix}", group=group) for each in (*baselines, *artifacts)
-            ]
-    return found, left_out
+                own = _of_file(target, provider, selection)
+                if selection.baselines:
+                    left_out.append(f"baselines of {label}: only bundles have baselines")
+            group = label if any(not variant.artifact and variant.kind != "floor" for variant in own) else ""
+            variants += [replace(variant, name=f"{prefix}{variant.name}{suffix}", group=group) for variant in own]
+    return variants, left_out
 
 
 def _labels(targets: Sequence[Path]) -> list[str]:
-    """What targets are called: by their names, or by their paths where two have the same name."""
+    """The names of targets, or their paths where two have the same name."""
     if len({target.resolve() for target in targets}) < len(targets):
-        raise InputError("A target is named twice; name each once: what is timed first is timed again by itself.")
+        raise InputError("A target is named twice; name each once: the baseline is timed a second time by itself.")
     names = [target.name for target in targets]
     return [name if names.count(name) == 1 else str(target) for name, target in zip(names, targets, strict=True)]
 
 
-def _baselines(
-    bundle: Bundle, provider: str, wanted: Wanted, folder: Path, works: dict[str, Work]
-) -> tuple[list[Variant], list[str]]:
-    found, left_out = [], []
-    for name in dict.fromkeys(wanted.baselines):
-        baseline = BASELINES[name]
-        if provider not in baseline.providers:
-            left_out.append(f"{name}: not on {provider}")
-            continue
-        if baseline.needs_source and (reason := _no_source(bundle, wanted.origin)):
-            left_out.append(f"{name}: {reason}")
-            continue
-        path = bundle.path
-        if baseline.kind == "openvino":
-            if find_spec("openvino") is None:
-                left_out.append(f'{name}: OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
-                continue
-            try:
-                path = bundle.file(bundle.find("onnx"))
-            except InputError as error:
-                left_out.append(f"{name}: {error}")
-                continue
-        kind = baseline.kind
-        if kind in ("stock-onnx", "stock-fixed", "legacy-onnx", "legacy-int8"):
-            path, kind = folder / f"{name}.onnx", "stock"
-            try:
-                cases = [case for case in wanted.cases if case.scenario in baseline.scenarios]
-                run_isolated(_write_stock, bundle.path, wanted.origin, name, path, cases)
-            except (InputError, CrashError) as error:
-                left_out.append(f"{name}: {error}")
-                continue
-        found.append(
-            Variant(
-                name=name,
-                kind=kind,
-                path=str(path),
-                artifact="",
-                provider=provider,
-                precision=baseline.precision,
-                settings=baseline.settings,
-                scopes=baseline.scopes,
-                scenarios=baseline.scenarios,
-                contract=bundle.signature.to_json(),
-                origin=wanted.origin,
-                work=None if name == "floor" else works.get(baseline.precision),
-            )
-        )
-    return found, left_out
+def _of_bundle(bundle: Bundle, provider: str, selection: Selection, folder: Path) -> tuple[list[Variant], list[str]]:
+    works = _works(bundle)
+    variants, left_out = [], []
+    for name in dict.fromkeys(selection.baselines):
+        try:
+            variants.append(_baseline(name, bundle, provider, selection, works, folder))
+        except (InputError, CrashError) as error:
+            left_out.append(f"{name}: {error}")
+    for artifact in bundle.manifest.exported:
+        if reason := cannot_run(artifact.format, artifact.precision, provider):
+            left_out.append(f"{artifact.path}: {reason}")
+        else:
+            variants += _of_artifact(bundle, artifact, provider, selection, works)
+    return variants, left_out
 
 
-def _write_stock(bundle: Path, origin: str, kind: str, path: Path, cases: Sequence[Case]) -> None:
-    """To be run in a process of its own: an exporter that crashes, or changes what is global, does so there."""
-    from lstm_deploy.benchmark.baselines import write_stock
-
-    write_stock(bundle, origin, kind, path, cases)
-
-
-def _no_source(bundle: Bundle, origin: str) -> str:
-    if find_spec("torch") is None:
-        return "PyTorch is not installed"
-    if origin or bundle.source_path:
-        return ""
-    return (
-        "the model is gone, has changed since, or would have to run code of yours; export it again, or name it with "
-        "--reference, and --model"
+def _baseline(
+    name: str, bundle: Bundle, provider: str, selection: Selection, works: Mapping[str, Work], folder: Path
+) -> Variant:
+    """Raises `InputError` or `CrashError`, with the reason, where there can be no such baseline."""
+    baseline = BASELINES[name]
+    if provider not in baseline.providers:
+        raise InputError(f"not on {provider}")
+    if baseline.needs_source:
+        _check_source(bundle, selection.origin)
+    path = bundle.path
+    if baseline.kind == "openvino":
+        if find_spec("openvino") is None:
+            raise InputError('OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+        path = bundle.file(bundle.find("onnx"))
+    elif baseline.kind == "stock":
+        path = folder / f"{name}.onnx"
+        cases = [case for case in selection.cases if case.scenario in baseline.scenarios]
+        run_isolated(_write_stock, bundle.path, selection.origin, name, path, cases)
+    return Variant(
+        name=name,
+        kind=baseline.kind,
+        path=str(path),
+        artifact="",
+        provider=provider,
+        precision=baseline.precision,
+        settings=baseline.settings,
+        scopes=baseline.scopes,
+        scenarios=baseline.scenarios,
+        contract=bundle.signature.to_json(),
+        origin=selection.origin,
+        work=None if name == "floor" else works.get(baseline.precision),
     )
 
 
-def _artifacts(
-    bundle: Bundle, provider: str, wanted: Wanted, works: dict[str, Work]
-) -> tuple[list[Variant], list[str]]:
-    found, left_out = [], []
-    for artifact in bundle.manifest.exported:
-        if why := cannot_run(artifact.format, artifact.precision, provider):
-            left_out.append(f"{artifact.path}: {why}")
-        else:
-            found += _variants(bundle, artifact, provider, wanted, works)
-    return found, left_out
+def _write_stock(bundle: Path, origin: str, name: str, path: Path, cases: Sequence[BenchCase]) -> None:
+    """Runs in a process of its own: an exporter that crashes, or changes global state, does so there."""
+    from lstm_deploy.benchmark.baselines import write_stock
+
+    write_stock(bundle, origin, name, path, cases)
 
 
-def _single(target: Path, provider: str, wanted: Wanted) -> list[Variant]:
-    """A file that was named itself; what its bundle says of it holds."""
+def _check_source(bundle: Bundle, origin: str) -> None:
+    if find_spec("torch") is None:
+        raise InputError("PyTorch is not installed")
+    if not origin and not bundle.source_path:
+        raise InputError(
+            "the model is gone, has changed since, or would have to run code of yours; export it again, or name it "
+            "with --reference, and --model"
+        )
+
+
+def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]:
+    """The variants of a single file; if it belongs to a bundle, the bundle's manifest applies."""
     if (target.parent / MANIFEST).is_file():
         bundle = Bundle(target.parent)
         for artifact in bundle.manifest.exported:
             if artifact.path == target.name:
-                return _variants(bundle, artifact, provider, wanted, _works(bundle))
+                return _of_artifact(bundle, artifact, provider, selection, _works(bundle))
     if not target.is_file():
         raise InputError(f"{target} does not exist; give a bundle or an artifact.")
     if target.suffix not in SUFFIXES:
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
-    if not wanted.unvalidated:
+    if not selection.unvalidated:
         raise InputError(
-            f"{target} has passed no validation that is known of; validate it with lstm-deploy validate, then time it "
-            "with --unvalidated."
+            f"{target} has no recorded validation; run lstm-deploy validate on it, then time it with --unvalidated."
         )
     kind = SUFFIXES[target.suffix].name
     model = _graph(target) if kind == "onnx" else None
@@ -260,17 +238,16 @@ def _single(target: Path, provider: str, wanted: Wanted) -> list[Variant]:
             artifact=target.name,
             provider=provider,
             precision=onnx_graph.precision(model) if model else "float32",
-            scenarios=(*STEPS, "rollout"),
             work=roofline.work_of(model) if model else None,
         )
     ]
 
 
-def _variants(
-    bundle: Bundle, artifact: Artifact, provider: str, wanted: Wanted, works: dict[str, Work]
+def _of_artifact(
+    bundle: Bundle, artifact: Artifact, provider: str, selection: Selection, works: Mapping[str, Work]
 ) -> list[Variant]:
-    """An artifact in each of the ways that it can be run on a provider."""
-    if not wanted.unvalidated and (reason := _unproven(bundle, artifact, provider)):
+    """An artifact with each of the settings that it is timed with on a provider."""
+    if not selection.unvalidated and (reason := _unproven(bundle, artifact, provider)):
         where = "" if provider == "cpu" else f" --provider {provider}"
         raise InputError(
             f"{artifact.path} of {bundle.path} {reason}; run lstm-deploy validate {bundle.path}{where}, "
@@ -278,7 +255,7 @@ def _variants(
         )
     is_rollout = artifact in bundle.manifest.rollouts
     has_settings = bool(PROVIDERS[provider].settings) and not is_rollout
-    ways = CUDA_SETTINGS.get(artifact.format, ((),)) if has_settings else ((),)
+    all_settings = CUDA_SETTINGS.get(artifact.format, ((),)) if has_settings else ((),)
     precision = [] if artifact.precision == "float32" else [artifact.precision]
     return [
         Variant(
@@ -290,16 +267,16 @@ def _variants(
             precision=artifact.precision,
             settings=settings,
             scopes=(END_TO_END,) if is_rollout else SCOPES,
-            scenarios=("rollout",) if is_rollout else (*STEPS, "rollout"),
+            scenarios=("rollout",) if is_rollout else SCENARIOS,
             work=works.get("tf32" if "tf32" in settings else artifact.precision),
         )
-        for settings in ways
+        for settings in all_settings
         if not ("tf32" in settings and artifact.precision != "float32")
     ]
 
 
 def _unproven(bundle: Bundle, artifact: Artifact, provider: str) -> str:
-    """Why the bundle does not vouch for an artifact on a provider; empty where it does."""
+    """Why an artifact does not count as validated on a provider; empty where it does."""
     if bundle.changed(artifact):
         return "is not the file that was validated"
     manifest = bundle.manifest
@@ -314,14 +291,14 @@ def _works(bundle: Bundle) -> dict[str, Work]:
     """What one step has to compute and read, by precision."""
     artifacts = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
     graphs = {artifact.precision: _graph(bundle.path / artifact.path) for artifact in artifacts}
-    found = {precision: work for precision, graph in graphs.items() if graph and (work := roofline.work_of(graph))}
-    if "float32" in found:
-        found["tf32"] = roofline.in_precision(found["float32"], "tf32")
-    return found
+    works = {precision: work for precision, graph in graphs.items() if graph and (work := roofline.work_of(graph))}
+    if "float32" in works:
+        works["tf32"] = roofline.in_precision(works["float32"], "tf32")
+    return works
 
 
 def _graph(path: Path) -> onnx.ModelProto | None:
-    """The graph of a file; none where it cannot be read, which is told when it is opened."""
+    """The graph of a file; none where it cannot be read, which is reported when it is opened."""
     try:
         return onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):

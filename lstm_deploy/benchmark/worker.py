@@ -1,4 +1,4 @@
-"""A process that runs one contender and times it when told to.
+"""A process that runs one workload and times it on request.
 
 Each variant of a benchmark has a process of its own, so that the threads, allocator and memory of one do not
 disturb another, and so that timing an ONNX file never imports PyTorch. Requests and answers are lines of JSON
@@ -9,7 +9,7 @@ on standard input and output:
     {"calls": 100, "warm": 10}                                                     ->  {"samples_us": […]}
     {"state": true}                                                                ->  {"peak_mib": …, "active": […]}
 
-What goes wrong is answered as {"error": …, "exit_code": …}.
+Errors are answered as {"error": …, "exit_code": …}.
 """
 
 import json
@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from lstm_deploy.benchmark.opening import open_contender
-from lstm_deploy.benchmark.workloads import Case, Contender, Prepared
+from lstm_deploy.benchmark.opening import open_workload
+from lstm_deploy.benchmark.statistics import Samples
+from lstm_deploy.benchmark.workloads import BenchCase, PreparedCall, Workload
 from lstm_deploy.errors import LstmDeployError, one_line
 
 BLOCK_S = 0.02
 STABLE = 0.05
-"""How far the medians of the latest three blocks of calls may lie apart."""
+"""How far apart the medians of the latest three blocks of calls may be, as a fraction of the least."""
 SENT_OUTPUTS = 4096
-"""How many entries of an output are compared."""
+"""Entries of an output that are sent for comparison."""
 
 
 def main() -> None:
@@ -38,42 +39,38 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints goes to standard error
     timer = Timer()
     for line in sys.stdin:
-        request = json.loads(line)
         answer: dict[str, Any]
         try:
-            answer = timer.answer(request)
+            answer = timer.answer(json.loads(line))
+        except LstmDeployError as error:
+            answer = {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:  # the parent decides what to do with it
-            known = isinstance(error, LstmDeployError)
-            text = str(error) if known else f"{type(error).__name__}: {one_line(error)}"
-            answer = {
-                "error": text,
-                "exit_code": error.exit_code if isinstance(error, LstmDeployError) else 1,
-            }
+            answer = {"error": f"{type(error).__name__}: {one_line(error)}", "exit_code": 1}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 class Timer:
-    """One contender, and the call of it that was prepared last."""
+    """The workload of this process, and its call for the case that was prepared last."""
 
-    contender: Contender
-    prepared: Prepared
+    workload: Workload
+    prepared: PreparedCall
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked."""
+        """Answer one request."""
         if "open" in request:
             start = time.perf_counter()
-            self.contender = open_contender(**request["open"])
+            self.workload = open_workload(**request["open"])
             return {"load_s": time.perf_counter() - start}
         if "case" in request:
-            return self.prepare(Case(**request["case"]), request["warm_up_s"])
+            return self.prepare(BenchCase(**request["case"]), request["warm_up_s"])
         if "calls" in request:
             self.measure(request["warm"])
             return {"samples_us": self.measure(request["calls"]).tolist()}
-        return {"peak_mib": _peak_mib(), "active": self.contender.active()}
+        return {"peak_mib": _peak_mib(), "active": self.workload.active()}
 
-    def prepare(self, case: Case, warm_up_s: float) -> dict[str, Any]:
-        """Get ready for a case: the first call, calls until they are stable, or so long, and what they compute."""
-        self.prepared = self.contender.prepare(case)
+    def prepare(self, case: BenchCase, warm_up_s: float) -> dict[str, Any]:
+        """Prepare a case: the first call, calls until they are stable or `warm_up_s` is over, and the outputs."""
+        self.prepared = self.workload.prepare(case)
         first = self.measure(1)[0]
         medians: list[float] = []
         start = time.perf_counter()
@@ -90,8 +87,8 @@ class Timer:
         values = [value if np.isfinite(value) else None for value in sent.tolist()]
         return {"first_call_us": float(first), "call_us": min(medians[-3:]), "y": values}
 
-    def measure(self, calls: int) -> Any:
-        """Time that many calls, each on its own: microseconds."""
+    def measure(self, calls: int) -> Samples:
+        """Time each of so many calls, in microseconds."""
         clock, call = time.perf_counter_ns, self.prepared.call
         samples = np.empty(calls, np.int64)
         for index in range(calls):
@@ -102,13 +99,13 @@ class Timer:
 
 
 def _peak_mib() -> float | None:
-    """The most memory that this process ever held; none where the system does not tell.
+    """The peak memory of this process; none where the system does not report it.
 
-    Not from `getrusage`, which on Linux counts what the parent held when it forked, too.
+    Not from `getrusage`, which on Linux includes what the parent held when it forked.
     """
     status = Path("/proc/self/status")
-    told = status.read_text().partition("VmHWM:")[2].split() if status.is_file() else []
-    return int(told[0]) / 1024 if told else None
+    peak_kib = status.read_text().partition("VmHWM:")[2].split() if status.is_file() else []
+    return int(peak_kib[0]) / 1024 if peak_kib else None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from authors import CharLSTM, SineLSTM
 
 from lstm_deploy.benchmark import baselines
-from lstm_deploy.benchmark.workloads import Case, SessionContender, sized_file
+from lstm_deploy.benchmark.workloads import BenchCase, SessionWorkload, sized_file
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.lifting import lift
@@ -22,7 +22,7 @@ def lifted(module, shape=("batch", "seq", 3)):
 
 
 def case(scenario, scope="end_to_end", batch=2):
-    return Case(scenario=scenario, scope=scope, batch=batch, seq_len=1 if scenario == "stream" else 4)
+    return BenchCase(scenario=scenario, scope=scope, batch=batch, seq_len=1 if scenario == "stream" else 4)
 
 
 @pytest.mark.parametrize("scope", ["end_to_end", "resident"])
@@ -38,42 +38,42 @@ def case(scenario, scope="end_to_end", batch=2):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_eager_without_what_lifting_adds_computes_the_same(module, features, scenario, scope, monkeypatch):
+def test_eager_without_lifting_computes_the_same(module, features, scenario, scope, monkeypatch):
     monkeypatch.setattr(authors, "device", torch.device("cpu"))  # eager is timed where the artifacts are
-    made = lifted(module, ("batch", "seq", features))
-    wanted = baselines.ArtifactContender(baselines.EagerRuntime(made)).prepare(case(scenario)).outputs()
-    contender = baselines.EagerContender(made, "cpu")
-    assert contender.recurrent
-    prepared = contender.prepare(case(scenario, scope))
+    wrapped = lifted(module, ("batch", "seq", features))
+    expected = baselines.ArtifactWorkload(baselines.EagerRuntime(wrapped)).prepare(case(scenario)).outputs()
+    workload = baselines.EagerWorkload(wrapped, "cpu")
+    assert workload.recurrent
+    prepared = workload.prepare(case(scenario, scope))
     prepared.call()
-    np.testing.assert_allclose(prepared.outputs().ravel(), wanted.ravel(), atol=1e-6)
+    np.testing.assert_allclose(prepared.outputs().ravel(), expected.ravel(), atol=1e-6)
 
 
-def test_calls_go_on_from_the_state():
-    made = lifted(modules.ReturnsState())
-    call = baselines.EagerContender(made, "cpu").prepare(case("stream")).call
+def test_calls_continue_from_the_state():
+    wrapped = lifted(modules.ReturnsState())
+    call = baselines.EagerWorkload(wrapped, "cpu").prepare(case("stream")).call
     first, second = call(), call()
     assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("module", [modules.Cells(), modules.CalledTwice()], ids=lambda m: type(m).__name__)
-def test_what_carries_no_state_by_itself_runs_as_it_was_lifted(module):
-    made = lifted(module)
-    assert baselines.carrying(made) == []
-    assert all(type(child) is not baselines.CarryingLSTM for child in made.modules())
-    one_step = Case(scenario="sequence", scope="end_to_end", batch=2, seq_len=1)
-    assert baselines.EagerContender(made, "cpu").prepare(one_step).outputs().size
+def test_a_module_that_cannot_carry_its_state_runs_as_lifted(module):
+    wrapped = lifted(module)
+    assert baselines.carrying(wrapped) == []
+    assert all(type(child) is not baselines.CarryingLSTM for child in wrapped.modules())
+    one_step = BenchCase(scenario="sequence", scope="end_to_end", batch=2, seq_len=1)
+    assert baselines.EagerWorkload(wrapped, "cpu").prepare(one_step).outputs().size
 
 
-def test_a_module_is_itself_again_for_rollouts_and_streams():
-    made = lifted(modules.ReturnsState())
-    contender = baselines.EagerContender(made, "cpu")
-    assert all(type(child) is StatefulLSTM for child in contender.recurrent)
-    contender.prepare(case("stream"))
-    assert all(type(child) is baselines.CarryingLSTM for child in contender.recurrent)
+def test_a_module_is_restored_after_streams_and_for_rollouts():
+    wrapped = lifted(modules.ReturnsState())
+    workload = baselines.EagerWorkload(wrapped, "cpu")
+    assert all(type(child) is StatefulLSTM for child in workload.recurrent)
+    workload.prepare(case("stream"))
+    assert all(type(child) is baselines.CarryingLSTM for child in workload.recurrent)
     with pytest.raises(InputError):  # it has no task
-        contender.prepare(case("rollout"))
-    assert all(type(child) is StatefulLSTM for child in contender.recurrent)
+        workload.prepare(case("rollout"))
+    assert all(type(child) is StatefulLSTM for child in workload.recurrent)
 
 
 @pytest.mark.parametrize("kind", ["stock-onnx", "stock-fixed", "legacy-onnx", "legacy-int8"])
@@ -82,18 +82,18 @@ def test_stock_exports_compute_the_same(kind, forecast_bundle, forecaster, tmp_p
     baselines.write_stock(forecast_bundle, "", kind, path, [case("stream")])
     signature = load(Origin(path=forecaster)).lifted.signature
 
-    def opened(asked):
-        return open_session(sized_file(path, asked) if "stock" in kind else path, threads=1)
+    def session_for(case):
+        return open_session(sized_file(path, case) if "stock" in kind else path, threads=1)
 
-    made = SessionContender(opened, signature).prepare(case("stream")).outputs().ravel()
-    ours = SessionContender(lambda _: open_session(forecast_bundle / "model.onnx"), signature)
-    wanted = ours.prepare(case("stream")).outputs().ravel()
-    np.testing.assert_allclose(made, wanted, rtol=0.05 if kind == "legacy-int8" else 1e-4)
+    actual = SessionWorkload(session_for, signature).prepare(case("stream")).outputs().ravel()
+    ours = SessionWorkload(lambda _: open_session(forecast_bundle / "model.onnx"), signature)
+    expected = ours.prepare(case("stream")).outputs().ravel()
+    np.testing.assert_allclose(actual, expected, rtol=0.05 if kind == "legacy-int8" else 1e-4)
     if kind == "legacy-int8":
         assert "DynamicQuantizeLSTM" in {node.op_type for node in onnx.load(path).graph.node}
 
 
-def test_an_exporter_that_fails_is_told_in_a_sentence(forecast_bundle, tmp_path, monkeypatch):
+def test_a_failing_exporter_is_reported_in_one_sentence(forecast_bundle, tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise RuntimeError("no such operator\nand a long trace")
 
@@ -102,16 +102,16 @@ def test_an_exporter_that_fails_is_told_in_a_sentence(forecast_bundle, tmp_path,
         baselines.write_stock(forecast_bundle, "", "legacy-onnx", tmp_path / "s.onnx", [])
 
 
-def test_a_compiler_that_fails_is_told_in_a_sentence(monkeypatch):
+def test_a_failing_compiler_is_reported_in_one_sentence(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda x: 1 / 0)
     monkeypatch.setattr(baselines.logging, "disable", lambda _: None)
     monkeypatch.setattr(baselines.warnings, "simplefilter", lambda _: None)
-    contender = baselines.EagerContender(lifted(modules.ReturnsState()), "cpu", baselines.compiled)
+    workload = baselines.EagerWorkload(lifted(modules.ReturnsState()), "cpu", baselines.compiled)
     with pytest.raises(InputError, match=r"torch\.compile cannot compile this model here \(division by zero"):
-        contender.prepare(case("stream")).call()
+        workload.prepare(case("stream")).call()
 
 
-def test_an_origin_survives_the_way_to_another_process(tmp_path):
+def test_an_origin_survives_the_json_for_another_process(tmp_path):
     origin = Origin(
         path=tmp_path / "w.pt",
         model="net.py:Net",

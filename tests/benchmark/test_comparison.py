@@ -15,23 +15,23 @@ def measured(ours=10.0, eager=100.0, seed=0, spread=0.03, **changes):
     )
 
 
-def verdict(found, variant="onnx"):
-    (change,) = (change for change in found.changes if change.row["variant"] == variant)
+def verdict(comparison, variant="onnx"):
+    (change,) = (change for change in comparison.changes if change.row["variant"] == variant)
     return change.verdict
 
 
 def test_a_row_that_became_slower_is_a_regression():
-    found = compare(measured(), measured(ours=11.0, seed=1))
-    assert verdict(found) == "slower"
-    (change,) = found.regressions
+    comparison = compare(measured(), measured(ours=11.0, seed=1))
+    assert verdict(comparison) == "slower"
+    (change,) = comparison.regressions
     assert change.times == pytest.approx(1.1, abs=0.03)
     assert change.probability < 0.01
 
 
-def test_the_same_twice_is_no_regression():
+def test_two_equal_benchmarks_show_no_regression():
     """By chance, 5 % of all comparisons may say otherwise."""
-    wrong = [verdict(compare(measured(seed=seed), measured(seed=seed + 100))) for seed in range(40)]
-    assert sum(each != "no difference" for each in wrong) <= 2
+    verdicts = [verdict(compare(measured(seed=seed), measured(seed=seed + 100))) for seed in range(40)]
+    assert sum(outcome != "no difference" for outcome in verdicts) <= 2
 
 
 def test_a_slower_machine_is_no_regression():
@@ -42,7 +42,7 @@ def test_a_faster_baseline_is_no_regression():
     assert verdict(compare(measured(), measured(eager=80.0, seed=1))) == "no difference"
 
 
-def test_less_than_is_allowed_is_no_regression():
+def test_a_change_below_the_allowed_one_is_no_regression():
     assert not compare(measured(), measured(ours=11.0, seed=1), allowed=0.2).regressions
 
 
@@ -50,7 +50,7 @@ def test_noise_as_large_as_the_change_is_no_regression():
     assert not compare(measured(spread=0.5), measured(ours=11.0, seed=1, spread=0.5)).regressions
 
 
-def test_what_became_faster_is_told():
+def test_an_improvement_is_reported():
     assert verdict(compare(measured(), measured(ours=8.0, seed=1))) == "faster"
 
 
@@ -59,7 +59,7 @@ def test_without_a_baseline_microseconds_count():
     assert verdict(compare(old, new)) == "slower"
 
 
-def test_a_baseline_of_another_precision_stands_beside_too():
+def test_a_baseline_of_another_precision_counts_too():
     def measured(ours, theirs, seed):
         baseline = row("legacy-int8", p50=theirs, precision="int8", seed=seed, baseline="legacy-int8", artifact="")
         return document(baseline, row(p50=ours, seed=seed + 1, baseline="legacy-int8"))
@@ -68,20 +68,20 @@ def test_a_baseline_of_another_precision_stands_beside_too():
     assert compare(measured(10.0, 20.0, 0), measured(12.0, 20.0, 2)).regressions
 
 
-def test_what_a_baseline_differs_from_itself_is_allowed():
+def test_changes_within_the_noise_floor_are_allowed():
     old = document(row(p50=10.0, baseline=None, noise_floor=0.3))
     assert not compare(old, document(row(p50=12.0, seed=1, baseline=None))).regressions
 
 
-def test_rows_are_known_by_their_case():
+def test_rows_are_matched_by_their_case():
     old = document(row(p50=10.0), row(p50=50.0, batch=32))
     new = document(row(p50=50.0, batch=32, seed=1), row(p50=10.0, seed=2), row(p50=99.0, threads=2))
     assert {change.verdict for change in compare(old, new).changes} == {"no difference"}
 
 
-def test_rows_that_are_gone_are_named():
-    found = compare(document(row(), row(batch=32)), document(row()))
-    assert found.missing == ["onnx cpu float32 stream end_to_end 32 1 1"]
+def test_missing_rows_are_named():
+    comparison = compare(document(row(), row(batch=32)), document(row()))
+    assert comparison.missing == ["onnx cpu float32 stream end_to_end 32 1 1"]
     with pytest.raises(InputError, match="no row in common"):
         compare(document(row()), document(row(batch=2)))
 
@@ -105,7 +105,7 @@ def test_different_models_are_not_compared():
     assert compare(old, document(row(operations=None))).changes
 
 
-def test_other_versions_are_told():
+def test_different_versions_are_noted():
     other = copy.deepcopy(ENVIRONMENT)
     other["versions"] = {"python": "3.12", "torch": "2.13"}
     notes = compare(measured(), measured(environment=other)).notes
@@ -113,9 +113,9 @@ def test_other_versions_are_told():
     assert "torch not installed and then 2.13" in notes
 
 
-def test_what_became_slower_stands_first():
+def test_regressions_come_first():
     old = document(row("a", p50=10.0), row("b", p50=10.0, seed=1))
     new = document(row("a", p50=10.0, seed=2), row("b", p50=15.0, seed=3))
     headings, rows = table(compare(old, new))
     assert headings == ["variant", "old µs", "new µs", "times", "chance", "verdict"]
-    assert [(each[0], each[-1]) for each in rows] == [("b", "slower"), ("a", "no difference")]
+    assert [(cells[0], cells[-1]) for cells in rows] == [("b", "slower"), ("a", "no difference")]

@@ -65,7 +65,7 @@ def test_quantized_weights_are_bytes():
     assert work.weight_bytes == 160 + 40
 
 
-def test_weights_that_are_computed_in_the_graph_are_not_known():
+def test_weights_computed_in_the_graph_have_no_work():
     model = graph(3, 5, 2)
     model.graph.node[0].input[1] = "computed"
     assert work_of(model) is None
@@ -110,11 +110,11 @@ def test_another_precision_keeps_the_counts():
 
 
 @given(st.integers(1, 1 << 30))
-def test_bandwidth_lies_between_what_was_measured(working_set):
+def test_bandwidth_lies_within_the_measured_range(working_set):
     rate = bandwidth(working_set, PEAKS["memory"])
     assert 1e10 * 0.999 <= rate <= 1e11 * 1.001
 
 
-def test_bandwidth_is_what_was_measured_where_it_was():
+def test_bandwidth_at_a_measured_size_is_the_measured_one():
     for point in PEAKS["memory"]:
         assert bandwidth(point["working_set"], PEAKS["memory"]) == pytest.approx(point["bytes_per_s"])

@@ -36,21 +36,21 @@ PROMISED = {
 @pytest.fixture(scope="module")
 def document(forecast_bundle):
     seen = []
-    found = bench([forecast_bundle], Plan(**{**QUICK, "roofline": True}), lambda *event: seen.append(event))
+    result = bench([forecast_bundle], Plan(**{**QUICK, "roofline": True}), lambda *event: seen.append(event))
     assert seen[0][2] == "preparing"
     assert seen[-1][0] == seen[-1][1] == 4 * 9
-    return found
+    return result
 
 
 @pytest.mark.parametrize("shape", ["float32[batch,10]", "float32[batch,seq]"])
 def test_a_model_that_fixes_its_window_is_timed_on_that(shape, tmp_path):
     torch.manual_seed(0)
     bundle = lstm_deploy.export(modules.WindowNorm().eval(), tmp_path / "window", inputs={"x": shape}, formats=["onnx"])
-    found = bench([bundle.path], Plan(**{**STREAM, "scenarios": ("sequence",), "seq_lens": ()}))
-    assert {row["seq_len"] for row in found["results"]} == {10}
+    result = bench([bundle.path], Plan(**{**STREAM, "scenarios": ("sequence",), "seq_lens": ()}))
+    assert {row["seq_len"] for row in result["results"]} == {10}
 
 
-def test_the_json_is_as_promised(document):
+def test_the_json_has_the_documented_fields(document):
     json.dumps(document, allow_nan=False)
     assert document["schema_version"] == 1
     assert {"environment", "plan", "results", "peaks", "state"} <= set(document)
@@ -64,7 +64,7 @@ def test_every_variant_is_timed_in_every_scenario_and_scope(document):
     assert rows == {(name, scenario, scope, seq_len) for name in variants for scenario, seq_len, scope in cases}
 
 
-def test_figures_belong_together(document):
+def test_figures_are_consistent(document):
     for row in document["results"]:
         assert 0 < row["p50_us"] <= row["p90_us"]
         assert row["p50_interval_us"][0] <= row["p50_us"] <= row["p50_interval_us"][1]
@@ -79,7 +79,7 @@ def test_figures_belong_together(document):
             assert (row["ratio_to_baseline"], low, high) == (1, 1, 1)
 
 
-def test_what_computes_the_same_has_no_error(document):
+def test_equal_outputs_have_no_error(document):
     for row in document["results"]:
         if row["variant"] == "floor":
             assert row["error"] is None
@@ -94,7 +94,7 @@ def test_what_computes_the_same_has_no_error(document):
 CPU = "CPUExecutionProvider"
 
 
-def test_a_bundle_keeps_no_single_samples(document):
+def test_a_bundle_keeps_no_samples(document):
     kept = without_samples(document)
     assert "samples_us" in document["results"][0]
     assert all("samples_us" not in row and row["round_medians_us"] for row in kept["results"])
@@ -102,10 +102,10 @@ def test_a_bundle_keeps_no_single_samples(document):
 
 def test_without_the_source_ratios_refer_to_the_first_artifact(bundle_copy, tmp_path):
     (tmp_path / "forecaster.safetensors").unlink()
-    found = bench([bundle_copy], Plan(**{**STREAM, "baselines": ("eager",)}))
-    assert [row["variant"] for row in found["results"]] == ["onnx", "torchscript", "onnx again"]
-    assert {row["baseline"] for row in found["results"]} == {"onnx"}
-    assert found["left_out"] == [
+    result = bench([bundle_copy], Plan(**{**STREAM, "baselines": ("eager",)}))
+    assert [row["variant"] for row in result["results"]] == ["onnx", "torchscript", "onnx again"]
+    assert {row["baseline"] for row in result["results"]} == {"onnx"}
+    assert result["left_out"] == [
         "eager: the model is gone, has changed since, or would have to run code of yours; export it again, or name "
         "it with --reference, and --model"
     ]
@@ -114,19 +114,19 @@ def test_without_the_source_ratios_refer_to_the_first_artifact(bundle_copy, tmp_
 def test_a_reference_stands_in_for_a_source_that_is_gone(bundle_copy, forecaster, tmp_path):
     (tmp_path / "forecaster.safetensors").unlink()
     plan = Plan(**{**STREAM, "baselines": ("eager",)})
-    found = bench([bundle_copy], plan, reference=Origin(path=forecaster))
-    assert found["results"][0]["variant"] == "eager"
+    result = bench([bundle_copy], plan, reference=Origin(path=forecaster))
+    assert result["results"][0]["variant"] == "eager"
 
 
 def test_several_files_are_told_apart_and_compared_with_each_other(forecast_bundle, tmp_path):
     shutil.copy(forecast_bundle / "model.onnx", tmp_path / "other.onnx")
-    found = bench([forecast_bundle / "model.onnx", tmp_path / "other.onnx"], Plan(**STREAM, unvalidated=True))
+    result = bench([forecast_bundle / "model.onnx", tmp_path / "other.onnx"], Plan(**STREAM, unvalidated=True))
     names = ["model.onnx: onnx", "other.onnx: onnx", "model.onnx: onnx again"]
-    assert [row["variant"] for row in found["results"]] == names
-    assert {row["baseline"] for row in found["results"]} == {names[0]}
+    assert [row["variant"] for row in result["results"]] == names
+    assert {row["baseline"] for row in result["results"]} == {names[0]}
 
 
-def test_a_variant_that_computes_something_else_is_marked(forecast_bundle, lm_bundle, tmp_path):
+def test_a_variant_with_different_outputs_gets_a_warning(forecast_bundle, lm_bundle, tmp_path):
     import onnx
     from onnx import numpy_helper
 
@@ -134,8 +134,8 @@ def test_a_variant_that_computes_something_else_is_marked(forecast_bundle, lm_bu
     weights = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [8, 4])  # of the linear layer
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 50, weights.name))
     onnx.save(model, tmp_path / "wrong.onnx")
-    found = bench([forecast_bundle / "model.onnx", tmp_path / "wrong.onnx"], Plan(**STREAM, unvalidated=True))
-    (row,) = (row for row in found["results"] if row["artifact"] == "wrong.onnx")
+    result = bench([forecast_bundle / "model.onnx", tmp_path / "wrong.onnx"], Plan(**STREAM, unvalidated=True))
+    (row,) = (row for row in result["results"] if row["artifact"] == "wrong.onnx")
     assert row["error"] > 1e-3
     assert any("differ from the baseline's" in warning for warning in row["warnings"])
 
@@ -145,9 +145,9 @@ def test_a_model_that_cannot_stream_is_left_out_with_one_reason(tmp_path):
 
     module = modules.HidesState(bidirectional=True)
     bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"])
-    found = bench([bundle.path], Plan(**{**QUICK, "baselines": ("floor",)}))
-    assert {row["scenario"] for row in found["results"]} == {"sequence"}
-    (reason,) = found["left_out"]
+    result = bench([bundle.path], Plan(**{**QUICK, "baselines": ("floor",)}))
+    assert {row["scenario"] for row in result["results"]} == {"sequence"}
+    (reason,) = result["left_out"]
     assert reason.startswith("stream: This model cannot be streamed (lstm is bidirectional")
     with pytest.raises(InputError, match="Nothing can be timed: onnx, stream: This model cannot"):
         bench([bundle.path], Plan(**STREAM))
@@ -158,11 +158,11 @@ def test_a_baseline_that_fails_is_left_out_with_its_reason(forecast_bundle, monk
 
     broken = variants.BASELINES["openvino"]._replace(kind="no such kind", needs_source=False)
     monkeypatch.setitem(variants.BASELINES, "floor", broken)
-    found = bench([forecast_bundle / "model.onnx"], Plan(**STREAM))
-    assert found["results"]
-    found = bench([forecast_bundle], Plan(**{**STREAM, "baselines": ("floor",)}))
-    assert {row["variant"] for row in found["results"]} == {"onnx", "torchscript", "onnx again"}
-    assert any(reason.startswith("floor: ") for reason in found["left_out"])
+    result = bench([forecast_bundle / "model.onnx"], Plan(**STREAM))
+    assert result["results"]
+    result = bench([forecast_bundle], Plan(**{**STREAM, "baselines": ("floor",)}))
+    assert {row["variant"] for row in result["results"]} == {"onnx", "torchscript", "onnx again"}
+    assert any(reason.startswith("floor: ") for reason in result["left_out"])
 
 
 def test_a_reference_is_of_one_bundle(forecast_bundle, lm_bundle, forecaster):
@@ -170,7 +170,7 @@ def test_a_reference_is_of_one_bundle(forecast_bundle, lm_bundle, forecaster):
         bench([forecast_bundle, lm_bundle], Plan(**STREAM), reference=Origin(path=forecaster))
 
 
-def test_a_rollout_is_timed_beside_calls_for_each_step(lm_bundle):
+def test_a_rollout_is_timed_beside_one_call_per_step(lm_bundle):
     plan = Plan(**{**QUICK, "scenarios": ("rollout",), "baselines": ("eager",)})
     rows = {row["variant"]: row for row in bench([lm_bundle], plan)["results"]}
     assert set(rows) == {"eager", "onnx", "torchscript", "onnx rollout", "eager again"}
@@ -195,7 +195,7 @@ def test_a_wrong_plan_is_refused(forecast_bundle, wrong):
         bench([forecast_bundle], Plan(**{**QUICK, **wrong}))
 
 
-def test_a_provider_that_is_not_there_is_no_quiet_cpu_run(forecast_bundle):
+def test_a_missing_provider_does_not_fall_back_to_the_cpu(forecast_bundle):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
@@ -205,7 +205,7 @@ def test_a_provider_that_is_not_there_is_no_quiet_cpu_run(forecast_bundle):
             bench([forecast_bundle], plan)
 
 
-def test_a_broken_artifact_is_the_users_to_mend(tmp_path):
+def test_a_broken_artifact_is_an_input_error(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"garbage")
     with pytest.raises(InputError, match=r"m\.onnx"):
         bench([tmp_path / "m.onnx"], Plan(**STREAM, unvalidated=True))
@@ -213,6 +213,6 @@ def test_a_broken_artifact_is_the_users_to_mend(tmp_path):
         bench([tmp_path / "none.onnx"], Plan(**STREAM))
 
 
-def test_a_rollout_is_no_step(forecast_bundle):
+def test_a_rollout_does_not_run_as_a_stream(forecast_bundle):
     with pytest.raises(InputError, match="no artifact takes part in these scenarios"):
         bench([forecast_bundle / "rollout.onnx"], Plan(**STREAM))

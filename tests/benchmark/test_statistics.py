@@ -42,14 +42,14 @@ def test_the_median_lies_in_its_interval_which_shrinks_with_more_rounds():
 
 
 @given(st.floats(0.1, 10), st.integers(3, 20), st.integers(0, 1000))
-def test_what_disturbs_a_whole_round_cancels_out(factor, rounds, seed):
+def test_a_disturbance_of_a_whole_round_cancels_out(factor, rounds, seed):
     rng = np.random.default_rng(seed)
     baseline = [rng.uniform(1, 100) * np.ones(5) for _ in range(rounds)]
     middle, (low, high) = ratio([factor * samples for samples in baseline], baseline)
     assert low == pytest.approx(factor) == middle == pytest.approx(high)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_the_interval_has_its_nominal_coverage():
     """95 % of 200 intervals, give or take: the bootstrap over 15 rounds is known to be a little short."""
     covered = 0
     for seed in range(200):
@@ -61,7 +61,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 @given(st.floats(1.15, 3), st.integers(9, 60), st.integers(0, 1000))
-def test_what_became_slower_is_no_chance(factor, rounds, seed):
+def test_a_slowdown_is_significant(factor, rounds, seed):
     rng = np.random.default_rng(seed)
     old, new = np.exp(rng.normal(0, 0.02, rounds)), factor * np.exp(rng.normal(0, 0.02, rounds))
     times, chance = slower_by(new, old)
@@ -74,27 +74,27 @@ def test_equal_samples_are_as_likely_faster_as_slower():
     assert slower_by([1.0] * 10, [1.0] * 10) == (1, pytest.approx(0.5, abs=0.02))
 
 
-def test_chance_has_the_probability_that_it_says():
+def test_the_rank_test_has_its_nominal_level():
     """Of 1000 pairs that do not differ, about 50 have a probability below 5 %."""
     rng = np.random.default_rng(0)
     low = sum(slower_by(rng.normal(10, 1, 15), rng.normal(10, 1, 15))[1] < 0.05 for _ in range(1000))
     assert 30 < low < 70
 
 
-def test_many_tests_need_more_to_hold_together():
+def test_many_tests_need_smaller_probabilities_to_be_significant():
     assert holm([0.04]) == [True]
     assert holm([0.04, 0.5]) == [False, False]
     assert holm([0.5, 0.001, 0.02]) == [False, True, True]
     assert holm([]) == []
 
 
-def test_the_floor_is_what_one_thing_differs_from_itself():
+def test_the_noise_floor_is_the_difference_of_a_baseline_from_its_control():
     baseline = [np.full(3, 10.0)] * 9
     assert noise_floor([np.full(3, 11.0)] * 9, baseline) == pytest.approx(0.1)
     assert noise_floor(baseline, baseline) == LEAST_DIFFERENCE
 
 
-def test_a_verdict_needs_the_whole_interval_beyond_the_floor():
+def test_a_verdict_needs_the_whole_interval_beyond_the_noise_floor():
     assert verdict((0.8, 0.9), 0.05) == "faster"
     assert verdict((1.06, 1.2), 0.05) == "slower"
     assert verdict((0.9, 0.96), 0.05) == verdict((1.04, 1.2), 0.05) == verdict((0.5, 2), 0.02) == NO_DIFFERENCE

@@ -9,43 +9,43 @@ from lstm_deploy.benchmark import tables
 from lstm_deploy.errors import InputError
 
 
-def cells(found, heading):
-    headings, rows = tables.table(found)
-    return [each[headings.index(heading)] for each in rows]
+def column(document, heading):
+    headings, rows = tables.table(document)
+    return [cells[headings.index(heading)] for cells in rows]
 
 
 def test_only_columns_that_vary_are_shown():
-    found = document(row(), row(batch=32))
-    assert cells(found, "batch") == ["1", "32"]
-    assert "threads" not in tables.table(found)[0]
-    assert "scope" not in tables.table(found)[0]
+    benchmark = document(row(), row(batch=32))
+    assert column(benchmark, "batch") == ["1", "32"]
+    assert "threads" not in tables.table(benchmark)[0]
+    assert "scope" not in tables.table(benchmark)[0]
 
 
-def test_a_ratio_stands_with_its_interval_and_noise_reads_no_difference():
-    found = document(
+def test_ratios_have_intervals_and_noise_is_no_difference():
+    benchmark = document(
         row("eager", p50=100.0, ratio_to_baseline=1.0, ratio_interval=[1, 1]),
         row(),
         row("other", verdict="no difference"),
         row("alone", baseline=None, ratio_to_baseline=None, ratio_interval=None, verdict=None),
     )
-    assert cells(found, "÷ baseline") == ["1", "0.123 (0.121–0.126)", "no difference", "–"]
+    assert column(benchmark, "÷ baseline") == ["1", "0.123 (0.121–0.126)", "no difference", "–"]
 
 
 def test_the_limit_is_named_and_left_out_where_it_was_not_measured():
-    assert cells(document(row(), row(limit=None)), "of limit") == ["25% L2", "–"]
+    assert column(document(row(), row(limit=None)), "of limit") == ["25% L2", "–"]
     assert "of limit" not in tables.table(document(row(), peaks=[]))[0]
 
 
 def test_too_few_calls_have_no_99th_percentile():
-    assert cells(document(row(), row(p99_us=2000.0)), "p99 µs") == ["–", "2,000"]
+    assert column(document(row(), row(p99_us=2000.0)), "p99 µs") == ["–", "2,000"]
 
 
-def test_loading_and_memory_are_told_once_for_each_variant():
-    _, rows = tables.starts(document(row(), row(batch=32, first_call_us=90.0), row("onnx again")))
+def test_loading_and_memory_are_listed_once_per_variant():
+    _, rows = tables.startup_table(document(row(), row(batch=32, first_call_us=90.0), row("onnx again")))
     assert rows == [["onnx", "100", "0.09", "80.5", "CPUExecutionProvider"]]
 
 
-def test_markdown_names_the_machine_what_was_left_out_and_what_not_to_trust():
+def test_markdown_names_the_machine_what_was_left_out_and_what_is_unreliable():
     text = tables.markdown(
         document(row(warnings=["It is unstable."]), left_out=["eager: the model is gone"]),
     )
@@ -64,9 +64,9 @@ def test_many_unstable_rows_are_one_line():
     assert "Its outputs differ." in lines[1]
 
 
-def test_csv_has_every_figure_but_single_samples():
+def test_csv_has_all_fields_except_samples():
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(document(row(), row(batch=32))))))
-    assert [each["batch"] for each in rows] == ["1", "32"]
+    assert [cells["batch"] for cells in rows] == ["1", "32"]
     assert float(rows[0]["p50_us"]) == 12.345
     assert rows[0]["ratio_interval"].split()[0] == str(12.345 / 100 * 0.98)
     assert "samples_us" not in rows[0]
@@ -78,7 +78,7 @@ def test_a_document_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "no result of lstm-deploy bench"),
         ("[1]", "no result of lstm-deploy bench"),
@@ -92,12 +92,12 @@ def test_a_document_is_read_back(tmp_path):
         (json.dumps(document(row(round_medians_us=[0.0, 0.0]))), "no result of lstm-deploy bench"),
     ],
 )
-def test_what_is_no_result_of_bench_is_refused(text, said, tmp_path):
+def test_files_that_are_no_benchmark_are_refused(text, message, tmp_path):
     (tmp_path / "b.json").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         tables.read(tmp_path / "b.json")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         tables.read(tmp_path / "b.json")

@@ -6,40 +6,40 @@ from pathlib import Path
 import pytest
 
 from lstm_deploy.artifacts.bundle import Bundle
-from lstm_deploy.benchmark.variants import BASELINES, Wanted, variants_of
-from lstm_deploy.benchmark.workloads import Case
+from lstm_deploy.benchmark.variants import BASELINES, Selection, variants_of
+from lstm_deploy.benchmark.workloads import BenchCase
 from lstm_deploy.errors import InputError
 
-CASES = [Case(scenario="stream", scope="end_to_end", batch=1, seq_len=1)]
+CASES = [BenchCase(scenario="stream", scope="end_to_end", batch=1, seq_len=1)]
 
 
-def found(targets, tmp_path, **changes):
+def selected(targets, tmp_path, **changes):
     defaults = {"providers": ["cpu"], "baselines": [], "cases": CASES, "unvalidated": False, "origin": ""}
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-        return variants_of(targets, Wanted(**{**defaults, **changes}), Path(folder))
+        return variants_of(targets, Selection(**{**defaults, **changes}), Path(folder))
 
 
 def names(variants):
     return [variant.name for variant in variants]
 
 
-def test_baselines_stand_before_artifacts_in_the_order_given(forecast_bundle, tmp_path):
-    variants, left_out = found([forecast_bundle], tmp_path, baselines=["floor", "eager"])
+def test_baselines_come_before_artifacts_in_the_order_given(forecast_bundle, tmp_path):
+    variants, left_out = selected([forecast_bundle], tmp_path, baselines=["floor", "eager"])
     assert names(variants) == ["floor", "eager", "onnx", "torchscript", "onnx rollout"]
     assert left_out == []
     assert [variant.artifact for variant in variants][:3] == ["", "", "model.onnx"]
 
 
 def test_a_rollout_takes_part_in_rollouts_alone(forecast_bundle, tmp_path):
-    variants, _ = found([forecast_bundle], tmp_path)
+    variants, _ = selected([forecast_bundle], tmp_path)
     scenarios = {variant.name: variant.scenarios for variant in variants}
     assert scenarios["onnx rollout"] == ("rollout",)
     assert "rollout" in scenarios["onnx"]
 
 
-def test_several_targets_and_providers_are_told_apart(forecast_bundle, lm_bundle, tmp_path):
-    wanted = {"providers": ["cpu", "cuda"], "unvalidated": True}
-    variants, _ = found([forecast_bundle, lm_bundle], tmp_path, **wanted)
+def test_names_distinguish_targets_and_providers(forecast_bundle, lm_bundle, tmp_path):
+    choice = {"providers": ["cpu", "cuda"], "unvalidated": True}
+    variants, _ = selected([forecast_bundle, lm_bundle], tmp_path, **choice)
     all_names = names(variants)
     assert len(set(all_names)) == len(all_names)
     assert f"{forecast_bundle.name}: onnx cpu" in all_names
@@ -47,23 +47,23 @@ def test_several_targets_and_providers_are_told_apart(forecast_bundle, lm_bundle
 
 
 def test_ratios_stay_within_a_target_that_has_a_baseline(forecast_bundle, lm_bundle, tmp_path):
-    variants, _ = found([forecast_bundle, lm_bundle], tmp_path, baselines=["eager", "floor"])
+    variants, _ = selected([forecast_bundle, lm_bundle], tmp_path, baselines=["eager", "floor"])
     assert {variant.group for variant in variants} == {forecast_bundle.name, lm_bundle.name}
-    variants, _ = found([forecast_bundle, lm_bundle], tmp_path, baselines=["floor"])
+    variants, _ = selected([forecast_bundle, lm_bundle], tmp_path, baselines=["floor"])
     assert {variant.group for variant in variants} == {""}
 
 
-def test_targets_of_one_name_are_told_apart_and_none_is_named_twice(forecast_bundle, tmp_path):
+def test_targets_of_one_name_are_distinguished_and_none_is_named_twice(forecast_bundle, tmp_path):
     (tmp_path / "other").mkdir()
     copy = shutil.copytree(forecast_bundle, tmp_path / "other" / forecast_bundle.name)
-    variants, _ = found([forecast_bundle, copy], tmp_path)
+    variants, _ = selected([forecast_bundle, copy], tmp_path)
     assert len({variant.name for variant in variants}) == len(variants)
     with pytest.raises(InputError, match="named twice"):
-        found([forecast_bundle, forecast_bundle], tmp_path)
+        selected([forecast_bundle, forecast_bundle], tmp_path)
 
 
 def test_cuda_is_timed_with_and_without_tf32_and_graphs(forecast_bundle, tmp_path):
-    variants, _ = found([forecast_bundle], tmp_path, providers=["cuda"], unvalidated=True)
+    variants, _ = selected([forecast_bundle], tmp_path, providers=["cuda"], unvalidated=True)
     assert names(variants) == [
         "onnx",
         "onnx graph",
@@ -76,17 +76,17 @@ def test_cuda_is_timed_with_and_without_tf32_and_graphs(forecast_bundle, tmp_pat
 
 
 def test_baselines_of_another_provider_take_no_part(forecast_bundle, tmp_path):
-    wanted = {"providers": ["cuda"], "unvalidated": True, "baselines": ["eager-no-onednn", "eager-graph", "openvino"]}
-    variants, left_out = found([forecast_bundle], tmp_path, **wanted)
+    choice = {"providers": ["cuda"], "unvalidated": True, "baselines": ["eager-no-onednn", "eager-graph", "openvino"]}
+    variants, left_out = selected([forecast_bundle], tmp_path, **choice)
     assert names(variants)[0] == "eager-graph"
     assert not {"eager-no-onednn", "openvino"} & set(names(variants))
     assert left_out == ["eager-no-onednn: not on cuda", "openvino: not on cuda"]
 
 
-def test_what_cannot_run_is_left_out_with_its_reason(bundle_copy, tmp_path, monkeypatch):
+def test_variants_that_cannot_run_are_left_out_with_the_reason(bundle_copy, tmp_path, monkeypatch):
     monkeypatch.setattr("lstm_deploy.benchmark.variants.find_spec", lambda name: None)
     monkeypatch.setattr("lstm_deploy.runtimes.opening.find_spec", lambda name: None)
-    variants, left_out = found([bundle_copy], tmp_path, baselines=["eager", "openvino", "floor"])
+    variants, left_out = selected([bundle_copy], tmp_path, baselines=["eager", "openvino", "floor"])
     assert names(variants) == ["floor", "onnx", "onnx rollout"]
     assert left_out == [
         "eager: PyTorch is not installed",
@@ -98,8 +98,8 @@ def test_what_cannot_run_is_left_out_with_its_reason(bundle_copy, tmp_path, monk
 def test_an_artifact_that_changed_after_its_validation_is_refused(bundle_copy, tmp_path):
     (bundle_copy / "model.onnx").write_bytes((bundle_copy / "model.onnx").read_bytes() + b"\0")
     with pytest.raises(InputError, match=r"model\.onnx of .* is not the file that was validated.*--unvalidated"):
-        found([bundle_copy], tmp_path)
-    assert "onnx" in names(found([bundle_copy], tmp_path, unvalidated=True)[0])
+        selected([bundle_copy], tmp_path)
+    assert "onnx" in names(selected([bundle_copy], tmp_path, unvalidated=True)[0])
 
 
 def test_an_artifact_that_failed_validation_is_refused(bundle_copy, tmp_path):
@@ -107,28 +107,28 @@ def test_an_artifact_that_failed_validation_is_refused(bundle_copy, tmp_path):
     manifest["parity"]["checks"][0]["passed"] = False
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="has failed validation; run lstm-deploy validate"):
-        found([bundle_copy], tmp_path)
+        selected([bundle_copy], tmp_path)
 
 
 def test_a_provider_has_a_validation_of_its_own(bundle_copy, tmp_path):
     with pytest.raises(InputError, match=r"not been validated on cuda; run lstm-deploy validate .* --provider cuda"):
-        found([bundle_copy], tmp_path, providers=["cuda"])
+        selected([bundle_copy], tmp_path, providers=["cuda"])
     bundle = Bundle(bundle_copy)
     bundle.update(parity_elsewhere={"cuda": bundle.manifest.parity})
-    assert "onnx" in names(found([bundle_copy], tmp_path, providers=["cuda"])[0])
+    assert "onnx" in names(selected([bundle_copy], tmp_path, providers=["cuda"])[0])
 
 
-def test_a_file_in_a_bundle_is_vouched_for_and_another_is_not(forecast_bundle, tmp_path):
-    variants, left_out = found([forecast_bundle / "model.onnx"], tmp_path, baselines=["eager"])
+def test_a_file_in_a_bundle_counts_as_validated_and_another_does_not(forecast_bundle, tmp_path):
+    variants, left_out = selected([forecast_bundle / "model.onnx"], tmp_path, baselines=["eager"])
     assert names(variants) == ["onnx"]
-    assert left_out == ["baselines of model.onnx: they stand beside bundles only"]
+    assert left_out == ["baselines of model.onnx: only bundles have baselines"]
     shutil.copy(forecast_bundle / "model.onnx", tmp_path / "m.onnx")
-    with pytest.raises(InputError, match="has passed no validation that is known of"):
-        found([tmp_path / "m.onnx"], tmp_path)
+    with pytest.raises(InputError, match="has no recorded validation"):
+        selected([tmp_path / "m.onnx"], tmp_path)
 
 
 def test_a_captured_graph_is_timed_only_where_its_buffers_are_bound(forecast_bundle, tmp_path):
-    variants, _ = found([forecast_bundle], tmp_path, providers=["cuda"], unvalidated=True, baselines=["eager-graph"])
+    variants, _ = selected([forecast_bundle], tmp_path, providers=["cuda"], unvalidated=True, baselines=["eager-graph"])
     taken = {
         (scenario, scope)
         for variant in variants
@@ -136,18 +136,18 @@ def test_a_captured_graph_is_timed_only_where_its_buffers_are_bound(forecast_bun
         for scenario in ("stream", "sequence", "rollout")
         for scope in ("end_to_end", "resident")
         if (scenario, scope) != ("rollout", "resident")
-        if variant.takes_part(Case(scenario=scenario, scope=scope, batch=1, seq_len=1))
+        if variant.takes_part(BenchCase(scenario=scenario, scope=scope, batch=1, seq_len=1))
     }
     assert taken == {("stream", "end_to_end"), ("stream", "resident"), ("sequence", "resident")}
 
 
-def test_what_a_file_has_to_compute_is_counted_in_it(forecast_bundle, tmp_path):
-    (variant,), _ = found([forecast_bundle / "model.onnx"], tmp_path)
+def test_the_work_of_a_file_is_counted_in_its_graph(forecast_bundle, tmp_path):
+    (variant,), _ = selected([forecast_bundle / "model.onnx"], tmp_path)
     shutil.copy(forecast_bundle / "model.onnx", tmp_path / "m.onnx")
-    (other,), _ = found([tmp_path / "m.onnx"], tmp_path, unvalidated=True)
+    (other,), _ = selected([tmp_path / "m.onnx"], tmp_path, unvalidated=True)
     assert variant.work == other.work is not None
     assert other.precision == "float32"
 
 
-def test_every_baseline_says_what_it_is():
-    assert all(baseline.what and baseline.scopes and baseline.providers for baseline in BASELINES.values())
+def test_every_baseline_has_a_description():
+    assert all(baseline.description and baseline.scopes and baseline.providers for baseline in BASELINES.values())

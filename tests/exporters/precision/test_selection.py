@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.bundle import Bundle
-from lstm_deploy.benchmark.variants import Wanted, variants_of
+from lstm_deploy.benchmark.variants import Selection, variants_of
 from lstm_deploy.cli import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import pipeline, report
@@ -213,8 +213,8 @@ def test_weights_for_vnni_are_refused_where_they_cannot_be_proven(net, tmp_path,
 
 def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path, quick):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["onnx"])
-    wanted = Wanted(providers=["cuda"], baselines=[], cases=[], unvalidated=True, origin="")
-    variants, left_out = variants_of([bundle.path], wanted, tmp_path)
+    selection = Selection(providers=["cuda"], baselines=[], cases=[], unvalidated=True, origin="")
+    variants, left_out = variants_of([bundle.path], selection, tmp_path)
     assert "model.int8.onnx" not in {variant.artifact for variant in variants}
     assert any(text.startswith("model.int8.onnx: CUDA has no int8 LSTM") for text in left_out)
     _, left_out = validation._runnable(bundle, bundle.path, "cuda")
