@@ -19,7 +19,7 @@ from rounds import measure, ratio_text, write
 import lstm_deploy
 from lstm_deploy.artifacts.report_style import markdown_table
 from lstm_deploy.benchmark import peaks
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.runtimes.protocol import Recurrence, Runtime
 
 PAGE = Path(__file__).parents[1] / "docs" / "c.md"
@@ -166,7 +166,9 @@ def _code(source: Path) -> int:
     """Bytes of code and constants of a C artifact."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "model.o"
-        subprocess.run([*native.compiler(), "-std=c99", "-O3", "-c", str(source), "-o", str(compiled)], check=True)
+        subprocess.run(
+            [*c_compiler.find_compiler(), "-std=c99", "-O3", "-c", str(source), "-o", str(compiled)], check=True
+        )
         sizes = subprocess.run(["size", str(compiled)], check=True, capture_output=True, text=True).stdout
     return int(sizes.splitlines()[1].split()[0])
 

@@ -22,14 +22,14 @@ from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.report_style import markdown_table
 from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.exporters.precision import metrics
-from lstm_deploy.exporters.precision.int8 import Settings, Weights, quantize_onnx
+from lstm_deploy.exporters.precision.int8 import Settings, WeightRange, quantize_onnx
 from lstm_deploy.exporters.precision.selection import times
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2))
 """Inputs, hidden size, layers; the Linear gives as many outputs as there are inputs."""
-WAYS: tuple[Weights, ...] = ("paired", "unsigned", "full")
+WAYS: tuple[WeightRange, ...] = ("paired", "unsigned", "full")
 BATCH, STEPS = 4, 300
 """Of the sequences on which outputs are compared."""
 

@@ -24,7 +24,6 @@ LABELS = {
     "rollout": "`rollout.onnx`",
     "rollout.int8": "`rollout.int8.onnx`",
     "session.run.int8": "int8, `session.run` for each step",
-    "torchscript": "`rollout.torchscript`",
     "eager": "PyTorch, the author's loop",
     "sampled": "`rollout.onnx`, drawn from 20",
     "session.run sampled": "`session.run` and numpy, drawn from 20",
@@ -76,7 +75,7 @@ def _calls(path: Path, module: nn.Module) -> dict[str, Any]:
     prompt, noise = rng.integers(0, SIZE, (1, PROMPT)), rng.random((1, STEPS), np.float32)
     rows = np.eye(SIZE, dtype=np.float32)
 
-    def rollout(precision: str = "float32", kind: str = "onnx", temperature: float = 0.0, top_k: int = 0) -> Any:
+    def rollout(precision: str = "float32", temperature: float = 0.0, top_k: int = 0) -> Any:
         feeds = {
             "x": prompt,
             "lengths": np.array([PROMPT]),
@@ -85,7 +84,7 @@ def _calls(path: Path, module: nn.Module) -> dict[str, Any]:
             "top_k": np.array(top_k),
             "stop": np.array(-1),
         }
-        return lambda _: model.rollout(feeds, precision=precision, format=kind)["y"]
+        return lambda _: model.rollout(feeds, precision=precision)["y"]
 
     def by_steps(precision: str = "float32", temperature: float = 0.0, top_k: int = 0) -> Any:
         run = model.runtime(precision=precision).session.run  # type: ignore[attr-defined]
@@ -122,10 +121,9 @@ def _calls(path: Path, module: nn.Module) -> dict[str, Any]:
         "rollout": rollout(),
         "session.run.int8": by_steps("int8"),
         "rollout.int8": rollout("int8"),
-        "torchscript": rollout(kind="torchscript"),
         "eager": eager,
         "session.run sampled": by_steps("float32", 1.0, 20),
-        "sampled": rollout("float32", "onnx", 1.0, 20),
+        "sampled": rollout("float32", 1.0, 20),
     }
     for name, other in (("rollout", "session.run"), ("rollout", "eager"), ("sampled", "session.run sampled")):
         assert np.array_equal(calls[name](STEPS), calls[other](STEPS)), f"{name} and {other} differ"

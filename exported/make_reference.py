@@ -7,9 +7,9 @@ release which reads or computes something else than the last one is noticed.
 import tempfile
 from pathlib import Path
 
-from lstm_deploy.recipe import make_recipe
-
-from lstm_deploy import checkpoint, demonstration, export, material, training
+from lstm_deploy import export, training
+from lstm_deploy.cli import demo
+from lstm_deploy.training import checkpoint, make_recipe, training_data
 
 HERE = Path(__file__).parent
 COLUMNS = ("open", "high", "low", "close")
@@ -18,8 +18,8 @@ COLUMNS = ("open", "high", "low", "close")
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prices = Path(folder, "goog.csv")
-        demonstration.write_prices(prices)
-        given = material.series(prices, COLUMNS, COLUMNS, "previous")
+        demo.write_prices(prices)
+        given = training_data.series(prices, COLUMNS, COLUMNS, "previous")
     recipe = make_recipe("forecast", hidden_size=12, epochs=10)
     trained = training.train(given, recipe, lambda *_: None)
     checkpoint.save(HERE / "reference.safetensors", trained.tensors, trained.spec)

@@ -21,10 +21,10 @@ from lstm_deploy import export
 from lstm_deploy.benchmark import runner
 from lstm_deploy.cli import demo
 from lstm_deploy.exporters import pipeline, report
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.training import checkpoint, pipeline as training, training_data
-from lstm_deploy.validation import checks, pipeline as validation
-from lstm_deploy.validation.cases import LOWERED, QUICK
+from lstm_deploy.validation import judging, pipeline as validation
+from lstm_deploy.validation.case_inputs import LOWERED, QUICK
 
 hypothesis.settings.register_profile("deep", max_examples=500)
 
@@ -76,7 +76,7 @@ SHORTER = {
     (pipeline, "LOWERED"): LOWERED._replace(steps=1_000),
     (validation, "NORMAL"): QUICK._replace(steps=100),
     # Artifacts run in this process: another one first loads PyTorch.
-    (checks, "run_isolated"): lambda function, *arguments: function(*arguments),
+    (judging, "isolated"): lambda function, *arguments: function(*arguments),
 }
 """What takes long beside what most tests look at, and what stands in for it."""
 IN_USE = {(module, name): getattr(module, name) for module, name in SHORTER}
@@ -109,7 +109,7 @@ def short_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests compile is nobody else's, and what others compiled is not trusted here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(native.CACHE, str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv(c_compiler.CACHE, str(tmp_path_factory.mktemp("compiled")))
         yield
 
 

@@ -16,7 +16,7 @@ from lstm_deploy.artifacts import environment, saturation
 from lstm_deploy.exporters import pipeline
 from lstm_deploy.exporters.precision import selection
 from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
-from lstm_deploy.validation.cases import QUICK
+from lstm_deploy.validation.case_inputs import QUICK
 
 JUDGED = """
 import json, sys
@@ -24,8 +24,8 @@ from pathlib import Path
 
 if "torchscript" not in sys.argv[2:]:
     sys.modules["torch"] = None  # seconds to import when emulated
-from lstm_deploy.bundle import Bundle
-from lstm_deploy.judging import judge, of_bundle
+from lstm_deploy.artifacts.bundle import Bundle
+from lstm_deploy.validation.judging import judge, of_bundle
 
 bundle = Bundle(Path(sys.argv[1]))
 # Not TorchScript in float32: qemu 7 computes oneDNN's LSTM for AVX2 wrong, which a CPU held to AVX2 does right.

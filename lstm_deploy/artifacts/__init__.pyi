@@ -31,6 +31,7 @@ from .c_blocks import (
     quantize_rows as quantize_rows,
     summed_biases as summed_biases,
 )
+from .c_source import read_interface as read_interface
 from .files import (
     atomic_write as atomic_write,
     new_file_mode as new_file_mode,
@@ -41,6 +42,7 @@ from .files import (
     sha256 as sha256,
     weights_file as weights_file,
 )
+from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
 from .isolation import CrashError as CrashError, run_isolated as run_isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operator_counts as operator_counts, precision as precision
 from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of
@@ -56,3 +58,8 @@ from .report_style import (
     markdown_table as markdown_table,
 )
 from .saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
+from .torchscript_archives import (
+    extra_files as extra_files,
+    is_torchscript as is_torchscript,
+    opened_archive as opened_archive,
+)

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from lstm_deploy.artifacts.files import atomic_write, new_file_mode, sha256, weights_file
+from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.artifacts.parity_report import ParityReport
 from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode_json
 from lstm_deploy.errors import InputError
@@ -99,7 +100,9 @@ class Artifact(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
         """The entry of the manifest for a file that was just written, with the weights and header beside it."""
-        beside = {"weights": weights_file(path)} | ({"header": path.with_suffix(".h")} if path.suffix == ".c" else {})
+        beside = {"weights": weights_file(path)} | (
+            {"header": path.with_suffix(".h")} if FORMATS[format].has_header else {}
+        )
         beside = {name: file for name, file in beside.items() if file.exists()}
         for name, file in beside.items():
             more |= {name: file.name, f"{name}_sha256": sha256(file)}

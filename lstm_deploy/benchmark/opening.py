@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lstm_deploy.artifacts import FORMATS
 from lstm_deploy.benchmark.workloads import (
     ArtifactContender,
     Case,
@@ -21,9 +22,9 @@ def open_contender(
 ) -> Contender:
     """What a variant names; see there for `contract` and `origin`."""
     file = Path(path)
+    if kind in FORMATS:
+        return ArtifactContender(open_runtime(file, provider, threads, settings))
     match kind:
-        case "onnx" | "torchscript" | "c":
-            return ArtifactContender(open_runtime(file, provider, threads, settings))
         case "floor":
             from lstm_deploy.runtimes import OnnxRuntime
 

@@ -10,12 +10,12 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, Artifact, Bundle, CrashError, onnx_graph, run_isolated
+from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, CrashError, onnx_graph, run_isolated
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCOPES, Case
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import PROVIDERS, SUFFIXES, cannot_run
+from lstm_deploy.runtimes import PROVIDERS, cannot_run
 
 STEPS = ("stream", "sequence")
 """What a model itself is timed in; a rollout is compared with the model called for each step, too."""
@@ -63,9 +63,8 @@ BASELINES = {
 CUDA_SETTINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "onnx": ((), ("graph",), ("tf32",), ("tf32", "graph")),
     "torchscript": ((), ("graph",)),
-    "c": ((),),
 }
-"""Ways in which artifacts are run on CUDA, by format. float16 has no TF32."""
+"""Settings with which artifacts are run on CUDA, for the formats that take some. float16 has no TF32."""
 
 
 class Variant(Struct, frozen=True, kw_only=True):
@@ -251,7 +250,7 @@ def _single(target: Path, provider: str, wanted: Wanted) -> list[Variant]:
             f"{target} has passed no validation that is known of; validate it with lstm-deploy validate, then time it "
             "with --unvalidated."
         )
-    kind = SUFFIXES[target.suffix]
+    kind = SUFFIXES[target.suffix].name
     model = _graph(target) if kind == "onnx" else None
     return [
         Variant(
@@ -278,7 +277,8 @@ def _variants(
             "or time it all the same with --unvalidated."
         )
     is_rollout = artifact in bundle.manifest.rollouts
-    ways = CUDA_SETTINGS[artifact.format] if PROVIDERS[provider].settings and not is_rollout else ((),)
+    has_settings = bool(PROVIDERS[provider].settings) and not is_rollout
+    ways = CUDA_SETTINGS.get(artifact.format, ((),)) if has_settings else ((),)
     precision = [] if artifact.precision == "float32" else [artifact.precision]
     return [
         Variant(

@@ -11,7 +11,7 @@ from lstm_deploy.cli import arguments, console
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, SourceOptions, TaskOptions, grouped
 
 
-class PrecisionOptions(Struct, frozen=True, kw_only=True):
+class LowerPrecisionOptions(Struct, frozen=True, kw_only=True):
     """Which artifacts of lower precision are added, and what they may lose."""
 
     quantize: Annotated[
@@ -65,7 +65,7 @@ def export(
     task: TaskOptions,
     state_policy: StatePolicyOption = None,
     state_layout: StateLayoutOption = "layers-first",
-    lower_precision: PrecisionOptions,
+    lower_precision: LowerPrecisionOptions,
     force: ForceFlag = False,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
@@ -73,18 +73,19 @@ def export(
     """Export a checkpoint or third-party weights to a bundle of ONNX, TorchScript or C, proven equal to PyTorch."""
     import msgspec
 
-    from lstm_deploy.exporters import Request, pipeline
+    from lstm_deploy.exporters import DEFAULT_FORMATS, PrecisionOptions, make_plan, pipeline
 
     output = output or Path("exported", source.stem)
-    formats = tuple(format or pipeline.USUAL_FORMATS)
+    formats = tuple(format or DEFAULT_FORMATS)
     origin = arguments.origin(source, weights, arguments.task_of(task), state_policy)
     options = msgspec.structs.asdict(lower_precision)
     options["max_metric_loss"] = arguments.part("max-metric-loss", lower_precision.max_metric_loss)
-    request = Request(**options)
+    precision = PrecisionOptions(**options)
+    plan = make_plan(output, origin, formats, state_layout, precision)
     if dry_run:
-        _show_plan(pipeline.plan(origin, output, formats, state_layout, request, force=force), json)
+        _show_plan(plan.preview(force=force), json)
         return
-    bundle = None if force else pipeline.up_to_date(origin, output, formats, state_layout, request)
+    bundle = None if force else plan.existing_bundle()
     fresh = bundle is None
     if bundle is None:
         with console.progress("export") as on_progress:

@@ -1,23 +1,36 @@
-"""What a file or directory is. Nothing is run, and PyTorch is needed for nothing but PyTorch's own weights."""
+"""Describes any file or bundle. Nothing is run, and only PyTorch's own weight files need PyTorch."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from onnx import ModelProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
-from lstm_deploy.artifacts import Bundle, lint, onnx_graph, saturation, weights_file
+from lstm_deploy.artifacts import (
+    Bundle,
+    extra_files,
+    is_torchscript,
+    lint,
+    onnx_graph,
+    read_interface,
+    saturation,
+    weights_file,
+)
 from lstm_deploy.contract import CONTRACT_FILE, Signature
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import native
 from lstm_deploy.training import checkpoint
+
+FROM_MANIFEST = (
+    *("contract", "source", "findings", "notes", "artifacts", "rollouts"),
+    *("training", "versions", "created"),
+)
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What `path` is, as a JSON document with at least `kind`, `bytes` and, where it has one, `contract`.
+    """A description of `path` as a JSON document with at least `kind`, `bytes` and, where it has one, `contract`.
 
-    Raises `InputError` for what is none of these.
+    Raises `InputError` for any other file.
     """
     if path.is_dir():
         return _bundle(path)
@@ -55,20 +68,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "changed_files": bundle.changed_files(),
         "validated": bool(parity and parity.passed),
-        **{
-            key: manifest[key]
-            for key in (
-                "contract",
-                "source",
-                "findings",
-                "notes",
-                "artifacts",
-                "rollouts",
-                "training",
-                "versions",
-                "created",
-            )
-        },
+        **{key: manifest[key] for key in FROM_MANIFEST},
     }
 
 
@@ -128,15 +128,9 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 
 def _torchscript(path: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            found = [name for name in names if name.endswith(f"extra/{CONTRACT_FILE}")]
-            text = archive.read(found[0]) if found else None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path} is not a TorchScript archive ({error}); check the path.") from error
-    if not any(name.endswith("constants.pkl") for name in names):
-        raise InputError(f"{path} is a zip file but not a TorchScript archive; check the path.")
+    if not is_torchscript(path):
+        raise InputError(f"{path} is not a TorchScript archive; check the path.")
+    text = extra_files(path).get(CONTRACT_FILE)
     return {
         "kind": "torchscript",
         "bytes": path.stat().st_size,
@@ -145,7 +139,7 @@ def _torchscript(path: Path) -> dict[str, Any]:
 
 
 def _c(path: Path) -> dict[str, Any]:
-    interface = native.read_interface(path)
+    interface = read_interface(path)
     files = [path, path.with_suffix(".h"), *([weights_file(path)] if interface.mapped else [])]
     return {
         "kind": "c",
@@ -157,22 +151,10 @@ def _c(path: Path) -> dict[str, Any]:
 
 
 def _values(model: ModelProto, which: str) -> dict[str, str]:
-    found = {}
+    """Inputs or outputs of a graph as `float32[batch, seq, 4]`, by name."""
+    values = {}
     for value in getattr(model.graph, which):
         tensor = value.type.tensor_type
         dims = [dim.dim_param or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in tensor.shape.dim]
-        found[value.name] = f"{_TYPES.get(tensor.elem_type, tensor.elem_type)}[{', '.join(dims)}]"
-    return found
-
-
-_TYPES = {
-    1: "float32",
-    6: "int32",
-    7: "int64",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    2: "uint8",
-    3: "int8",
-}
-"""Names of the commonest `onnx.TensorProto.DataType` values."""
+        values[value.name] = f"{tensor_dtype_to_np_dtype(tensor.elem_type)}[{', '.join(dims)}]"
+    return values

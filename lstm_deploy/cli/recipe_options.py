@@ -60,5 +60,9 @@ def _text(value: Any) -> str:
 
 _ANNOTATIONS = get_type_hints(Recipe, include_extras=True)
 RecipeOptions = defstruct(
-    "RecipeOptions", [_option(field, _ANNOTATIONS[field.name]) for field in fields(Recipe)], kw_only=True
+    "RecipeOptions",
+    [_option(field, _ANNOTATIONS[field.name]) for field in fields(Recipe)],
+    namespace={"__doc__": "The fields of a recipe as options, each `None` where it is not given."},
+    module=__name__,
+    kw_only=True,
 )

@@ -66,7 +66,7 @@ def run(
     json: JsonFlag = False,
 ) -> None:
     """Use a bundle: forecast a series, continue a text, classify lines, or answer a pipe. PyTorch is not needed."""
-    from lstm_deploy.runtimes import streams
+    from lstm_deploy.runtimes import Model
 
     if plot:
         from lstm_deploy.exporters import report
@@ -74,7 +74,7 @@ def run(
         report.check_plot(plot)
     if raw and not stream:
         raise InputError("--raw is for pipes; add --stream.")
-    model = streams.open(bundle)
+    model = Model(bundle)
     on = {"provider": where.provider, "precision": where.precision}
     if where.runtime:
         on["runtime"] = where.runtime

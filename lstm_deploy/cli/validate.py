@@ -40,14 +40,14 @@ def validate(
     """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
     import msgspec
 
-    from lstm_deploy.runtimes import SUFFIXES
-    from lstm_deploy.validation import pipeline
+    from lstm_deploy.artifacts import SUFFIXES
+    from lstm_deploy.validation import GOLDEN_TRACE, validate as compare
 
     against: Any = reference
     if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
         against = arguments.origin(reference, source)
     with console.progress("validate") as on_progress:
-        report = pipeline.validate(
+        report = compare(
             target,
             reference=against,
             provider=provider,
@@ -58,7 +58,7 @@ def validate(
             trust_c=trust_c,
             on_progress=on_progress,
         )
-    if report.reference == pipeline.GOLDEN_TRACE:
+    if report.reference == GOLDEN_TRACE:
         console.note(
             "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
             "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."

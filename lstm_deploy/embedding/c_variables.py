@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lstm_deploy.artifacts import read_interface
 from lstm_deploy.contract import CTensor, state_field
 from lstm_deploy.embedding.languages import Language
 from lstm_deploy.embedding.variables import width
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import read_interface
 
 
 def c_variables(source: Path, weights: str | None, language: Language) -> dict[str, Any]:

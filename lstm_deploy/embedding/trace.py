@@ -23,7 +23,7 @@ from lstm_deploy.artifacts import Artifact, Bundle
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import open_runtime
-from lstm_deploy.validation import INT8_KERNELS, Case, allowed, golden_cases, relative_tolerance, run_case
+from lstm_deploy.validation import INT8_KERNELS, ParityCase, allowed, golden_cases, relative_tolerance, run_case
 
 INFINITE = 1e300
 """Replaces infinity in the trace, which not every language reads; clients clip what they compare to it."""
@@ -43,7 +43,7 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     relative = relative_tolerance(artifact.precision, "cpu")
     if artifact.precision == "int8":
         runtime = open_runtime(bundle.file(artifact), "cpu", threads=1)
-        cases = [case._replace(wanted=tuple(run_case(runtime, case))) for case in cases]
+        cases = [case._replace(expected=tuple(run_case(runtime, case))) for case in cases]
         relative = INT8_KERNELS.relative
     # The calls from the initial state come last, then the first of them again, so that `reset` has something to undo.
     lines = [line for case in reversed(cases) for line in _records(signature, case, relative)]
@@ -52,7 +52,7 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     return "".join(f"{line}\n" for line in [*lines, f"end {calls} {outputs}"])
 
 
-def _start(signature: Signature, case: Case) -> Iterator[str]:
+def _start(signature: Signature, case: ParityCase) -> Iterator[str]:
     batch = _batch(signature, case)
     yield f"reset {batch}"
     initial = signature.initial_state(batch)
@@ -61,7 +61,7 @@ def _start(signature: Signature, case: Case) -> Iterator[str]:
             yield _record("state", name, value)
 
 
-def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]:
+def _records(signature: Signature, case: ParityCase, relative: float) -> Iterator[str]:
     yield from _start(signature, case)
     for number in range(len(case.calls)):
         if number == 2:  # the second call again, from the state before it
@@ -71,19 +71,19 @@ def _records(signature: Signature, case: Case, relative: float) -> Iterator[str]
         yield from _call(signature, case, number, relative)
 
 
-def _call(signature: Signature, case: Case, number: int, relative: float) -> Iterator[str]:
+def _call(signature: Signature, case: ParityCase, number: int, relative: float) -> Iterator[str]:
     for name, value in case.calls[number].items():
         yield _record("input", name, value)
     yield "call"
     for name in signature.output_names:
-        wanted = np.clip(case.wanted[number][name].astype(np.float64), -INFINITE, INFINITE)
-        if np.isnan(wanted).any():
+        expected = np.clip(case.expected[number][name].astype(np.float64), -INFINITE, INFINITE)
+        if np.isnan(expected).any():
             raise InputError(f"{name} of the golden trace holds NaN, which no number equals; fix the model.")
-        within = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), wanted.shape)
+        tolerance = np.broadcast_to(allowed(case.sizes[name], relative, case.rounding.get(name, 0.0)), expected.shape)
         pairs = " ".join(
-            f"{value:.9g} {bound:.2g}" for value, bound in zip(wanted.flat, (1.05 * within).flat, strict=True)
+            f"{value:.9g} {bound:.2g}" for value, bound in zip(expected.flat, (1.05 * tolerance).flat, strict=True)
         )
-        yield f"output {name} {wanted.size} {pairs}"
+        yield f"output {name} {expected.size} {pairs}"
 
 
 def _record(kind: str, name: str, value: Array) -> str:
@@ -91,11 +91,11 @@ def _record(kind: str, name: str, value: Array) -> str:
     return f"{kind} {name} {value.size} " + " ".join(digits.format(number) for number in value.ravel().tolist())
 
 
-def _batch(signature: Signature, case: Case) -> int:
+def _batch(signature: Signature, case: ParityCase) -> int:
     return int(next(iter(case.state.values())).shape[signature.batch_axis_of_state])
 
 
-def _rows(signature: Signature, case: Case) -> list[Case]:
+def _rows(signature: Signature, case: ParityCase) -> list[ParityCase]:
     """A case for each row of the batch."""
     batch = _batch(signature, case)
 
@@ -112,7 +112,7 @@ def _rows(signature: Signature, case: Case) -> list[Case]:
         case._replace(
             state=row(number, signature.state_inputs, case.state),
             calls=tuple(row(number, signature.inputs, call) for call in case.calls),
-            wanted=tuple(row(number, outputs, wanted) for wanted in case.wanted),
+            expected=tuple(row(number, outputs, expected) for expected in case.expected),
         )
         for number in range(batch)
     ]

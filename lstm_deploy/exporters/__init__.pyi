@@ -1,3 +1,4 @@
 from . import pipeline as pipeline, report as report
 from .pipeline import export as export
-from .precision.selection import Request as Request
+from .plan import DEFAULT_FORMATS as DEFAULT_FORMATS, make_plan as make_plan
+from .precision.options import PrecisionOptions as PrecisionOptions

@@ -1,20 +1,21 @@
 """Lowering: every LSTM of a lifted module becomes one ONNX `LSTM` operator per layer.
 
 `torch.onnx.export` by itself freezes time and packs the weights with nodes that hide them from the quantizer.
-Here each layer is one call of a custom operator with weights already in ONNX order, and the exporter is told
-that this operator is `LSTM`: https://onnx.ai/onnx/operators/onnx__LSTM.html
+Here each layer is one call of a custom operator with weights already in ONNX order, which the exporter translates
+to `LSTM`: https://onnx.ai/onnx/operators/onnx__LSTM.html
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 
 from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, to_onnx_order
 
-# It is only ever traced, never run: it has a shape and a translation, and no kernel.
+# It is only traced, never run, so it has a shape and a translation, and no kernel.
 torch.library.define(
     "lstm_deploy::lstm",
     "(Tensor x, Tensor w, Tensor r, Tensor b, Tensor? lengths, Tensor h, Tensor c, str direction)"
@@ -31,13 +32,11 @@ def _shapes(
 
 
 def _onnx_lstm(x: Any, w: Any, r: Any, b: Any, lengths: Any, h: Any, c: Any, direction: str) -> Any:
-    if lengths is not None:
-        lengths = opset18.Cast(lengths, to=INT32)
+    if lengths is not None:  # ONNX takes them in no other type
+        lengths = opset18.Cast(lengths, to=onnx.TensorProto.INT32)
     return opset18.LSTM(x, w, r, b, lengths, h, c, hidden_size=r.shape[2], direction=direction)
 
 
-INT32 = 6
-"""`onnx.TensorProto.INT32`: ONNX takes lengths in no other type."""
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.lstm_deploy.lstm.default: _onnx_lstm}
 """`custom_translation_table` for `torch.onnx.export`."""
 
@@ -93,7 +92,7 @@ def _layer(module: nn.Module, layer: int, x: Tensor, first: State, lengths: Tens
 
 
 def lower(lifted: Lifted) -> None:
-    """Make `torch.export` of `lifted` see one operator per LSTM layer; afterwards it can only be traced."""
+    """Replace each LSTM layer of `lifted` by one operator; afterwards it can only be traced."""
     for path in lifted.calls:
         module = lifted.module.get_submodule(path)
         weights = to_onnx_order(module, path)

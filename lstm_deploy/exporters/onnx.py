@@ -1,4 +1,4 @@
-"""Writing a lifted module as ONNX: names, dynamic axes and contract as promised, weights as initializers."""
+"""The writer of ONNX: names, dynamic axes and metadata as the contract says, weights as initializers."""
 
 import gc
 import io
@@ -22,11 +22,11 @@ OPSET = 18
 LARGEST_DIM = 2**20
 
 COLLECTED_ABOVE = 50_000_000
-"""Bytes of weights that are worth half a second of looking for what nobody refers to any more."""
+"""Bytes of weights above which collecting garbage is worth the half second that it takes."""
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
-    """Write float32 ONNX to `path`; `lifted` itself is left as it was.
+    """Write float32 ONNX to `path`, and leave `lifted` as it was.
 
     Raises `LiftingError` if the user's code keeps the sizes from being dynamic.
     """
@@ -56,18 +56,18 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
             _write(model, weights, file)
     del weights
     if size > COLLECTED_ABOVE:
-        gc.collect()  # what the exporter made refers to itself, and to the weights
+        gc.collect()  # the exporter's objects refer to themselves, and to the weights
 
 
 def _check_ones(lifted: Lifted) -> tuple[str, ...]:
-    """Refuse a module that does something else where a size is 1: `torch.export` takes every size to be more.
+    """Refuse a module that behaves differently where a size is 1: `torch.export` assumes that every size is larger.
 
     A trace that is right at larger sizes, and wrong at these, has met such a branch. Returns the lines of the user's
     code that may freeze a size.
     """
     try:
         traced = trace(lifted)
-    except Exception:  # whatever torch.jit makes, on Python 3.14 too, of code that torch.export may well export
+    except Exception:  # whatever torch.jit raises, on Python 3.14 too, for code that torch.export may well export
         return ()
     wrong = wrong_sizes(traced, lifted) if traced.frozen else []
     if wrong and all(1 in sizes.values() for sizes in wrong):
@@ -82,8 +82,8 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
     lower(lowered)
     specs = (*signature.inputs, *signature.state_inputs)
     names = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
-    # Where few steps are not enough, the exporter must not think of sizes that leave one step inside: it takes a size
-    # of 1 for a constant, and refuses what might be one. The graph runs on them, as the proof sees.
+    # The exporter takes a size of 1 for a constant, and refuses a size that might become 1. So where a call needs some
+    # steps, it must not consider so few that one is left inside; the graph runs on them all the same, which is proven.
     least = {"seq": 1 if signature.least_seq == 1 else 4 * signature.least_seq}
     dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=LARGEST_DIM) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
@@ -109,7 +109,7 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
 
 
 def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:
-    """Hold the graph against ONNX's rules, its weights as inputs: the checker would copy them twice."""
+    """Check the graph by ONNX's rules, with its weights as inputs, since the checker would copy them twice."""
     checked = onnx.ModelProto()
     checked.CopyFrom(model)
     for name, weight in weights.items():
@@ -118,9 +118,9 @@ def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:
 
 
 def _write(model: onnx.ModelProto, weights: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write `model` with `weights` as the initializers of its graph, each straight from its memory.
+    """Write `model` with `weights` as its graph's initializers, without copying them; protobuf would copy them thrice.
 
-    Protobuf itself needs three copies of all weights for this. The numbers are those of the fields in `onnx.proto`.
+    The numbers are those of the fields in `onnx.proto`.
     """
     headers = {}
     for name, weight in weights.items():
@@ -137,7 +137,7 @@ def _write(model: onnx.ModelProto, weights: Mapping[str, Any], file: BinaryIO) -
 
 
 def _field(number: int, size: int) -> bytes:
-    """What protobuf writes before a field of so many bytes: its number with the kind 2, and the size as varints."""
+    """The header of a field of `size` bytes in protobuf: its number with the wire type 2, and the size as a varint."""
     encoded = [number << 3 | 2]
     while size > 127:
         encoded.append(size & 127 | 128)
@@ -147,7 +147,7 @@ def _field(number: int, size: int) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own deprecations, graph dumps and hints at packages that nobody asked for."""
+    """Suppress the exporter's own deprecations, graph dumps and hints at packages."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -159,7 +159,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the paths and lines of the code that was traced: they are nobody's business and half the file."""
+    """Drop the paths and lines of the traced code, which are private and half of the file."""
     graph = model.graph
     for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del holder.metadata_props[:]
@@ -169,9 +169,5 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 def _declare(values: Sequence[onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
     """Give the dimensions the names of the contract, in place of the tracer's symbols."""
     for value, spec in zip(values, specs, strict=True):
-        dims = value.type.tensor_type.shape.dim
-        for dim, wanted in zip(dims, spec.shape, strict=True):
-            if isinstance(wanted, str):
-                dim.dim_param = wanted
-            else:
-                dim.dim_value = wanted
+        kind = value.type.tensor_type
+        kind.CopyFrom(onnx.helper.make_tensor_type_proto(kind.elem_type, spec.shape).tensor_type)

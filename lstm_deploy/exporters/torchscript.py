@@ -1,4 +1,4 @@
-"""Writing a lifted module as TorchScript, with the contract and, if the network is ours, how to build it again."""
+"""The writer of TorchScript, with the contract and, if the network is ours, how to build it again."""
 
 import sys
 import warnings
@@ -14,7 +14,7 @@ from lstm_deploy.training import NETWORK_FILE, InferredConfig, NetworkConfig, Ne
 
 
 def export_torchscript(lifted: Lifted, path: Path) -> None:
-    """Trace to `path`; `lifted` itself is left as it was.
+    """Trace to `path`, and leave `lifted` as it was.
 
     Raises `InputError` on Python 3.14 or later, and `LiftingError` if the trace is right at some sizes only.
     """

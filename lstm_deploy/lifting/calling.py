@@ -68,17 +68,15 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
 
     Raises `LiftingError` if it takes fewer arguments than there are inputs, or requires others besides.
     """
-    parameters = inspect.signature(module.forward).parameters.values()
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return CallingConvention(input_parameters=None)
-    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    names = [p.name for p in parameters]
     given = [spec.name for spec in inputs]
     if len(given) > len(names):
         raise LiftingError(f"forward takes {len(names)} argument(s), {', '.join(names)}; give as many inputs.")
     passed = given if set(given) <= set(names) else names[: len(given)]
-    missing = [
-        p.name for p in parameters if p.name not in passed and p.default is p.empty and p.kind is not p.VAR_KEYWORD
-    ]
+    missing = [p.name for p in parameters if p.name not in passed and p.default is p.empty]
     no_state = [name for name in missing if not _STATE_NAME.search(name.lower())]
     recurrent = [child for child in module.modules() if isinstance(child, RECURRENT_MODULES)]
     if no_state or len(missing) > 2 or (missing and len(recurrent) != 1):

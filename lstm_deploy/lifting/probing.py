@@ -186,8 +186,6 @@ class ModuleProbe:
         with seeded(noise):
             try:
                 returned = self.convention.call(make(), tensors, self.required_state(sizes, seed or 0))
-            except LiftingError:
-                raise
             except Exception as error:  # whatever the user's forward raises
                 if (other := self._other_convention(error)) is not None:
                     before, self.convention = self.convention, other

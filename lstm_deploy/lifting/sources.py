@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from torch import nn
 
-from lstm_deploy.artifacts import Bundle, Source, sha256
+from lstm_deploy.artifacts import Bundle, Source, extra_files, sha256
 from lstm_deploy.contract import (
     CONTRACT_FILE,
     Classify,
@@ -27,7 +27,6 @@ from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
-from lstm_deploy.lifting.torchscript_archives import extra_files
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
 from lstm_deploy.lifting.weight_files import read_weights
 from lstm_deploy.training import (

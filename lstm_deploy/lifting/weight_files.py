@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lstm_deploy.artifacts import is_torchscript
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting.torchscript_archives import is_torchscript, read_tensors
+from lstm_deploy.lifting.torchscript_tensors import read_tensors
 
 StateDict = dict[str, Tensor]
 

@@ -1,28 +1,76 @@
-"""Opening an artifact: its file name says which runtime runs it."""
+"""Opening an artifact: the suffix of its file says which runtime runs it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.artifacts import FORMATS, SUFFIXES
+from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes.protocol import Runtime
-from lstm_deploy.runtimes.providers import PROVIDERS, find_provider
+from lstm_deploy.runtimes.providers import find_provider
 
-SUFFIXES = {".onnx": "onnx", ".torchscript": "torchscript", ".c": "c"}
-"""Artifact format by file name."""
+
+class Loader(NamedTuple):
+    """Loads the artifacts of one format."""
+
+    runtime: str
+    """The name of the runtime in `Model.stream(runtime=...)` and `--runtime`."""
+    load: Callable[[Path, str, int | None, Sequence[str]], Runtime]
+    """Takes the arguments of `open_runtime`."""
+    unavailable: Callable[[], str] = lambda: ""
+    """Why nothing of this format can run on this machine; empty where it can."""
+
+
+def _load_onnx(path: Path, provider: str, threads: int | None, settings: Sequence[str]) -> Runtime:
+    from lstm_deploy.runtimes.onnxrt import OnnxRuntime
+
+    return OnnxRuntime(path, provider, threads, settings)
+
+
+def _load_torchscript(path: Path, provider: str, threads: int | None, settings: Sequence[str]) -> Runtime:
+    if _without_torch():
+        raise InputError(f"{path} needs PyTorch, which is not installed; use the ONNX artifact.")
+    from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
+
+    return TorchScriptRuntime(path, provider, threads, settings)
+
+
+def _load_c(path: Path, *_: object) -> Runtime:
+    from lstm_deploy.runtimes.native import NativeRuntime
+
+    return NativeRuntime(path)
+
+
+def _without_torch() -> str:
+    return "PyTorch is not installed" if find_spec("torch") is None else ""
+
+
+def _without_compiler() -> str:
+    from lstm_deploy.runtimes.c_compiler import find_compiler
+
+    try:
+        find_compiler()
+    except InputError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
+RUNTIMES = {
+    "onnx": Loader("onnx", _load_onnx),
+    "c": Loader("native", _load_c, _without_compiler),
+    "torchscript": Loader("torchscript", _load_torchscript, _without_torch),
+}
+"""By format, the preferred first."""
 
 
 def cannot_run(format: str, precision: str, provider: str) -> str:  # noqa: A002 - the field's name
-    """Why an artifact cannot run on a provider, or here at all; empty where it can."""
-    if format == "torchscript" and find_spec("torch") is None:
-        return "PyTorch is not installed"
-    if format == "c" and provider != "cpu":
-        return "C runs on the CPU"
-    if format == "c":
-        return no_compiler()
-    if format == "torchscript" and PROVIDERS[provider].torch_device is None:
-        return f"PyTorch has no {provider}"
-    return PROVIDERS[provider].no_kernel.get(precision, "")
+    """Why an artifact cannot run on a provider, or on this machine at all; empty where it can."""
+    if format not in FORMATS:
+        return f"this release does not know the format {format}"
+    if provider not in FORMATS[format].providers:
+        return _not_on(format, provider)
+    return RUNTIMES[format].unavailable() or find_provider(provider).no_kernel.get(precision, "")
 
 
 def open_runtime(
@@ -30,37 +78,22 @@ def open_runtime(
 ) -> Runtime:
     """Load an artifact by its suffix.
 
-    `threads` bounds the threads within one operator; the runtime chooses where it is not given. `settings` are of
-    those that the provider takes.
-    Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that is not there.
+    `threads` bounds the threads within one operator; by default the runtime chooses. `settings` are some of the
+    provider's.
+    Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that cannot be used.
     """
     find_provider(provider)
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file; check the path.")
-    match SUFFIXES.get(path.suffix):
-        case "onnx":
-            from lstm_deploy.runtimes.onnxrt import OnnxRuntime
-
-            return OnnxRuntime(path, provider, threads, settings)
-        case "torchscript":
-            if find_spec("torch") is None:
-                raise InputError(f"{path} needs PyTorch, which is not installed; use the ONNX artifact.")
-            from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
-
-            return TorchScriptRuntime(path, provider, threads, settings)
-        case "c":
-            from lstm_deploy.runtimes.native import NativeRuntime
-
-            return NativeRuntime(path, provider, settings)
-    raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; give an exported artifact, or export it first.")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; give an exported artifact, or export it first.")
+    record = SUFFIXES[path.suffix]
+    if provider not in record.providers:
+        there = " or ".join(record.providers)
+        raise ProviderError(f"{_not_on(record.name, provider)}; use --provider {there}, or the ONNX artifact.")
+    return RUNTIMES[record.name].load(path, provider, threads, settings)
 
 
-def no_compiler() -> str:
-    """Why C cannot be compiled here; empty where it can."""
-    from lstm_deploy.runtimes.native import compiler
-
-    try:
-        compiler()
-    except InputError as error:
-        return str(error).rstrip(".")
-    return ""
+def _not_on(format_: str, provider: str) -> str:
+    record = FORMATS[format_]
+    return f"{record.label} runs on {' or '.join(record.providers)}, not on {provider}"

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, for our ONNX files: `pip install "lstm-deploy[openvino]"`."""
+"""OpenVINO on the CPU, for exported ONNX files: `pip install "lstm-deploy[openvino]"`."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, TensorSpec, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.runtimes.protocol import Runtime
 
 
-class OpenVinoRuntime:
-    """An ONNX file of ours, compiled for the CPU.
+class OpenVinoRuntime(Runtime):
+    """An exported ONNX file, compiled for the CPU.
 
-    The precision is forced: OpenVINO runs float32 models in bfloat16 without a word where the CPU has it.
+    The precision is forced: OpenVINO silently runs float32 models in bfloat16 where the CPU supports it.
     """
 
-    provider = "cpu"
     swallows_nan = True
-    rollout = None
 
     def __init__(self, path: Path, threads: int | None = None, *, bf16: bool = False) -> None:
         """Raises `ProviderError` where OpenVINO is not installed and `InputError` for a file that it cannot read."""
@@ -39,7 +38,7 @@ class OpenVinoRuntime:
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def sized(self, feeds: Feeds) -> Any:
-        """The model compiled for the shapes of these inputs alone, which is the fastest that OpenVINO has.
+        """The model compiled for the shapes of these inputs alone, which runs fastest.
 
         Raises `InputError` where OpenVINO has no kernels for it on this CPU.
         """
@@ -60,19 +59,13 @@ class OpenVinoRuntime:
         results = self.sized(feeds)({name: feeds[name] for name in self.signature.input_names})
         return {name: results[name] for name in self.signature.output_names}
 
-    def declared(self) -> list[TensorSpec] | None:
-        return None
-
-    def misplaced(self) -> list[str]:
-        return []
-
     def active(self) -> list[str]:
-        found = {
+        devices = {
             f"{device} {compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()}"
             for compiled in self._compiled.values()
             for device in compiled.get_property("EXECUTION_DEVICES")
         }
-        return sorted(found)
+        return sorted(devices)
 
     def recur(self, batch: int, seq: int) -> "OpenVinoRecurrence":
         return OpenVinoRecurrence(self, batch, seq)
@@ -89,7 +82,7 @@ class OpenVinoRecurrence:
 
         signature = runtime.signature
         sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = {spec.name: np.zeros(spec.sized(sizes), spec.dtype) for spec in signature.inputs}
+        self.inputs: Outputs = blank_inputs(signature.inputs, sizes)
         initial = signature.initial_state(sizes["batch"])
         compiled = runtime.sized({**self.inputs, **initial})
         first = compiled({**self.inputs, **initial})
@@ -100,7 +93,7 @@ class OpenVinoRecurrence:
             request = compiled.create_infer_request()
             states = zip(signature.state_inputs, signature.state_outputs, strict=True)
             memory = {**self.inputs, **self.outputs, **before}
-            memory |= {given.name: after[taken.name] for taken, given in states}
+            memory |= {state_out.name: after[state_in.name] for state_in, state_out in states}
             for name, array in memory.items():
                 request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
             self._requests.append(request)

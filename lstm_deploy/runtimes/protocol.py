@@ -1,4 +1,4 @@
-"""What every runtime offers: an artifact that was loaded, and its buffers for calls of one size."""
+"""The interface of all runtimes: an artifact that was loaded, and its buffers for calls of one size."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from lstm_deploy.contract import Feeds, Outputs, Signature, TensorSpec
 
 
 class Recurrence(Protocol):
-    """A model at one batch size and length, its buffers made once and its state kept between calls."""
+    """A model at one batch size and length, whose buffers are made once and whose state is kept between calls."""
 
     inputs: Outputs
     """Write the next inputs into these arrays."""
@@ -27,31 +27,36 @@ class Recurrence(Protocol):
 
 
 class Runtime(Protocol):
-    """An artifact that was loaded and can be run."""
+    """An artifact that was loaded and can be run. The defaults suit runtimes of the CPU that load a file of ours."""
 
     signature: Signature
-    provider: str
-    swallows_nan: bool
+    provider: str = "cpu"
+    swallows_nan: bool = False
     """Whether its LSTM gives numbers where NaN is right."""
 
     @property
     def rollout(self) -> "Runtime | None":
         """The rollout that the same file holds; none where that is a file of its own, or the model has none."""
+        return None
 
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs, state included, for all inputs, state included."""
 
     def declared(self) -> list[TensorSpec] | None:
         """Inputs and outputs as the file itself declares them, apart from its contract; none where it does not."""
+        return None
 
     def misplaced(self) -> list[str]:
         """A sentence for each kind of work that is not done on `provider`."""
+        return []
 
     def active(self) -> list[str]:
         """Where it computes, in the runtime's own words."""
+        return [self.provider]
 
     def recur(self, batch: int, seq: int) -> Recurrence:
-        """Buffers for calls of `[batch, seq]`, started from the initial state."""
+        """Buffers for calls of `[batch, seq]`, starting from the initial state."""
 
     def close(self) -> None:
         """Free what the runtime holds."""
+        return

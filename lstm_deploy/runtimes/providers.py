@@ -18,9 +18,7 @@ class Provider:
     onnxruntime: tuple[str, ...]
     """Its name in onnxruntime, then the names of those that take the nodes it leaves, in order."""
     device: str
-    """Where its arrays lie, as onnxruntime names devices; the buffers of a stream are made there."""
-    torch_device: str | None
-    """What PyTorch calls it; none where PyTorch has no such thing."""
+    """Where its arrays lie, as onnxruntime and PyTorch call it."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What can be asked of it: each setting, and the option of onnxruntime's provider that turns it on."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -42,14 +40,12 @@ PROVIDERS = {
             name="cpu",
             onnxruntime=("CPUExecutionProvider",),
             device="cpu",
-            torch_device="cpu",
             no_kernel={"float16": "the CPU has no float16 LSTM"},
         ),
         Provider(
             name="cuda",
             onnxruntime=("CUDAExecutionProvider", "CPUExecutionProvider"),
             device="cuda",
-            torch_device="cuda",
             # tf32 rounds factors to 10 bits: fast, and far outside float32's tolerance.
             # graph captures the kernels of a step once and replays them in `Recurrence.step`.
             settings={"tf32": "use_tf32", "graph": "enable_cuda_graph"},
@@ -60,7 +56,6 @@ PROVIDERS = {
             name="tensorrt",
             onnxruntime=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
             device="cuda",
-            torch_device=None,
             environment={"NVIDIA_TF32_OVERRIDE": "0"},  # TensorRT has no option for it
             no_kernel={"int8": "TensorRT has no int8 LSTM of this kind, and would leave it to the CPU"},
             install="onnxruntime-gpu[cuda,cudnn], TensorRT's libraries and an NVIDIA driver",

@@ -11,16 +11,12 @@ import torch
 from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_inputs, sizes_of
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
 from lstm_deploy.lifting import Lifted
+from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.providers import PROVIDERS
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-
-class TorchRuntime:
+class TorchRuntime(Runtime):
     """A callable of tensors in the order of the contract, on one device, in one floating-point type."""
-
-    swallows_nan = False
-    rollout = None
 
     def __init__(
         self,
@@ -34,7 +30,7 @@ class TorchRuntime:
         self.device = prepare(provider, threads, settings)
         self.settings = settings
         self.module, self.signature, self.provider = module.to(self.device), signature, provider
-        self.dtype = DTYPES[dtype]
+        self.dtype: torch.dtype = getattr(torch, dtype)
 
     def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
@@ -53,16 +49,13 @@ class TorchRuntime:
         arrays = [output.cpu().numpy() for output in outputs]
         return dict(zip(self.signature.output_names, arrays, strict=True))
 
-    def declared(self) -> None:
-        """TorchScript declares no names and shapes but its contract's."""
-
     def misplaced(self) -> list[str]:
-        states = (*self.module.parameters(), *self.module.buffers())
-        elsewhere = {state.device.type for state in states} - {self.device}
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        elsewhere = {tensor.device.type for tensor in tensors} - {self.device}
         return [f"Some weights are on {device}." for device in sorted(elsewhere)]
 
     def active(self) -> list[str]:
-        return [torch.cuda.get_device_name()] if self.device == "cuda" else ["cpu"]
+        return [torch.cuda.get_device_name()] if self.device == "cuda" else [self.provider]
 
     def recur(self, batch: int, seq: int) -> "TorchRecurrence":
         return (GraphRecurrence if "graph" in self.settings else TorchRecurrence)(self, batch, seq)
@@ -87,7 +80,7 @@ class EagerRuntime(TorchRuntime):
 
 
 class TorchScriptRuntime(TorchRuntime):
-    """A TorchScript file of ours, with the contract it carries."""
+    """An exported TorchScript file, with the contract that it carries."""
 
     def __init__(
         self, path: Path, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
@@ -105,7 +98,7 @@ class TorchScriptRuntime(TorchRuntime):
 
 
 class TorchRecurrence:
-    """The state as tensors on the device; inputs are read from, and outputs copied to, the shared arrays."""
+    """Keeps the state as tensors on the device; inputs are copied from, and outputs to, arrays on the CPU."""
 
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         self._runtime, signature = runtime, runtime.signature
@@ -149,12 +142,12 @@ class TorchRecurrence:
 
 
 class GraphRecurrence(TorchRecurrence):
-    """The same as a captured CUDA graph that is replayed: at fixed addresses, with nothing launched from Python."""
+    """Captures a CUDA graph and replays it: at fixed addresses, with nothing launched from Python."""
 
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         super().__init__(runtime, batch, seq)
         before = [state.clone() for state in self._state]  # warming up and capturing run the model, so the state moves
-        # As PyTorch asks: nothing is captured that ran on the default stream only.
+        # PyTorch requires warm-up on a stream other than the default one before a capture.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -184,14 +177,11 @@ class GraphRecurrence(TorchRecurrence):
 
 
 def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) -> str:
-    """Set what PyTorch knows for a whole process only; returns the device of the provider.
+    """Set what PyTorch has one setting of for the whole process; returns the device of the provider.
 
     Raises `ProviderError` where PyTorch has no such device.
     """
-    device = PROVIDERS[provider].torch_device
-    if device is None:
-        there = " or ".join(name for name, other in PROVIDERS.items() if other.torch_device)
-        raise ProviderError(f"PyTorch has no {provider}; use --provider {there}, or the ONNX artifact.")
+    device = PROVIDERS[provider].device
     if device == "cuda":
         if not torch.cuda.is_available():
             raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")

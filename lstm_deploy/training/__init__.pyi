@@ -1,4 +1,4 @@
-from . import checkpoint as checkpoint, plots as plots, training_data as training_data
+from . import checkpoint as checkpoint, plots as plots, tables as tables, training_data as training_data
 from .checkpoint import (
     NETWORK_FILE as NETWORK_FILE,
     CheckpointSpec as CheckpointSpec,
@@ -34,4 +34,4 @@ from .run_folder import LAST_STATE as LAST_STATE, is_rank_zero as is_rank_zero
 from .run_state import belongs_to as belongs_to
 from .search_space import SearchSpace as SearchSpace, make_search_space as make_search_space
 from .training_data import TrainingData as TrainingData
-from .tuning import SearchResult as SearchResult, TrialSummary as TrialSummary, search as search
+from .tuning import SearchResult as SearchResult, search as search

@@ -64,14 +64,9 @@ def search(
     of the others at the same epoch is pruned. `resume` continues the search in `folder`. Raises `InputError` for
     another search in the folder, and `LstmDeployError` if no trial completed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / SEARCH_LOG
-    if not resume:
-        log.unlink(missing_ok=True)
-    elif log.exists():
-        content = log.read_bytes()
-        log.write_bytes(content[: content.rfind(b"\n") + 1])  # without a last line that was cut short
-    study = _study(log, data, recipe, epochs, space)
+    ranges = {name: distribution_to_json(values) for name, values in space.items()}
+    meaning = json.dumps([asdict(recipe), epochs, ranges, make_learning_task(data, recipe).data_digest])
+    study = _open_study(folder / SEARCH_LOG, meaning, recipe.seed, resume)
 
     def run(trial: Trial, number: int) -> None:
         changed = replace(recipe, **trial.params, epochs=epochs, patience=0)
@@ -109,11 +104,15 @@ def search(
     return SearchResult(recipe=replace(recipe, **summaries[0].chosen), trials=tuple(summaries))
 
 
-def _study(path: Path, data: TrainingData, recipe: Recipe, epochs: int, space: SearchSpace) -> optuna.Study:
-    """The study in a file, created if there is none; raises `InputError` if the file holds another one."""
+def _open_study(path: Path, meaning: str, seed: int, resume: bool) -> optuna.Study:
+    """A new study in a file, or the one there; raises `InputError` if that has another `meaning`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are part of the result
-    ranges = {name: distribution_to_json(values) for name, values in space.items()}
-    meaning = json.dumps([asdict(recipe), epochs, ranges, make_learning_task(data, recipe).data_digest])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])  # without a last line that was cut short
     pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=1)
     try:
         with warnings.catch_warnings():
@@ -126,7 +125,7 @@ def _study(path: Path, data: TrainingData, recipe: Recipe, epochs: int, space: S
         raise InputError(f"{path} is a search with other options, ranges or data; repeat them to resume it.")
     study.set_user_attr(MEANING, meaning)
     # The seed depends on the trials so far, or a resumed search would draw the same values again.
-    study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     return study
 
 

@@ -1,20 +1,11 @@
-from . import pipeline as pipeline
-from .cases import (
-    LOWERED as LOWERED,
-    QUICK as QUICK,
-    Case as Case,
-    make_cases as make_cases,
-    record as record,
-    shortened as shortened,
-)
-from .checks import (
-    check_artifacts as check_artifacts,
-    golden_cases as golden_cases,
-    open_for_proof as open_for_proof,
-    prove_file as prove_file,
-)
-from .comparing import run_case as run_case
-from .float16_on_cpu import rename as rename
+from .case_inputs import LOWERED as LOWERED, QUICK as QUICK
+from .checks import Subject as Subject
+from .float16_emulation import rename_value as rename_value
+from .golden_trace import golden_cases as golden_cases, record_trace as record_trace
+from .judging import check_artifacts as check_artifacts, check_file as check_file, open_emulating as open_emulating
+from .parity_case import ParityCase as ParityCase, run_case as run_case, shortened as shortened
 from .pipeline import validate as validate
-from .reference import ReferenceRuntime as ReferenceRuntime
+from .pytorch_reference import PyTorchReference as PyTorchReference
+from .reference import GOLDEN_TRACE as GOLDEN_TRACE
+from .reference_cases import make_cases as make_cases
 from .tolerances import INT8_KERNELS as INT8_KERNELS, allowed as allowed, relative_tolerance as relative_tolerance

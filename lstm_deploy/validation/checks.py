@@ -1,268 +1,263 @@
-"""All checks of one artifact, those that run it in a process of its own; it knows no reference, only cases."""
+"""The registry of checks: for each its name, what it needs, and the function that judges.
 
-from collections.abc import Callable, Mapping, Sequence
+A check runs wherever all that it needs is at hand: some beside a runtime, in the process that runs the artifact, some
+on files alone. To add one, write a function of what it needs and add its row to `CHECKS`; one that compares outputs is
+a function in `case_inputs` and a row.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import onnx
 from msgspec import Struct
-from msgspec.structs import replace
 
-from lstm_deploy.artifacts import (
-    GOLDEN,
-    Artifact,
-    Bundle,
-    Check,
-    CrashError,
-    ParityReport,
-    lint,
-    onnx_graph,
-    read_npz,
-    run_isolated,
-    saturation,
-)
-from lstm_deploy.contract import Signature, rollout_contract
-from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import Runtime, open_runtime
-from lstm_deploy.validation.cases import Case, Trace, replayed
-from lstm_deploy.validation.comparing import Verdict, prove
-from lstm_deploy.validation.float16_on_cpu import widened
-from lstm_deploy.validation.rollout_cases import make_rollout_cases
-from lstm_deploy.validation.tolerances import ROLLOUT, Override, relative_tolerance
+from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, lint, saturation
+from lstm_deploy.contract import Array, Signature
+from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.runtimes import Runtime
+from lstm_deploy.validation import case_inputs
+from lstm_deploy.validation.comparison import Comparison
+from lstm_deploy.validation.parity_case import ParityCase
+from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
+from lstm_deploy.validation.stream_checks import stream_problems
+
+if TYPE_CHECKING:
+    from lstm_deploy.lifting import Lifted
 
 SHORT_ROLLOUT, LONG_ROLLOUT = 64, 500
-"""Steps that rollouts are tried on, usually and thoroughly."""
-AS_MODEL = {"": Override(relative=ROLLOUT.relative)}
-
-
-ROLLOUT_ALONE = "{} is a rollout, which is held against the model in its bundle; give that bundle, or its model."
-
-
-Proof = tuple[Callable[..., Verdict], tuple[Any, ...]]
-"""A function that runs an artifact, and its arguments, such as another process can be handed."""
+"""Steps of the longest rollouts, usually and thoroughly."""
+InputsOf = Callable[[Signature, case_inputs.Effort, np.random.Generator], Iterator[case_inputs.CaseInputs]]
+SECOND_CALL = "differ in a second call on the same inputs"
 
 
 class Subject(Struct, frozen=True, kw_only=True):
-    """One artifact to be judged."""
+    """An artifact to be checked."""
 
     path: Path
     name: str
     precision: str
-    contract: Signature
-    """What it should say of itself."""
+    contract: Signature | None = None
+    """The contract that it should carry, if that is known."""
     bundle: Bundle | None = None
     artifact: Artifact | None = None
     problems: tuple[str, ...] = ()
-    """What is wrong with its contract, as seen before it runs."""
+    """What it lacks of that contract, as seen before it is opened."""
     model: Path | None = None
     """For a rollout, the artifact that it calls at each step."""
     rollout_steps: int = SHORT_ROLLOUT
-    """How many a rollout is tried on."""
 
 
-def check_artifacts(
-    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[Case], described: str
-) -> ParityReport:
-    """Hold artifacts of a bundle that were just written against its golden trace and the reference's cases."""
-    verdicts = judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False)
-    checks = tuple(check for verdict in verdicts for check in verdict.checks)
-    return ParityReport(
-        passed=all(check.passed for check in checks),
-        reference=described,
-        checks=checks,
-        profiles=tuple(profile for verdict in verdicts for profile in verdict.profiles),
-    )
+class CheckContext(NamedTuple):
+    """All that checks may need of an artifact; what is not at hand is none."""
+
+    subject: Subject
+    provider: str
+    contract: Signature | None = None
+    """The contract that the artifact carries, once it was opened."""
+    failure: Exception | None = None
+    """Why the artifact could not be run at all."""
+    bundle: Bundle | None = None
+    """That the artifact belongs to."""
+    graph: onnx.ModelProto | InputError | None = None
+    """Of an ONNX artifact, or why it cannot be read."""
+    lifted: "Lifted | None" = None
+    """The PyTorch model."""
+    runtime: Runtime | None = None
+    comparison: Comparison | None = None
+    cases: Sequence[ParityCase] | None = None
 
 
-def judge(
-    subjects: Sequence[Subject],
-    cases: Sequence[Case],
-    provider: str = "cpu",
-    tolerances: Mapping[str, Override] | None = None,
-    *,
-    isolate: bool = True,
-    on_format: Callable[[Sequence[Subject]], None] = lambda _: None,
-) -> list[Verdict]:
-    """All checks of some artifacts, of one bundle or of none.
+class Findings(NamedTuple):
+    """The problems that a check of the artifact as a whole found, one sentence each."""
 
-    Unless told otherwise, those of one format run in a process of their own; should it crash, each runs in another.
-    """
-    bundle = next((subject.bundle for subject in subjects if subject.bundle), None)
-    cases = [*(golden_cases(bundle) if bundle else ()), *cases]
-    outcomes: dict[int, Verdict | Exception] = {}
-    for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
-        numbers = [number for number, subject in enumerate(subjects) if subject.path.suffix == suffix]
-        on_format([subjects[number] for number in numbers])
-        proofs = [_proof(subjects[number], cases, provider, tolerances or {}) for number in numbers]
-        outcomes.update(zip(numbers, _outcomes(proofs, isolate=isolate), strict=True))
-    return [_verdict(subject, outcomes[number], provider) for number, subject in enumerate(subjects)]
+    problems: Sequence[str]
+    if_none: str
+    """The detail of the check where there are none."""
 
 
-def run_proofs(proofs: Sequence[Proof]) -> list[Verdict | Exception]:
-    """What each proof finds, or the `InputError` of a file that cannot be opened."""
-    found: list[Verdict | Exception] = []
-    for function, arguments in proofs:
-        try:
-            found.append(function(*arguments))
-        except InputError as error:
-            found.append(error)
-    return found
+class CheckSpec(NamedTuple):
+    """A row of the registry."""
+
+    name: str
+    needs: tuple[str, ...]
+    """Fields of `CheckContext`, which `judge` is called with."""
+    judge: Callable[..., Findings | list[Check] | None]
+    """Gives findings, or finished checks of single outputs; none where the check does not apply."""
+    inputs: InputsOf | None = None
+    """Inputs of the cases that are made from the reference, for checks that compare outputs."""
 
 
-def _proof(subject: Subject, cases: Sequence[Case], provider: str, tolerances: Mapping[str, Override]) -> Proof:
-    relative_tolerance(subject.precision, provider)
-    named = (subject.name, subject.precision, provider)
-    if subject.model is not None:
-        return prove_rollout, (subject.path, subject.model, *named, subject.rollout_steps)
-    return prove_file, (subject.path, *named, cases, tolerances, subject.rollout_steps)
-
-
-def _outcomes(proofs: Sequence[Proof], *, isolate: bool) -> list[Verdict | Exception]:
-    if not isolate:
-        return run_proofs(proofs)
-    try:
-        return run_isolated(run_proofs, proofs)
-    except CrashError as error:
-        if len(proofs) == 1:
-            return [error]
-        return [outcome for proof in proofs for outcome in _outcomes([proof], isolate=True)]
-
-
-def _verdict(subject: Subject, outcome: Verdict | Exception, provider: str) -> Verdict:
-    """A verdict with the checks that read an artifact and do not run it."""
-    if isinstance(outcome, InputError) and subject.bundle is None:
-        raise outcome  # no artifact, but a file that was named by mistake
-    if isinstance(outcome, Exception):
-        crashed = isinstance(outcome, CrashError)
-        problem = f"The runtime did not survive: {outcome}." if crashed else str(outcome)
-        outcome = Verdict([check_of(subject, provider, "runs", [problem], "")], [], None)
-    return outcome._replace(checks=[*_whole(subject, outcome.signature, provider), *outcome.checks])
-
-
-def prove_file(
-    path: Path,
-    name: str,
-    precision: str,
-    provider: str,
-    cases: Sequence[Case],
-    tolerances: Mapping[str, Override] | None = None,
-    rollout_steps: int = SHORT_ROLLOUT,
-) -> Verdict:
-    """Open an artifact and hold it against some cases, and the rollout that it holds against its own steps."""
-    runtime = open_for_proof(path, precision, provider)
-    try:
-        if runtime.signature.rollout:
-            raise InputError(ROLLOUT_ALONE.format(name))
-        verdict = prove(runtime, name, precision, cases, tolerances)
-        if runtime.rollout is None:
-            return verdict
-        rolled = prove(runtime.rollout, name, precision, make_rollout_cases(runtime, rollout_steps), AS_MODEL)
-        return verdict._replace(checks=[*verdict.checks, *(c for c in rolled.checks if c.name == "rollout")])
-    finally:
-        runtime.close()
-
-
-def prove_rollout(path: Path, model: Path, name: str, precision: str, provider: str, steps: int) -> Verdict:
-    """Open a rollout and hold it against its own model, called once for each step."""
-    single = open_runtime(model, provider)
-    try:
-        cases = make_rollout_cases(single, steps)
-    finally:
-        single.close()
-    runtime = open_runtime(path, provider)
-    try:
-        if path.suffix == ".onnx" and (changed := onnx_graph.changed_weights(path, model)):
-            raise InputError(f"The weight {changed[0]} of {name} is not that of {model.name}; export the model again.")
-        if runtime.signature != rollout_contract(single.signature):
-            raise InputError(
-                f"The contract of {name} is not that of a rollout of {model.name}; export the model again."
-            )
-        return prove(runtime, name, precision, cases, AS_MODEL)
-    finally:
-        runtime.close()
-
-
-def open_for_proof(path: Path, precision: str, provider: str) -> Runtime:
-    """Open an artifact; one in float16, which the CPU cannot run, is computed in float32 there."""
-    if (precision, provider, path.suffix) == ("float16", "cpu", ".onnx"):
-        from lstm_deploy.runtimes import OnnxRuntime
-
-        return OnnxRuntime(widened(path), provider)
-    return open_runtime(path, provider)
-
-
-def contract_problems(found: Signature, wanted: Signature) -> list[str]:
-    """Which parts of an artifact's contract are not those of the manifest."""
-    return [
-        f"{field} is {getattr(found, field)!r}, not {getattr(wanted, field)!r}."
-        for field in Signature.__struct_fields__
-        if getattr(found, field) != getattr(wanted, field)
-    ]
-
-
-def read_golden(bundle: Bundle) -> Trace:
-    """The arrays of `golden.npz`; raises `InputError` if the file is not what was exported."""
-    path = bundle.path / GOLDEN
-    if not bundle.is_unchanged(GOLDEN, bundle.manifest.golden_sha256):
-        raise InputError(f"{path} is missing or changed since the export; export the model again.")
-    return read_npz(path)
-
-
-def golden_cases(bundle: Bundle) -> list[Case]:
-    """The golden trace of a bundle as cases."""
-    return replayed(bundle.signature, read_golden(bundle))
-
-
-def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
-    """An artifact of a bundle, to be judged by its contract."""
-    rolls = artifact in bundle.manifest.rollouts
-    contract = replace(bundle.signature, state_dtype=artifact.state_dtype)
-    return Subject(
-        path=bundle.file(artifact),
-        name=artifact.path,
-        precision=artifact.precision,
-        contract=rollout_contract(contract) if rolls else contract,
-        bundle=bundle,
-        artifact=artifact,
-        model=bundle.file(bundle.find(artifact.format, artifact.precision)) if rolls else None,
-        rollout_steps=rollout_steps,
-    )
-
-
-def _whole(subject: Subject, found: Signature | None, provider: str) -> list[Check]:
-    """The checks that read an artifact and do not run it; `found` is its contract, none if it could not be opened."""
-    checks = []
-    if found is not None:
-        problems = [*subject.problems, *contract_problems(found, subject.contract)]
-        checks.append(check_of(subject, provider, "contract", problems, "as it should be"))
-    if subject.bundle and subject.artifact:
-        changed = [f"{name} is not the file that was exported." for name in subject.bundle.changed(subject.artifact)]
-        checks.append(check_of(subject, provider, "sha256", changed, "as in the manifest"))
-    if subject.path.suffix == ".onnx":
-        fine = "sums of products are the same on every CPU"
-        try:
-            model = onnx_graph.load(subject.path)
-        except InputError as error:
-            defects, saturates = [str(error)], []
-        else:
-            defects, saturates = lint.lint(model, found), saturation.problems(model, subject.path.parent)
-            if saturates and saturation.needs_vnni(model):  # opened only where the CPU has it
-                saturates, fine = [], saturation.VNNI_ONLY
-        checks.append(check_of(subject, provider, "lint", defects, "native LSTM nodes with constant weights"))
-        if saturates or subject.precision == "int8":
-            checks.append(check_of(subject, provider, "saturation", saturates, fine))
+def run_checks(context: CheckContext) -> list[Check]:
+    """All checks whose needs are met, in the order of the registry."""
+    checks: list[Check] = []
+    for spec in CHECKS:
+        needs = [getattr(context, need) for need in spec.needs]
+        if any(value is None for value in needs):
+            continue
+        result = spec.judge(*needs)
+        if isinstance(result, Findings):
+            result = [
+                Check(
+                    name=spec.name,
+                    artifact=context.subject.name,
+                    precision=context.subject.precision,
+                    provider=context.provider,
+                    output="",
+                    passed=not result.problems,
+                    max_abs=None,
+                    tolerance=None,
+                    detail=" ".join(result.problems) or result.if_none,
+                )
+            ]
+        checks += result or ()
     return checks
 
 
-def check_of(subject: Subject, provider: str, name: str, problems: Sequence[str], fine: str) -> Check:
-    """A check of an artifact as a whole, which passes where there are no problems."""
-    return Check(
-        name=name,
-        artifact=subject.name,
-        precision=subject.precision,
-        provider=provider,
-        output="",
-        passed=not problems,
-        max_abs=None,
-        tolerance=None,
-        detail=" ".join(problems) or fine,
-    )
+def in_order(checks: Sequence[Check]) -> list[Check]:
+    """Checks that were run in several places, in the order of the registry."""
+    names = [spec.name for spec in CHECKS]
+    return sorted(checks, key=lambda check: names.index(check.name))
+
+
+def _contract(carried: Signature, subject: Subject) -> Findings | None:
+    if subject.contract is None:
+        return None
+    different = [
+        f"{field} is {actual!r}, not {expected!r}."
+        for field in Signature.__struct_fields__
+        if (actual := getattr(carried, field)) != (expected := getattr(subject.contract, field))
+    ]
+    return Findings([*subject.problems, *different], "as it should be")
+
+
+def _sha256(bundle: Bundle, subject: Subject) -> Findings | None:
+    if subject.artifact is None:
+        return None
+    changed = [f"{name} is not the file that was exported." for name in bundle.changed(subject.artifact)]
+    return Findings(changed, "as in the manifest")
+
+
+def _lint(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings:
+    defects = [str(graph)] if isinstance(graph, InputError) else lint.lint(graph, subject.contract)
+    return Findings(defects, "native LSTM nodes with constant weights")
+
+
+def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings | None:
+    problems = [] if isinstance(graph, InputError) else saturation.problems(graph, subject.path.parent)
+    if not problems and subject.precision != "int8":
+        return None
+    if problems and saturation.needs_vnni(graph):  # opened only where the CPU has it
+        return Findings([], saturation.VNNI_ONLY)
+    return Findings(problems, "sums of products are the same on every CPU")
+
+
+def _runs(failure: Exception) -> Findings:
+    crashed = isinstance(failure, CrashError)
+    return Findings([f"The runtime did not survive: {failure}." if crashed else str(failure)], "")
+
+
+def _declared(runtime: Runtime) -> Findings | None:
+    declared = runtime.declared()
+    if declared is None:
+        return None
+    signature = runtime.signature
+    specs = (*signature.inputs, *signature.state_inputs, *signature.outputs, *signature.state_outputs)
+    problems = []
+    for spec, actual in zip(specs, declared, strict=False):
+        dims = list(zip(spec.shape, actual.shape, strict=False))
+        same = all(isinstance(b, str) if isinstance(a, str) else a == b for a, b in dims)
+        if (actual.name, actual.dtype, len(actual.shape)) != (spec.name, spec.dtype, len(spec.shape)) or not same:
+            frozen = [str(a) for a, b in dims if isinstance(a, str) and isinstance(b, int)]
+            why = f" ({', '.join(frozen)} frozen)" if frozen else ""
+            problems.append(f"The graph declares {actual}, not {spec} as the contract does{why}.")
+    if len(declared) != len(specs):
+        problems.append(f"The graph has {len(declared)} inputs and outputs, not {len(specs)} as the contract.")
+    return Findings(problems, "names, types and shapes are as the contract says")
+
+
+def _provider(runtime: Runtime) -> Findings:
+    return Findings(runtime.misplaced(), f"every node runs on {runtime.provider}")
+
+
+def _stream(runtime: Runtime) -> Findings | None:
+    try:
+        problems = stream_problems(runtime)
+    except Exception as error:  # whatever a runtime raises
+        problems = [f"A stream does not run: {one_line(error)}."]
+    if problems is None:
+        return None
+    return Findings(problems, "steps, saved states and rows of streams are as by plain calls")
+
+
+def _repeatable(runtime: Runtime, cases: Sequence[ParityCase]) -> Findings:
+    """The same call twice, another one in between, gives the same bits: nothing is remembered or drawn."""
+    # The largest call, in which chance has the most to do.
+    single = (case for case in cases if len(case.calls) == 1)
+    case = max(single, key=lambda case: sum(value.size for value in case.calls[0].values()), default=cases[0])
+    dtypes = {spec.name: spec.dtype for spec in (*runtime.signature.inputs, *runtime.signature.state_inputs)}
+    feeds = {name: value.astype(dtypes[name]) for name, value in {**case.calls[0], **case.state}.items()}
+    try:
+        first = {name: value.copy() for name, value in runtime.run(feeds).items()}
+        runtime.run({name: _other_value(value) for name, value in feeds.items()})
+        second = runtime.run(feeds)
+    except Exception as error:  # whatever a runtime raises
+        return Findings([f"The call failed: {one_line(error)}."], "")
+    changed = [name for name in first if first[name].tobytes() != second[name].tobytes()]
+    problems = [f"{', '.join(changed)} {SECOND_CALL}."] if changed else []
+    return Findings(problems, "the same call gives the same bits, another one in between")
+
+
+def _other_value(value: Array) -> Array:
+    """Another value that the same input could have."""
+    other = value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else np.flip(value)
+    return np.array(other)  # one number is no array any more
+
+
+def _rollout(comparison: Comparison, cases: Sequence[ParityCase], subject: Subject) -> list[Check]:
+    """A rollout that is a file of its own has cases already; one inside the file of a model is compared with that."""
+    model = comparison.runtime
+    if model.rollout is None:
+        return comparison.compare("rollout", cases)
+    embedded = Comparison(model.rollout, comparison.artifact, comparison.precision, AS_MODEL)
+    return embedded.compare("rollout", make_rollout_cases(model, subject.rollout_steps))
+
+
+def _weights(_: Signature, subject: Subject, lifted: "Lifted") -> Findings | None:
+    if subject.model is not None:  # a rollout is compared with its model's artifact, and that with the weights
+        return None
+    from lstm_deploy.validation.weights import weight_problems
+
+    problems = weight_problems(subject.path, lifted)
+    return None if problems is None else Findings(problems, "as PyTorch's, number by number")
+
+
+def _outputs(name: str, inputs: InputsOf | None = None) -> CheckSpec:
+    """A check that compares the outputs of its cases with those expected."""
+    return CheckSpec(name, ("comparison", "cases"), lambda comparison, cases: comparison.compare(name, cases), inputs)
+
+
+CHECKS = (
+    CheckSpec("contract", ("contract", "subject"), _contract),
+    CheckSpec("sha256", ("bundle", "subject"), _sha256),
+    CheckSpec("lint", ("graph", "subject"), _lint),
+    CheckSpec("saturation", ("graph", "subject"), _saturation),
+    CheckSpec("runs", ("failure",), _runs),
+    _outputs("golden"),
+    _outputs("shapes", case_inputs.shapes),
+    _outputs("values", case_inputs.values),
+    _outputs("nonfinite", case_inputs.nonfinite),
+    _outputs("liveness", case_inputs.liveness),
+    _outputs("rows", case_inputs.rows),
+    _outputs("lengths", case_inputs.lengths),
+    _outputs("chunked", case_inputs.chunked),
+    _outputs("drift", case_inputs.drift),
+    CheckSpec("declared", ("runtime",), _declared),
+    CheckSpec("provider", ("runtime",), _provider),
+    CheckSpec("stream", ("runtime",), _stream),
+    CheckSpec("repeatable", ("runtime", "cases"), _repeatable),
+    CheckSpec("rollout", ("comparison", "cases", "subject"), _rollout),
+    CheckSpec("weights", ("contract", "subject", "lifted"), _weights),
+)
+"""In the order of a report, by their names in `validate --json`; docs/validation.md explains each."""

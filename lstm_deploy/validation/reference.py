@@ -1,50 +1,86 @@
-"""The lifted module as the measure of all artifacts, in float64."""
+"""The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch.overrides import TorchFunctionMode
+from msgspec.structs import replace
 
-from lstm_deploy.contract import Feeds, Outputs
-from lstm_deploy.lifting import Lifted, in_float64
-from lstm_deploy.runtimes import EagerRuntime
-from lstm_deploy.validation.tolerances import ACTIVATION_ERROR
+from lstm_deploy.artifacts import SUFFIXES, Bundle
+from lstm_deploy.contract import Feeds, Outputs, Signature
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes import Runtime, open_runtime
+
+if TYPE_CHECKING:
+    from lstm_deploy.lifting import Lifted
+
+GOLDEN_TRACE = "golden trace"
+"""The reference named in a report where PyTorch was not run."""
 
 
-class ReferenceRuntime(EagerRuntime):
-    """A lifted module as the measure of all artifacts: first in float32, to see what rounding does, then in float64."""
+class Reference(Protocol):
+    """What artifacts are compared with: as a rule the PyTorch model."""
 
-    def __init__(self, lifted: Lifted) -> None:
-        """Take over `lifted`: the first `run` makes float64 of it."""
-        super().__init__(lifted)
-        self.lifted = lifted
-
-    def run_float32(self, feeds: Feeds) -> Outputs:
-        """Raises `RuntimeError` after the first `run`: large weights are not kept twice."""
-        if self.dtype is torch.float64:
-            raise RuntimeError("The reference is in float64 already.")
-        with CoarseActivations():
-            return super().run(feeds)
+    signature: Signature
+    lifted: "Lifted | None"
+    """The PyTorch model; none where another artifact stands in its place."""
 
     def run(self, feeds: Feeds) -> Outputs:
-        if self.dtype is not torch.float64:
-            self.lifted.double()
-            self.dtype = torch.float64
-        with in_float64():
-            return super().run(feeds)
+        """In float64; raises `InputError` for inputs that it refuses."""
+
+    def run_float32(self, feeds: Feeds) -> Outputs:
+        """In float32, to see what rounding alone does; only before the first `run`, which may need the memory."""
 
 
-class CoarseActivations(TorchFunctionMode):
-    """Within the block, activations of the user's code are off by what runtimes' faster ones are off by.
+class ArtifactReference:
+    """Another artifact in the place of PyTorch, whose rounding is not known."""
 
-    An activation of 1e-4 that is off by 1e-7 is right for a runtime, and a thousand times further off than PyTorch's.
+    lifted: "Lifted | None" = None
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.signature, self.run = runtime.signature, runtime.run
+        self.run_float32 = runtime.run
+
+
+def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str]:
+    """The reference that a user gave, or the source of the bundle, and its name; none where there is only a trace.
+
+    `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. Raises
+    `InputError` where it cannot be read or is none.
     """
+    if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
+        path = Path(given)
+        other = Bundle(path) if path.is_dir() else None
+        runtime = open_runtime(other.file(other.find("onnx")) if other else path)
+        refuse_rollout(runtime, path.name)
+        return ArtifactReference(runtime), path.name
+    if find_spec("torch") is None or (given is None and bundle is None):
+        return None, GOLDEN_TRACE
+    from lstm_deploy.lifting import sources
+    from lstm_deploy.validation.pytorch_reference import PyTorchReference
 
-    FUNCTIONS = ("sigmoid", "softmax", "tanh", "log_softmax", "gelu", "silu", "hardsigmoid", "elu", "softplus")
+    layout = bundle.signature.state_layout if bundle else "layers-first"
+    inputs = bundle.signature.inputs if bundle else ()
+    if given is None:
+        assert bundle is not None
+        source = sources.load_source_of(bundle)
+        if source is None or bundle.source_path is None:
+            return None, GOLDEN_TRACE
+        loaded, name = source, bundle.source_path.name
+    elif isinstance(given, str | Path | sources.Origin):
+        origin = given if isinstance(given, sources.Origin) else sources.Origin(path=Path(given))
+        loaded = sources.load(replace(origin, inputs=origin.inputs or inputs), layout)
+        name = origin.path.name
+    elif bundle is None:
+        raise InputError("A module can be the reference of a bundle only, whose contract gives its inputs.")
+    else:
+        loaded, name = sources.load_module(given, inputs, layout), type(given).__name__
+    return PyTorchReference(loaded.lifted), f"PyTorch in float64 ({name})"
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in self.FUNCTIONS and isinstance(result, torch.Tensor):
-            alternating = torch.arange(result.numel()).reshape(result.shape) % 2 * 2 - 1
-            result = result + alternating.to(result) * ACTIVATION_ERROR
-        return result
+
+def refuse_rollout(runtime: Runtime, name: str) -> None:
+    """Raise `InputError` for a rollout, which can be compared with its own model only."""
+    if runtime.signature.rollout:
+        raise InputError(
+            f"{name} is a rollout, which is compared with the model in its bundle; give that bundle, or its model."
+        )

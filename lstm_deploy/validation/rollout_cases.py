@@ -1,6 +1,6 @@
-"""What a rollout is tried on, and what should come out: what its own model gives, called once for each step.
+"""The cases of the check `rollout`: a rollout is compared with its own model, called once for each step.
 
-The model is proven against PyTorch, so what equals it step by step is proven, too.
+The model is compared with PyTorch, so a rollout that equals it step by step is right, too.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,22 @@ from lstm_deploy.contract import (
     sample_state,
 )
 from lstm_deploy.runtimes import Runtime, Stepper, unroll
-from lstm_deploy.validation.cases import Case, output_sizes
+from lstm_deploy.validation.parity_case import ParityCase, output_sizes
+from lstm_deploy.validation.tolerances import ROLLOUT, Override
+
+AS_MODEL = {"": Override(relative=ROLLOUT.relative)}
+"""How far all outputs of a rollout may be from its model's."""
 
 
-def make_rollout_cases(runtime: Runtime, steps: int) -> list[Case]:
+def make_rollout_cases(runtime: Runtime, steps: int) -> list[ParityCase]:
     """Cases of up to `steps` steps for the rollout of the model that a runtime has loaded."""
     contract = rollout_contract(runtime.signature)
-    tries = _texts if isinstance(contract.task, LanguageModel) else _forecasts
+    inputs_of = _texts if isinstance(contract.task, LanguageModel) else _forecasts
     cases = []
-    for where, inputs, state in tries(runtime, contract, steps):
-        wanted = unroll(runtime, {**inputs, **state})
-        sizes = output_sizes(contract, [wanted])
-        cases.append(Case("rollout", where, state, (inputs,), (wanted,), sizes))
+    for where, inputs, state in inputs_of(runtime, contract, steps):
+        expected = unroll(runtime, {**inputs, **state})
+        sizes = output_sizes(contract, [expected])
+        cases.append(ParityCase("rollout", where, state, (inputs,), (expected,), sizes))
     return cases
 
 
@@ -58,8 +62,8 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
 
     # As hot as its logits are spread, so that the draw, and not the likeliest token alone, decides.
     inputs, state = text(4, 9, 0.0, 0)
-    said = Stepper(runtime)(inputs["x"], state)[0]
-    hot = 2 * float(np.std(said[np.isfinite(said)])) + 1e-3
+    logits = Stepper(runtime)(inputs["x"], state)[0]
+    hot = 2 * float(np.std(logits[np.isfinite(logits)])) + 1e-3
     yield "the likeliest tokens", *text(1, 5, 0.0, 0)
     yield "prompts of several lengths", *text(4, 7, 0.0, 0)
     yield "drawn from the 5 likeliest", *text(3, 4, 0.8, 5)
@@ -71,12 +75,15 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
     yield "until the first token of all comes", {**inputs, "stop": np.array(0)}, state
     yield "drawn from more than there are", *text(2, 3, 1.0, 10**6, 9)
     yield "one token", *text(2, 3, 1.0, 0, 1)
+
+    def stopped(inputs: Feeds, state: Feeds) -> Outputs:
+        """Ended by the token that comes a third of the way into the first row, and perhaps not into the others."""
+        drawn = unroll(runtime, {**inputs, **state})["y"]
+        return {**inputs, "stop": np.array(drawn[0, drawn.shape[1] // 3])}
+
     inputs, state = text(3, 4, hot, 0)
-    drawn = unroll(runtime, {**inputs, **state})["y"]
-    # A token that ends the first row midway, and perhaps not the others.
-    yield "until a token comes", {**inputs, "stop": np.array(drawn[0, drawn.shape[1] // 3])}, state
+    yield "until a token comes", stopped(inputs, state), state
     one = {name: value[:1] if value.ndim else value for name, value in inputs.items()}
-    alone = {name: np.take(value, [0], axis=contract.batch_axis_of_state) for name, value in state.items()}
     one["lengths"] = np.array([one["x"].shape[1]])
-    drawn = unroll(runtime, {**one, **alone})["y"]
-    yield "until a token ends it", {**one, "stop": np.array(drawn[0, drawn.shape[1] // 3])}, alone
+    alone = {name: np.take(value, [0], axis=contract.batch_axis_of_state) for name, value in state.items()}
+    yield "until a token ends it", stopped(one, alone), alone

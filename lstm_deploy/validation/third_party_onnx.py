@@ -1,4 +1,4 @@
-"""ONNX files made by others, given the names of a contract so that they can be judged by it."""
+"""Third-party ONNX files, given the names of a contract so that they can be compared with its model."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,10 @@ from typing import Any
 import onnx
 
 from lstm_deploy.contract import CONTRACT_KEY, Signature, TensorSpec
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.errors import InputError
 
 _LETTER = re.compile(r"(?:^|[^a-z])(h|c)(?:$|[^a-z]|idden|ell|x$|n$)")
 """The h or c in names such as `h0`, `hidden_in`, `lstm.cell` or `c_n`."""
-_TYPES = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.DOUBLE: "float64",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.BOOL: "bool",
-}
 
 
 def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = None) -> tuple[bytes, list[str]]:
@@ -28,66 +20,62 @@ def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = Non
 
     `names` says which of the file's inputs and outputs bear which name of the contract; the others are matched by
     name, then by type and shape where only one fits. A state that the file hides is missing, not an error. Raises
-    `InputError` where inputs or outputs cannot be told, or the file cannot be read.
+    `InputError` where an input or output cannot be identified.
     """
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf, missing weights beside the file, …
-        raise InputError(f"{path} is not a valid ONNX model ({one_line(error)}); check the path.") from error
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    outputs = list(model.graph.output)
-    if unknown := set(names or ()) - {*contract.input_names, *contract.output_names}:
+    model = onnx.load(path)
+    given = names or {}
+    if unknown := set(given) - {*contract.input_names, *contract.output_names}:
         known = ", ".join((*contract.input_names, *contract.output_names))
         raise InputError(f"The contract has no {min(unknown)!r}; map {known}.")
+    constants = {tensor.name for tensor in model.graph.initializer}
     renamed: dict[str, str] = {}
     problems: list[str] = []
     for specs, states, values, kind in (
-        (contract.inputs, contract.state_inputs, inputs, "input"),
-        (contract.outputs, contract.state_outputs, outputs, "output"),
+        (contract.inputs, contract.state_inputs, model.graph.input, "input"),
+        (contract.outputs, contract.state_outputs, model.graph.output, "output"),
     ):
-        found = _match(
-            (*specs, *states), values, {k: v for k, v in (names or {}).items() if _has(specs, states, k)}, kind
-        )
-        for spec in specs:
-            if spec.name not in found:
-                there = ", ".join(map(_shown, values))
-                raise InputError(
-                    f"Which {kind} of {path.name} is {spec} cannot be told; "
-                    f"say so with --map {spec.name}=NAME ({there})."
-                )
-        for spec in states:
-            if spec.name not in found:
-                what = "so every call starts from the same state" if kind == "input" else "so no call can go on from it"
-                problems.append(f"There is no {kind} for {spec.name}: the state is hidden, {what}.")
-        if kind == "input" and (extra := [v.name for v in values if v.name not in found.values()]):
+        theirs = [_spec_of(value) for value in values if value.name not in constants or kind == "output"]
+        mapped = {spec.name: given[spec.name] for spec in (*specs, *states) if spec.name in given}
+        names_of = _match((*specs, *states), theirs, mapped, kind)
+        if missing := [spec for spec in specs if spec.name not in names_of]:
+            raise InputError(
+                f"It is unclear which {kind} of {path.name} is {missing[0]}; "
+                f"name it with --map {missing[0].name}=NAME ({', '.join(map(str, theirs))})."
+            )
+        why = "so every call starts from the same state" if kind == "input" else "so no call can go on from it"
+        hidden = [spec.name for spec in states if spec.name not in names_of]
+        problems += [f"There is no {kind} for {name}: the state is hidden, {why}." for name in hidden]
+        extra = [spec.name for spec in theirs if spec.name not in names_of.values()]
+        if kind == "input" and extra:
             raise InputError(f"{path.name} has the input {extra[0]!r}, which the contract does not have.")
-        renamed |= {theirs: ours for ours, theirs in found.items()}
+        renamed |= {name: ours for ours, name in names_of.items()}
     _rename(model.graph, renamed)
     _complete(model.graph, contract)
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
     return model.SerializeToString(), problems
 
 
-def _match(specs: Sequence[TensorSpec], values: Sequence[Any], given: Mapping[str, str], kind: str) -> dict[str, str]:
+def _match(
+    specs: Sequence[TensorSpec], theirs: Sequence[TensorSpec], given: Mapping[str, str], kind: str
+) -> dict[str, str]:
     """The file's name for each name of the contract that has one."""
-    there = [value.name for value in values]
+    there = [spec.name for spec in theirs]
     if len(set(given.values())) < len(given):
         raise InputError(f"One {kind} of the file stands for two names of the contract; map each once.")
     for name in given.values():
         if name not in there:
             raise InputError(f"There is no {kind} {name!r}; there is {', '.join(there)}.")
-    found = {spec.name: spec.name for spec in specs if spec.name in there} | dict(given)
-    found = {ours: theirs for ours, theirs in found.items() if ours in given or theirs not in given.values()}
+    matched = {spec.name: spec.name for spec in specs if spec.name in there and spec.name not in given.values()}
+    matched |= given
     while True:
-        free = [value for value in values if value.name not in found.values()]
+        free = [spec for spec in theirs if spec.name not in matched.values()]
         fits = {
-            spec.name: [value.name for value in free if _fits(spec, value)] for spec in specs if spec.name not in found
+            ours.name: [spec.name for spec in free if _fits(ours, spec)] for ours in specs if ours.name not in matched
         }
         chosen = _only(fits) or _by_letter(fits)
         if not chosen:
-            return found
-        found |= chosen
+            return matched
+        matched |= chosen
 
 
 def _only(fits: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -109,43 +97,34 @@ def _by_letter(fits: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {}
 
 
-def _fits(spec: TensorSpec, value: Any) -> bool:
-    kind = value.type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-    return (
-        _TYPES.get(kind.elem_type) == spec.dtype
-        and len(dims) == len(spec.shape)
-        and all(isinstance(ours, str) or theirs in (None, ours) for ours, theirs in zip(spec.shape, dims, strict=True))
+def _fits(ours: TensorSpec, theirs: TensorSpec) -> bool:
+    return (ours.dtype, len(ours.shape)) == (theirs.dtype, len(theirs.shape)) and all(
+        isinstance(a, str) or isinstance(b, str) or a == b for a, b in zip(ours.shape, theirs.shape, strict=True)
     )
 
 
-def _has(specs: Sequence[TensorSpec], states: Sequence[TensorSpec], name: str) -> bool:
-    return any(spec.name == name for spec in (*specs, *states))
-
-
-def _shown(value: Any) -> str:
+def _spec_of(value: Any) -> TensorSpec:
     kind = value.type.tensor_type
-    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim]
-    return f"{value.name}: {_TYPES.get(kind.elem_type, 'another type')}[{', '.join(dims)}]"
+    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim]
+    dtype: Any = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else "no tensor"
+    return TensorSpec(name=value.name, dtype=dtype, shape=tuple(shape))
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
     """Rename values throughout; a name that is taken inside the graph makes way."""
-    ours = set(names.values())
-    names = {**{name: f"{name}__inside" for name in ours if name not in names}, **names}
+    names = {**{name: f"{name}__inside" for name in names.values() if name not in names}, **names}
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
     for node in graph.node:
         for part in (node.input, node.output):
-            for position, name in enumerate(part):
-                part[position] = names.get(name, name)
+            part[:] = [names.get(name, name) for name in part]
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _rename(attribute.g, names)
 
 
 def _complete(graph: Any, contract: Signature) -> None:
-    """Put inputs and outputs in the contract's order; states that the file hides are accepted and given back."""
+    """Put inputs and outputs in the contract's order; states that the file hides are accepted and returned."""
     constants = {tensor.name for tensor in graph.initializer}
     values = {value.name: deepcopy(value) for value in (*graph.input, *graph.output)}
     for before, after in zip(contract.state_inputs, contract.state_outputs, strict=True):

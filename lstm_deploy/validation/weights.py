@@ -1,57 +1,58 @@
-"""PyTorch's weights and an artifact's: whether they are the same, and what wrong ones would do."""
+"""The check `weights`: those inside an artifact against those of PyTorch, number by number, in PyTorch's names.
+
+It sees what no input shows (a weight of a gate that is shut, an entry that is small), and names what an input shows.
+Quantized weights may differ by half of the step that they were rounded to.
+"""
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import c_weights, onnx_weights, operator_counts, precision, summed_biases
+from lstm_deploy.artifacts import (
+    LstmLayer,
+    Matrix,
+    c_weights,
+    onnx_weights,
+    operator_counts,
+    precision,
+    read_interface,
+    summed_biases,
+)
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
-from lstm_deploy.runtimes import native
-from lstm_deploy.validation.weight_differences import (
-    constant_problems,
-    matrix_problems,
-    tensor_problems,
-    weight_problems,
-)
+from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
+
+GATES = LSTM.onnx_gates
+TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}
+"""PyTorch's names of the tensors of an `LstmLayer`."""
 
 
-def buffers(lifted: Lifted) -> dict[str, Array]:
-    """The constants of a model that could be part of a scaling, by their names in it."""
-    return {
-        name.removeprefix("module."): value.double().numpy()
-        for name, value in lifted.state_dict().items()
-        if value.dim() == 1 and value.is_floating_point()
-    }
-
-
-def problems(path: Path, lifted: Lifted) -> list[str] | None:
+def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     """One sentence for each weight of an artifact that is not the model's; none where they cannot be compared.
 
     A TorchScript file holds PyTorch's tensors by their names. An ONNX file holds those of the LSTMs in its LSTM nodes,
     if these have constant weights, and most others as they are. A C file holds what the kernels want.
     """
-    own = {name: _plain(value) for name, value in lifted.state_dict().items()}
+    own = {name: _numpy(value) for name, value in lifted.state_dict().items()}
     if path.suffix == ".torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
             traced = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-        found = {name: value.numpy() for name, value in traced.state_dict().items()}
-        # A file made around the lifted module has one more name before each of its weights.
-        wrappers = {name.removesuffix(next(iter(own))) for name in found if name.endswith(next(iter(own)))}
-        wrapper = next((prefix for prefix in wrappers if all(prefix + name in found for name in own)), None)
-        return None if wrapper is None else tensor_problems({name: found[wrapper + name] for name in own}, own)
+        return _tensor_problems({name: value.numpy() for name, value in traced.state_dict().items()}, own)
     inside = tuple(f"module.{path}." if path else "module." for path in lifted.calls)
     others = {name: value for name, value in own.items() if not name.startswith(inside)}
-    others |= {name: _plain(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
-    wanted = onnx_order.layers(lifted)
+    others |= {name: _numpy(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
+    expected = onnx_order.layers(lifted)
     if path.suffix == ".c":
         layers, floats, matrices = c_weights.read(path)
-        wanted = [layer._replace(b=summed_biases(layer.b)) for layer in wanted]
-        coarse = native.precision_of(path) != "float32"
+        expected = [layer._replace(b=summed_biases(layer.b)) for layer in expected]
+        coarse = read_interface(path).precision != "float32"
     else:
         model = onnx.load(path)
         layers, floats, matrices = onnx_weights.read(model)
@@ -59,10 +60,162 @@ def problems(path: Path, lifted: Lifted) -> list[str] | None:
         if len(layers) != sum(count[name] for name in LSTM.operators):
             return None
         coarse = precision(model) != "float32"
-    different = weight_problems(layers, wanted) + constant_problems(floats, others)
-    return different + (matrix_problems(matrices, others) if coarse else [])
+    problems = layer_problems(layers, expected) + _constant_problems(floats, others)
+    return problems + (_matrix_problems(matrices, others) if coarse else [])
 
 
-def _plain(value: Tensor) -> Array:
+def layer_problems(layers: Sequence[LstmLayer], expected: Sequence[LstmLayer]) -> list[str]:
+    """One sentence for each LSTM of an artifact whose weights are not those of a layer of the model.
+
+    `expected` are the layers of the model as `export` would write them.
+    """
+    problems = []
+    for layer in layers:
+        alike = [other for other in expected if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
+        if not alike:
+            shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
+            problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
+            continue
+        closest = min(alike, key=lambda other: _distance(layer, other))
+        for letter, tensor in TENSORS.items():
+            matrix, right, step = getattr(layer, letter), getattr(closest, letter), layer.steps.get(letter)
+            allowed = 0.0 if step is None else HALF_STEP * step
+            if (np.abs(matrix - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
+                cause = _fault(letter, matrix, right, step)
+                problems.append(f"{closest.label}: {tensor}{cause}.")
+    return problems
+
+
+def _tensor_problems(tensors: Mapping[str, Array], own: Mapping[str, Array]) -> list[str] | None:
+    """Of a TorchScript file, by PyTorch's names; one made around the lifted module has another name before each."""
+    first = next(iter(own))
+    wrappers = {name.removesuffix(first) for name in tensors if name.endswith(first)}
+    wrapper = next((prefix for prefix in wrappers if all(prefix + name in tensors for name in own)), None)
+    if wrapper is None:
+        return None
+    problems = []
+    for name, expected in own.items():
+        value = tensors[wrapper + name]
+        if value.shape != expected.shape:
+            problems.append(f"{name} is {list(value.shape)}, not {list(expected.shape)} as in the model.")
+        elif not np.array_equal(value, expected):
+            problems.append(f"{name}: {_entries(value.astype(np.float64), expected.astype(np.float64))}.")
+    return problems
+
+
+def _constant_problems(floats: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
+    """One sentence for each weight outside the LSTMs that stands in an artifact nearly, but not quite.
+
+    `floats` are the artifact's constants. A weight that the exporter folded into another is not found, and no problem.
+    """
+    problems = []
+    for name, value in expected.items():
+        named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
+        if named is not None and named.shape == value.squeeze().shape:
+            right, actual = value.astype(named.dtype).astype(np.float64).squeeze(), named.astype(np.float64)
+            if not _equal(right, actual).all():
+                problems.append(f"{name}: {_entries(np.atleast_1d(actual), np.atleast_1d(right))}.")
+            continue
+        pairs = []
+        shuffled = False
+        for other in floats.values():
+            if not other.size == value.size > 1:
+                continue
+            right = value.astype(other.dtype).astype(np.float64).squeeze()  # as float16 rounds it
+            pairs += [(form, other.astype(np.float64)) for form in (right, right.T) if form.shape == other.shape]
+            shuffled |= np.array_equal(np.sort(other, axis=None), np.sort(right, axis=None))
+        if any(_equal(form, other).all() for form, other in pairs):
+            continue
+        if shuffled:
+            problems.append(f"{name}: its entries stand in another order (transposed, perhaps).")
+        elif pairs:
+            form, other = min(pairs, key=lambda pair: int(np.count_nonzero(pair[0] != pair[1])))
+            if _equal(form, other).mean() >= 0.5:
+                problems.append(f"{name}: {_entries(other, form)}.")
+    return problems
+
+
+def _matrix_problems(matrices: Sequence[Matrix], expected: Mapping[str, Array]) -> list[str]:
+    """One sentence for each matrix of the model that none in an artifact is, though some have its shape.
+
+    Stricter than `_constant_problems`, for artifacts whose outputs are too coarse to tell: int8 and float16.
+    """
+    problems = []
+    for name, value in expected.items():
+        if value.ndim != 2 or value.dtype.kind != "f":
+            continue
+        excess = [
+            float((np.abs(other - form) - HALF_STEP * step - WEIGHT.relative * np.abs(form)).max())
+            for other, step in matrices
+            for form in (value.astype(np.float64), value.T.astype(np.float64))
+            if other.shape == form.shape
+        ]
+        if excess and min(excess) > 0:
+            problems.append(f"{name}: no matrix in the artifact is it; the nearest is off by {min(excess):.3g}.")
+    return problems
+
+
+def _fault(letter: str, actual: Array, right: Array, step: Array | None) -> str:
+    """The likely fault of one tensor of a layer, else the gate with the entry that is off the most."""
+    slack = (FAULT_STEPS * step if step is not None else 0.0) + WEIGHT_FAULT.relative * np.abs(right).max(initial=0.0)
+    for fault, value in _known_faults(letter, right):
+        if value.shape == actual.shape and (np.abs(actual - value) <= slack).all():
+            return f": {fault}"
+    ratio = float(np.sum(actual * right) / max(float(np.sum(right * right)), 1e-300))
+    if abs(ratio - 1) > UNIT_FACTOR and (np.abs(actual - ratio * right) <= slack * max(1.0, abs(ratio))).all():
+        return f": scaled by {ratio:.4g} (a wrong scale)"
+    if step is not None:
+        zero = np.round(((actual - right) / step).mean())
+        if zero and (np.abs(actual - right - zero * step) <= FAULT_STEPS * step).all():
+            return f": the zero point is off by {-zero:.0f}"
+    index = np.unravel_index(int(np.abs(actual - right).argmax()), right.shape)
+    rows = right.shape[1] // _blocks(letter)
+    gate = list(GATES.values())[int(index[1]) // rows % len(GATES)]
+    return f", {gate} gate: {_entries(actual, right, slack)}"
+
+
+def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
+    """What is known to go wrong with a tensor of a layer, and its numbers then."""
+    if letter == "b":
+        ih, hh = np.split(right, 2, axis=1)
+        yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
+        yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
+        yield "both biases are left out", 0 * right
+    blocks = np.split(right, _blocks(letter), axis=1)
+    right_order, *wrong_orders = permutations(GATES)
+    for order in wrong_orders:
+        positions = [right_order.index(gate) for gate in order]
+        starts = range(0, len(blocks), len(GATES))
+        value = np.concatenate([blocks[start + position] for start in starts for position in positions], 1)
+        yield f"the gates stand in the order {' '.join(order)}, not {' '.join(right_order)}", value
+    if right.shape[0] == 2:
+        yield "the two directions are exchanged", right[::-1]
+    if letter == "r":
+        yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in blocks], 1)
+
+
+def _blocks(letter: str) -> int:
+    """How many gates stand one after the other."""
+    return 2 * len(GATES) if letter == "b" else len(GATES)
+
+
+def _entries(actual: Array, right: Array, slack: Array | float = 0.0) -> str:
+    difference = np.abs(actual - right)
+    index = np.unravel_index(int(difference.argmax()), right.shape)
+    wrong = int(np.count_nonzero(difference > slack + WEIGHT.relative * np.abs(right)))
+    off = float(actual[index] - right[index])
+    part = f", {off / right[index]:+.2%}" if right[index] else ""
+    return f"{wrong} of {right.size} entries differ, the most by {off:+.3g}{part} at {[int(i) for i in index]}"
+
+
+def _equal(a: Array, b: Array) -> Array:
+    return np.isclose(a, b, rtol=WEIGHT.relative, atol=0)
+
+
+def _distance(layer: LstmLayer, other: LstmLayer) -> float:
+    return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:4], other[1:4], strict=True) if a.shape == b.shape)
+
+
+def _numpy(value: Tensor) -> Array:
     """As it stands in a file: the reference holds float32 weights in float64, which loses nothing."""
     return (value.float() if value.is_floating_point() else value).numpy()

@@ -15,7 +15,7 @@ from lstm_deploy.artifacts.onnx_graph import load
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation import weights
 
@@ -37,15 +37,15 @@ def test_weights_are_those_of_pytorch_and_a_changed_one_is_named(name, int8, tmp
     make, spec = NETWORKS[name]
     lifted = lift(make().eval(), [TensorSpec.parse(spec)])
     export_onnx(lifted, tmp_path / "net.onnx")
-    nodes = parts(load(tmp_path / "net.onnx")).values()
+    nodes = quantizable_nodes(load(tmp_path / "net.onnx")).values()
     export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net", [node.name for node in nodes] if int8 else ())
-    assert weights.problems(tmp_path / "net.c", lifted) == []
+    assert weights.weight_problems(tmp_path / "net.c", lifted) == []
     changed = [value for key, value in lifted.named_parameters() if "weight_hh" in key or "fc.weight" in key]
     for weight in changed:
         with torch.no_grad():
             before = float(weight[1, 2])
             weight[1, 2] += 0.2
-            assert weights.problems(tmp_path / "net.c", lifted)
+            assert weights.weight_problems(tmp_path / "net.c", lifted)
             weight[1, 2] = before
 
 
@@ -60,7 +60,7 @@ def test_a_number_changed_in_the_source_is_detected(tmp_path):
     start = text.index("w_lstm_W_l0[")
     number = re.compile(r"-?0\.\d+").search(text, start)
     path.write_text(text[: number.start()] + "0.75" + text[number.end() :])
-    assert any("lstm: " in problem for problem in weights.problems(path, lifted))
+    assert any("lstm: " in problem for problem in weights.weight_problems(path, lifted))
     assert np.isfinite(bias)
 
 

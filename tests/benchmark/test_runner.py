@@ -173,7 +173,7 @@ def test_a_reference_is_of_one_bundle(forecast_bundle, lm_bundle, forecaster):
 def test_a_rollout_is_timed_beside_calls_for_each_step(lm_bundle):
     plan = Plan(**{**QUICK, "scenarios": ("rollout",), "baselines": ("eager",)})
     rows = {row["variant"]: row for row in bench([lm_bundle], plan)["results"]}
-    assert set(rows) == {"eager", "onnx", "torchscript", "onnx rollout", "torchscript rollout", "eager again"}
+    assert set(rows) == {"eager", "onnx", "torchscript", "onnx rollout", "eager again"}
     assert {row["scope"] for row in rows.values()} == {"end_to_end"}
     assert {row["error"] for row in rows.values()} == {0.0}
 

@@ -25,7 +25,7 @@ def names(variants):
 
 def test_baselines_stand_before_artifacts_in_the_order_given(forecast_bundle, tmp_path):
     variants, left_out = found([forecast_bundle], tmp_path, baselines=["floor", "eager"])
-    assert names(variants) == ["floor", "eager", "onnx", "torchscript", "onnx rollout", "torchscript rollout"]
+    assert names(variants) == ["floor", "eager", "onnx", "torchscript", "onnx rollout"]
     assert left_out == []
     assert [variant.artifact for variant in variants][:3] == ["", "", "model.onnx"]
 
@@ -72,7 +72,6 @@ def test_cuda_is_timed_with_and_without_tf32_and_graphs(forecast_bundle, tmp_pat
         "torchscript",
         "torchscript graph",
         "onnx rollout",
-        "torchscript rollout",
     ]
 
 
@@ -93,7 +92,6 @@ def test_what_cannot_run_is_left_out_with_its_reason(bundle_copy, tmp_path, monk
         "eager: PyTorch is not installed",
         'openvino: OpenVINO is not installed; pip install "lstm-deploy[openvino]"',
         "model.torchscript: PyTorch is not installed",
-        "rollout.torchscript: PyTorch is not installed",
     ]
 
 

@@ -12,7 +12,7 @@ import torch
 from command_line import COMMAND, QUICK, fails, run
 
 import lstm_deploy
-from lstm_deploy.exporters.precision import metrics
+from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
 from lstm_deploy.training import checkpoint
 
 
@@ -256,8 +256,8 @@ def test_a_classifier_of_texts_in_an_archive_is_measured_and_timed():
     run("train", "films.npz", "--task", "classify", "--embedding-size", "4", *QUICK)
     run("export", "films.safetensors")
     training = checkpoint.read_spec(Path("films.safetensors")).training
-    given = metrics.examples(lstm_deploy.open("exported/films").signature, None, training)
-    assert (given.described, given.metric) == ("the held-out part of films.npz", "accuracy")
+    given = evaluation_data(lstm_deploy.open("exported/films").signature, None, training)
+    assert (given.description, given.metric) == ("the held-out part of films.npz", "accuracy")
     assert sum(map(len, given.truth)) == 8
     bench = ["--rounds", "9", "--no-roofline", "--batch", "1", "--scenario", "sequence", "--seq-len", "5"]
     out, _ = run("bench", "exported/films", *bench, "--scope", "end_to_end,resident", "--baseline", "floor")

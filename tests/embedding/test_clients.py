@@ -22,11 +22,11 @@ import lstm_deploy
 from lstm_deploy.cli import inference
 from lstm_deploy.contract.tasks import BYTES, Classify, Forecast, LanguageModel
 from lstm_deploy.exporters import pipeline, report
-from lstm_deploy.runtimes import native, streams
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.training import checkpoint, pipeline as training, training_data
 from lstm_deploy.training.data.series import read_series
 from lstm_deploy.training.recipe import make_recipe
-from lstm_deploy.validation.cases import QUICK
+from lstm_deploy.validation.case_inputs import QUICK
 
 FORMATS = ("onnx", "torchscript", "c")
 RUNTIMES = {"onnx": "onnx", "torchscript": "torchscript", "c": "native"}
@@ -44,7 +44,7 @@ def plain_bundles(tmp_path_factory):
         patch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
         patch.setattr(pipeline, "QUICK", QUICK._replace(steps=100))
         patch.setattr(report, "write", ignore)
-        patch.setenv(native.CACHE, str(once(tmp_path_factory, "compiled", ignore)))
+        patch.setenv(c_compiler.CACHE, str(once(tmp_path_factory, "compiled", ignore)))
         yield
 
 
@@ -101,7 +101,7 @@ def test_a_client_replays_the_golden_trace(built, name, precision, target):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision, target):
-    client, model = built(target, "prices", precision), streams.open(bundles("prices"))
+    client, model = built(target, "prices", precision), lstm_deploy.open(bundles("prices"))
     where = {"precision": precision, "runtime": RUNTIMES[format_of(target)]}
     wanted = inference.forecast(model, model.signature.task, read_series(prices, COLUMNS), 1, where)[0, 0]
     if target == "web":
@@ -117,7 +117,7 @@ def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_client_generates_what_run_generates(built, bundles, target):
-    client, model = built(target, "characters", "float32"), streams.open(bundles("characters"))
+    client, model = built(target, "characters", "float32"), lstm_deploy.open(bundles("characters"))
     wanted = "The " + inference.generate(model, model.signature.task, ["The "], 60)[0]
     if target == "web":
         assert client.browse("--prompt", "The ")["result"] == wanted
@@ -304,7 +304,7 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
     if target == "cpp-torch" and name not in ("two LSTMs", "learned start", "time-major"):
         pytest.skip("takes half a minute to compile: the same class as on ONNX Runtime, where it is tried")
     bundle = exported(name, target)
-    client, model = Client(target, bundle, tmp_path / "c", factory=tmp_path_factory).build(), streams.open(bundle)
+    client, model = Client(target, bundle, tmp_path / "c", factory=tmp_path_factory).build(), lstm_deploy.open(bundle)
     task = model.signature.task
     said, passed = client.replay()
     assert passed, said
@@ -334,7 +334,7 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
 def test_a_page_serves_every_task(exported, name, tmp_path):
     need("web")
     bundle = exported(name, "web")
-    page, model = Client("web", bundle, tmp_path / "c"), streams.open(bundle)
+    page, model = Client("web", bundle, tmp_path / "c"), lstm_deploy.open(bundle)
     task = model.signature.task
     match task:
         case LanguageModel():
@@ -416,7 +416,7 @@ def test_the_program_in_the_docs_does_what_it_says(target, forecaster, tmp_path)
     need(target)
     lstm_deploy.export(forecaster, tmp_path / "prices", formats=(format_of(target),))
     client = Client(target, tmp_path / "prices", tmp_path / "c")
-    stream = streams.open(tmp_path / "prices").stream(batch=1)
+    stream = lstm_deploy.open(tmp_path / "prices").stream(batch=1)
     for row in [[101.0, 103.2, 100.1, 102.5], [102.6, 104.0, 102.2, 103.9]]:
         y = stream.step([row])
     wanted = f"next close: {y.ravel()[-1]:.3f}"

@@ -16,7 +16,6 @@ from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.cli import inference
 from lstm_deploy.embedding import generate
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes import streams
 from lstm_deploy.training.data.series import read_series
 
 
@@ -141,7 +140,7 @@ def test_a_python_client_of_another_model_fails(tmp_path, forecast_bundle, lm_bu
 def test_a_python_client_forecasts_what_run_forecasts(forecast_bundle, prices, tmp_path):
     out = Client("python", forecast_bundle, tmp_path / "c").run("run", str(prices), "5")
     heading, *rows = out.splitlines()
-    model = streams.open(forecast_bundle)
+    model = lstm_deploy.open(forecast_bundle)
     task = model.signature.task
     assert heading == ",".join(task.targets)
     wanted = inference.forecast(model, task, read_series(prices, task.features), 5)
@@ -149,7 +148,7 @@ def test_a_python_client_forecasts_what_run_forecasts(forecast_bundle, prices, t
 
 
 def test_a_python_client_generates_what_run_generates(lm_bundle, tmp_path):
-    model = streams.open(lm_bundle)
+    model = lstm_deploy.open(lm_bundle)
     wanted = inference.generate(model, model.signature.task, ["The "], 80)
     assert Client("python", lm_bundle, tmp_path / "c").run("run", "The ", "80") == f"The {wanted[0]}\n"
 
@@ -159,7 +158,7 @@ def test_a_c_client_replays_and_forecasts(c_bundle, tmp_path):
     client = Client("c", c_bundle, tmp_path / "c").build()
     assert client.replay() == ("17 calls replayed, 0 outputs differ\n", True)
     (tmp_path / "s.csv").write_text("day,a,b\n1,0.5,1\n2,,2\n" + "3,0.25,-1\n" * 6, encoding="utf-8")
-    model = streams.open(c_bundle)
+    model = lstm_deploy.open(c_bundle)
     rows = np.array([[0.5, 1], [0.5, 2], *[[0.25, -1]] * 6], np.float32)[None]
     wanted = model.rollout({"x": rows, "steps": np.array(4)}, runtime="onnx")["y"][0]
     out = client.run("run", str(tmp_path / "s.csv"), "4").splitlines()

@@ -1,4 +1,4 @@
-"""`exporters.rollout` and `exporters.rollout_torch`: one call gives what a call for each step gives."""
+"""One call of a rollout gives what one call of the model for each step gives."""
 
 import numpy as np
 import onnx
@@ -12,23 +12,21 @@ from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.sampling import sample_state
 from lstm_deploy.exporters.onnx_rollout import export_rollout
-from lstm_deploy.exporters.rollout_torch import export_rollout_torchscript
 from lstm_deploy.runtimes.opening import open_runtime
 from lstm_deploy.runtimes.stepping import unroll
 
 STEPS = 500
-WRITERS = {"onnx": export_rollout, "torchscript": export_rollout_torchscript}
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     """Each feeder, exported once it is asked for."""
-    made, folder = {}, tmp_path_factory.mktemp("feeders")
+    exported, folder = {}, tmp_path_factory.mktemp("feeders")
 
     def bundle(name):
-        if name not in made:
+        if name not in exported:
             feeder = feeders()[name]
-            made[name] = lstm_deploy.export(
+            exported[name] = lstm_deploy.export(
                 feeder.module.eval(),
                 folder / name,
                 inputs=feeder.inputs,
@@ -36,15 +34,14 @@ def bundles(tmp_path_factory):
                 state_policy=feeder.state_policy,
                 state_layout=feeder.state_layout,
             )
-        return made[name]
+        return exported[name]
 
     return bundle
 
 
-def opened(bundle, kind):
+def opened(bundle):
     """The model of a bundle and its rollout."""
-    path = next(a.path for a in bundle.manifest.rollouts if a.format == kind)
-    return open_runtime(bundle.path / f"model.{kind}"), open_runtime(bundle.path / path)
+    return open_runtime(bundle.path / "model.onnx"), open_runtime(bundle.path / "rollout.onnx")
 
 
 def text_feeds(model, batch, seq, steps, rng, temperature=0.0, top_k=0, stop=-1):
@@ -60,19 +57,18 @@ def text_feeds(model, batch, seq, steps, rng, temperature=0.0, top_k=0, stop=-1)
     }
 
 
-def assert_same(got, wanted):
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "top_k": 3}, {"temperature": 1.3}], ids=str)
 @pytest.mark.parametrize(
     "name", ["one-hot", "time-major", "two LSTMs", "batch-first state", "last state", "classes first"]
 )
-def test_texts_are_the_same_token_by_token(bundles, name, kind, sampling):
-    model, rollout = opened(bundles(name), kind)
+def test_texts_are_the_same_token_by_token(bundles, name, sampling):
+    model, rollout = opened(bundles(name))
     feeds = text_feeds(model, 3, 6, 60, np.random.default_rng(0), **sampling)
     got = rollout.run(feeds)
     assert_same(got, unroll(model, feeds))
@@ -88,7 +84,6 @@ def test_500_tokens_of_a_trained_model_are_those_of_single_steps(lm_bundle, samp
     assert_same(got, unroll(model, feeds))
 
 
-@pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize(
     "name",
     [
@@ -101,8 +96,8 @@ def test_500_tokens_of_a_trained_model_are_those_of_single_steps(lm_bundle, samp
         "fixed window",
     ],
 )
-def test_forecasts_are_the_same_value_by_value(bundles, name, kind):
-    model, rollout = opened(bundles(name), kind)
+def test_forecasts_are_the_same_value_by_value(bundles, name):
+    model, rollout = opened(bundles(name))
     contract, rng = rollout_contract(model.signature), np.random.default_rng(2)
     width = contract.inputs[0].shape[2]
     for steps in (1, 2, 40):
@@ -120,10 +115,9 @@ def test_500_forecasts_of_a_trained_model_are_those_of_single_windows(forecast_b
     assert_same(rollout.run(feeds), unroll(model, feeds))
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_a_window_slides_over_what_was_predicted(bundles, kind):
+def test_a_window_slides_over_what_was_predicted(bundles):
     """By hand, as the author of such a network writes it: each prediction is appended to the window."""
-    model, rollout = opened(bundles("fixed window"), kind)
+    model, rollout = opened(bundles("fixed window"))
     window = np.random.default_rng(4).standard_normal((1, 10)).astype(np.float32)
     got = rollout.run({"x": window[..., None], "steps": np.array(12)})["y"]
     initial = model.signature.initial_state(1)
@@ -133,9 +127,8 @@ def test_a_window_slides_over_what_was_predicted(bundles, kind):
         window = np.concatenate([window[:, 1:], y], axis=1)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_rows_that_end_repeat_the_end_and_the_call_returns_early(bundles, kind):
-    model, rollout = opened(bundles("two LSTMs"), kind)
+def test_rows_that_end_repeat_the_end_and_the_call_returns_early(bundles):
+    model, rollout = opened(bundles("two LSTMs"))
     feeds = text_feeds(model, 3, 5, 200, np.random.default_rng(5), temperature=20.0, stop=2)
     got = rollout.run(feeds)
     assert_same(got, unroll(model, feeds))
@@ -147,9 +140,8 @@ def test_rows_that_end_repeat_the_end_and_the_call_returns_early(bundles, kind):
     assert free.shape[1] == 200
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_a_text_goes_on_where_the_last_call_ended(bundles, kind):
-    model, rollout = opened(bundles("time-major"), kind)
+def test_a_text_goes_on_where_the_last_call_ended(bundles):
+    model, rollout = opened(bundles("time-major"))
     feeds = text_feeds(model, 2, 4, 30, np.random.default_rng(6))
     feeds["lengths"] = np.array([4, 4])
     whole = rollout.run(feeds)
@@ -163,12 +155,11 @@ def test_a_text_goes_on_where_the_last_call_ended(bundles, kind):
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 9), st.integers(0, 9), st.floats(0, 3), st.integers(-2, 7))
 @settings(max_examples=examples(25), deadline=None)
 def test_any_prompts_and_settings_give_the_same(bundles, batch, seq, steps, top_k, temperature, stop):
-    for format_ in WRITERS:
-        model, rollout = opened(bundles("two LSTMs"), format_)
-        rng = np.random.default_rng(batch + 10 * seq)
-        feeds = text_feeds(model, batch, seq, steps, rng, temperature, top_k, stop)
-        feeds["lengths"] = rng.integers(1, seq + 1, batch)
-        assert_same(rollout.run(feeds), unroll(model, feeds))
+    model, rollout = opened(bundles("two LSTMs"))
+    rng = np.random.default_rng(batch + 10 * seq)
+    feeds = text_feeds(model, batch, seq, steps, rng, temperature, top_k, stop)
+    feeds["lengths"] = rng.integers(1, seq + 1, batch)
+    assert_same(rollout.run(feeds), unroll(model, feeds))
 
 
 @pytest.mark.parametrize("name", ["two LSTMs", "time-major", "carried", "window", "batch-first state"])
@@ -226,5 +217,4 @@ def test_weights_beside_a_model_serve_its_rollout_too(tmp_path, bundles):
 
 
 def test_the_vocabulary_travels_with_the_rollout(bundles):
-    for format_ in WRITERS:
-        assert opened(bundles("one-hot"), format_)[1].signature.task == LETTERS
+    assert opened(bundles("one-hot"))[1].signature.task == LETTERS

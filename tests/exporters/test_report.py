@@ -68,13 +68,13 @@ def test_artifacts_stand_side_by_side():
 
 
 def test_failures_say_where():
-    found = ParityReport(
+    parity = ParityReport(
         passed=False,
         reference="PyTorch",
         checks=(check(), check(passed=False, detail="at [0]")),
         diagnoses=(Diagnosis(artifact="model.onnx", cause="rows are mixed", place="after step 1"),),
     )
-    assert report.parity_failures(found) == [
+    assert report.parity_failures(parity) == [
         "model.onnx: likely cause: rows are mixed",
         "model.onnx: first difference: after step 1",
         "model.onnx shapes y: at [0]",

@@ -1,4 +1,4 @@
-"""C artifacts as programs of their own: compiled by any compiler, for any machine, run on given arrays."""
+"""C artifacts exported, compiled as programs by any compiler for any machine, and run on given arrays."""
 
 import shutil
 import struct
@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from lstm_deploy.artifacts.c_source import read_interface
+from lstm_deploy.artifacts.files import weights_file
 from lstm_deploy.artifacts.onnx_graph import load
 from lstm_deploy.contract.sampling import sample_inputs, sample_state
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler, native
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
@@ -31,7 +33,7 @@ PROCESSORS = {
     "AVX2": ('-D__builtin_cpu_supports(x)=(sizeof(x)<=sizeof("avx2"))',),
     "none": ("-D__builtin_cpu_supports(x)=0",),
 }
-"""Flags that make C believe in a processor, by what that has."""
+"""Compiler flags that simulate a processor, by the largest instruction set that it has."""
 
 MAIN = """
 #include <stdio.h>
@@ -73,26 +75,26 @@ int main(int argc, char **argv)
 
 
 NEEDS_CC = pytest.mark.skipif(
-    not any(map(shutil.which, native.COMPILERS)), reason="needs a C compiler; apt install gcc"
+    not any(map(shutil.which, c_compiler.COMPILERS)), reason="needs a C compiler; apt install gcc"
 )
 
 
 def need(*tools):
-    """Skip a test that lacks a tool, and say which package has it."""
+    """Skip the test if a tool is missing, and name the package that has it."""
     for tool in tools:
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}; apt install {PACKAGES.get(tool, tool)}")
 
 
 def written(module, folder, *specs, name="net", int8=False, **options):
-    """A module as ONNX and as C: the runtime of the first, the path of the second."""
+    """Export a module to ONNX and C; return the runtime of the ONNX file and the path of the C file."""
     graph = folder / f"{name}.onnx"
     export_onnx(lift(module.eval(), [TensorSpec.parse(spec) for spec in specs], **options), graph)
     return OnnxRuntime(graph, threads=1), as_c(graph, folder / f"{name}.c", int8=int8)
 
 
 def as_c(graph, path, *, int8=False):
-    export_c(graph, path, path.stem, [node.name for node in parts(load(graph)).values()] if int8 else ())
+    export_c(graph, path, path.stem, [node.name for node in quantizable_nodes(load(graph)).values()] if int8 else ())
     return path
 
 
@@ -103,28 +105,29 @@ def feeds_of(signature, batch, seq, seed=0):
 
 
 def opened(path):
-    native.build(path)
+    c_compiler.build(path)
     return native.NativeRuntime(path)
 
 
-def assert_equal(got, wanted, tolerance=1e-5):
-    assert got.keys() == wanted.keys()
-    for name, right in wanted.items():
-        assert (got[name].shape, got[name].dtype) == (right.shape, right.dtype), name
+def assert_equal(outputs, expected, tolerance=1e-5):
+    """Same names, shapes and types, and values within `tolerance` of the largest value, or of 1."""
+    assert outputs.keys() == expected.keys()
+    for name, right in expected.items():
+        assert (outputs[name].shape, outputs[name].dtype) == (right.shape, right.dtype), name
         size = max(1.0, float(np.abs(right).max(initial=0)))
-        np.testing.assert_allclose(got[name], right, rtol=0, atol=tolerance * size, err_msg=name)
+        np.testing.assert_allclose(outputs[name], right, rtol=0, atol=tolerance * size, err_msg=name)
 
 
 def run_program(path, feeds, folder, command=("cc",), flags=(), runner=()):
-    """What the artifact computes as a program that `command` compiled and `runner` runs; batch-first arrays only."""
+    """The outputs of the artifact as a program that `command` compiles and `runner` runs; batch-first arrays only."""
     need(command[0])
-    interface = native.read_interface(path)
+    interface = read_interface(path)
     signature = interface.signature
     folder.mkdir(exist_ok=True)
     for file in (path, path.with_suffix(".h")):
         shutil.copy(file, folder)
-    weights = f'{interface.name}_map("{native.weights_file(path)}")' if interface.mapped else "NULL"
-    (folder / "main.c").write_text(native.glue(path.name, interface) + MAIN.replace("WEIGHTS", weights))
+    weights = f'{interface.name}_map("{weights_file(path)}")' if interface.mapped else "NULL"
+    (folder / "main.c").write_text(c_compiler.glue(path.name, interface) + MAIN.replace("WEIGHTS", weights))
     program = folder / "program"
     subprocess.run([*command, *flags, str(folder / "main.c"), "-o", str(program), "-lm"], check=True)
     sizes = {"batch": 1, "seq": 1}
@@ -143,18 +146,18 @@ def run_program(path, feeds, folder, command=("cc",), flags=(), runner=()):
     (folder / "in").write_bytes(header + rows.tobytes() + b"".join(array.tobytes() for array in arrays))
     subprocess.run([*runner, str(program), str(folder / "in"), str(folder / "out")], check=True)
     content = (folder / "out").read_bytes()
-    found, place = {}, rows.nbytes + sum(array.nbytes for array in arrays[: len(signature.inputs)])
+    outputs_by_name, place = {}, rows.nbytes + sum(array.nbytes for array in arrays[: len(signature.inputs)])
     for spec, output in zip(signature.outputs, outputs, strict=True):
-        found[spec.name] = np.frombuffer(content, spec.dtype, output.size, place).reshape(output.shape)
+        outputs_by_name[spec.name] = np.frombuffer(content, spec.dtype, output.size, place).reshape(output.shape)
         place += output.nbytes
     after = np.frombuffer(content, np.float32, rows.size).reshape(rows.shape)
     column = 0
     for spec, state in zip(signature.state_outputs, states, strict=True):
         count = state[0].size
         part = after[:, column : column + count].reshape(state.shape)
-        found[spec.name] = np.swapaxes(part, 0, signature.batch_axis_of_state)
+        outputs_by_name[spec.name] = np.swapaxes(part, 0, signature.batch_axis_of_state)
         column += count
-    return found
+    return outputs_by_name
 
 
 class Linear(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Generated clients as their users have them: built and run in their own language."""
+"""Generated clients, built and run with the tools of their language."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from lstm_deploy.embedding.languages import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "tests" / "embedding" / "node"
-"""Where `make test-embed` puts what the clients need from npm."""
+"""Where `make test-embed` installs npm packages."""
 ONNXRUNTIME = NODE / "onnxruntime"
-"""Where it puts ONNX Runtime for C++."""
+"""Where `make test-embed` installs ONNX Runtime for C++."""
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 TARGETS = tuple(
     target
@@ -52,9 +52,9 @@ PACKAGES = {
 
 
 def need(target):
-    """Skip a test whose tools are not there, naming them."""
-    if lacking := [PACKAGES[tool] for tool in NEEDS.get(target, ()) if not shutil.which(tool)]:
-        pytest.skip(f"needs {' and '.join(lacking)}: apt install {' '.join(lacking)}")
+    """Skip the test if tools are missing, and name them."""
+    if missing := [PACKAGES[tool] for tool in NEEDS.get(target, ()) if not shutil.which(tool)]:
+        pytest.skip(f"needs {' and '.join(missing)}: apt install {' '.join(missing)}")
     if target in ("node", "web") and not (NODE / "node_modules").is_dir():
         pytest.skip("needs packages from npm: make test-embed installs them")
     if target == "cpp-onnx" and not onnxruntime_root():
@@ -68,23 +68,23 @@ def onnxruntime_root():
 
 
 def once(factory, name, make):
-    """The folder of that name that `make` fills, given its path: once for all processes of a run of tests."""
+    """The folder `name`, which `make` fills given its path: once for all processes of a test run."""
     base = factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     folder = shared / "shared" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f"{name}.made")
+    done = folder.with_name(f"{name}.done")
     with alone(folder):
-        if not made.exists():
+        if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             make(folder)
-            made.touch()
+            done.touch()
     return folder
 
 
 def alone(folder):
-    """A lock that keeps other processes, which ask likewise, from a folder."""
+    """A lock on a folder between processes."""
     return FileLock(folder.with_name(f"{folder.name}.lock"))
 
 
@@ -98,9 +98,9 @@ def format_of(target):
 
 
 class Client:
-    """A client in a folder, written if that is not there.
+    """A client in a folder, generated if the folder does not exist.
 
-    With the factory of temporary folders, C++ with LibTorch compiles its headers but once.
+    With `factory`, pytest's factory of temporary folders, LibTorch's headers are compiled once for all clients.
     """
 
     def __init__(self, target, bundle, folder, precision="float32", factory=None):
@@ -113,7 +113,7 @@ class Client:
             (self.folder / "node_modules").symlink_to(NODE / "node_modules")
 
     def change(self, file, *changes):
-        """Replace pieces of a file, each of which is there once."""
+        """Replace pieces of a file, each of which occurs once."""
         path = self.folder / file
         text = path.read_text(encoding="utf-8")
         for old, new in changes:
@@ -122,7 +122,7 @@ class Client:
         path.write_text(text, encoding="utf-8")
 
     def build(self):
-        """Compile it, where that is needed, without a warning."""
+        """Compile it, if the language is compiled, with warnings as errors."""
         match self.target:
             case "c":
                 sources = sorted(file.name for file in self.folder.glob("*.c"))
@@ -152,19 +152,19 @@ class Client:
         return self
 
     def precompile(self, folder):
-        """LibTorch's headers, a quarter of a minute without this for each program, as this client's flags read them."""
+        """Precompile LibTorch's headers with this client's flags, which saves 15 seconds for each program."""
         lines = (self.folder / "build/CMakeFiles/client-torch.dir/flags.make").read_text(encoding="utf-8").splitlines()
-        told = dict(line.split(" = ", 1) for line in lines if line.startswith("CXX_") and " = " in line)
-        flags = [flag for kind in ("DEFINES", "INCLUDES", "FLAGS") for flag in shlex.split(told.get(f"CXX_{kind}", ""))]
+        make = dict(line.split(" = ", 1) for line in lines if line.startswith("CXX_") and " = " in line)
+        flags = [flag for kind in ("DEFINES", "INCLUDES", "FLAGS") for flag in shlex.split(make.get(f"CXX_{kind}", ""))]
         (folder / "script.hpp").write_text("#include <torch/script.h>\n", encoding="utf-8")
         self.call("clang++", *flags, "-x", "c++-header", str(folder / "script.hpp"), "-o", str(folder / "script.pch"))
 
     def run(self, *words, code=0):
-        """What it prints."""
+        """Its standard output, or what it prints as an error if `code` is not 0."""
         return self.call(*self.command, *words, code=code)
 
     def replay(self, *words):
-        """What it says of the golden trace, and whether that passed."""
+        """What it prints about the golden trace, and whether that passed."""
         if self.target == "web":
             seen = self.browse()
             return seen["status"] + seen["error"], seen["replay"] == "passed"
@@ -173,7 +173,7 @@ class Client:
         return done.stdout, done.returncode == 0
 
     def browse(self, *options):
-        """What a browser shows of the page."""
+        """What a browser shows on the page."""
         where = {**os.environ, "NODE_FOLDER": str(NODE), "CHROMIUM": shutil.which("chromium")}
         seen = json.loads(self.call("node", str(NODE / "browser.mjs"), str(self.folder), *options, env=where))
         assert seen["elsewhere"] == [], "the page asked for something from another place"
@@ -203,7 +203,7 @@ class Client:
 
 
 def retrain(path):
-    """Change the weights of a recurrence in an ONNX file: another model, of the same names and shapes."""
+    """Change recurrent weights in an ONNX file: another model with the same names and shapes."""
     model = onnx.load(path)
     weights = next(each for each in model.graph.initializer if ".R_l0" in each.name)
     weights.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(weights), 1, -1), weights.name))

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lstm_deploy.artifacts.torchscript_archives import extra_files
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.torchscript_archives import extra_files
 from lstm_deploy.lifting.weight_files import read_weights
 
 KINDS = ("zip", "zip entries", "legacy", "safetensors", "torchscript", "torchscript entries")

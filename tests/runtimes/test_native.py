@@ -1,9 +1,6 @@
 import ctypes
-import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
-import authors
 import modules
 import numpy as np
 import pytest
@@ -11,75 +8,10 @@ from c_programs import NEEDS_CC, Linear, feeds_of, opened, written
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError, ProviderError
-from lstm_deploy.runtimes import native
+from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.runtimes.opening import cannot_run, open_runtime
 
 pytestmark = NEEDS_CC
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory):
-    _, path = written(authors.Stock(), tmp_path_factory.mktemp("stock"), "x:float32[batch,seq,4]", name="stock")
-    native.build(path)
-    return path
-
-
-def test_c_from_elsewhere_is_not_run(stock, tmp_path, monkeypatch):
-    """Compiling is nothing, but opening a library runs what it says; only what was built here is opened."""
-    monkeypatch.setenv(native.CACHE, str(tmp_path / "another machine"))
-    with pytest.raises(InputError, match="not compiled on this machine.*--trust-c"):
-        open_runtime(stock)
-    native.build(stock)
-    assert open_runtime(stock).signature.streaming == "exact"
-
-
-@pytest.mark.parametrize("suffix", [".c", ".h"])
-def test_what_was_changed_since_is_not_run(suffix, stock, tmp_path):
-    for file in (stock, stock.with_suffix(".h")):
-        shutil.copy(file, tmp_path)
-    path = tmp_path / stock.name
-    native.NativeRuntime(path)
-    changed = path.with_suffix(suffix)
-    changed.write_text(changed.read_text() + "\n")
-    with pytest.raises(InputError, match="not compiled on this machine"):
-        native.NativeRuntime(path)
-
-
-def test_a_machine_without_a_compiler_says_so(stock, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setenv(native.CACHE, str(tmp_path / "empty"))
-    with pytest.raises(InputError, match="no C compiler on PATH.*apt install gcc"):
-        open_runtime(stock)
-    assert "no C compiler" in cannot_run("c", "float32", "cpu")
-    monkeypatch.setenv("CC", "tcc -O9")
-    with pytest.raises(InputError, match="CC is 'tcc', which is not on PATH"):
-        native.build(stock)
-
-
-def test_settings_that_make_no_sense_are_one_sentence(stock, tmp_path, monkeypatch):
-    monkeypatch.setenv("CC", "gcc '")
-    with pytest.raises(InputError, match="is no command"):
-        native.build(stock)
-    monkeypatch.delenv("CC")
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv(native.CACHE, str(tmp_path / "file" / "below"))
-    with pytest.raises(InputError, match="cannot be made for compiled C"):
-        native.build(stock)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(native.CACHE, ".")
-    native.build(stock)
-    assert native.NativeRuntime(stock).signature.streaming == "exact"
-
-
-def test_what_a_compiler_refuses_is_told(stock, tmp_path):
-    for file in (stock, stock.with_suffix(".h")):
-        shutil.copy(file, tmp_path)
-    path = tmp_path / stock.name
-    path.write_text(path.read_text() + "\nnot C at all;\n")
-    with pytest.raises(InputError, match=r"cannot compile .*stock.c \(.*error"):
-        native.build(path)
-    assert not any(name.startswith("tmp") for name in os.listdir(native.cache_folder()))
 
 
 @pytest.mark.parametrize(
@@ -91,16 +23,10 @@ def test_a_file_that_is_no_artifact_is_refused(content, tmp_path):
         open_runtime(tmp_path / "model.c")
 
 
-def test_a_missing_header_is_told(stock, tmp_path):
-    shutil.copy(stock, tmp_path)
-    with pytest.raises(InputError, match=r"stock.h is missing"):
-        open_runtime(tmp_path / stock.name)
-
-
 def test_it_runs_on_the_cpu_alone(stock):
-    with pytest.raises(ProviderError, match="C runs on the CPU only"):
+    with pytest.raises(ProviderError, match="C runs on cpu, not on cuda; use --provider cpu, or the ONNX artifact"):
         open_runtime(stock, provider="cuda")
-    assert "runs on the CPU" in cannot_run("c", "int8", "tensorrt")
+    assert "C runs on cpu, not on tensorrt" in cannot_run("c", "int8", "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -139,8 +65,8 @@ def test_threads_share_a_runtime(stock):
     alone = [runtime.run(each) for each in feeds]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            for got, wanted in zip(pool.map(runtime.run, feeds), alone, strict=True):
-                np.testing.assert_array_equal(got["y"], wanted["y"])
+            for got, expected in zip(pool.map(runtime.run, feeds), alone, strict=True):
+                np.testing.assert_array_equal(got["y"], expected["y"])
 
 
 def test_outputs_are_the_callers_own(stock):
@@ -162,26 +88,14 @@ def test_time_major_arrays_and_states_with_the_batch_first(tmp_path):
     runtime = opened(path)
     feeds = feeds_of(runtime.signature, 3, 5)
     assert feeds["h_in"].shape == (3, 2, 8)
-    wanted = onnx.run(feeds)
+    expected = onnx.run(feeds)
     for name, value in runtime.run(feeds).items():
-        np.testing.assert_allclose(value, wanted[name], atol=1e-6)
-
-
-def test_precision_and_functions_are_told(stock, tmp_path):
-    assert native.precision_of(stock) == "float32"
-    _, path = written(Linear(3, 8, 1), tmp_path, "x:float32[batch,seq,3]", int8=True)
-    assert native.precision_of(path) == "int8"
-    heads = [head for _, head in native.read_interface(stock).prototypes().values()]
-    assert heads == [
-        "void stock_init(stock_state *state)",
-        "void stock_step(stock_state *state, const float *x, float *y)",
-        "void stock_sequence(stock_state *state, size_t steps, const float *x, float *y)",
-    ]
+        np.testing.assert_allclose(value, expected[name], atol=1e-6)
 
 
 def test_state_is_plain_floats(stock):
     runtime = open_runtime(stock)
-    size = ctypes.CDLL(str(native.compiled(stock))).glue_state_bytes()
+    size = ctypes.CDLL(str(c_compiler.built_library(stock))).glue_state_bytes()
     assert size == sum(
         np.prod([dim for dim in spec.shape if isinstance(dim, int)]) * 4 for spec in runtime.signature.state_inputs
     )

@@ -7,11 +7,6 @@ from lstm_deploy import Slots
 from lstm_deploy.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def model(forecast_bundle):
-    return lstm_deploy.open(forecast_bundle)
-
-
 def row(seed):
     return np.random.default_rng(seed).uniform(100, 300, 4).astype(np.float32)
 

@@ -5,7 +5,7 @@ from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
 from lstm_deploy.errors import InputError
-from lstm_deploy.runtimes.stepping import choose
+from lstm_deploy.runtimes.stepping import Stepper, choose
 
 LOGITS = np.array([[1.0, 3.0, 2.0, 3.0, -1.0]], np.float32)
 RECURRENT = RecurrentSpec(
@@ -49,8 +49,8 @@ def test_draws_follow_the_softmax():
     noise = np.random.default_rng(0).random(50_000, np.float32)
     counts = np.bincount(choose(np.repeat(LOGITS, len(noise), 0), noise, 0.7, 0), minlength=5) / len(noise)
     weights = np.exp(LOGITS[0].astype(np.float64) / 0.7)
-    wanted = weights / weights.sum()
-    assert (np.abs(counts - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / len(noise))).all()
+    expected = weights / weights.sum()
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected * (1 - expected) / len(noise))).all()
 
 
 def signature(task, x="float32[batch,seq,1]", y="float32[batch,1]", **more):
@@ -114,3 +114,9 @@ def test_a_forecast_carries_its_state_where_the_training_did(policy):
 def test_models_without_a_rollout_say_why(found, reason):
     with pytest.raises(InputError, match=reason):
         rollout_contract(found)
+
+
+def test_a_stepper_takes_rows_in_one_layout(fixed):
+    rows = np.random.default_rng(2).standard_normal((3, 10, 1)).astype(np.float32)
+    y, _ = Stepper(fixed.runtime())(rows, fixed.signature.initial_state(3))
+    np.testing.assert_array_equal(y, fixed.run({"x": rows[..., 0]})["y"])

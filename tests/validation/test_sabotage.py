@@ -1,4 +1,4 @@
-"""Every wrong artifact is caught, and told what is wrong with it; every right one passes."""
+"""Every wrong artifact is caught and diagnosed; every right one passes."""
 
 import copy
 import re
@@ -10,20 +10,25 @@ import onnx
 import pytest
 import torch
 from c_programs import NEEDS_CC
-from sabotage import MODELS, SABOTAGE, WRONG_C, WRONG_TORCHSCRIPT
+from sabotage import MODELS, SABOTAGE
+from sabotage_c import WRONG_C
+from sabotage_torchscript import WRONG_TORCHSCRIPT
 
 from lstm_deploy.artifacts import onnx_graph
+from lstm_deploy.artifacts.c_source import read_interface
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import parts, quantize_onnx
+from lstm_deploy.exporters.precision.int8 import quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.lifting import example_inputs
-from lstm_deploy.runtimes import native
-from lstm_deploy.validation import pipeline
-from lstm_deploy.validation.cases import Effort, make_cases
+from lstm_deploy.runtimes import c_compiler
+from lstm_deploy.validation.case_inputs import Effort
 from lstm_deploy.validation.checks import Subject
-from lstm_deploy.validation.reference import ReferenceRuntime
+from lstm_deploy.validation.diagnosis import explain
+from lstm_deploy.validation.judging import judge
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 
@@ -32,7 +37,7 @@ SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 def right(forecaster, tmp_path_factory):
     """For each base: its ONNX file, its PyTorch model, and the cases."""
     folder = tmp_path_factory.mktemp("right")
-    made = {}
+    bases = {}
 
     def make(name):
         if name == "int8":
@@ -49,22 +54,22 @@ def right(forecaster, tmp_path_factory):
             lifted = sources.load_module(build().eval(), specs).lifted
         path = folder / f"{name}.onnx"
         export_onnx(lifted, path)
-        reference = ReferenceRuntime(lifted)
+        reference = PyTorchReference(lifted)
         return path, reference, make_cases(reference, SMALL)
 
     def right_one(name):
-        if name not in made:
-            made[name] = make(name)
-        return made[name]
+        if name not in bases:
+            bases[name] = make(name)
+        return bases[name]
 
     return right_one
 
 
 def judged(path, reference, cases, precision="float32"):
     subject = Subject(path=Path(path), name="model", precision=precision, contract=reference.signature)
-    (verdict,) = pipeline.hold([subject], reference, cases, isolate=False)
-    failures = [check for check in verdict.checks if not check.passed]
-    return failures, pipeline.explain(subject, verdict, reference) if failures else None
+    (results,) = judge([subject], cases, lifted=reference.lifted, isolate=False)
+    failures = [check for check in results.checks if not check.passed]
+    return failures, explain(subject, results, reference) if failures else None
 
 
 @pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
@@ -111,7 +116,7 @@ def right_c(right, tmp_path_factory):
         path = folder / name.replace(" ", "-") / "net.c"
         if not path.exists():
             path.parent.mkdir()
-            nodes = parts(onnx_graph.load(graph)).values() if name == "int8" else ()
+            nodes = quantizable_nodes(onnx_graph.load(graph)).values() if name == "int8" else ()
             export_c(graph, path, "net", [node.name for node in nodes])
         return path, reference, cases
 
@@ -122,8 +127,8 @@ def right_c(right, tmp_path_factory):
 @pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
 def test_right_c_passes(right_c, name):
     path, reference, cases = right_c(name)
-    native.build(path)
-    failures, _ = judged(path, reference, cases, native.precision_of(path))
+    c_compiler.build(path)
+    failures, _ = judged(path, reference, cases, read_interface(path).precision)
     assert failures == []
 
 
@@ -135,8 +140,8 @@ def test_wrong_c_is_caught_and_named(right_c, tmp_path, name):
     shutil.copy(path.with_suffix(".h"), tmp_path)
     wrong = tmp_path / path.name
     wrong.write_text(change(path.read_text()))
-    native.build(wrong)
-    failures, diagnosis = judged(wrong, reference, cases, native.precision_of(wrong))
+    c_compiler.build(wrong)
+    failures, diagnosis = judged(wrong, reference, cases, read_interface(wrong).precision)
     assert failures, [c.detail for c in failures]
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 

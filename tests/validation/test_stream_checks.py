@@ -1,4 +1,4 @@
-"""Streams that go wrong are told, whatever goes wrong in them."""
+"""Whatever goes wrong in a stream is reported."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_right_streams_have_no_problems(runtime, window, lm_bundle):
     assert stream_problems(open_runtime(lm_bundle / "model.torchscript")) == []
 
 
-def test_a_state_that_is_not_carried_is_told(runtime, monkeypatch):
+def test_a_state_that_is_not_carried_is_reported(runtime, monkeypatch):
     step = streams.StateStream.step
 
     def forgets(self, x, **more):
@@ -42,7 +42,7 @@ def test_a_state_that_is_not_carried_is_told(runtime, monkeypatch):
     assert any("A step of a stream" in problem and "at step 2" in problem for problem in stream_problems(runtime))
 
 
-def test_a_saved_state_that_is_not_set_is_told(runtime, monkeypatch):
+def test_a_saved_state_that_is_not_set_is_reported(runtime, monkeypatch):
     state = streams.StateStream.state
     calls = []
 
@@ -56,7 +56,7 @@ def test_a_saved_state_that_is_not_set_is_told(runtime, monkeypatch):
 
 
 @pytest.mark.parametrize("which", ["runtime", "window"])
-def test_rows_that_do_not_keep_their_state_are_told(which, request, monkeypatch):
+def test_rows_that_do_not_keep_their_state_are_reported(which, request, monkeypatch):
     opened = request.getfixturevalue(which)  # before anything is broken
     monkeypatch.setattr(
         streams.Stream,
@@ -68,7 +68,7 @@ def test_rows_that_do_not_keep_their_state_are_told(which, request, monkeypatch)
 
 
 @pytest.mark.parametrize("which", ["runtime", "window"])
-def test_rows_that_are_not_reset_are_told(which, request, monkeypatch):
+def test_rows_that_are_not_reset_are_reported(which, request, monkeypatch):
     opened = request.getfixturevalue(which)
     reset = streams.Stream.reset
     monkeypatch.setattr(streams.Stream, "reset", lambda self, rows=None: reset(self) if rows is None else None)
@@ -76,7 +76,7 @@ def test_rows_that_are_not_reset_are_told(which, request, monkeypatch):
     assert any("row that was reset" in problem for problem in problems)
 
 
-def test_a_window_that_slides_too_far_is_told(window, monkeypatch):
+def test_a_window_that_slides_too_far_is_reported(window, monkeypatch):
     step = streams.WindowStream.step
     monkeypatch.setattr(
         streams.WindowStream, "step", lambda self, x, **more: (step(self, x, **more), step(self, x, **more))[1]

@@ -42,13 +42,13 @@ def same(adapted, forecast_bundle):
     return all(np.array_equal(got[name], right[name]) for name in right)
 
 
-def test_names_are_told_by_shape_and_letter(forecast_bundle, contract, tmp_path):
+def test_names_are_matched_by_shape_and_letter(forecast_bundle, contract, tmp_path):
     adapted, problems = adapt(renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", THEIRS), contract)
     assert problems == []
     assert same(adapted, forecast_bundle)
 
 
-def test_names_that_tell_nothing_are_mapped(forecast_bundle, contract, tmp_path):
+def test_names_that_say_nothing_are_mapped(forecast_bundle, contract, tmp_path):
     names = {**THEIRS, "h_in": "a", "c_in": "b", "h_out": "d", "c_out": "e"}
     path = renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", names)
     given = {ours: theirs for ours, theirs in names.items() if ours != "x"}
@@ -57,7 +57,7 @@ def test_names_that_tell_nothing_are_mapped(forecast_bundle, contract, tmp_path)
     assert same(adapted, forecast_bundle)
 
 
-def test_a_name_of_ours_that_stands_for_another_tensor_makes_way(forecast_bundle, contract, tmp_path):
+def test_a_contract_name_that_the_file_uses_for_another_tensor_is_freed(forecast_bundle, contract, tmp_path):
     names = {"h_in": "c_in", "c_in": "h_in"}
     path = renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", names)
     adapted, _ = adapt(path, contract, names)
@@ -77,7 +77,7 @@ def test_wrong_maps_are_refused(forecast_bundle, contract, tmp_path, given, mess
         adapt(path, contract, given)
 
 
-def test_an_input_that_cannot_be_told_is_asked_for(forecast_bundle, contract, tmp_path):
+def test_an_ambiguous_input_is_asked_for(forecast_bundle, contract, tmp_path):
     model = onnx.load(forecast_bundle / "model.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 7
     model.graph.input[0].name = "other"
@@ -117,7 +117,7 @@ def test_a_stock_export_reports_its_frozen_time_axis(stock):
     assert {"shapes", "drift"} <= {check.name for check in report.failures}
 
 
-def test_a_stock_export_that_hides_its_state_is_told(stock):
+def test_a_stock_export_that_hides_its_state_is_reported(stock):
     report = validate(stock / "hidden.onnx", reference=stock / "weights.pt")
     contract = next(check for check in report.failures if check.name == "contract")
     assert "There is no input for h_in: the state is hidden" in contract.detail

@@ -70,8 +70,8 @@ def fit(steps: Sequence[int], values: Sequence[float]) -> Size | None:
         return None
     # Newton's forward differences, at distances of 1.
     offset = Size.of(-steps[0], 1)
-    found = Size.of(numbers[0]) + offset * difference + offset * (offset - 1) * (second // 2)
-    return found if [found.at(number) for number in steps] == numbers else None
+    polynomial = Size.of(numbers[0]) + offset * difference + offset * (offset - 1) * (second // 2)
+    return polynomial if [polynomial.at(number) for number in steps] == numbers else None
 
 
 def product(sizes: Sequence[Size]) -> Size:

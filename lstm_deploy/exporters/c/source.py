@@ -117,11 +117,11 @@ class SourceFiles:
     def _states(self) -> list[dict[str, Any]]:
         signature = self.interface.signature
         initial = signature.initial_state(1)
-        found = []
+        states = []
         for before, after in zip(self.interface.states_in, self.interface.states_out, strict=True):
             start = initial[before.spec.name].reshape(-1)
             batch = signature.batch_axis_of_state
-            found.append(
+            states.append(
                 {
                     "field": state_field(before),
                     "c_type": before.c_type,
@@ -132,7 +132,7 @@ class SourceFiles:
                     "initial": [literal(number) for number in start] if start.any() else [],
                 }
             )
-        return found
+        return states
 
     def _about(self) -> list[str]:
         """Lines that describe the model to a reader of the header."""

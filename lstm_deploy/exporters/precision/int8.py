@@ -5,6 +5,7 @@ saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbour
 `saturation.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
 """
 
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -19,18 +20,19 @@ from lstm_deploy.artifacts import EXTERNAL_ABOVE, onnx_graph, saturation, weight
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.errors import InputError
 
-WORTH = 0.05
-"""The part of all weights that a matrix or an embedding must have: below it, quantizing its input costs more time
-than it saves bytes."""
+FLOAT = onnx.TensorProto.FLOAT
+LEAST_SHARE = 0.05
+"""The share of all weights below which a matrix or an embedding stays in float: quantizing its input would cost more
+time than it saves bytes."""
 LEVELS = 127
 """The largest weight, so that zero is exact and both signs have the same steps. Two weights that are `LEVELS` together
 before they are rounded are at most one more afterwards, which is `saturation.PAIR_LIMIT`."""
 UNSIGNED_ZERO = 128
 MICROSOFT = "com.microsoft"
 SUFFIXES = ("_quantized", "_scale", "_zero_point")
-"""Of the names of what is in integers."""
+"""Of the names of a quantized value."""
 
-Weights = Literal["paired", "full", "unsigned"]
+WeightRange = Literal["paired", "full", "unsigned"]
 """`paired`: signed, scaled so that no pair saturates. `full`: signed with all 8 bits, for CPUs with VNNI alone.
 `unsigned`: all 8 bits as bytes from 0 to 255, which every CPU adds exactly, those without VNNI more slowly."""
 
@@ -38,7 +40,7 @@ Weights = Literal["paired", "full", "unsigned"]
 class Settings(Struct, frozen=True, kw_only=True):
     """How weights are rounded."""
 
-    weights: Weights = "paired"
+    weights: WeightRange = "paired"
     per_channel: bool = True
     """A scale for each row of a gate, not one for the whole matrix: one large weight then costs only its own row."""
 
@@ -51,85 +53,85 @@ class Settings(Struct, frozen=True, kw_only=True):
         }
 
 
-def parts(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """What there is to quantize, in the graph's order: nodes by a label in PyTorch's words.
+def quantizable_nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The LSTMs, large matrices and embeddings in the graph's order, by a label in PyTorch's words.
 
     Raises `InputError` for a graph that cannot be quantized as a whole: quantized already, in float16, with LSTMs
     whose weights are computed, or without any LSTM.
     """
     if (precision := onnx_graph.precision(model)) != "float32":
         raise InputError(f"The model is in {precision} already; quantize the float32 model that it was made from.")
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    sizes = {name: _size(tensor) for name, tensor in constants.items()}
-    found: dict[str, onnx.NodeProto] = {}
     if not any(node.op_type == LSTM.onnx_operator for node in model.graph.node):
         raise InputError(
             "The graph has no LSTM node, so there is no LSTM to quantize; export the model with lstm-deploy."
         )
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == FLOAT}
+    least = LEAST_SHARE * sum(map(math.prod, shapes.values()))
+    labelled: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         if node.op_type == LSTM.onnx_operator:
-            if not all(weight in constants for weight in node.input[1:3]):
+            if not constants >= set(node.input[1:3]):
                 raise InputError(
                     f"The weights of {node.name or 'an LSTM'} are computed in the graph, so it would stay in float; "
                     "export the model with lstm-deploy, which writes them as constants."
                 )
-            found[_unique(_label(node), found)] = node
+            labelled[_unique(_label(node), labelled)] = node
         elif node.op_type in ("MatMul", "Gather"):
-            weight = node.input[1 if node.op_type == "MatMul" else 0]
-            large = sizes.get(weight, 0) >= WORTH * sum(sizes.values())
+            weight, kind = (node.input[1], "matrix") if node.op_type == "MatMul" else (node.input[0], "embedding")
+            shape = shapes.get(weight, [])
             # What brings a projected state back is inverted at every step: an error there would add up.
-            if large and len(constants[weight].dims) == 2 and "P_inverse_l" not in weight:
-                kind = "the matrix" if node.op_type == "MatMul" else "the embedding"
-                found[_unique(f"{kind} {list(constants[weight].dims)}", found)] = node
-    return found
+            if len(shape) == 2 and math.prod(shape) >= least and "P_inverse_l" not in weight:
+                labelled[_unique(f"the {kind} {shape}", labelled)] = node
+    return labelled
 
 
 def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, kept: Collection[str] = ()) -> None:
-    """Write the float32 graph at `source` in int8 to `target`; `kept` are labels of `parts` that stay in float.
+    """Write the float32 graph at `source` in int8 to `target`, but for the `quantizable_nodes` with labels in `kept`.
 
-    Raises `InputError` as `parts` does.
+    Raises `InputError` as `quantizable_nodes` does.
     """
     settings = settings or Settings()
-    chosen = {node.output[0] for label, node in parts(onnx_graph.load(source)).items() if label not in kept}
+    nodes = quantizable_nodes(onnx_graph.load(source))
+    lowered = {node.output[0] for label, node in nodes.items() if label not in kept}
     model = onnx.load(source)  # with the weights that lie beside it
-    rewriter = _Rewriter(model.graph, settings)
-    nodes = [new for node in model.graph.node for new in rewriter.rewritten(node, chosen)]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    used = {name for node in onnx_graph.nodes(model.graph) for name in node.input}
-    used.update(value.name for value in model.graph.output)
-    left = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend([*left, *rewriter.made.values()])
-    del model.graph.value_info[:]
+    graph = model.graph
+    rewriter = _Rewriter(graph, settings)
+    rewritten = [new for node in graph.node for new in rewriter.rewrite(node, lowered)]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(rewritten)
+    used = {name for node in onnx_graph.nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    constants = [*(tensor for tensor in graph.initializer if tensor.name in used), *rewriter.constants.values()]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     if settings.weights == "full":
         model.metadata_props.add(key=saturation.CPUS_KEY, value=saturation.VNNI)
     weights_file(target).unlink(missing_ok=True)
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_ABOVE:
+    if sum(len(tensor.raw_data) for tensor in graph.initializer) > EXTERNAL_ABOVE:
         raise InputError("The model is beyond 2 GB in int8 too, which is not supported; export it in float32.")
     onnx.save_model(model, target)
 
 
 class _Rewriter:
-    """Nodes of a graph as nodes that compute with integers; a weight or an input that several share is rounded once."""
+    """Turns nodes into nodes that compute with integers; a weight or an input that several share is rounded once."""
 
     def __init__(self, graph: onnx.GraphProto, settings: Settings) -> None:
         self.settings = settings
-        self.made: dict[str, onnx.TensorProto] = {}
-        """Constants that the new nodes need, by name."""
+        self.constants: dict[str, onnx.TensorProto] = {}
+        """The initializers that the new nodes need, by name."""
         self._floats = {tensor.name: tensor for tensor in graph.initializer}
         self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
         self._taken |= {name for node in onnx_graph.nodes(graph) for name in (*node.input, *node.output)}
         self._weights: dict[tuple[str, bool], list[str]] = {}
-        """Names of a weight in integers, its scale and its zero point, by its own and whether it is a table."""
+        """Names of a quantized weight, its scale and its zero point, by its own and whether it is an embedding."""
         self._inputs: dict[str, list[str]] = {}
         """The same of an activation."""
 
-    def rewritten(self, node: onnx.NodeProto, chosen: Collection[str]) -> list[onnx.NodeProto]:
-        """What stands in the place of a node; `chosen` are the outputs by which nodes to quantize are known."""
-        if node.output[0] not in chosen:
+    def rewrite(self, node: onnx.NodeProto, lowered: Collection[str]) -> list[onnx.NodeProto]:
+        """The nodes that replace a node, if its first output is in `lowered`."""
+        if node.output[0] not in lowered:
             return [node]
         match node.op_type:
             case LSTM.onnx_operator:
@@ -161,7 +163,7 @@ class _Rewriter:
         return [
             *nodes,
             helper.make_node("MatMulInteger", [x_number, number, x_zero, zero], [sums], node.name),
-            helper.make_node("Cast", [sums], [cast], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Cast", [sums], [cast], to=FLOAT),
             helper.make_node("Mul", [x_scale, scale], [step]),
             helper.make_node("Mul", [cast, step], node.output),
         ]
@@ -169,22 +171,24 @@ class _Rewriter:
     def _gather(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """An embedding: nothing is added up, so one scale for all bytes, and all of them."""
         table, *rest = node.input
-        names = self._constant(table, is_table=True)
+        names = self._constant(table, is_embedding=True)
         (gathered,) = self._free(node.output[0], "_gathered")
         new = helper.make_node("Gather", [names[0], *rest], [gathered], node.name)
         new.attribute.extend(node.attribute)
         return [new, helper.make_node("DequantizeLinear", [gathered, *names[1:]], node.output)]
 
-    def _constant(self, name: str, *, transposed: bool = False, is_table: bool = False) -> list[str]:
+    def _constant(self, name: str, *, transposed: bool = False, is_embedding: bool = False) -> list[str]:
         """The names of a rounded weight, its scale and its zero point."""
-        if (name, is_table) not in self._weights:
+        if (name, is_embedding) not in self._weights:
             value: Array = numpy_helper.to_array(self._floats[name])
-            settings = Settings(weights="full", per_channel=False) if is_table else self.settings
+            settings = Settings(weights="full", per_channel=False) if is_embedding else self.settings
             names = self._free(name, *SUFFIXES)
-            arrays = rounded(value.swapaxes(1, 2) if transposed else value, settings)
-            self.made |= {key: numpy_helper.from_array(array, key) for key, array in zip(names, arrays, strict=True)}
-            self._weights[name, is_table] = names
-        return self._weights[name, is_table]
+            arrays = quantize_weights(value.swapaxes(1, 2) if transposed else value, settings)
+            self.constants |= {
+                key: numpy_helper.from_array(array, key) for key, array in zip(names, arrays, strict=True)
+            }
+            self._weights[name, is_embedding] = names
+        return self._weights[name, is_embedding]
 
     def _free(self, base: str, *suffixes: str) -> list[str]:
         """Names that begin with `base` and that nothing in the graph has."""
@@ -195,7 +199,7 @@ class _Rewriter:
         return names
 
 
-def rounded(weights: Array, settings: Settings) -> tuple[Array, Array, Array]:
+def quantize_weights(weights: Array, settings: Settings) -> tuple[Array, Array, Array]:
     """Weights `[…, inputs, outputs]` as integers of the same shape, with their scale and zero point.
 
     `[…, outputs]` of these, or `[…]` where the scale is not per channel: a weight is `(integer - zero point) * scale`.
@@ -203,7 +207,7 @@ def rounded(weights: Array, settings: Settings) -> tuple[Array, Array, Array]:
     """
     exact = weights.astype(np.float64)
     if not np.isfinite(exact).all():
-        raise InputError("A weight is NaN or infinite, which no integer stands for; mend the model.")
+        raise InputError("A weight is NaN or infinite, which no integer represents; repair the model.")
     most = np.abs(exact).max(axis=-2)
     if settings.weights == "paired":
         filled = np.concatenate([exact, np.zeros_like(exact[..., : exact.shape[-2] % 2, :])], axis=-2)
@@ -234,7 +238,3 @@ def _label(node: onnx.NodeProto) -> str:
 def _unique(label: str, taken: Collection[str]) -> str:
     number = sum(other == label or other.startswith(f"{label} (") for other in taken)
     return f"{label} ({number + 1})" if number else label
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64)) if tensor.data_type == onnx.TensorProto.FLOAT else 0

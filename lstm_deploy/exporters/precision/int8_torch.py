@@ -1,4 +1,4 @@
-"""int8 TorchScript: the one place that calls PyTorch's dynamic quantization, whose removal PyTorch announces."""
+"""int8 TorchScript: the only module that uses PyTorch's dynamic quantization, whose removal PyTorch announces."""
 
 import warnings
 from typing import Any
@@ -43,24 +43,24 @@ class QuantizedCell(StatefulCell):
 
 
 def quantized_copy(lifted: Lifted) -> tuple[Lifted, int, int]:
-    """A copy with its LSTMs and linear layers in int8; how many LSTM layers are, and how many there are.
+    """A copy with its LSTMs and linear layers in int8; how many LSTM layers are in int8, and how many there are.
 
     An LSTM with a projection stays in float: PyTorch has no int8 kernel for it.
     """
     copy = shared_copy(lifted)
-    done = total = 0
+    lowered = total = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its deprecation, on every call
+        warnings.simplefilter("ignore")  # quantize_dynamic is deprecated
         for path in copy.calls:
             module = copy.module.get_submodule(path)
             layers = module.num_layers if isinstance(module, nn.LSTM) else 1
             total += layers
             if isinstance(module, nn.LSTM) and module.proj_size:
                 continue
-            done += layers
+            lowered += layers
             _quantize(module)
         quantize_dynamic(copy.module, {nn.Linear}, dtype=torch.qint8, inplace=True)  # type: ignore[no-untyped-call]
-    return copy, done, total
+    return copy, lowered, total
 
 
 def _quantize(module: nn.Module) -> None:

@@ -4,193 +4,193 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
-from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import Artifact, Evidence, c_weights, environment
+from lstm_deploy.artifacts import Artifact, Bundle, Evidence, c_weights, environment
 from lstm_deploy.benchmark import runner
-from lstm_deploy.contract import LSTM, StateDtype
+from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.float16 import export_float16
-from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, parts, quantize_onnx
-from lstm_deploy.exporters.precision.trials import ANY_CPU, VNNI_ONLY, Examiner, Trial, Way, search_int8
-from lstm_deploy.runtimes import SUFFIXES, native
-
-INT8 = {"onnx": "model.int8.onnx", "torchscript": "model.int8.torchscript", "c": "model.int8.c"}
-FLOAT16 = "model.fp16.onnx"
-
-OnTrial = Callable[[str], None]
-
-
-class Request(Struct, frozen=True, kw_only=True):
-    """What is asked for beside float32."""
-
-    quantize: Literal["int8", "auto"] | None = None
-    """`auto` keeps int8 ONNX only where it is faster than float32 on this machine, and within the budget."""
-    int8_cpus: Literal["any", "vnni"] = "any"
-    """Where int8 ONNX must be right: on every CPU, or on those with VNNI alone, with up to one bit more."""
-    half: bool = False
-    state_dtype: StateDtype = "float16"
-    """Of the float16 artifact."""
-    data: Path | None = None
-    """What to measure the loss on; none for the part of the training's file that was held out."""
-    max_metric_loss: float | None = None
-    """As a part of the metric, 1 % where it is none; without data of how much the outputs vary, then 10 %."""
-
-    def __bool__(self) -> bool:
-        return self.half or self.quantize is not None
+from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, quantizable_nodes, quantize_onnx
+from lstm_deploy.exporters.precision.options import FLOAT16_FILE, INT8_FILES, PrecisionOptions
+from lstm_deploy.exporters.precision.search import (
+    ANY_CPU,
+    VNNI_ONLY,
+    Candidate,
+    Evaluator,
+    Int8Writer,
+    search_int8,
+)
+from lstm_deploy.runtimes import c_compiler
 
 
-class Precisions:
-    """Makes artifacts of lower precision in `folder`, beside the float32 ones that were `made` there."""
+class LowerPrecision:
+    """Writes artifacts of lower precision into a bundle's folder, and keeps those that are worth it."""
 
     def __init__(
         self,
-        folder: Path,
-        made: Sequence[Artifact],
-        request: Request,
-        examiner: Examiner,
+        options: PrecisionOptions,
+        bundle: Bundle,
         graph: Path,
         name: str,
-        on_trial: OnTrial = lambda _: None,
+        evaluator: Evaluator,
+        on_candidate: Callable[[str], None],
     ) -> None:
-        """`graph` is the float32 ONNX graph, and `name` what functions of C begin with."""
-        self.folder, self.request, self.examiner, self.on_trial = folder, request, examiner, on_trial
-        self.graph, self.name = graph, name
-        self.made = {artifact.format: artifact for artifact in made}
+        """`bundle` has the float32 artifacts, `graph` is the float32 ONNX graph, and C functions begin with `name`."""
+        self.options, self.folder, self.graph, self.name = options, bundle.path, graph, name
+        self.evaluator, self.on_candidate = evaluator, on_candidate
+        self.float32 = {artifact.format: artifact for artifact in bundle.manifest.artifacts}
         self.artifacts: list[Artifact] = []
         self.notes: list[str] = []
-        """What was decided, one sentence each."""
+        """The decisions, one sentence each."""
 
-    def make(self, quantized: tuple[int, int] | str | None) -> None:
-        """All that was asked for; `quantized` tells the LSTM layers of an int8 TorchScript file, or why there is none.
+    def write(self, int8_torchscript: tuple[int, int] | str | None) -> None:
+        """Write all that the options ask for.
 
-        Raises `ParityError` where float16 does not hold.
+        `int8_torchscript` is the number of LSTM layers in int8, and of all, of the candidate that was written; or why
+        there is none. Raises `ParityError` where float16 overflows or is over the budget.
         """
-        for format_ in ("onnx", "c") if self.request.quantize else ():
-            if format_ in self.made:
-                self.int8(format_)
-        if isinstance(quantized, str):
-            self.notes.append(f"{INT8['torchscript']} is left out: {quantized}")
-        elif quantized is not None:
-            self.int8_torchscript(self.folder / INT8["torchscript"], quantized)
-        if self.request.half:
-            self.float16()
+        for format_ in ("onnx", "c") if self.options.quantize else ():
+            if format_ in self.float32:
+                with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+                    self._write_int8(format_, Path(folder))
+        if int8_torchscript is not None:
+            self._add_int8_torchscript(int8_torchscript)
+        if self.options.half:
+            self._write_float16()
 
-    def int8(self, format_: str) -> None:
-        """The best int8 artifact within the budget, if there is one; for `auto` the fastest, if that is not float32.
+    def _write_int8(self, format_: str, folder: Path) -> None:
+        """The best int8 artifact of ONNX or C within the budget, if any; with `auto` the fastest, if not float32 is."""
+        writer = Int8Writer(quantize_onnx, VNNI_ONLY if self.options.int8_cpus == "vnni" else ANY_CPU, ".onnx")
+        if format_ == "c":
+            writer = Int8Writer(self._write_int8_c, ((Settings(),),), ".c")
+        label = INT8_FILES[format_] if "c" in self.float32 else "int8"
+        within, tried = search_int8(self.graph, folder, self.evaluator, self.on_candidate, writer)
+        if not within:
+            best = min(tried, key=lambda candidate: candidate.difference)
+            kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
+            self.notes.append(f"{label} is left out: even at best{kept}, {best.problem}")
+            return
+        self.on_candidate(f"timing {label}")
+        chosen, timed = self._chosen(format_, label, within)
+        if chosen is None:
+            return
+        if chosen.kept:
+            where = "" if format_ == "onnx" else " of C"
+            self.notes.append(
+                f"kept in float32{where}: {' and '.join(chosen.kept)}, since otherwise {tried[0].problem}"
+            )
+        target = self.folder / INT8_FILES[format_]
+        if format_ == "onnx":
+            chosen.path.rename(target)
+            if self.options.int8_cpus == "vnni":
+                self.notes.append(f"{target.name} is for CPUs with VNNI alone: its sums saturate on others")
+            layers = lstm_counts(onnx.load(target, load_external_data=False))
+        else:  # its header and weights go with it, under its name
+            self._write_int8_c(self.graph, target, Settings(), chosen.kept)
+            lstms = {label for label, node in self._nodes.items() if node.op_type == LSTM.onnx_operator}
+            layers = len(lstms - set(chosen.kept)), len(lstms)
+        self._add(chosen, target, layers, tried, timed)
 
-        Of ONNX or C: `format_` says which.
-        """
-        source, words = self.folder / self.made[format_].path, INT8[format_] if "c" in self.made else "int8"
-        with tempfile.TemporaryDirectory(dir=self.folder) as trials:
-            if format_ == "c":
-                way = Way(self._write_c, ((Settings(),),), ".c")
-            else:
-                way = Way(quantize_onnx, VNNI_ONLY if self.request.int8_cpus == "vnni" else ANY_CPU, ".onnx")
-            within, tried = search_int8(self.graph, Path(trials), self.examiner, self.on_trial, way)
-            if not within:
-                best = min(tried, key=lambda trial: trial.difference)
-                kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
-                self.notes.append(f"{words} is left out: even at best{kept}, {best.problem}")
-                return
-            self.on_trial(f"timing {words}")
-            timed = times([source, *(trial.path for trial in within)], self.examiner.seq_len)
-            chosen = min(within, key=lambda trial: trial.difference)
-            if self.request.quantize == "auto":
-                chosen = min(within, key=lambda trial: timed.get(trial.path, {}).get("time_ratio", np.inf))
-                faster, figures = _is_faster(timed.get(chosen.path, {}))
-                self.notes.append(f"{words if faster else words.replace('int8', 'float32')} is best here: {figures}")
-                if not faster:
-                    return
-            elif timed and timed[chosen.path]["time_ratio_interval"][0] > 1:
-                self.notes.append(
-                    f"{INT8[format_]} is smaller here, but not faster: {_is_faster(timed[chosen.path])[1]}"
-                )
-            if chosen.kept:
-                where = "" if format_ == "onnx" else " of C"
-                self.notes.append(
-                    f"kept in float32{where}: {' and '.join(chosen.kept)}, since otherwise {tried[0].problem}"
-                )
-            target = self.folder / INT8[format_]
-            if format_ == "onnx":
-                chosen.path.rename(target)
-                if self.request.int8_cpus == "vnni":
-                    self.notes.append(f"{target.name} is for CPUs with VNNI alone: its sums saturate on others")
-                layers = lstm_counts(onnx.load(target, load_external_data=False))
-            else:  # its header and weights go with it, under its name
-                self._write_c(self.graph, target, Settings(), chosen.kept)
-                lstms = {label for label, node in self._parts.items() if node.op_type == LSTM.onnx_operator}
-                layers = len(lstms - set(chosen.kept)), len(lstms)
-            self._add(chosen, target, layers, tried, timed.get(chosen.path, {}))
+    def _chosen(
+        self, format_: str, label: str, within: Sequence[Candidate]
+    ) -> tuple[Candidate | None, Mapping[str, Any]]:
+        """The candidate to keep, with its time; none where `auto` finds none clearly faster than float32."""
+        paths = [self.folder / self.float32[format_].path, *(candidate.path for candidate in within)]
+        timed = times(paths, self.evaluator.seq_len)
+        chosen = min(within, key=lambda candidate: candidate.difference)
+        if self.options.quantize == "auto":
+            chosen = min(within, key=lambda candidate: timed.get(candidate.path, {}).get("time_ratio", np.inf))
+        time = timed.get(chosen.path, {})
+        if not time:
+            faster, slower, figures = False, False, "it can be timed neither in streams nor in sequences"
+        else:
+            low, high = time["time_ratio_interval"]
+            faster, slower = high < 1, low > 1
+            call = "a step" if time["scenario"] == "stream" else "a sequence"
+            figures = f"in int8 {call} takes {time['time_ratio']:.2f} ({low:.2f} to {high:.2f}) of float32's time"
+        if self.options.quantize == "auto":
+            self.notes.append(f"{label if faster else label.replace('int8', 'float32')} is best here: {figures}")
+            return chosen if faster else None, time
+        if slower:
+            self.notes.append(f"{INT8_FILES[format_]} is smaller here, but not faster: {figures}")
+        return chosen, time
 
-    def _write_c(self, graph: Path, target: Path, _: Settings, kept: Collection[str] = ()) -> None:
-        """Write and compile C whose layers are in int8 but for those in `kept`."""
-        lowered = [node.name for label, node in self._parts.items() if label not in kept]
+    def _write_int8_c(self, graph: Path, target: Path, _: Settings, kept: Collection[str] = ()) -> None:
+        """Write and compile C with all but the nodes in `kept` in int8."""
+        lowered = [node.name for label, node in self._nodes.items() if label not in kept]
         export_c(graph, target, f"{self.name}_int8", lowered)
-        native.build(target)
+        c_compiler.build(target)
 
     @cached_property
-    def _parts(self) -> dict[str, onnx.NodeProto]:
-        """What there is to quantize in the graph."""
-        return parts(onnx.load(self.graph, load_external_data=False))
+    def _nodes(self) -> dict[str, onnx.NodeProto]:
+        return quantizable_nodes(onnx.load(self.graph, load_external_data=False))
 
-    def int8_torchscript(self, path: Path, layers: tuple[int, int]) -> None:
-        """Keep the int8 artifact at `path` if it is within the budget."""
-        self.on_trial("trying int8 TorchScript")
-        trial = self.examiner.examine(path, "int8")
-        if trial.problem:
-            path.unlink()
-            self.notes.append(f"{path.name} is left out: {trial.problem}")
+    def _add_int8_torchscript(self, layers: tuple[int, int] | str) -> None:
+        """Keep the int8 TorchScript candidate if it is within the budget."""
+        path = self.folder / INT8_FILES["torchscript"]
+        if isinstance(layers, str):
+            self.notes.append(f"{path.name} is left out: {layers}")
             return
-        timed = times([self.folder / self.made["torchscript"].path, path], self.examiner.seq_len)
-        self._add(trial, path, layers, [trial], timed.get(path, {}))
+        self.on_candidate("trying int8 TorchScript")
+        candidate = self.evaluator.evaluate(path, "int8")
+        if candidate.problem:
+            path.unlink()
+            self.notes.append(f"{path.name} is left out: {candidate.problem}")
+            return
+        timed = times([self.folder / self.float32["torchscript"].path, path], self.evaluator.seq_len)
+        self._add(candidate, path, layers, [candidate], timed.get(path, {}))
 
-    def float16(self) -> None:
-        """The float16 artifact. Raises `ParityError` where float16 overflows or is not within the budget."""
-        path = self.folder / FLOAT16
-        self.on_trial("writing float16")
-        export_float16(self.folder / self.made["onnx"].path, path, self.request.state_dtype)
-        trial = self.examiner.examine(path, "float16")
-        if trial.problem:
-            raise ParityError(f"float16 is not within the budget: {trial.problem}; export without --half.")
+    def _write_float16(self) -> None:
+        """The float16 artifact. Raises `ParityError` where float16 overflows or is over the budget."""
+        path = self.folder / FLOAT16_FILE
+        self.on_candidate("writing float16")
+        export_float16(self.folder / self.float32["onnx"].path, path, self.options.state_dtype)
+        candidate = self.evaluator.evaluate(path, "float16")
+        if candidate.problem:
+            raise ParityError(f"float16 is not within the budget: {candidate.problem}; export without --half.")
         layers = sum(lstm_counts(onnx.load(path, load_external_data=False)))
-        self._add(trial, path, (layers, layers), [trial], {})
+        self._add(candidate, path, (layers, layers), [candidate], {})
         self.notes.append(
             f"{path.name} was proven with its numbers rounded to float16 and its sums in float32, since the CPU has no "
             "float16 LSTM: prove it where a GPU is, with validate --provider cuda"
         )
 
     def _add(
-        self, trial: Trial, path: Path, layers: tuple[int, int], tried: Sequence[Trial], timed: Mapping[str, Any]
+        self,
+        candidate: Candidate,
+        path: Path,
+        layers: tuple[int, int],
+        tried: Sequence[Candidate],
+        timed: Mapping[str, Any],
     ) -> None:
         """List an artifact with its evidence; `layers` are its LSTM layers in lower precision, and all."""
-        beside = self.made[SUFFIXES[path.suffix]]
-        artifact = Artifact.of(path, beside.format, trial.precision)
-        examiner = self.examiner
+        float32 = next(a for a in self.float32.values() if Path(a.path).suffix == path.suffix)
+        artifact = Artifact.of(path, float32.format, candidate.precision)
+        evaluator = self.evaluator
         evidence = Evidence(
             lowered_layers=layers[0],
             lstm_layers=layers[1],
-            kept_float=trial.kept,
-            settings={**trial.settings, "chosen_for": environment.describe()["cpu"]["features"]},
-            bytes_ratio=_size(path, artifact) / _size(self.folder / beside.path, beside),
-            data=examiner.given.described,
-            metric=examiner.given.metric,
-            metric_float32=examiner.wanted.metric,
-            metric_value=trial.metric,
-            loss=trial.loss,
-            max_loss=examiner.max_loss,
-            difference=trial.difference,
-            cosine=trial.cosine,
-            tried=tuple(each.described() for each in tried),
+            kept_float=candidate.kept,
+            settings={**candidate.settings, "chosen_for": environment.describe()["cpu"]["features"]},
+            bytes_ratio=_size(path, artifact) / _size(self.folder / float32.path, float32),
+            data=evaluator.data.description,
+            metric=evaluator.data.metric,
+            metric_float32=evaluator.float32.metric,
+            metric_value=candidate.metric,
+            loss=candidate.loss,
+            max_loss=evaluator.max_loss,
+            difference=candidate.difference,
+            cosine=candidate.cosine,
+            tried=tuple(other.summary() for other in tried),
             **timed,
         )
-        dtype = self.request.state_dtype if trial.precision == "float16" else "float32"
+        dtype = self.options.state_dtype if candidate.precision == "float16" else "float32"
         self.artifacts.append(replace(artifact, state_dtype=dtype, evidence=evidence))
 
 
@@ -199,20 +199,11 @@ def _size(path: Path, artifact: Artifact) -> int:
     return c_weights.nbytes(path) if artifact.format == "c" else artifact.bytes
 
 
-def _is_faster(timed: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether int8 is clearly faster than float32, and the figures."""
-    if not timed:
-        return False, "it can be timed neither in streams nor in sequences"
-    low, high = timed["time_ratio_interval"]
-    what = "a step" if timed["scenario"] == "stream" else "a sequence"
-    return high < 1, f"in int8 {what} takes {timed['time_ratio']:.2f} ({low:.2f} to {high:.2f}) of float32's time"
-
-
 def times(paths: Sequence[Path], seq_len: int, rounds: int = 20) -> dict[Path, dict[str, Any]]:
     """Time single steps of artifacts side by side, or sequences where they cannot be streamed.
 
-    For each path the fields of `Evidence` about time; the first path is the float32 artifact. Empty where one of them
-    runs in neither way.
+    For each path the fields of `Evidence` about time, relative to the first path, which is float32. Empty where one of
+    them runs in neither way.
     """
     for scenario in ("stream", "sequence"):
         plan = runner.Plan(

@@ -27,6 +27,7 @@ from properties import examples
 from torch import nn
 
 from lstm_deploy import Classify, LanguageModel
+from lstm_deploy.artifacts.files import weights_file
 from lstm_deploy.contract.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
@@ -53,12 +54,12 @@ SYSTEMS = {
     "echo": (modules.AddsAnEcho, ["x:float32[batch,seq,3]"]),
 }
 SYSTEMS["wide head"] = (lambda: Linear(5, 37, 2, 70), ["x:float32[batch,seq,5]"])
-TRIED = ((1, 1), (3, 7), (2, 30))
+SIZES = ((1, 1), (3, 7), (2, 30))
 
 
-def assert_as_graph(onnx, path, tried=TRIED, tolerance=1e-5):
+def assert_as_graph(onnx, path, sizes=SIZES, tolerance=1e-5):
     runtime = opened(path)
-    for batch, seq in tried:
+    for batch, seq in sizes:
         feeds = feeds_of(runtime.signature, batch, seq, seed=batch)
         assert_equal(runtime.run(feeds), onnx.run(feeds), tolerance)
 
@@ -176,7 +177,7 @@ def test_steps_sequences_and_rows_agree(system):
 def test_large_weights_are_a_file_that_is_mapped(tmp_path):
     torch.manual_seed(0)
     onnx, path = written(Linear(4, 520, 1), tmp_path, "x:float32[batch,seq,4]")
-    data = native.weights_file(path)
+    data = weights_file(path)
     assert data.stat().st_size > MAPPED_ABOVE
     assert path.stat().st_size < 200_000
     assert_as_graph(onnx, path, ((1, 3),))

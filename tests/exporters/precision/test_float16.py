@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from properties import examples
 from torch import nn
+from validation_cases import checks_of
 
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
 from lstm_deploy.contract.signature import TensorSpec
@@ -13,10 +14,11 @@ from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.float16 import export_float16
 from lstm_deploy.lifting import onnx_order, sources
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.validation.cases import Effort, make_cases
-from lstm_deploy.validation.checks import open_for_proof, prove_file
-from lstm_deploy.validation.reference import ReferenceRuntime
-from lstm_deploy.validation.weight_differences import weight_problems
+from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.judging import open_emulating
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
+from lstm_deploy.validation.weights import layer_problems
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 HALF = onnx.TensorProto.FLOAT16
@@ -56,24 +58,24 @@ def test_every_form_of_lstm_computes_in_float16_and_is_proven(tmp_path, state_dt
     model = onnx.load(tmp_path / "h.onnx")
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert {types[name] for node in model.graph.node if node.op_type == "LSTM" for name in node.input[1:4]} == {HALF}
-    assert weight_problems(lstm_layers(model), onnx_order.layers(lifted)) == []
-    contract = open_for_proof(tmp_path / "h.onnx", "float16", "cpu").signature
+    assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []
+    contract = open_emulating(tmp_path / "h.onnx", "float16", "cpu").signature
     assert {spec.dtype for spec in contract.state_inputs} == {state_dtype}
     assert {spec.dtype for spec in (*contract.inputs, *contract.outputs)} == {"float32"}
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    checks = prove_file(tmp_path / "h.onnx", "h", "float16", "cpu", cases).checks
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    checks = checks_of(tmp_path / "h.onnx", "float16", cases)
     assert [check for check in checks if not check.passed] == []
 
 
 def test_scaling_stays_in_float32_so_that_large_units_do_not_overflow(tmp_path):
     lifted, path = exported(tmp_path, Net(scale=1e8))
     export_float16(path, tmp_path / "h.onnx")
-    runtime = open_for_proof(tmp_path / "h.onnx", "float16", "cpu")
+    runtime = open_emulating(tmp_path / "h.onnx", "float16", "cpu")
     x = np.random.default_rng(0).standard_normal((2, 5, 6)).astype(np.float32) * np.float32(1e8)
     y = runtime.run({"x": x, **runtime.signature.initial_state(2)})["y"]
     with torch.no_grad():
-        wanted = lifted(torch.from_numpy(x), torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))[0].numpy()
-    np.testing.assert_allclose(y, wanted, atol=1e-3 * np.abs(wanted).max())
+        expected = lifted(torch.from_numpy(x), torch.zeros(1, 2, 8), torch.zeros(1, 2, 8))[0].numpy()
+    np.testing.assert_allclose(y, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_the_scaling_of_a_forecaster_is_not_cast(tmp_path, forecaster):
@@ -84,7 +86,7 @@ def test_the_scaling_of_a_forecaster_is_not_cast(tmp_path, forecaster):
     assert [onnx.helper.get_attribute_value(node.attribute[0]) for node in casts] == [HALF, onnx.TensorProto.FLOAT]
 
 
-def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
     net = Net()
     with torch.no_grad():
         net.lstm.weight_ih_l0[3, 2] = 1e5
@@ -94,14 +96,14 @@ def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
     assert not (tmp_path / "h.onnx").exists()
 
 
-def test_what_is_in_float16_already_is_refused(tmp_path):
+def test_a_float16_model_is_refused(tmp_path):
     _, path = exported(tmp_path, Net())
     export_float16(path, tmp_path / "h.onnx")
     with pytest.raises(InputError, match="in float16 already"):
         export_float16(tmp_path / "h.onnx", tmp_path / "hh.onnx")
 
 
-def test_a_column_that_underflows_is_told(tmp_path):
+def test_a_column_that_underflows_is_named(tmp_path):
     net = Net()
     with torch.no_grad():
         net.fc.weight[1] *= 1e-8
@@ -119,6 +121,6 @@ def test_values_that_overflow_inside_are_seen_on_the_cpu_too(tmp_path):
         lifted.module.lstm.weight_ih_l0 *= 20
     export_onnx(lifted, path)
     export_float16(path, tmp_path / "h.onnx")
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    checks = prove_file(tmp_path / "h.onnx", "h", "float16", "cpu", cases).checks
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    checks = checks_of(tmp_path / "h.onnx", "float16", cases)
     assert any(not check.passed and check.output == "y" for check in checks)

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import numpy_helper
 from properties import examples
 from torch import nn
+from validation_cases import checks_of
 
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
@@ -16,14 +17,20 @@ from lstm_deploy.artifacts.saturation import needs_vnni, problems, saturating_no
 from lstm_deploy.contract.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, parts, quantize_onnx, rounded
+from lstm_deploy.exporters.precision.int8 import (
+    Settings,
+    lstm_counts,
+    quantizable_nodes,
+    quantize_onnx,
+    quantize_weights,
+)
 from lstm_deploy.lifting import onnx_order
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.opening import open_runtime
-from lstm_deploy.validation.cases import Effort, make_cases
-from lstm_deploy.validation.checks import prove_file
-from lstm_deploy.validation.reference import ReferenceRuntime
-from lstm_deploy.validation.weight_differences import weight_problems
+from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
+from lstm_deploy.validation.weights import layer_problems
 
 SMALL = Effort(100, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 
@@ -65,13 +72,9 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     assert saturating_nodes(model, tmp_path) == {}
     assert lstm_counts(model) == (num_layers, num_layers)
     assert len(lstm_layers(model)) == num_layers
-    assert (
-        weight_problems(lstm_layers(model), onnx_order.layers(lifted)) == []
-    )  # each within half a step of what it was
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    assert [
-        check for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks if not check.passed
-    ] == []
+    assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []  # each within half a step of what it was
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    assert [check for check in checks_of(tmp_path / "q.onnx", "int8", cases) if not check.passed] == []
 
 
 def test_unsigned_weights_are_the_same_numbers(tmp_path):
@@ -96,7 +99,7 @@ def test_unsigned_weights_are_the_same_numbers(tmp_path):
     per_channel=st.booleans(),
 )
 def test_no_pair_of_weights_overflows_16_bits_and_each_is_within_half_a_step(values, per_channel):
-    number, scale, zero = rounded(values, Settings(per_channel=per_channel))
+    number, scale, zero = quantize_weights(values, Settings(per_channel=per_channel))
     step = scale[..., None, :] if per_channel else scale[..., None, None]
     assert not zero.any()
     assert (np.abs(number * step.astype(np.float64) - values) <= 0.5001 * step).all()
@@ -129,7 +132,7 @@ def test_the_contract_stays_and_the_quantizer_leaves_no_notes(tmp_path):
 
 def test_layers_are_named_as_in_pytorch_and_can_stay_in_float(tmp_path):
     _, path = exported(tmp_path, Net(num_layers=2))
-    assert list(parts(onnx.load(path))) == ["lstm, layer 0", "lstm, layer 1"]
+    assert list(quantizable_nodes(onnx.load(path))) == ["lstm, layer 0", "lstm, layer 1"]
     quantize_onnx(path, tmp_path / "q.onnx", kept=["lstm, layer 0"])
     model = onnx.load(tmp_path / "q.onnx")
     assert lstm_counts(model) == (1, 2)
@@ -148,24 +151,30 @@ def test_heads_and_embeddings_are_quantized_where_they_are_large(tmp_path):
             return self.fc(self.lstm(self.embedding(tokens))[0])
 
     _, path = exported(tmp_path, Text(), ["tokens:int64[batch,seq]"])
-    assert list(parts(onnx.load(path))) == ["the embedding [300, 6]", "lstm, layer 0", "the matrix [8, 200]"]
+    assert list(quantizable_nodes(onnx.load(path))) == [
+        "the embedding [300, 6]",
+        "lstm, layer 0",
+        "the matrix [8, 200]",
+    ]
     quantize_onnx(path, tmp_path / "q.onnx")
     operators = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
     assert {"MatMulInteger", "DynamicQuantizeLSTM"} <= operators
     _, path = exported(tmp_path, Net(2))
-    assert list(parts(onnx.load(path))) == ["lstm, layer 0"]  # a head of 16 weights costs more than it saves
+    assert list(quantizable_nodes(onnx.load(path))) == [
+        "lstm, layer 0"
+    ]  # a head of 16 weights costs more than it saves
 
 
 def test_what_inverts_a_projection_stays_in_float(tmp_path):
     _, path = exported(tmp_path, Net(proj_size=7))
-    labels = list(parts(onnx.load(path)))
+    labels = list(quantizable_nodes(onnx.load(path)))
     assert labels[0] == "lstm, layer 0"
     quantize_onnx(path, tmp_path / "q.onnx")
     kept = [t.name for t in onnx.load(tmp_path / "q.onnx").graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
     assert any("P_inverse" in name for name in kept)
 
 
-def test_what_is_quantized_already_is_refused(tmp_path):
+def test_a_quantized_model_is_refused(tmp_path):
     _, path = exported(tmp_path, Net())
     quantize_onnx(path, tmp_path / "q.onnx")
     with pytest.raises(InputError, match="in int8 already; quantize the float32 model"):
@@ -219,11 +228,11 @@ def test_weights_that_two_lstms_share_are_quantized_in_both(tmp_path):
             return self.b(self.a(x)[0])[0]
 
     lifted, path = exported(tmp_path, Shared())
-    assert len(parts(onnx.load(path))) == 2
+    assert len(quantizable_nodes(onnx.load(path))) == 2
     quantize_onnx(path, tmp_path / "q.onnx")
     assert lstm_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 
 
 def test_matrices_of_one_shape_are_all_quantized(tmp_path):
@@ -238,7 +247,7 @@ def test_matrices_of_one_shape_are_all_quantized(tmp_path):
             return {"one": self.one(y), "two": self.two(y)}
 
     _, path = exported(tmp_path, Heads())
-    assert list(parts(onnx.load(path)))[1:] == ["the matrix [8, 30]", "the matrix [8, 30] (2)"]
+    assert list(quantizable_nodes(onnx.load(path)))[1:] == ["the matrix [8, 30]", "the matrix [8, 30] (2)"]
     quantize_onnx(path, tmp_path / "q.onnx")
     assert not [node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.op_type == "MatMul"]
 
@@ -282,10 +291,10 @@ def test_what_is_in_integers_has_names_of_its_own_and_what_is_read_elsewhere_sta
         model = onnx.load(tmp_path / "q.onnx")
         onnx.checker.check_model(model, full_check=True)
         assert not [node for node in model.graph.node if node.op_type in ("MatMul", "LSTM")]
-        cases = make_cases(ReferenceRuntime(lifted), SMALL)
-        assert all(check.passed for check in prove_file(tmp_path / "q.onnx", "q", "int8", "cpu", cases).checks)
+        cases = make_cases(PyTorchReference(lifted), SMALL)
+        assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 
 
-def test_weights_that_are_no_numbers_are_refused():
+def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="A weight is NaN or infinite"):
-        rounded(np.full((2, 2), np.nan, np.float32), Settings())
+        quantize_weights(np.full((2, 2), np.nan, np.float32), Settings())

@@ -4,14 +4,15 @@ import modules
 import pytest
 import torch
 from torch import nn
+from validation_cases import checks_of
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.precision.int8_torch import quantized_copy
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.validation.cases import Effort, make_cases
-from lstm_deploy.validation.checks import prove_file
-from lstm_deploy.validation.reference import ReferenceRuntime
+from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
 
 SMALL = Effort(50, ((1, 1), (3, 7), (2, 30)), 1, 1e9)
 X = "x:float32[batch,seq,6]"
@@ -69,8 +70,8 @@ def test_a_quantized_copy_is_proven_and_leaves_the_original(tmp_path, module, in
     export_torchscript(copy, tmp_path / "q.torchscript")
     assert list(before) == list(lifted.state_dict())
     assert all(torch.equal(value, before[name]) for name, value in lifted.state_dict().items())
-    cases = make_cases(ReferenceRuntime(lifted), SMALL)
-    checks = prove_file(tmp_path / "q.torchscript", "q", "int8", "cpu", cases).checks
+    cases = make_cases(PyTorchReference(lifted), SMALL)
+    checks = checks_of(tmp_path / "q.torchscript", "int8", cases)
     assert [check for check in checks if not check.passed] == []
     assert max(check.max_abs or 0 for check in checks if check.name == "shapes") > 1e-4  # it is int8 indeed
 

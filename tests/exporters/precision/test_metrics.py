@@ -2,115 +2,12 @@ import math
 
 import numpy as np
 import pytest
-from feeding import feeders
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
-from msgspec.structs import replace
-from torch import nn
 
-import lstm_deploy
-from lstm_deploy.artifacts.files import sha256
-from lstm_deploy.contract.signature import TensorSpec
-from lstm_deploy.contract.tasks import LanguageModel
-from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision import metrics
-from lstm_deploy.lifting import sources
-from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.runtimes.opening import open_runtime
-from lstm_deploy.runtimes.torchrt import EagerRuntime
-from lstm_deploy.training import checkpoint
 
 floats = hnp.arrays(np.float64, (7, 3), elements=st.floats(-100, 100))
-
-
-def training_of(path, data):
-    """What the checkpoint at `path` reports, as if it had been trained by the command line on `data`."""
-    return {**checkpoint.read_spec(path).training, "data": {"path": str(data), "sha256": sha256(data)}}
-
-
-def test_a_forecaster_scores_on_the_held_out_rows_as_it_did_after_training(forecast_bundle, forecaster, prices):
-    training = training_of(forecaster, prices)
-    runtime = open_runtime(forecast_bundle / "model.onnx")
-    given = metrics.examples(runtime.signature, None, training)
-    assert given.described == "the held-out part of goog.csv"
-    assert metrics.measure(runtime, given).metric == pytest.approx(training["metrics"]["rmse"], rel=1e-4)
-
-
-def test_a_language_model_scores_on_the_held_out_text_as_it_did_after_training(lm_bundle, language_model, text):
-    training = training_of(language_model, text)
-    runtime = open_runtime(lm_bundle / "model.onnx")
-    given = metrics.examples(runtime.signature, None, training)
-    found = metrics.measure(runtime, given).metric
-    assert found == pytest.approx(training["metrics"]["bits_per_character"], rel=1e-4)
-
-
-def test_another_file_is_measured_whole_and_the_training_file_only_at_its_end(forecast_bundle, forecaster, prices):
-    contract = open_runtime(forecast_bundle / "model.onnx").signature
-    held_out = metrics.examples(contract, prices, training_of(forecaster, prices))
-    whole = metrics.examples(contract, prices)
-    rows = sum(map(len, whole.truth)) + contract.task.window
-    assert sum(map(len, held_out.truth)) == round(0.2 * rows)
-    assert (held_out.described, whole.described) == ("the held-out part of goog.csv", "goog.csv")
-
-
-def test_without_data_inputs_are_drawn_and_there_is_no_metric(forecast_bundle):
-    runtime = open_runtime(forecast_bundle / "model.onnx")
-    given = metrics.examples(runtime.signature, None, {"data": {"path": "gone.csv", "sha256": "0"}})
-    assert (given.metric, given.truth) == ("", ())
-    found = metrics.measure(runtime, given)
-    assert found.metric is None
-    assert found.outputs["y"].shape == (metrics.DRAWN_ROWS * metrics.DRAWN_CALLS * metrics.DRAWN_STEPS, 4)
-
-
-def test_arrays_give_rmse_or_accuracy(lm_bundle, tmp_path):
-    runtime = open_runtime(lm_bundle / "model.onnx")
-    contract = replace(runtime.signature, task=None)
-    x = np.arange(12).reshape(4, 3) % 5
-    y = runtime.run({"x": x, **contract.initial_state(4)})["y"]
-    np.savez(tmp_path / "classes.npz", x=x, y=y.argmax(-1))
-    np.savez(tmp_path / "values.npz", x=x, y=y + 2)
-    classes = metrics.measure(runtime, metrics.examples(contract, tmp_path / "classes.npz"))
-    values = metrics.measure(runtime, metrics.examples(contract, tmp_path / "values.npz"))
-    assert classes.metric == 1.0
-    assert values.metric == pytest.approx(2.0, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": np.zeros((2, 3), np.int64)}, "no array 'y'"),
-        ({"y": np.zeros(2)}, "no array 'x'"),
-        ({"x": np.zeros(3, np.int64), "y": np.zeros(3)}, r"x in .* is int64\[3\]; give int64\[batch, seq\]"),
-        (
-            {"x": np.zeros((2, 3), np.int64), "y": np.zeros(5)},
-            r"y in .* is float64\[5\]; give float64\[2, 3, \d+\], or",
-        ),
-        ({"x": np.zeros((2, 3), np.int64), "y": np.zeros((2, 1), np.int64)}, r"y in .* give int64\[2, 3\], or classes"),
-        ({"x": np.zeros((2, 3), np.int64), "y": np.array([["a", "b"]])}, "y in"),
-        ({"x": np.zeros((2, 3), np.int64), "y": np.array(1.0)}, "y in"),
-        ({"x": np.zeros((2, 3), np.int64), "y": np.full((2, 3), 999)}, "classes from 999 to 999; the model knows 0 to"),
-        ({"x": np.full((2, 3), 0.7), "y": np.zeros((2, 3), np.int64)}, r"x in .* is float64"),
-        ({"x": np.array([["a", "b"]]), "y": np.zeros((1, 2), np.int64)}, "x in"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(lm_bundle, tmp_path, arrays, message):
-    contract = replace(lstm_deploy.open(lm_bundle).signature, task=None)
-    np.savez(tmp_path / "data.npz", **arrays)
-    with pytest.raises(InputError, match=message):
-        metrics.examples(contract, tmp_path / "data.npz")
-
-
-def test_data_of_another_kind_is_refused(lm_bundle, forecast_bundle, tmp_path, prices):
-    contract = lstm_deploy.open(lm_bundle).signature
-    (tmp_path / "text.txt").write_text("une forêt ✿")
-    with pytest.raises(InputError, match="never seen"):
-        metrics.examples(contract, tmp_path / "text.txt")
-    (tmp_path / "short.csv").write_text("open,high,low,close\n1,2,3,4\n2,3,4,5\n")
-    with pytest.raises(InputError, match="too few for windows of 20"):
-        metrics.examples(lstm_deploy.open(forecast_bundle).signature, tmp_path / "short.csv")
-    with pytest.raises(InputError, match=r"give one with the arrays x and y"):
-        metrics.examples(replace(contract, task=None), prices)
 
 
 def test_loss_is_what_became_worse():
@@ -122,98 +19,26 @@ def test_loss_is_what_became_worse():
     assert metrics.loss("rmse", math.nan, 1.0) == math.inf
 
 
-@given(wanted=floats, noise=floats)
-def test_a_difference_of_a_tenth_means_a_cosine_of_0_995(wanted, noise):
-    centred = wanted - wanted.mean(0)
+@given(expected=floats, noise=floats)
+def test_a_difference_of_a_tenth_means_a_cosine_of_0_995(expected, noise):
+    centred = expected - expected.mean(0)
     off, cosine = metrics.difference({"y": centred + 0.001 * noise}, {"y": centred})
     if off <= 0.1:
         assert cosine >= 0.995 - 1e-9 or not centred.any()
-    assert metrics.difference({"y": wanted}, {"y": wanted})[0] == 0
+    assert metrics.difference({"y": expected}, {"y": expected})[0] == 0
 
 
 def test_a_difference_is_seen_beside_a_large_offset_and_nan_is_infinite():
     rng = np.random.default_rng(0)
-    wanted = 1e6 + rng.standard_normal((100, 2))
-    off, cosine = metrics.difference({"y": wanted + rng.standard_normal((100, 2))}, {"y": wanted})
+    expected = 1e6 + rng.standard_normal((100, 2))
+    off, cosine = metrics.difference({"y": expected + rng.standard_normal((100, 2))}, {"y": expected})
     assert off > 0.5
     assert cosine > 0.999
-    assert metrics.difference({"y": wanted * np.nan}, {"y": wanted})[0] == math.inf
+    assert metrics.difference({"y": expected * np.nan}, {"y": expected})[0] == math.inf
 
 
 def test_the_output_that_is_off_most_is_told():
     rng = np.random.default_rng(0)
-    wanted = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
-    off, _ = metrics.difference({**wanted, "wrong": -wanted["wrong"]}, wanted)
+    expected = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
+    off, _ = metrics.difference({**expected, "wrong": -expected["wrong"]}, expected)
     assert off > 1.9
-
-
-@pytest.fixture(scope="module")
-def time_major(tmp_path_factory):
-    """A time-major model of one output, as a runtime."""
-    path = tmp_path_factory.mktemp("major") / "m.onnx"
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.fc = nn.LSTM(3, 4), nn.Linear(4, 1)
-
-        def forward(self, x):
-            return self.fc(self.lstm(x)[0])
-
-    export_onnx(lift(Net().eval(), [TensorSpec.parse("x:float32[seq,batch,3]")]), path)
-    return open_runtime(path)
-
-
-def test_rows_are_cut_along_the_batch_of_a_time_major_model(time_major, tmp_path):
-    x = np.random.default_rng(0).standard_normal((300, 300, 3)).astype(np.float32)
-    y = time_major.run({"x": x, **time_major.signature.initial_state(300)})["y"]
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    given = metrics.examples(time_major.signature, tmp_path / "data.npz")
-    assert [call["x"].shape for call in given.calls] == [(300, 256, 3), (300, 44, 3)]
-    assert metrics.measure(time_major, given).metric < 1e-6
-
-
-def test_integers_that_a_model_of_one_column_should_give_are_values_and_no_classes(time_major, tmp_path):
-    np.savez(tmp_path / "data.npz", x=np.zeros((5, 2, 3)), y=np.arange(10).reshape(5, 2))
-    given = metrics.examples(time_major.signature, tmp_path / "data.npz")
-    assert given.metric == "rmse"
-    assert metrics.measure(time_major, given).metric > 1
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
-def test_values_that_are_no_numbers_are_refused(time_major, tmp_path, wrong):
-    x, y = np.zeros((5, 2, 3)), np.zeros((5, 2, 1))
-    x[0, 0, 0] = wrong
-    np.savez(tmp_path / "data.npz", x=x, y=y)
-    with pytest.raises(InputError, match="x in .* NaN, infinite or beyond float32"):
-        metrics.examples(time_major.signature, tmp_path / "data.npz")
-
-
-@pytest.mark.parametrize("name", ["fixed window", "carried, last step", "time-major", "classes first", "window"])
-def test_data_is_measured_whatever_the_layout(tmp_path, name):
-    feeder = feeders()[name]
-    lifted = sources.load_module(
-        feeder.module.eval(),
-        [TensorSpec.parse(text, key) for key, text in feeder.inputs.items()],
-        "layers-first",
-        feeder.task,
-        feeder.state_policy,
-    ).lifted
-    path = tmp_path / "data.txt"
-    if isinstance(feeder.task, LanguageModel):
-        path.write_text("abcefg" * 60)
-    else:
-        path = tmp_path / "data.csv"
-        path.write_text("a,b\n" + "".join(f"{number % 7},{number % 5}\n" for number in range(60)))
-    measured = metrics.measure(EagerRuntime(lifted), metrics.examples(lifted.signature, path))
-    assert measured.metric is not None
-    assert 0 < measured.metric < 100
-
-
-def test_a_text_is_no_measure_of_a_model_that_tells_the_last_character_only(tmp_path):
-    feeder = feeders()["one-hot"]
-    specs = [TensorSpec.parse(text, key) for key, text in feeder.inputs.items()]
-    lifted = sources.load_module(feeder.module.eval(), specs, "layers-first", feeder.task).lifted
-    (tmp_path / "t.txt").write_text("abc" * 50)
-    with pytest.raises(InputError, match="leave out --data"):
-        metrics.examples(lifted.signature, tmp_path / "t.txt")

@@ -8,15 +8,19 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lstm_deploy
+from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.benchmark.variants import Wanted, variants_of
 from lstm_deploy.cli import app
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import pipeline, report
+from lstm_deploy.exporters.plan import make_plan
 from lstm_deploy.exporters.precision import selection
+from lstm_deploy.exporters.precision.options import PrecisionOptions
+from lstm_deploy.lifting.sources import Origin
 from lstm_deploy.runtimes import opening
 from lstm_deploy.validation import pipeline as validation
-from lstm_deploy.validation.cases import QUICK
+from lstm_deploy.validation.case_inputs import QUICK
 
 INPUTS = {"x": "float32[batch,seq,4]"}
 FAST = {"scenario": "stream", "p50_us": 5.0, "p50_us_float32": 10.0, "time_ratio": 0.5}
@@ -130,10 +134,10 @@ def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path,
 
 
 def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeypatch, quick):
-    for interval, wanted in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
+    for interval, expected in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
         monkeypatch.setattr(selection, "times", timing(interval))
         bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="auto", force=True)
-        assert bundle.manifest.notes[0].startswith(wanted)
+        assert bundle.manifest.notes[0].startswith(expected)
         assert ("model.int8.onnx" in {a.path for a in bundle.manifest.artifacts}) == (interval[1] < 1)
 
 
@@ -143,7 +147,7 @@ def test_auto_over_the_budget_is_float32_and_no_error(net, tmp_path, quick):
     assert "int8 is left out" in bundle.manifest.notes[0]
 
 
-def test_layers_that_stay_in_float_are_told(net, tmp_path, monkeypatch, quick):
+def test_layers_that_stay_in_float_are_noted(net, tmp_path, monkeypatch, quick):
     free = lstm_deploy.export(net, tmp_path / "free", inputs=INPUTS, quantize="int8", formats=["onnx"])
     budget = 0.7 * free.find("onnx", "int8").evidence.difference
     bundle = lstm_deploy.export(
@@ -181,27 +185,27 @@ def test_an_overflow_of_float16_is_found_and_nothing_is_written(net, tmp_path, q
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "int4"}, "'int4' is no way to quantize; use int8 or auto"),
+        ({"quantize": "int4"}, "'int4' is not a way to quantize; use int8 or auto"),
         ({"half": True, "formats": ["torchscript"]}, "is for ONNX; add --format onnx"),
         ({"quantize": "auto", "formats": ["torchscript"]}, "is for ONNX and C; add --format onnx"),
         ({"data": "nowhere.npz", "quantize": "int8"}, "nowhere.npz does not exist"),
         ({"data": "nowhere.npz"}, "ask for one with --quantize or --half"),
         ({"max_metric_loss": 0.1}, "ask for one with --quantize or --half"),
-        ({"quantize": "int8", "int8_cpus": "avx2"}, "'avx2' is no kind of CPUs; use any or vnni"),
+        ({"quantize": "int8", "int8_cpus": "avx2"}, "'avx2' is not a choice of CPUs; use any or vnni"),
         ({"int8_cpus": "vnni"}, "--int8-cpus is for ONNX in int8; add --quantize int8 and --format onnx"),
-        ({"quantize": "int8", "max_metric_loss": "1%"}, "max_metric_loss is '1%'; give a part from 0 to 1"),
-        ({"quantize": "int8", "max_metric_loss": float("nan")}, "give a part from 0 to 1"),
+        ({"quantize": "int8", "max_metric_loss": "1%"}, "max_metric_loss is '1%'; give a fraction from 0 to 1"),
+        ({"quantize": "int8", "max_metric_loss": float("nan")}, "give a fraction from 0 to 1"),
         ({"quantize": "int8", "state_dtype": "float32"}, "--state-dtype is for float16; add --half"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
+def test_options_that_make_no_sense_are_refused(net, tmp_path, options, message, quick):
     with pytest.raises(InputError, match=message):
         lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_for_vnni_are_refused_where_they_cannot_be_proven(net, tmp_path, monkeypatch, quick):
-    monkeypatch.setattr(pipeline.environment, "lacks_vnni", lambda: True)
+    monkeypatch.setattr(environment, "lacks_vnni", lambda: True)
     with pytest.raises(InputError, match="no VNNI, so such weights cannot be proven here; leave out --int8-cpus vnni"):
         lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", int8_cpus="vnni")
     assert not (tmp_path / "out").exists()
@@ -213,7 +217,7 @@ def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path, quick):
     variants, left_out = variants_of([bundle.path], wanted, tmp_path)
     assert "model.int8.onnx" not in {variant.artifact for variant in variants}
     assert any(text.startswith("model.int8.onnx: CUDA has no int8 LSTM") for text in left_out)
-    _, left_out = validation._chosen(bundle, bundle.path, "cuda")
+    _, left_out = validation._runnable(bundle, bundle.path, "cuda")
     assert left_out == ["model.int8.onnx: CUDA has no int8 LSTM, and would leave it to the CPU"]
     with pytest.raises(InputError, match="CUDA has no int8 LSTM"):
         opening.open_runtime(bundle.path / "model.int8.onnx", "cuda")
@@ -246,12 +250,8 @@ def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path, qui
 
 
 def test_a_dry_run_names_what_may_come(forecaster, tmp_path, quick):
-    plan = pipeline.plan(
-        pipeline.sources.Origin(path=forecaster),
-        tmp_path / "out",
-        request=selection.Request(quantize="int8", half=True),
-    )
-    assert {"model.int8.onnx", "model.int8.torchscript", "model.fp16.onnx"} <= set(plan["files"])
+    plan = make_plan(tmp_path / "out", Origin(path=forecaster), precision=PrecisionOptions(quantize="int8", half=True))
+    assert {"model.int8.onnx", "model.int8.torchscript", "model.fp16.onnx"} <= set(plan.preview()["files"])
     assert not (tmp_path / "out").exists()
 
 
@@ -292,7 +292,7 @@ def test_a_refused_int8_is_refused_again(forecaster, tmp_path, quick):
             lstm_deploy.export(forecaster, tmp_path / "out", quantize="int8", formats=["onnx"], max_metric_loss=0.0)
 
 
-def test_training_data_that_is_gone_is_told(prices, tmp_path, quick):
+def test_missing_training_data_is_noted(prices, tmp_path, quick):
     (tmp_path / "p.csv").write_text(prices.read_text())
     words = f"train {tmp_path}/p.csv --task forecast --target close --epochs 1 -o {tmp_path}/m.safetensors"
     assert CliRunner().invoke(app, words.split()).exit_code == 0

@@ -10,7 +10,7 @@ from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.float16 import export_float16
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
-from lstm_deploy.validation.float16_on_cpu import widened
+from lstm_deploy.validation.float16_emulation import in_float32
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def halved(tmp_path_factory):
     return folder
 
 
-def test_a_widened_graph_keeps_the_rounded_weights_and_the_types_of_its_ports(halved):
-    half, wide = onnx.load(halved / "h.onnx"), onnx.load_from_string(widened(halved / "h.onnx"))
+def test_an_emulated_graph_keeps_the_rounded_weights_and_the_types_of_its_ports(halved):
+    half, wide = onnx.load(halved / "h.onnx"), onnx.load_from_string(in_float32(halved / "h.onnx"))
     onnx.checker.check_model(wide)
     rounded = {t.name: onnx.numpy_helper.to_array(t) for t in half.graph.initializer}
     for tensor in wide.graph.initializer:
@@ -37,16 +37,16 @@ def test_a_widened_graph_keeps_the_rounded_weights_and_the_types_of_its_ports(ha
     assert types[0] == types[1]
 
 
-def test_a_widened_graph_computes_what_the_float32_one_does_up_to_the_rounding(halved):
-    wide, right = OnnxRuntime(widened(halved / "h.onnx")), OnnxRuntime(halved / "m.onnx")
+def test_an_emulated_graph_computes_what_the_float32_one_does_up_to_the_rounding(halved):
+    wide, right = OnnxRuntime(in_float32(halved / "h.onnx")), OnnxRuntime(halved / "m.onnx")
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     got = wide.run({"x": x, **wide.signature.initial_state(2)})
-    wanted = right.run({"x": x, **right.signature.initial_state(2)})
-    for name, value in wanted.items():
+    expected = right.run({"x": x, **right.signature.initial_state(2)})
+    for name, value in expected.items():
         assert 0 < np.abs(got[name] - value).max() < 1e-3
 
 
-def test_a_float16_lstm_is_seen_wherever_its_weights_stand(halved, tmp_path):
+def test_a_float16_lstm_is_detected_wherever_its_weights_are(halved, tmp_path):
     model = onnx.load(halved / "h.onnx")
     (tensor,) = (tensor for tensor in model.graph.initializer if "W_l0" in tensor.name)
     model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))

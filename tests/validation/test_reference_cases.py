@@ -5,26 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from properties import examples
+from validation_cases import SMALL, reference_of
 
-from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting import sources
 from lstm_deploy.runtimes.torchrt import EagerRuntime
-from lstm_deploy.validation.cases import QUICK, Effort, make_cases, record, replayed, shortened
-from lstm_deploy.validation.comparing import run_case
-from lstm_deploy.validation.reference import ReferenceRuntime
-
-SMALL = Effort(30, ((1, 1), (3, 5)), 2, 1e9)
-
-
-def reference_of(module, *inputs):
-    return ReferenceRuntime(sources.load_module(module, [TensorSpec.parse(text) for text in inputs]).lifted)
-
-
-@pytest.fixture
-def reference():
-    torch.manual_seed(0)
-    return reference_of(torch.nn.LSTM(3, 5, 2, batch_first=True), "x:float32[batch,seq,3]")
+from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.parity_case import run_case
+from lstm_deploy.validation.reference_cases import make_cases
 
 
 def by_check(cases):
@@ -52,8 +39,8 @@ def test_the_model_itself_passes_its_own_cases(hidden, layers, bidirectional, ba
     reference = reference_of(module, "x:float32[batch,seq,2]" if batch_first else "x:float32[seq,batch,2]")
     single = EagerRuntime(copy.deepcopy(reference.lifted))
     for case in make_cases(reference, SMALL):
-        for got, wanted in zip(run_case(single, case), case.wanted, strict=True):
-            for name, value in wanted.items():
+        for got, expected in zip(run_case(single, case), case.expected, strict=True):
+            for name, value in expected.items():
                 np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
 
 
@@ -61,15 +48,15 @@ def test_chunks_and_steps_are_those_of_the_whole(reference):
     case = by_check(make_cases(reference, SMALL))["chunked"][0]
     whole = np.concatenate([call["x"] for call in case.calls], 1)
     outputs = reference.run({"x": whole, **case.state})
-    np.testing.assert_allclose(np.concatenate([known["y"] for known in case.wanted], 1), outputs["y"])
-    np.testing.assert_allclose(case.wanted[-1]["h_out"], outputs["h_out"])
-    assert "h_out" not in case.wanted[0], "between the chunks only y is known"
+    np.testing.assert_allclose(np.concatenate([known["y"] for known in case.expected], 1), outputs["y"])
+    np.testing.assert_allclose(case.expected[-1]["h_out"], outputs["h_out"])
+    assert "h_out" not in case.expected[0], "between the chunks only y is known"
 
 
 def test_states_are_known_at_round_numbers_of_steps(reference):
     case = by_check(make_cases(reference, SMALL))["drift"][0]
-    assert [n for n, known in enumerate(case.wanted, 1) if "c_out" in known] == [1, 2, 5, 10, 20, 30]
-    assert all("y" in known for known in case.wanted)
+    assert [n for n, known in enumerate(case.expected, 1) if "c_out" in known] == [1, 2, 5, 10, 20, 30]
+    assert all("y" in known for known in case.expected)
 
 
 class Picky:
@@ -112,27 +99,6 @@ def test_drift_ends_where_float32_has_lost_what_would_be_judged(seed):
     assert case.where == f"{len(case.calls)} carried steps"
 
 
-def test_sizes_are_taken_for_each_column_and_each_unit(reference):
-    case = make_cases(reference, SMALL)[1]
-    assert case.sizes["y"].shape == (1, 1, 5)
-    assert case.sizes["h_out"].shape == (2, 1, 5)
-    assert (case.sizes["h_out"] >= 1).all()
-    assert (case.sizes["y"] >= 0.05).all()
-
-
-def test_a_golden_trace_is_a_chain_and_calls_from_states_of_their_own(reference):
-    trace = record(reference)
-    chains = replayed(reference.signature, trace)
-    assert [len(case.calls) for case in chains] == [4, 1, 1]
-    assert (chains[0].state["h_in"] == 0).all()
-    assert (chains[1].state["h_in"] != 0).all()
-    assert trace["2.c_out"].dtype == np.float64
-    for case in chains:
-        for got, wanted in zip(run_case(reference, case), case.wanted, strict=True):
-            for name in wanted:
-                np.testing.assert_allclose(got[name], wanted[name], rtol=1e-9, atol=1e-12)
-
-
 def test_every_token_is_tried():
     class Tokens(torch.nn.Module):
         def __init__(self):
@@ -146,15 +112,3 @@ def test_every_token_is_tried():
     cases = by_check(make_cases(reference_of(Tokens(), "x:int64[batch,seq]"), SMALL))
     tokens = next(case for case in cases["values"] if case.where == "every token")
     assert set(tokens.calls[0]["x"].ravel()) == set(range(123))
-
-
-def test_shortened_cases_carry_the_state_over_fewer_steps_and_stay_the_same_otherwise(forecaster):
-    lifted = sources.load(sources.Origin(path=forecaster)).lifted
-    made = make_cases(ReferenceRuntime(lifted), QUICK._replace(steps=100))
-    short = shortened(made, 20)
-    for before, after in zip(made, short, strict=True):
-        if before.check != "drift":
-            assert after is before
-            continue
-        assert (len(before.calls), len(after.calls), len(after.wanted)) == (100, 20, 20)
-        assert lifted.signature.state_outputs[0].name in after.wanted[-1]

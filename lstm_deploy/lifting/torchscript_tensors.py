@@ -1,20 +1,16 @@
-"""Reads TorchScript archives without running their code, which `torch.jit.load` would do."""
+"""Reads the tensors of TorchScript archives without running their code, which `torch.jit.load` would do."""
 
 import io
 import pickle
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.artifacts import opened_archive
 
-LARGEST_RATIO = 1000
-"""A zip archive that unpacks to more than this many times its size is a zip bomb."""
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -28,43 +24,11 @@ _DTYPES = {
 }
 
 
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a zip archive with code; raises `InputError` for a damaged archive and for a zip bomb."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is a damaged zip archive ({one_line(error)}); copy it again.") from error
-    if sum(entry.file_size for entry in entries) > LARGEST_RATIO * path.stat().st_size:
-        raise InputError(f"{path} unpacks to over {LARGEST_RATIO} times its size; do not open it.")
-    return any(entry.filename.endswith("constants.pkl") for entry in entries)
-
-
-def extra_files(path: Path) -> dict[str, bytes]:
-    """The extra files of a TorchScript archive, by name; none of any other file. Raises `InputError` if damaged."""
-    if not is_torchscript(path):
-        return {}
-    with _opened(path) as archive:
-        names = [name for name in archive.namelist() if "/extra/" in name]
-        return {name.partition("/extra/")[2]: archive.read(name) for name in names}
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors among the attributes of an archive's modules, by their path; raises `InputError` if damaged."""
-    with _opened(path) as archive:
+    with opened_archive(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         return _tensors(_ArchiveReader(archive, name).load(), "")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except Exception as error:  # a damaged archive, and a damaged pickle in it, raise anything
-        raise InputError(f"{path} is a damaged TorchScript archive ({one_line(error)}); copy it again.") from error
 
 
 class _Object:

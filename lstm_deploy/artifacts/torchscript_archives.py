@@ -1,0 +1,44 @@
+"""Reads TorchScript archives as the zip files that they are. Nothing in them is run."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lstm_deploy.errors import InputError, one_line
+
+LARGEST_RATIO = 1000
+"""A zip archive that unpacks to more than this many times its size is a zip bomb."""
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a zip archive with code; raises `InputError` for a damaged archive and for a zip bomb."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is a damaged zip archive ({one_line(error)}); copy it again.") from error
+    if sum(entry.file_size for entry in entries) > LARGEST_RATIO * path.stat().st_size:
+        raise InputError(f"{path} unpacks to over {LARGEST_RATIO} times its size; do not open it.")
+    return any(entry.filename.endswith("constants.pkl") for entry in entries)
+
+
+def extra_files(path: Path) -> dict[str, bytes]:
+    """The extra files of a TorchScript archive, by name; none of any other file. Raises `InputError` if damaged."""
+    if not is_torchscript(path):
+        return {}
+    with opened_archive(path) as archive:
+        names = [name for name in archive.namelist() if "/extra/" in name]
+        return {name.partition("/extra/")[2]: archive.read(name) for name in names}
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, while it is read; raises `InputError` for whatever goes wrong within."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except Exception as error:  # a damaged archive, and a damaged pickle in it, raise anything
+        raise InputError(f"{path} is a damaged TorchScript archive ({one_line(error)}); copy it again.") from error

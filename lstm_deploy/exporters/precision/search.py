@@ -1,0 +1,161 @@
+"""Candidates of lower precision: what each loses beside float32, and the search for int8 within the budget."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+
+from lstm_deploy.contract import LSTM
+from lstm_deploy.exporters.precision import metrics
+from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
+from lstm_deploy.exporters.precision.int8 import Settings, quantizable_nodes
+from lstm_deploy.exporters.precision.metrics import Measured
+from lstm_deploy.validation import ParityCase, Subject, check_file, open_emulating
+
+MAX_METRIC_LOSS = 0.01
+"""Default budget: how much worse a metric may become, relative to float32's."""
+MAX_DIFFERENCE = 0.1
+"""Default budget without a metric: how far outputs may be from float32's, relative to how much they vary."""
+SEQUENCE = 100
+"""Steps that are timed in one call where a model cannot be streamed."""
+ANY_CPU = (
+    (Settings(), Settings(per_channel=False)),
+    (Settings(weights="unsigned"),),
+)
+"""Settings of ONNX that are exact on every CPU. A group is tried only if nothing before it is within the budget."""
+VNNI_ONLY = ((Settings(weights="full"), Settings(weights="full", per_channel=False)),)
+"""Settings of ONNX that are exact only on CPUs with VNNI."""
+
+
+class Candidate(NamedTuple):
+    """One artifact of lower precision, and what it loses."""
+
+    path: Path
+    precision: str
+    settings: dict[str, Any]
+    kept: tuple[str, ...]
+    """Layers that stay in float32."""
+    metric: float | None
+    loss: float
+    difference: float
+    cosine: float
+    problem: str
+    """Why it is not within the budget; empty if it is."""
+
+    def summary(self) -> dict[str, Any]:
+        """The entry in the manifest's evidence."""
+        result = {name: getattr(self, name) for name in ("loss", "difference", "cosine", "problem")}
+        return {**self.settings, "kept_float": self.kept, **result}
+
+
+class Int8Writer(NamedTuple):
+    """How int8 artifacts of one format are written, and with which settings."""
+
+    write: Callable[[Path, Path, Settings, Collection[str]], None]
+    """From the float32 graph, to a path, with settings and labels of `quantizable_nodes` that stay in float."""
+    settings: Sequence[Sequence[Settings]]
+    """In groups, as `ANY_CPU`."""
+    suffix: str
+
+
+class Evaluator:
+    """Compares artifacts with the float32 one on evaluation data, and proves them on the cases of every artifact."""
+
+    def __init__(
+        self, float32: Path, data: EvaluationData, cases: Sequence[ParityCase], max_loss: float | None
+    ) -> None:
+        self.data, self.cases = data, cases
+        default = MAX_METRIC_LOSS if data.truth else MAX_DIFFERENCE
+        self.max_loss = default if max_loss is None else max_loss
+        self.float32, self.seq_len = self._measured(float32, "float32")
+
+    def evaluate(
+        self, path: Path, precision: str, settings: dict[str, Any] | None = None, kept: Sequence[str] = ()
+    ) -> Candidate:
+        """The loss of an artifact, and whether that is within the budget."""
+        measured, _ = self._measured(path, precision)
+        difference, cosine = metrics.difference(measured.outputs, self.float32.outputs)
+        loss = difference
+        if measured.metric is not None and self.float32.metric is not None:
+            loss = metrics.loss(self.data.metric, measured.metric, self.float32.metric)
+        problem = self._over_budget(loss) if loss > self.max_loss else self._failure(path, precision)
+        return Candidate(
+            path, precision, settings or {}, tuple(kept), measured.metric, loss, difference, cosine, problem
+        )
+
+    def _measured(self, path: Path, precision: str) -> tuple[Measured, int]:
+        """The metric and outputs of an artifact, and the steps that a long call of it takes."""
+        runtime = open_emulating(path, precision, "cpu")
+        try:
+            return metrics.measure(runtime, self.data), runtime.signature.clamp({"seq": SEQUENCE})["seq"]
+        finally:
+            runtime.close()
+
+    def _over_budget(self, loss: float) -> str:
+        if self.data.truth:
+            problem = f"its {self.data.metric.replace('_', ' ')} is {_percent(loss)} worse"
+        else:
+            problem = f"its outputs differ from float32's by {_percent(loss)} of how much these vary"
+        return f"{problem} on {self.data.description}, where {_percent(self.max_loss)} is allowed"
+
+    def _failure(self, path: Path, precision: str) -> str:
+        """The worst check that an artifact fails; empty if it passes all."""
+        checks = check_file(Subject(path=path, name=path.name, precision=precision), self.cases).checks
+        worst = max(checks, key=lambda check: check.severity)
+        if worst.passed:
+            return ""
+        size = "" if worst.max_abs is None else f" by {worst.max_abs:.2g}, where {worst.tolerance:.2g} is allowed"
+        return f"{worst.output or worst.name} differs{size} ({worst.name}: {worst.detail})"
+
+
+def _percent(part: float) -> str:
+    """With as many digits as it takes not to be 0."""
+    return f"{100 * part:.3g}%"
+
+
+def search_int8(
+    source: Path, folder: Path, evaluator: Evaluator, on_candidate: Callable[[str], None], writer: Int8Writer
+) -> tuple[list[Candidate], list[Candidate]]:
+    """int8 candidates from the float32 graph at `source`, written into `folder`: those within the budget, and all.
+
+    Where no settings are within it, layers stay in float one after another, the most sensitive first, until the rest
+    is; at least one LSTM layer has to be in int8. Raises `InputError` for a graph that cannot be quantized.
+    """
+    nodes = quantizable_nodes(onnx.load(source, load_external_data=False))
+    labels = list(nodes)
+    tried: list[Candidate] = []
+
+    def attempt(settings: Settings, kept: Collection[str] = ()) -> Candidate:
+        path = folder / f"trial{len(tried)}{writer.suffix}"
+        described = settings.described()
+        without = f" without {', '.join(kept)}" if kept else ""
+        on_candidate(f"trying {described['weights']} {described['scales']}{without}")
+        writer.write(source, path, settings, kept)
+        tried.append(evaluator.evaluate(path, "int8", described, [label for label in labels if label in kept]))
+        return tried[-1]
+
+    for group in writer.settings:
+        within = [candidate for candidate in map(attempt, group) if not candidate.problem]
+        if within:
+            return within, tried
+    if len(labels) == 1:
+        return [], tried
+    every = [settings for group in writer.settings for settings in group]
+    best = every[min(range(len(every)), key=lambda index: tried[index].difference)]
+    alone = {label: attempt(best, [label]) for label in labels}
+    order = sorted(labels, key=lambda label: alone[label].difference)
+
+    def has_int8_lstm(kept: Collection[str]) -> bool:
+        return any(nodes[label].op_type == LSTM.onnx_operator for label in labels if label not in kept)
+
+    within = [candidate for candidate in alone.values() if not candidate.problem and has_int8_lstm(candidate.kept)]
+    if within:
+        return [min(within, key=lambda candidate: candidate.difference)], tried
+    for count in range(2, len(labels)):
+        if not has_int8_lstm(order[:count]):
+            break
+        candidate = attempt(best, order[:count])
+        if not candidate.problem:
+            return [candidate], tried
+    return [], tried

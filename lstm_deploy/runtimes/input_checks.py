@@ -1,0 +1,123 @@
+"""Checks of the arrays that callers feed, before a runtime sees them."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import ArrayLike
+
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.errors import InputError
+
+TINY = 1e-30
+"""The largest float32 times this, a million times over, is still finite."""
+
+
+def complete_feeds(signature: Signature, feeds: Feeds) -> Outputs:
+    """All inputs of a call, checked; state that is not given is the initial state."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"Feeds are a mapping of arrays by name; there is {', '.join(signature.input_names)}.")
+    arrays = dict(feeds)
+    for spec in signature.inputs:
+        if spec.name not in arrays:
+            raise InputError(f"The input {spec.name!r} is missing; feed {spec}.")
+        arrays[spec.name] = checked(arrays[spec.name], spec)
+    batches = [arrays[spec.name].shape[spec.shape.index("batch")] for spec in signature.inputs if "batch" in spec.shape]
+    batch = batches[0] if batches else 1
+    for spec in signature.state_inputs:
+        if spec.name in arrays:
+            arrays[spec.name] = checked(arrays[spec.name], spec, {"batch": batch})
+    if unknown := sorted(set(arrays) - set(signature.input_names)):
+        raise InputError(f"There is no input {unknown[0]!r}; feed {', '.join(signature.input_names)}.")
+    return {**signature.initial_state(batch), **arrays}
+
+
+def checked(
+    value: ArrayLike, spec: TensorSpec, sizes: Mapping[str, int] | None = None, *, allow_nan: bool = True
+) -> Array:
+    """The value as an array of the type of its specification; raises `InputError` where it is not one.
+
+    `sizes` are those that its dynamic dimensions must have.
+    """
+    array, sizes = as_array(value), sizes or {}
+    expected = [sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape]
+    fits = array.ndim == len(expected) and all(
+        size == dim if isinstance(dim, int) else size > 0 for size, dim in zip(array.shape, expected, strict=True)
+    )
+    if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        at = "".join(f" with {name} {size}" for name, size in sizes.items())
+        raise InputError(f"{spec.name} is {array.dtype}{list(array.shape)}; feed {spec}{at}.")
+    _check_tokens(array, spec)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        array = array.astype(spec.dtype, copy=False)
+    if not allow_nan:
+        _check_finite(array, spec)
+    return array
+
+
+def as_array(value: ArrayLike) -> Array:
+    """An array; raises `InputError` for nested sequences whose lengths differ."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"The rows differ in shape ({error}); feed one array.") from error
+
+
+def check_values(array: Array, spec: TensorSpec) -> None:
+    """Raise `InputError` for NaN, infinities, and tokens that are not in the vocabulary."""
+    _check_finite(array, spec)
+    _check_tokens(array, spec)
+
+
+class RangeCheck(NamedTuple):
+    """A cheap test of a buffer: if `low < reduce() < high`, each of its values is valid."""
+
+    reduce: Callable[[], Any]
+    low: float
+    high: float
+
+
+def range_check(buffer: Array, spec: TensorSpec, allow_nan: bool) -> RangeCheck:
+    """A test that a flat buffer is finite, or holds tokens of the vocabulary."""
+    if buffer.dtype.kind == "f" and not allow_nan:
+        if buffer.size == 1:
+            return RangeCheck(buffer.item, -math.inf, math.inf)
+        # One call in place of two: a weighted sum is finite where all numbers are, as the weights are tiny.
+        return RangeCheck(partial(buffer.dot, np.full_like(buffer, TINY)), -math.inf, math.inf)
+    if buffer.dtype.kind == "i" and spec.high is not None:
+        unsigned = buffer.view(f"u{buffer.itemsize}")  # what is below 0 is beyond all tokens
+        return RangeCheck(unsigned.item if buffer.size == 1 else unsigned.max, -1, int(spec.high[0]) + 1)
+    return RangeCheck(lambda: 0, -1, 1)
+
+
+def check_batch(batch: int) -> int:
+    """A number of rows; raises `InputError` for anything but a positive integer."""
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
+        raise InputError(f"A stream cannot have {batch!r} rows; give a batch of 1 or more.")
+    return int(batch)
+
+
+def check_out(out: object, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise `InputError` unless a result can be written to `out` as it is."""
+    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not out.flags.writeable:
+        actual = f"has shape {list(out.shape)}, {out.dtype}" if isinstance(out, ndarray) else f"is {out!r}"
+        raise InputError(f"out {actual}; give a writable array of {list(shape)}, {dtype}.")
+
+
+def _check_finite(array: Array, spec: TensorSpec) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        value = array[~np.isfinite(array)][0]
+        raise InputError(
+            f"{spec.name} holds {value}, which would spoil the state for good; leave the step out, or put a number "
+            "in its place."
+        )
+
+
+def _check_tokens(array: Array, spec: TensorSpec) -> None:
+    if spec.high is not None and array.dtype.kind in "iu" and spec.dtype.startswith("int"):
+        outside = (array < 0) | (array > spec.high[0])
+        if outside.any():
+            raise InputError(f"The token {array[outside][0]} is not in the vocabulary; feed 0 to {spec.high[0]:.0f}.")

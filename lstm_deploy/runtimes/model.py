@@ -1,0 +1,133 @@
+"""Using a bundle from Python without PyTorch: whole calls, rollouts, and streams that carry their state."""
+
+import os
+from pathlib import Path
+from threading import Lock
+
+from lstm_deploy.artifacts import Bundle
+from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_rollout_inputs, rollout_contract
+from lstm_deploy.errors import InputError, machine_limits
+from lstm_deploy.runtimes.input_checks import complete_feeds
+from lstm_deploy.runtimes.opening import RUNTIMES, open_runtime
+from lstm_deploy.runtimes.protocol import Runtime
+from lstm_deploy.runtimes.stepping import unroll
+from lstm_deploy.runtimes.streams import StateStream, Stream, WindowStream
+
+
+def open(path: str | os.PathLike[str]) -> "Model":  # noqa: A001 - the public name
+    """Open a bundle directory, or a single artifact, for use.
+
+    Raises `InputError` for anything else.
+    """
+    return Model(Path(path))
+
+
+class Model:
+    """A bundle whose artifacts are loaded when they are first used, on one thread each.
+
+    Threads may share a model, as its runtimes keep no state. A stream has one set of buffers, so each thread needs its
+    own, or a lock around each call.
+
+    Everywhere `provider` is `cpu`, `cuda` or `tensorrt`, `precision` is `float32`, `int8` or `float16`, and `runtime`
+    is `onnx`, `native`, which runs the compiled C artifact, or `torchscript`, which alone needs PyTorch. By default it
+    is the first of them whose artifact is in the bundle.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give a bundle or an artifact of one.")
+        self.path = path
+        self.bundle = Bundle(path) if path.is_dir() else None
+        self._runtimes: dict[tuple[Path, str], Runtime] = {}
+        self._loading = Lock()
+
+    @property
+    def signature(self) -> Signature:
+        return self.bundle.signature if self.bundle else self.runtime().signature
+
+    @property
+    def rollout_contract(self) -> Signature:
+        """Inputs and outputs of `rollout`; raises `InputError` for a model that cannot feed itself."""
+        return self.signature if self.signature.rollout else rollout_contract(self.signature)
+
+    def runtime(self, provider: str = "cpu", precision: str = "float32", runtime: str | None = None) -> Runtime:
+        """The runtime of an artifact, loaded once; raises `InputError` where the bundle has no such artifact."""
+        if self.bundle is None:
+            return self._load(self.path, provider)
+        return self._load(self.bundle.file(self.bundle.find(_format_of(self.bundle, runtime), precision)), provider)
+
+    @machine_limits()
+    def run(
+        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
+    ) -> Outputs:
+        """One call: all outputs by name. State that is not fed is the initial state."""
+        loaded = self.runtime(provider, precision, runtime)
+        return loaded.run(complete_feeds(loaded.signature, feeds))
+
+    @machine_limits()
+    def rollout(
+        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
+    ) -> Outputs:
+        """Many steps, the model fed with its own outputs; `contract.rollouts` describes the inputs and outputs.
+
+        One call of the bundle's rollout where it has one; else one call of the model for each step, which gives the
+        same. Raises `InputError` for a model that cannot feed itself.
+        """
+        loaded = self.runtime(provider, precision, runtime)
+        completed = complete_feeds(self.rollout_contract, feeds)
+        check_rollout_inputs(self.rollout_contract, completed)
+        if loaded.signature.rollout:  # the file that was opened is one
+            return loaded.run(completed)
+        rollout = loaded.rollout or self._rollout_file(provider, precision, runtime)
+        return rollout.run(completed) if rollout else unroll(loaded, completed)
+
+    @machine_limits()
+    def stream(
+        self,
+        batch: int = 1,
+        provider: str = "cpu",
+        precision: str = "float32",
+        runtime: str | None = None,
+        *,
+        window: int | None = None,
+        allow_nan: bool = False,
+    ) -> Stream:
+        """A stream of `batch` rows that starts from the initial state.
+
+        Its state is what the model carries; or, with `window`, and where a forecaster cannot carry one, the latest
+        `window` rows, on which each step starts anew. NaN and infinities are refused unless with `allow_nan`.
+        Raises `InputError` for a model that cannot be streamed.
+        """
+        loaded = self.runtime(provider, precision, runtime)
+        signature = loaded.signature
+        is_forecaster = isinstance(signature.task, Forecast) and len(signature.inputs) == 1
+        if window is not None or (signature.streaming == "none" and is_forecaster):
+            return WindowStream(loaded, batch, window, allow_nan=allow_nan)
+        return StateStream(loaded, batch, allow_nan=allow_nan)
+
+    def _load(self, path: Path, provider: str) -> Runtime:
+        with self._loading:
+            if (path, provider) not in self._runtimes:
+                # One thread: a step of an LSTM is too short to share, and waiting threads cost other programs.
+                self._runtimes[path, provider] = open_runtime(path, provider, threads=1)
+            return self._runtimes[path, provider]
+
+    def _rollout_file(self, provider: str, precision: str, runtime: str | None) -> Runtime | None:
+        if self.bundle is None:
+            return None
+        format_ = _format_of(self.bundle, runtime)
+        for artifact in self.bundle.manifest.rollouts:
+            if (artifact.format, artifact.precision) == (format_, precision):
+                return self._load(self.bundle.file(artifact), provider)
+        return None
+
+
+def _format_of(bundle: Bundle, runtime: str | None) -> str:
+    """The format that a runtime runs; by default the preferred one that the bundle has an artifact of."""
+    if runtime is None:
+        formats = {artifact.format for artifact in bundle.manifest.artifacts}
+        return next((format_ for format_ in RUNTIMES if format_ in formats), "onnx")
+    by_runtime = {loader.runtime: format_ for format_, loader in RUNTIMES.items()}
+    if runtime not in by_runtime:
+        raise InputError(f"{runtime!r} is not a runtime; use {', '.join(by_runtime)}.")
+    return by_runtime[runtime]

@@ -1,0 +1,71 @@
+"""Tables of a training: its metrics beside the baselines', and the trials of a search."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lstm_deploy.artifacts import format_value
+from lstm_deploy.training.recipe import option_name
+
+if TYPE_CHECKING:
+    from lstm_deploy.training.tuning import TrialSummary
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Name and value of each metric; those of each target have its name before theirs."""
+    rows = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            rows += [
+                [f"{target}: {metric}", text] for target, own in value.items() for metric, text in metric_rows(own)
+            ]
+        elif value is not None:
+            rows.append([name.replace("_", " "), _figure(value)])
+    return rows
+
+
+def baseline_verdict(metrics: Mapping[str, Any]) -> str:
+    """Whether the model beats the better of its baselines, by the metric that it was trained for.
+
+    Several targets are compared by MASE, which has no unit.
+    """
+    name = next(name for name in metrics if name in ("rmse", "accuracy") or name.startswith("nats_per_"))
+    name = "mase" if "by_target" in metrics and metrics["mase"] is not None else name
+    kinds = {kind: metrics.get(f"{kind}_{name}") for kind in ("naive", "seasonal_naive")}
+    baselines = {kind.replace("_", " "): value for kind, value in kinds.items() if value is not None}
+    higher_is_better = name == "accuracy"
+    which = (max if higher_is_better else min)(baselines, key=lambda kind: baselines[kind])
+    ours, theirs = metrics[name], baselines[which]
+    label = name.replace("_", " ")
+    if theirs == (1 if higher_is_better else 0):
+        return f"The {which} baseline makes no error at all ({label} {theirs:g}), so there is nothing to beat."
+    if higher_is_better:
+        beats = "Better than" if ours > theirs else "It does NOT beat"
+        return f"{beats} the {which} baseline: {label} {ours:.3f} against {theirs:.3f}."
+    if ours < theirs:
+        return f"Better than the {which} baseline by {1 - ours / theirs:.1%} ({label})."
+    return f"It does NOT beat the {which} baseline: {label} is {ours / theirs - 1:.1%} worse."
+
+
+def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the trials of a search, in their order: a search gives the best first."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
+    rows = [
+        [
+            str(trial.trial),
+            "–" if trial.loss is None else format_value(trial.loss),
+            str(trial.epochs),
+            trial.state,
+            *(
+                format_value(value) if isinstance(value, float) else str(value)
+                for value in map(trial.chosen.get, names)
+            ),
+        ]
+        for trial in trials
+    ]
+    return ["trial", "validation loss", "epochs", "", *(option_name(name) for name in names)], rows
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_figure, value))
+    return format_value(value) if isinstance(value, float) else f"{value:,}"

@@ -1,0 +1,238 @@
+"""The inputs and states that each check feeds a model: one function per check, which knows the contract alone."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec, sample_inputs, sample_state, sizes_of
+from lstm_deploy.validation.tolerances import HUGE_CELLS, LARGE_CELLS
+
+
+class Effort(NamedTuple):
+    """How many cases are made, and how large."""
+
+    steps: int
+    """Carried steps of the check `drift`."""
+    shapes: tuple[tuple[int, int], ...]
+    """Batch and sequence of single calls, none of which the export ever saw."""
+    splits: int
+    """Random splits of a sequence into chunks."""
+    work: float
+    """Rows × steps × weights that one case may take; where it would be more, shorter calls prove as much."""
+
+
+QUICK = Effort(1_000, ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3), (64, 2), (1, 400)), 1, 5e9)
+"""At export."""
+NORMAL = Effort(10_000, ((*QUICK.shapes, (32, 10), (256, 2), (1, 1500))), 2, 1e10)
+"""By `validate`."""
+LOWERED = QUICK._replace(steps=10_000, work=4e10)
+"""At export of lower precisions, whose errors are followed through the state."""
+THOROUGH = Effort(100_000, ((*NORMAL.shapes, (1000, 3), (5, 400), (1, 10_000))), 10, 1e12)
+
+CHUNKS = (5, 1, 9, 1, 1, 13)
+"""How a sequence is cut for the check `chunked`, beside random cuts."""
+MAX_VOCABULARY = 20_000
+"""The largest vocabulary of which every token is tried."""
+MAX_OUTPUTS = 4_000_000
+"""Numbers that the outputs of one case may hold."""
+LARGE = 50.0
+"""Saturating inputs and states are this many times as large as usual ones."""
+HUGE = 1_000.0
+"""Cells grow without bound where a forget gate stays open; whoever clips them does it at less than this."""
+DENORMAL = 1e-40
+
+
+class Segment(NamedTuple):
+    """The inputs of one call of the reference, which the artifact gets in one call or in several."""
+
+    inputs: Feeds
+    parts: tuple[int, ...] = ()
+    """Steps of each call of the artifact; none for all in one call."""
+
+    def calls(self, signature: Signature) -> list[Outputs]:
+        """The inputs of each call of the artifact."""
+        return split_steps(signature.inputs, self.inputs, self.parts) if self.parts else [dict(self.inputs)]
+
+
+class CaseInputs(NamedTuple):
+    """A parity case whose expected outputs are not known yet; the fields are those of `ParityCase`."""
+
+    where: str
+    state: Feeds
+    segments: tuple[Segment, ...]
+    slack: float = 1.0
+    for_int8: bool = True
+
+    def feeding(self, inputs: Feeds, where: str | None = None) -> "CaseInputs":
+        """The same with other inputs."""
+        return self._replace(segments=(Segment(inputs),), where=self.where if where is None else where)
+
+
+def shapes(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """Single calls of many sizes."""
+    weights = _weight_count(signature)
+    for batch, seq in effort.shapes:
+        if batch * seq <= 21 or batch * seq * weights <= effort.work:
+            yield _single(signature, batch, seq, rng)
+    usual = _single(signature, 2, 5, rng, "from the initial state")
+    yield usual._replace(state=signature.initial_state(signature.clamp({"batch": 2})["batch"]))
+
+
+def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """Inputs and states as they do not occur in training, and every token of a vocabulary."""
+    usual = _single(signature, 3, 6, rng)._replace(slack=LARGE_CELLS)
+
+    def scaled(where: str, x: float, h: float, c: float) -> CaseInputs:
+        inputs = {spec.name: _scaled(usual.segments[0].inputs[spec.name], spec, x) for spec in signature.inputs}
+        factors = {name: np.float32(h if signature.cell_states[name].is_output else c) for name in usual.state}
+        state = {name: (value * factors[name]).astype(value.dtype) for name, value in usual.state.items()}
+        return usual.feeding(inputs, where)._replace(state=state)
+
+    yield scaled(f"{LARGE:.0f} times as large as usual", LARGE, LARGE, LARGE)._replace(for_int8=False)
+    yield scaled(f"cells {LARGE:.0f} times as large as usual", 1, 1, LARGE)
+    yield scaled(f"cells {HUGE:,.0f} times as large as usual", 1, 1, HUGE)._replace(slack=HUGE_CELLS, for_int8=False)
+    yield scaled("a little beyond the usual range", 1.3, 1.3, 1.3)
+    yield scaled("all zero", 0.0, 0.0, 0.0)
+    yield scaled("denormal numbers", DENORMAL, DENORMAL, DENORMAL)
+    for spec in signature.inputs:
+        if spec.dtype.startswith("int") and spec.high and spec.high[0] < MAX_VOCABULARY:
+            tokens = np.arange(int(spec.high[0]) + 1)
+            usual = _single(signature, -(-len(tokens) // 50), 50, rng, "every token")
+            inputs = dict(usual.segments[0].inputs)
+            yield usual.feeding(inputs | {spec.name: np.resize(tokens, inputs[spec.name].shape).astype(spec.dtype)})
+
+
+def nonfinite(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """NaN and infinity in row 0 of each input and state."""
+    usual = _single(signature, 3, 6, rng)._replace(for_int8=False)
+    inputs = usual.segments[0].inputs
+    for value in (np.nan, np.inf, -np.inf):
+        for spec in (*signature.inputs, *signature.state_inputs):
+            if spec.dtype.startswith("float") and "batch" in spec.shape:
+                where = f"{spec.name}: {value} in row 0"
+                is_input = spec.name in inputs
+                changed = (inputs if is_input else usual.state)[spec.name].copy()
+                np.moveaxis(changed, spec.shape.index("batch"), 0)[0] = value
+                if is_input:
+                    yield usual.feeding({**inputs, spec.name: changed}, where)
+                else:
+                    yield usual._replace(where=where, state={**usual.state, spec.name: changed})
+
+
+def liveness(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """Another state for one layer after another: every output must move as the reference's."""
+    usual = _single(signature, 3, 3, rng)
+    layers_axis = 1 - signature.batch_axis_of_state
+    for spec in signature.state_inputs:
+        for layer in range(int(spec.shape[layers_axis])):
+            state = usual.state[spec.name].copy()
+            block = np.moveaxis(state, layers_axis, 0)
+            block[layer] = np.where(block[layer] > 0, -1.5, 1.5) - block[layer]
+            yield usual._replace(where=f"another {spec.name} of layer {layer}", state={**usual.state, spec.name: state})
+
+
+def rows(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """One row far from the others."""
+    usual = _single(signature, 5, 4, rng, "one row far from the others")
+    feeds = {name: value.copy() for name, value in {**usual.segments[0].inputs, **usual.state}.items()}
+    for spec in (*signature.inputs, *signature.state_inputs):
+        if spec.dtype.startswith("float") and "batch" in spec.shape:
+            np.moveaxis(feeds[spec.name], spec.shape.index("batch"), 0)[2] *= 20
+    state = {name: feeds.pop(name) for name in usual.state}
+    yield usual.feeding(feeds)._replace(state=state, slack=LARGE_CELLS, for_int8=False)
+
+
+def lengths(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """Rows of unequal length, in no order."""
+    for spec in signature.inputs:
+        if spec.is_lengths:
+            usual = _single(signature, 5, 9, rng, "lengths from 1 to all")
+            inputs = dict(usual.segments[0].inputs)
+            longest = inputs[spec.name].max()
+            inputs[spec.name] = np.resize([1, 9, 4, 1, 8], inputs[spec.name].shape).clip(max=longest).astype(spec.dtype)
+            yield usual.feeding(inputs)
+
+
+def chunked(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """A sequence in chunks; the reference gets it whole, unless its output depends on how a sequence is cut."""
+    if signature.streaming != "none":
+        for split in range(effort.splits):
+            chunks = CHUNKS if split == 0 else tuple(rng.integers(1, 12, 6).tolist())
+            groups = [chunks] if signature.streaming == "exact" else [(steps,) for steps in chunks]
+            yield _chain(signature, f"{len(chunks)} chunks of {sum(chunks)} steps", 3, groups, rng)
+
+
+def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
+    """Single steps with the state carried, which is known after 1, 2, 5, 10, 20, 50, … of them."""
+    if signature.streaming == "none":
+        return
+    width = sum(math.prod(dim for dim in spec.shape if isinstance(dim, int)) for spec in signature.outputs)
+    steps = max(min(effort.steps, int(effort.work / _weight_count(signature)), MAX_OUTPUTS // width), 10)
+    if _fixes_seq(signature):  # the reference, too, has to take each step by itself
+        steps = min(steps, 300)
+    marks = sorted({min(steps, digit * 10**power) for power in range(len(str(steps))) for digit in (1, 2, 5)} | {steps})
+    groups = [(1,) * (after - before) for before, after in pairwise((0, *marks))]
+    yield _chain(signature, "carried steps", 1, groups, rng)
+
+
+def split_steps(specs: Sequence[TensorSpec], values: Feeds, parts: Sequence[int]) -> list[Outputs]:
+    """The values of each part of the time, given in steps; what is not along the time is the same for all."""
+
+    def part(spec: TensorSpec, start: int, stop: int) -> Array:
+        value = values[spec.name]
+        if spec.is_lengths:
+            return np.full_like(value, stop - start)
+        return value.take(range(start, stop), spec.shape.index("seq")) if "seq" in spec.shape else value
+
+    spans = pairwise(accumulate(parts, initial=0))
+    return [{spec.name: part(spec, *span) for spec in specs} for span in spans]
+
+
+def _single(signature: Signature, batch: int, seq: int, rng: np.random.Generator, where: str = "") -> CaseInputs:
+    sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
+    inputs = sample_inputs(signature.inputs, sizes, rng)
+    state = sample_state(signature, sizes["batch"], rng)
+    return CaseInputs(where or f"batch {sizes['batch']}, seq {sizes['seq']}", state, (Segment(inputs),))
+
+
+def _chain(
+    signature: Signature, where: str, batch: int, groups: Sequence[tuple[int, ...]], rng: np.random.Generator
+) -> CaseInputs:
+    """A sequence that the artifact gets in calls of these steps, and the reference in one call for each group.
+
+    Where a call takes a fixed number of steps, so does each call of the reference.
+    """
+    sizes = signature.clamp(sizes_of(signature.inputs, batch, sum(map(sum, groups))))
+    state = sample_state(signature, sizes["batch"], rng)
+    if _fixes_seq(signature):
+        calls = range(sum(map(len, groups)))
+        return CaseInputs(where, state, tuple(Segment(sample_inputs(signature.inputs, sizes, rng)) for _ in calls))
+    inputs = sample_inputs(signature.inputs, sizes, rng)
+    wholes = split_steps(signature.inputs, inputs, [*map(sum, groups)])
+    return CaseInputs(where, state, tuple(map(Segment, wholes, groups)))
+
+
+def _scaled(value: Array, spec: TensorSpec, factor: float) -> Array:
+    """Farther from the middle of the range of training, or nearer; nearest is 0."""
+    if not spec.dtype.startswith("float"):
+        return value
+    middle = (np.add(spec.low, spec.high) / 2).astype(value.dtype) if factor > 1 and spec.low and spec.high else 0.0
+    return np.asarray((value - middle) * factor + middle).astype(value.dtype)
+
+
+def _weight_count(signature: Signature) -> int:
+    """How many weights the LSTMs of a contract have: what a step of one row costs."""
+    return sum(
+        len(spec.cell.pytorch_gates)
+        * (spec.hidden_size * spec.num_directions)
+        * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
+        for spec in signature.recurrent
+    )
+
+
+def _fixes_seq(signature: Signature) -> bool:
+    """Whether a call takes one number of steps only."""
+    return any(dim.name == "seq" for dim in signature.fixed)

@@ -1,0 +1,143 @@
+"""Comparing the outputs of an artifact with those expected: each output and each state apart."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from msgspec.structs import replace
+
+from lstm_deploy.artifacts import Check, Profile
+from lstm_deploy.contract import Array, Outputs
+from lstm_deploy.errors import one_line
+from lstm_deploy.runtimes import Runtime
+from lstm_deploy.validation.parity_case import ParityCase, run_case
+from lstm_deploy.validation.tolerances import INT8_DRIFT, Override, allowed, relative_tolerance
+
+HISTOGRAM_FROM = -12
+"""Power of ten at which the histogram of differences begins; its last bin begins at 1."""
+MAX_DIFFERENCE = 1e9
+"""The largest relative difference of a profile: JSON has no number for infinity, and a plot no place."""
+
+
+class Comparison:
+    """Runs an artifact on parity cases, and gathers how far its outputs are off."""
+
+    def __init__(
+        self, runtime: Runtime, artifact: str, precision: str, overrides: Mapping[str, Override] | None = None
+    ) -> None:
+        """Overrides are by output, `""` for all; raises `InputError` where no tolerance is known for the artifact."""
+        self.runtime, self.artifact, self.precision = runtime, artifact, precision
+        self.relative = relative_tolerance(precision, runtime.provider)
+        self.overrides = overrides or {}
+        self._specs = {spec.name: spec for spec in (*runtime.signature.outputs, *runtime.signature.state_outputs)}
+        self._worst: dict[str, float] = {}
+        self._curves: dict[str, dict[int, float]] = {}
+        self._histograms: dict[str, Array] = {}
+
+    def compare(self, name: str, cases: Sequence[ParityCase]) -> list[Check]:
+        """One check for each output, of those cases that belong to the check `name`: the worst of all calls."""
+        worst: dict[str, Check] = {}
+        notes: set[str] = set()
+        for case in cases:
+            if case.check != name:
+                continue
+            try:
+                for number, (got, expected) in enumerate(
+                    zip(run_case(self.runtime, case), case.expected, strict=True), 1
+                ):
+                    for output in expected:
+                        check = self._compare_output(output, case, number, got, expected[output], notes)
+                        if output not in worst or check.severity > worst[output].severity:
+                            worst[output] = check
+            except Exception as error:  # whatever a runtime raises: a call that fails is a check that fails
+                failed = self._check(case, "", f"the call failed: {one_line(error)}, {case.where}")
+                worst.setdefault("", failed)
+        note = "".join(f"; {note}" for note in sorted(notes))
+        return [replace(check, detail=check.detail + note) if check.passed else check for check in worst.values()]
+
+    def profiles(self) -> list[Profile]:
+        """For each output, its differences over carried steps and how they are distributed."""
+        return [
+            Profile(
+                artifact=self.artifact,
+                output=output,
+                steps=tuple(self._curves.get(output, {})),
+                errors=tuple(self._curves.get(output, {}).values()),
+                histogram=tuple(int(count) for count in self._histograms.get(output, ())),
+            )
+            for output in self._specs
+        ]
+
+    def _compare_output(
+        self, output: str, case: ParityCase, call: int, outputs: Outputs, expected: Array, notes: set[str]
+    ) -> Check:
+        where = case.where if len(case.calls) == 1 else f"{case.where}, call {call}"
+        got, check = outputs.get(output), partial(self._check, case, output)
+        if got is None or got.shape != expected.shape:
+            actual = "is missing" if got is None else f"has shape {list(got.shape)}"
+            return check(f"{actual}, not {list(expected.shape)}, {where}")
+        if str(got.dtype) != self._specs[output].dtype:
+            return check(f"is {got.dtype}, not {self._specs[output].dtype}, {where}")
+        comparable = np.isfinite(expected)
+        same_pattern = comparable | (np.isnan(got) & np.isnan(expected)) | (got == expected)  # of NaN and infinities
+        if case.check == "nonfinite" and self.runtime.swallows_nan:
+            notes.add("what NaN reaches is not judged: this runtime's LSTM gives numbers there")
+            poisoned = ~comparable
+            if "batch" in self._specs[output].shape:
+                np.moveaxis(poisoned, self._specs[output].shape.index("batch"), 0)[0] = True
+            comparable, same_pattern = comparable & ~poisoned, same_pattern | poisoned
+        if not same_pattern.all():
+            index = tuple(int(i) for i in np.argwhere(~same_pattern)[0])
+            return check(f"{got[index]} where {expected[index]} is right, at {list(index)}, {where}")
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = np.where(comparable, np.abs(got.astype(np.float64) - expected), 0.0)
+        difference[np.isnan(difference)] = np.inf
+        tolerance = np.broadcast_to(self._tolerance(output, case), got.shape)
+        excess = difference / np.maximum(tolerance, 1e-300)
+        index = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
+        self._profile(case, call, output, difference / case.sizes[output])
+        worst = float(difference[index])
+        if not np.isfinite(worst):
+            return check(f"{got[index]} where {expected[index]:.3g} is right, at {list(index)}, {where}", index)
+        return check(f"worst at {list(index)}, {where}", index, worst, float(tolerance[index]))
+
+    def _tolerance(self, output: str, case: ParityCase) -> Array:
+        slack = case.slack
+        if self.precision == "int8":  # whose tolerance leaves room for what `slack` is for
+            slack = INT8_DRIFT if case.check == "drift" else 1.0
+        override = self.overrides.get(output, self.overrides.get(""))
+        return allowed(case.sizes[output], self.relative * slack, case.rounding.get(output, 0.0), override)
+
+    def _check(
+        self,
+        case: ParityCase,
+        output: str,
+        detail: str,
+        index: tuple[int, ...] | None = None,
+        max_abs: float | None = None,
+        tolerance: float | None = None,
+    ) -> Check:
+        """A check, which fails where no number could be compared."""
+        return Check(
+            name=case.check,
+            artifact=self.artifact,
+            precision=self.precision,
+            provider=self.runtime.provider,
+            output=output,
+            passed=max_abs is not None and tolerance is not None and max_abs <= tolerance,
+            max_abs=max_abs,
+            tolerance=tolerance,
+            detail=detail,
+            worst_index=index,
+        )
+
+    def _profile(self, case: ParityCase, call: int, output: str, relative: Array) -> None:
+        relative = np.minimum(relative, MAX_DIFFERENCE)
+        if case.check == "drift":
+            self._worst[output] = max(float(relative.max(initial=0.0)), self._worst.get(output, 0.0))
+            if self.runtime.signature.state_outputs[0].name in case.expected[call - 1]:
+                self._curves.setdefault(output, {})[call] = self._worst[output]
+        elif case.check in ("shapes", "golden"):
+            powers = np.floor(np.log10(np.maximum(relative, 10.0**HISTOGRAM_FROM))).clip(HISTOGRAM_FROM, 0)
+            counts = np.bincount((powers - HISTOGRAM_FROM).astype(int).ravel(), minlength=1 - HISTOGRAM_FROM)
+            self._histograms[output] = self._histograms.get(output, 0) + counts

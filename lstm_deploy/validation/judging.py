@@ -1,0 +1,218 @@
+"""Running all checks of some artifacts, those that run an artifact in a process of its own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import onnx
+from msgspec.structs import replace
+
+from lstm_deploy.artifacts import (
+    Artifact,
+    Bundle,
+    Check,
+    CrashError,
+    Diagnosis,
+    ParityReport,
+    Profile,
+    onnx_graph,
+    run_isolated,
+)
+from lstm_deploy.contract import Signature, rollout_contract
+from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes import Runtime, open_runtime
+from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Subject, in_order, run_checks
+from lstm_deploy.validation.comparison import Comparison
+from lstm_deploy.validation.float16_emulation import in_float32
+from lstm_deploy.validation.golden_trace import golden_cases
+from lstm_deploy.validation.parity_case import ParityCase
+from lstm_deploy.validation.reference import refuse_rollout
+from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
+from lstm_deploy.validation.tolerances import Override, relative_tolerance
+
+if TYPE_CHECKING:
+    from lstm_deploy.lifting import Lifted
+
+
+class CheckResults(NamedTuple):
+    """The outcome of all checks of one artifact."""
+
+    checks: list[Check]
+    profiles: list[Profile]
+    contract: Signature | None
+    """The contract that the artifact carries; none if it could not be opened."""
+
+
+def check_artifacts(
+    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], described: str
+) -> ParityReport:
+    """Compare artifacts of a bundle that were just written with its golden trace and the reference's cases."""
+    return report_of(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), described)
+
+
+def report_of(
+    results: Sequence[CheckResults],
+    described: str,
+    diagnoses: Sequence[Diagnosis] = (),
+    left_out: Sequence[str] = (),
+) -> ParityReport:
+    """The report of several artifacts; `described` names the reference."""
+    checks = tuple(check for result in results for check in result.checks)
+    return ParityReport(
+        passed=all(check.passed for check in checks),
+        reference=described,
+        checks=checks,
+        profiles=tuple(profile for result in results for profile in result.profiles),
+        diagnoses=tuple(diagnoses),
+        left_out=tuple(left_out),
+    )
+
+
+def judge(
+    subjects: Sequence[Subject],
+    cases: Sequence[ParityCase],
+    provider: str = "cpu",
+    tolerances: Mapping[str, Override] | None = None,
+    lifted: "Lifted | None" = None,
+    *,
+    isolate: bool = True,
+    on_progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> list[CheckResults]:
+    """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
+
+    With `isolate`, those of one format run in a process of their own; should it crash, each runs in another.
+    """
+    for subject in subjects:
+        relative_tolerance(subject.precision, provider)  # or there is nothing to compare with
+    bundle = next((subject.bundle for subject in subjects if subject.bundle), None)
+    cases = [*(golden_cases(bundle) if bundle else ()), *cases]
+    outcomes: dict[str, CheckResults | Exception] = {}
+    for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
+        alike = [subject for subject in subjects if subject.path.suffix == suffix]
+        names = ", ".join(subject.name for subject in alike)
+        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
+        results = (_isolated if isolate else check_files)(alike, cases, provider, tolerances)
+        outcomes.update(zip((subject.name for subject in alike), results, strict=True))
+    return [_completed(subject, outcomes[subject.name], provider, lifted) for subject in subjects]
+
+
+def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
+    """An artifact of a bundle, and the contract that follows from the bundle's."""
+    is_rollout = artifact in bundle.manifest.rollouts
+    contract = replace(bundle.signature, state_dtype=artifact.state_dtype)
+    return Subject(
+        path=bundle.file(artifact),
+        name=artifact.path,
+        precision=artifact.precision,
+        contract=rollout_contract(contract) if is_rollout else contract,
+        bundle=bundle,
+        artifact=artifact,
+        model=bundle.file(bundle.find(artifact.format, artifact.precision)) if is_rollout else None,
+        rollout_steps=rollout_steps,
+    )
+
+
+def check_file(
+    subject: Subject,
+    cases: Sequence[ParityCase],
+    provider: str = "cpu",
+    tolerances: Mapping[str, Override] | None = None,
+) -> CheckResults:
+    """Open an artifact and run the checks that need a runtime; `tolerances` are by output, `""` for all.
+
+    A rollout is compared with its own model instead, called once for each step.
+    """
+    single = None
+    if subject.model is not None:
+        single = open_runtime(subject.model, provider)
+        try:
+            cases, tolerances = make_rollout_cases(single, subject.rollout_steps), AS_MODEL
+        finally:
+            single.close()
+    runtime = open_emulating(subject.path, subject.precision, provider)
+    try:
+        if single is None:
+            refuse_rollout(runtime, subject.name)
+        else:
+            _check_model(subject, runtime.signature, single.signature)
+        return check_runtime(subject, runtime, cases, tolerances)
+    finally:
+        runtime.close()
+
+
+def check_runtime(
+    subject: Subject,
+    runtime: Runtime,
+    cases: Sequence[ParityCase],
+    tolerances: Mapping[str, Override] | None = None,
+) -> CheckResults:
+    """The checks that need a loaded artifact."""
+    comparison = Comparison(runtime, subject.name, subject.precision, tolerances)
+    cases = [case for case in cases if case.for_int8 or subject.precision != "int8"]
+    context = CheckContext(subject, runtime.provider, runtime=runtime, comparison=comparison, cases=cases)
+    checks = run_checks(context)
+    return CheckResults(checks, comparison.profiles(), runtime.signature)
+
+
+def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
+    """Open an artifact; ONNX in float16, which the CPU cannot run, is emulated in float32 there."""
+    if (precision, provider, path.suffix) == ("float16", "cpu", ".onnx"):
+        from lstm_deploy.runtimes import OnnxRuntime
+
+        return OnnxRuntime(in_float32(path), provider)
+    return open_runtime(path, provider)
+
+
+def check_files(
+    subjects: Sequence[Subject],
+    cases: Sequence[ParityCase],
+    provider: str = "cpu",
+    tolerances: Mapping[str, Override] | None = None,
+) -> list[CheckResults | Exception]:
+    """`check_file` of each, or the `InputError` of a file that cannot be opened."""
+    outcomes: list[CheckResults | Exception] = []
+    for subject in subjects:
+        try:
+            outcomes.append(check_file(subject, cases, provider, tolerances))
+        except InputError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _isolated(subjects: Sequence[Subject], *more: Any) -> list[CheckResults | Exception]:
+    """`check_files` in another process; should it crash, each file in one of its own."""
+    try:
+        return run_isolated(check_files, subjects, *more)
+    except CrashError as error:
+        if len(subjects) == 1:
+            return [error]
+        return [outcome for subject in subjects for outcome in _isolated([subject], *more)]
+
+
+def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None:
+    """Raise `InputError` for a rollout that was made from another model."""
+    assert subject.model is not None
+    if subject.path.suffix == ".onnx" and (changed := onnx_graph.changed_weights(subject.path, subject.model)):
+        problem = f"The weight {changed[0]} of {subject.name} is not that of {subject.model.name}"
+    elif rollout != rollout_contract(model):
+        problem = f"The contract of {subject.name} is not that of a rollout of {subject.model.name}"
+    else:
+        return
+    raise InputError(f"{problem}; export the model again.")
+
+
+def _completed(
+    subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None"
+) -> CheckResults:
+    """The results with those of the checks that need no runtime."""
+    if isinstance(outcome, InputError) and subject.bundle is None:
+        raise outcome  # no artifact, but a file that was named by mistake
+    failure, results = (outcome, CheckResults([], [], None)) if isinstance(outcome, Exception) else (None, outcome)
+    graph: onnx.ModelProto | InputError | None = None
+    if subject.path.suffix == ".onnx":
+        try:
+            graph = onnx_graph.load(subject.path)
+        except InputError as error:
+            graph = error
+    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted)
+    return results._replace(checks=in_order([*run_checks(context), *results.checks]))

@@ -1,0 +1,52 @@
+"""The PyTorch model as the reference: first in float32, to see what rounding does, then in float64."""
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from lstm_deploy.contract import Feeds, Outputs
+from lstm_deploy.lifting import Lifted, in_float64
+from lstm_deploy.runtimes import EagerRuntime
+from lstm_deploy.validation.tolerances import ACTIVATION_ERROR
+
+
+class PyTorchReference(EagerRuntime):
+    """A lifted module as the reference of all its artifacts."""
+
+    lifted: Lifted | None
+
+    def __init__(self, lifted: Lifted) -> None:
+        """Take over `lifted`: the first `run` converts it to float64."""
+        super().__init__(lifted)
+        self.lifted = lifted
+
+    def run_float32(self, feeds: Feeds) -> Outputs:
+        """Raises `RuntimeError` after the first `run`: large weights are not kept twice."""
+        if self.dtype is torch.float64:
+            raise RuntimeError("The reference is in float64 already.")
+        with CoarseActivations():
+            return super().run(feeds)
+
+    def run(self, feeds: Feeds) -> Outputs:
+        if self.dtype is not torch.float64:
+            self.module.double()
+            self.dtype = torch.float64
+        with in_float64():
+            return super().run(feeds)
+
+
+class CoarseActivations(TorchFunctionMode):
+    """Within the block, activations of the user's code are as far off as the faster ones of runtimes.
+
+    An activation of 1e-4 that is off by 1e-7 is right for a runtime, and a thousand times further off than PyTorch's.
+    """
+
+    FUNCTIONS = ("sigmoid", "softmax", "tanh", "log_softmax", "gelu", "silu", "hardsigmoid", "elu", "softplus")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in self.FUNCTIONS and isinstance(result, torch.Tensor):
+            alternating = torch.arange(result.numel()).reshape(result.shape) % 2 * 2 - 1
+            result = result + alternating.to(result) * ACTIVATION_ERROR
+        return result

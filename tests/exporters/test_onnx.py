@@ -1,0 +1,112 @@
+from collections import Counter
+
+import modules
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from properties import examples
+from torch import nn
+
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.lifting.lifting import example_inputs, lift
+
+SHAPES = [(1, 1), (3, 7), (2, 100)]
+
+
+def onnx_of(module, path, layout="batch,seq"):
+    lifted = lift(module.eval(), [TensorSpec.parse(f"x:float32[{layout},3]")])
+    export_onnx(lifted, path)
+    return lifted, onnx.load(path)
+
+
+def assert_equal_on_all_shapes(lifted, path):
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch, seq in SHAPES:
+        tensors = example_inputs(lifted.signature, batch, seq, seed=batch)
+        states = [torch.randn_like(state) for state in tensors[1:]]
+        feeds = dict(zip(lifted.signature.input_names, [tensors[0].numpy(), *(s.numpy() for s in states)], strict=True))
+        got = session.run(lifted.signature.output_names, feeds)
+        with torch.no_grad():
+            expected = lifted(tensors[0], *states)
+        for name, a, b in zip(lifted.signature.output_names, got, expected, strict=True):
+            np.testing.assert_allclose(a, b.numpy(), atol=1e-5, rtol=1e-5, err_msg=f"{name} at {batch}, {seq}")
+
+
+@settings(max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    batch_first=st.booleans(),
+    bias=st.booleans(),
+    proj_size=st.sampled_from([0, 0, 2, 7]),
+)
+@example(num_layers=3, bidirectional=True, batch_first=False, bias=False, proj_size=2)
+@example(num_layers=1, bidirectional=False, batch_first=True, bias=True, proj_size=0)
+def test_every_form_of_lstm_is_one_node_per_layer_and_equal(tmp_path, **form):
+    """The stock exporter lacks this property; it holds for the twentieth export in one process too."""
+    module = nn.LSTM(3, 8, **form)
+    layout = "batch,seq" if form["batch_first"] else "seq,batch"
+    lifted, model = onnx_of(module, tmp_path / "m.onnx", layout)
+    count = Counter(node.op_type for node in model.graph.node)
+    assert count["LSTM"] == form["num_layers"]
+    assert not {"Loop", "If", "Scan"} & set(count)
+    assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("make", [modules.HidesState, modules.ReturnsState, modules.Attention, modules.TwoLSTMs])
+def test_third_party_modules_are_equal_in_onnx(tmp_path, make):
+    lifted, _ = onnx_of(make(), tmp_path / "m.onnx")
+    assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
+
+
+def test_names_and_axes_are_those_of_the_contract(tmp_path):
+    _, model = onnx_of(modules.ReturnsState(), tmp_path / "m.onnx")
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "x": ["batch", "seq", 3],
+        "h_in": [2, "batch", 8],
+        "c_in": [2, "batch", 8],
+        "y": ["batch", "seq", 2],
+        "h_out": [2, "batch", 8],
+        "c_out": [2, "batch", 8],
+    }
+
+
+def test_weights_are_initializers_so_that_quantizers_find_them(tmp_path):
+    _, model = onnx_of(modules.HidesState(num_layers=2), tmp_path / "m.onnx")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    lstms = [node for node in model.graph.node if node.op_type == "LSTM"]
+    assert all(set(node.input[1:4]) <= constants for node in lstms)
+
+
+def test_the_graph_does_not_mention_the_code_it_was_traced_from(tmp_path):
+    onnx_of(modules.HidesState(), tmp_path / "m.onnx")
+    content = (tmp_path / "m.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+def test_the_file_is_what_protobuf_itself_would_write(tmp_path):
+    """Its weights are written around protobuf, which would copy them."""
+    lifted, model = onnx_of(modules.HidesState(num_layers=2, bidirectional=True), tmp_path / "m.onnx")
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+    assert onnx.ModelProto.FromString(model.SerializeToString()) == model
+    assert len(model.SerializeToString()) == (tmp_path / "m.onnx").stat().st_size
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("fc.weight")]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(weight), lifted.module.fc.weight.numpy())
+
+
+def test_a_projection_without_full_rank_is_refused(tmp_path):
+    module = nn.LSTM(3, 8, proj_size=2)
+    with torch.no_grad():
+        module.weight_hr_l0[1] = 2 * module.weight_hr_l0[0]
+    with pytest.raises(LiftingError, match="linearly dependent"):
+        onnx_of(module, tmp_path / "m.onnx", "seq,batch")

@@ -1,0 +1,23 @@
+import numpy as np
+
+from lstm_deploy.runtimes.onnxrt import DeviceRecurrence
+from lstm_deploy.runtimes.opening import open_runtime
+
+
+def test_buffers_of_a_device_are_copied_there_and_back(forecast_bundle):
+    """On the CPU in place of a GPU: the same calls, with buffers that are not the caller's memory."""
+    runtime = open_runtime(forecast_bundle / "model.onnx")
+    device, bound = DeviceRecurrence(runtime, 2, 1), runtime.recur(2, 1)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x = rng.uniform(100, 200, device.inputs["x"].shape)
+        for recurrence in (device, bound):
+            recurrence.inputs["x"][...] = x
+            recurrence.step()
+            recurrence.advance()
+        for name, value in bound.get_state().items():
+            np.testing.assert_array_equal(device.get_state()[name], value)
+        device.step()
+        bound.step()
+        np.testing.assert_array_equal(device.outputs["y"], bound.outputs["y"])
+        device.set_state(bound.get_state())
