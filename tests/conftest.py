@@ -76,7 +76,7 @@ SHORTER = {
     (pipeline, "LOWERED"): LOWERED._replace(steps=1_000),
     (validation, "NORMAL"): QUICK._replace(steps=100),
     # Artifacts run in this process: another one first loads PyTorch.
-    (judging, "isolated"): lambda function, *arguments: function(*arguments),
+    (judging, "run_isolated"): lambda function, *arguments: function(*arguments),
 }
 """What takes long beside what most tests look at, and what stands in for it."""
 IN_USE = {(module, name): getattr(module, name) for module, name in SHORTER}
