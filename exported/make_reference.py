@@ -19,9 +19,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prices = Path(folder, "goog.csv")
         demo.write_prices(prices)
-        given = training_data.series(prices, COLUMNS, COLUMNS, "previous")
+        prices_data = training_data.load_series(prices, COLUMNS, COLUMNS, "previous")
     recipe = make_recipe("forecast", hidden_size=12, epochs=10)
-    trained = training.train(given, recipe, lambda *_: None)
+    trained = training.train(prices_data, recipe, lambda *_: None)
     checkpoint.save(HERE / "reference.safetensors", trained.tensors, trained.spec)
     export(HERE / "reference.safetensors", HERE / "reference", force=True)
 

@@ -15,10 +15,9 @@ import torch
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
+from lstm_deploy.exporters.plan import OPSET
 from lstm_deploy.lifting import Lifted, example_inputs, frozen_size_error, shared_copy, trace, wrong_sizes
 
-OPSET = 18
-"""The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
 LARGEST_DIM = 2**20
 
 COLLECTED_ABOVE = 50_000_000

@@ -1,8 +1,8 @@
-"""What a bundle will hold, decided and checked before anything is written."""
+"""What a bundle will hold, decided and checked before PyTorch is loaded or anything written."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -21,20 +21,23 @@ from lstm_deploy.artifacts import (
 )
 from lstm_deploy.contract import Signature, StateLayout, rollout_contract
 from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.onnx import OPSET
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, PrecisionOptions
-from lstm_deploy.lifting import Origin, sources
 from lstm_deploy.runtimes import c_compiler
+
+if TYPE_CHECKING:
+    from lstm_deploy.lifting import Origin
 
 DEFAULT_FORMATS = ("onnx", "torchscript")
 FLOAT32_ONLY = PrecisionOptions()
+OPSET = 18
+"""The oldest that `torch.onnx.export` writes natively, so that the oldest runtimes can read it."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     """A checked export."""
 
     output: Path
-    origin: Origin | None
+    origin: "Origin | None"
     """None for a live module."""
     formats: tuple[str, ...]
     """In the order of `FORMATS`, each once."""
@@ -73,6 +76,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def preview(self, *, force: bool = False) -> dict[str, Any]:
         """What exporting the file would write; raises as the export would."""
+        from lstm_deploy.lifting import sources
+
         assert self.origin is not None
         if self.existing_bundle() is None:
             check_destination(self.output, force=force)
@@ -92,7 +97,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def make_plan(
     output: Path,
-    origin: Origin | None = None,
+    origin: "Origin | None" = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
     state_layout: StateLayout = "layers-first",
     precision: PrecisionOptions = FLOAT32_ONLY,

@@ -1,4 +1,4 @@
-"""Many streams that come and go, in the rows of one batch: one call makes a step of all that have one to make."""
+"""Many streams that come and go in the rows of one batch: one call steps all that have an input."""
 
 from collections.abc import Mapping
 
@@ -70,6 +70,6 @@ class Slots:
         return self._stream.get_rows([slot])
 
     def _check(self, slot: int) -> None:
-        known = isinstance(slot, int) and not isinstance(slot, bool) and 0 <= slot < self._stream.batch
-        if not known or slot in self._free:
+        in_range = isinstance(slot, int) and not isinstance(slot, bool) and 0 <= slot < self._stream.batch
+        if not in_range or slot in self._free:
             raise InputError(f"Slot {slot!r} is not open; open one first.")

@@ -25,7 +25,7 @@ class Stepper:
         self._dtype, self._lengths = signature.inputs[0].dtype, signature.inputs[1:]
 
     def __call__(self, rows: Array, state: Feeds) -> tuple[Array, Outputs]:
-        """What the model says after the last row, `[batch, outputs]`, and its state."""
+        """The output after the last row, `[batch, outputs]`, and the state."""
         lengths = {spec.name: np.full(len(rows), rows.shape[1], spec.dtype) for spec in self._lengths}
         x = self._layout.inputs(rows).astype(self._dtype, copy=False)
         outputs = self._runtime.run({self._x: x, **lengths, **state})
@@ -33,25 +33,25 @@ class Stepper:
 
 
 def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
-    """What the rollout of a model gives, computed by one call of the model for each step."""
+    """The outputs of a rollout, computed by one call of the model for each step."""
     signature = runtime.signature
     if isinstance(signature.task, LanguageModel):
         return _generate(runtime, feeds)
     step, x, steps = Stepper(runtime), feeds["x"], int(feeds["steps"])
-    made: list[Array] = []
+    values: list[Array] = []
     if not carries_state(signature):
         rows, initial = x[:, -window_of(signature) :], signature.initial_state(len(x))
         for _ in range(steps):
             value, _ = step(rows, initial)
-            made.append(value)
+            values.append(value)
             rows = np.concatenate([rows[:, 1:], value[:, None]], axis=1)
-        return {"y": np.stack(made, axis=1)}
+        return {"y": np.stack(values, axis=1)}
     value, state = step(x, {spec.name: feeds[spec.name] for spec in signature.state_inputs})
-    made.append(value)
+    values.append(value)
     for _ in range(steps - 1):
         value, state = step(value[:, None], state)
-        made.append(value)
-    return {"y": np.stack(made, axis=1), **_outgoing(signature, state)}
+        values.append(value)
+    return {"y": np.stack(values, axis=1), **_outgoing(signature, state)}
 
 
 def choose(logits: Array, noise: Array, temperature: float, top_k: int) -> Array:
@@ -75,19 +75,19 @@ def _generate(runtime: Runtime, feeds: Feeds) -> Outputs:
     least = int(lengths.min())
     logits, state = step(x[:, :least], {spec.name: feeds[spec.name] for spec in signature.state_inputs})
     for time in range(least, int(lengths.max())):  # the rest of the longer prompts, while the shorter ones wait
-        further, after = step(x[:, time : time + 1], state)
+        next_logits, after = step(x[:, time : time + 1], state)
         goes_on = time < lengths
-        logits = np.where(goes_on[:, None], further, logits)
+        logits = np.where(goes_on[:, None], next_logits, logits)
         mask = np.expand_dims(goes_on, (0, 2) if signature.batch_axis_of_state else (1, 2))
         state = {name: np.where(mask, after[name], state[name]) for name in state}
-    made = [choose(logits, noise[:, 0], temperature, top_k)]
+    tokens = [choose(logits, noise[:, 0], temperature, top_k)]
     for column in noise.T[1:]:
-        alive = made[-1] != stop
+        alive = tokens[-1] != stop
         if not alive.any():
             break
-        logits, state = step(made[-1][:, None], state)
-        made.append(np.where(alive, choose(logits, column, temperature, top_k), stop))
-    return {"y": np.stack(made, axis=1), **_outgoing(signature, state)}
+        logits, state = step(tokens[-1][:, None], state)
+        tokens.append(np.where(alive, choose(logits, column, temperature, top_k), stop))
+    return {"y": np.stack(tokens, axis=1), **_outgoing(signature, state)}
 
 
 def _outgoing(signature: Signature, state: Feeds) -> Outputs:
