@@ -1,4 +1,4 @@
-"""What a C artifact says about itself: its contract, its precision, and the names of its functions."""
+"""The description that a C artifact contains: its contract, its precision and the names of its functions."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _CONTRACT = re.compile(rf"\A/\* {re.escape(CONTRACT_KEY)}\n(.*?)\n\*/\n", re.DOT
 
 
 def read_interface(path: Path) -> CInterface:
-    """The functions of a C artifact; raises `InputError` for any other file."""
+    """The interface of a C artifact; raises `InputError` for any other file."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Artifact formats: one record each, of what holds for all files of a format.
+"""Artifact formats: one record for each, with the properties of all its files.
 
 A new format is a record here, a writer in `exporters.pipeline.WRITERS` and a runtime in `runtimes.opening.RUNTIMES`.
 """
@@ -12,17 +12,17 @@ class Format:
     """A kind of file that a model is exported to."""
 
     name: str
-    """As on the command line and in manifests."""
+    """The name on the command line and in manifests."""
     label: str
-    """As in sentences."""
+    """The name in messages and reports."""
     suffix: str
-    """Of its files, which is how they are told apart."""
+    """The suffix of its files, by which they are recognized."""
     providers: tuple[str, ...]
     """Execution providers that can run it."""
     rollout: Literal["own file", "same file", "none"]
-    """Where the rollout of a model that feeds itself is written to."""
+    """Where the rollout of a model that feeds itself is written."""
     has_header: bool = False
-    """Whether a header lies beside the file."""
+    """Whether there is a header file beside it."""
 
     def file_name(self, precision: str = "float32") -> str:
         """The name of the model's file in a bundle."""
@@ -31,8 +31,8 @@ class Format:
 
 
 FORMATS = {
-    each.name: each
-    for each in (
+    artifact_format.name: artifact_format
+    for artifact_format in (
         Format(name="onnx", label="ONNX", suffix=".onnx", providers=("cpu", "cuda", "tensorrt"), rollout="own file"),
         Format(
             name="torchscript", label="TorchScript", suffix=".torchscript", providers=("cpu", "cuda"), rollout="none"
@@ -41,4 +41,4 @@ FORMATS = {
     )
 }
 """By name, in the order in which they are written."""
-SUFFIXES = {each.suffix: each for each in FORMATS.values()}
+SUFFIXES = {artifact_format.suffix: artifact_format for artifact_format in FORMATS.values()}

@@ -9,7 +9,7 @@ class Check(Struct, frozen=True, kw_only=True):
     """One comparison with a tolerance, for one output of one artifact."""
 
     name: str
-    """As in the registry, `validation.checks`."""
+    """As in the registry `validation.checks`."""
     artifact: str
     precision: str = "float32"
     provider: str

@@ -1,4 +1,4 @@
-"""Reads TorchScript archives as the zip files that they are. Nothing in them is run."""
+"""Reading TorchScript archives as zip files, without running any code in them."""
 
 import zipfile
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def extra_files(path: Path) -> dict[str, bytes]:
-    """The extra files of a TorchScript archive, by name; none of any other file. Raises `InputError` if damaged."""
+    """The extra files of a TorchScript archive, by name; empty for any other file. Raises `InputError` if damaged."""
     if not is_torchscript(path):
         return {}
     with opened_archive(path) as archive:
@@ -36,7 +36,7 @@ def extra_files(path: Path) -> dict[str, bytes]:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, while it is read; raises `InputError` for whatever goes wrong within."""
+    """An open archive; raises `InputError` for any error within the block."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive

@@ -7,8 +7,8 @@ Its inputs and outputs are the same whatever the model's own layout is:
                noise [batch, steps], temperature [], top_k [], stop []     -> y [batch, steps] tokens
 
 and, if the state is carried, the model's own `h_in, c_in -> h_out, c_out`: the state before the last of `y` was
-fed, so that a later call continues with that as its `x`. `exporters.onnx_rollout` writes it as
-one graph; `runtimes.stepping` computes the same with one call of the model for each step, and is its reference.
+fed, so that a later call continues with that as its `x`. `exporters.onnx_rollout` writes it as one graph;
+`runtimes.stepping` computes the same with one call of the model for each step, and is the reference of that graph.
 
 Text is sampled as follows: the candidates are the tokens whose logit is no less than the `top_k`-th largest (0: all),
 their probabilities softmax(logit / temperature), and the token is the first whose cumulative probability, in the order

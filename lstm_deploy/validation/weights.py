@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lstm_deploy.artifacts import (
     LstmLayer,
+    Matrix,
     c_weights,
     onnx_weights,
     operator_counts,
@@ -29,7 +30,7 @@ from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTO
 
 GATES = LSTM.onnx_gates
 TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}
-"""PyTorch's names of the tensors of a `Layer`."""
+"""PyTorch's names of the tensors of an `LstmLayer`."""
 
 
 def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
@@ -76,11 +77,12 @@ def layer_problems(layers: Sequence[LstmLayer], expected: Sequence[LstmLayer]) -
             problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
             continue
         closest = min(alike, key=lambda other: _distance(layer, other))
-        for letter, matrix, right in zip("wrb", layer[1:4], closest[1:4], strict=True):
-            allowed = HALF_STEP * layer.steps[letter] if letter in layer.steps else 0.0
+        for letter, tensor in TENSORS.items():
+            matrix, right, step = getattr(layer, letter), getattr(closest, letter), layer.steps.get(letter)
+            allowed = 0.0 if step is None else HALF_STEP * step
             if (np.abs(matrix - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
-                cause = _fault(letter, matrix, right, layer.steps.get(letter))
-                problems.append(f"{closest.label}: {TENSORS[letter]}{cause}.")
+                cause = _fault(letter, matrix, right, step)
+                problems.append(f"{closest.label}: {tensor}{cause}.")
     return problems
 
 
@@ -133,18 +135,17 @@ def _constant_problems(floats: Mapping[str, Array], expected: Mapping[str, Array
     return problems
 
 
-def _matrix_problems(matrices: Sequence[tuple[Array, Array | float]], expected: Mapping[str, Array]) -> list[str]:
+def _matrix_problems(matrices: Sequence[Matrix], expected: Mapping[str, Array]) -> list[str]:
     """One sentence for each matrix of the model that none in an artifact is, though some have its shape.
 
-    `matrices` is as `matrices_of` gives it. Stricter than `_constant_problems`, for artifacts whose outputs are too
-    coarse to tell: int8 and float16.
+    Stricter than `_constant_problems`, for artifacts whose outputs are too coarse to tell: int8 and float16.
     """
     problems = []
     for name, value in expected.items():
         if value.ndim != 2 or value.dtype.kind != "f":
             continue
         excess = [
-            float((np.abs(other - form) - step - WEIGHT.relative * np.abs(form)).max())
+            float((np.abs(other - form) - HALF_STEP * step - WEIGHT.relative * np.abs(form)).max())
             for other, step in matrices
             for form in (value.astype(np.float64), value.T.astype(np.float64))
             if other.shape == form.shape

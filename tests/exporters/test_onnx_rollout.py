@@ -9,7 +9,6 @@ from properties import examples
 
 import lstm_deploy
 from lstm_deploy.artifacts import onnx_graph
-from lstm_deploy.cli.inspection import contract_of
 from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.sampling import sample_state
 from lstm_deploy.exporters.onnx_rollout import export_rollout
@@ -99,7 +98,7 @@ def test_500_tokens_of_a_trained_model_are_those_of_single_steps(lm_bundle, samp
 )
 def test_forecasts_are_the_same_value_by_value(bundles, name):
     model, rollout = opened(bundles(name))
-    contract, rng = contract_of(model.signature), np.random.default_rng(2)
+    contract, rng = rollout_contract(model.signature), np.random.default_rng(2)
     width = contract.inputs[0].shape[2]
     for steps in (1, 2, 40):
         x = rng.standard_normal((3, contract.least_seq + 4, width)).astype(np.float32)

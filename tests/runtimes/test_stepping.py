@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from lstm_deploy.cli.inspection import contract_of
 from lstm_deploy.contract.rollouts import rollout_contract
 from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
@@ -114,7 +113,7 @@ def test_a_forecast_carries_its_state_where_the_training_did(policy):
 )
 def test_models_without_a_rollout_say_why(found, reason):
     with pytest.raises(InputError, match=reason):
-        contract_of(found)
+        rollout_contract(found)
 
 
 def test_a_stepper_takes_rows_in_one_layout(fixed):

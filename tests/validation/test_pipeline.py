@@ -114,7 +114,7 @@ def test_a_runtime_that_crashes_is_a_failed_check(forecast_bundle, monkeypatch):
     def crash(*_):
         raise CrashError("the process crashed (signal 11)")
 
-    monkeypatch.setattr(judging, "isolated", crash)
+    monkeypatch.setattr(judging, "run_isolated", crash)
     report = validate(forecast_bundle / "model.onnx")
     assert [(check.name, "signal 11" in check.detail) for check in report.failures] == [("runs", True)]
     assert "signal 11" in report.diagnoses[0].cause
@@ -126,7 +126,7 @@ def test_a_runtime_that_crashes_takes_no_other_artifact_along(forecast_bundle, m
             raise CrashError("the process crashed (signal 11)")
         return function(subjects, *more)
 
-    monkeypatch.setattr(judging, "isolated", crash)
+    monkeypatch.setattr(judging, "run_isolated", crash)
     report = validate(forecast_bundle)
     assert {check.artifact for check in report.failures} == {"model.onnx"}
     passed = {check.artifact for check in report.checks if check.passed and check.name == "repeatable"}
