@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -19,9 +19,6 @@ Document = Mapping[str, Any]
 
 PRECISIONS = {"float32": BLUE, "int8": ORANGE, "float16": GREEN, "bfloat16": PURPLE}
 """Colours of precisions; any other is red."""
-COLORS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#26a6a6", "#c958a3", "#9c8a1e", "#222222")
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
-MARKERS = "osD^vP*X<>"
 MAX_COLUMNS = 3
 TICK_STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,))
 """Where a log axis may have ticks within each power of ten, from many to few."""
@@ -34,16 +31,6 @@ class Panel(NamedTuple):
     line: object
     """Panels that agree in this share lines of the grid."""
     rows: list[Row]
-    key: Any = None
-    """Whatever else its plot knows the panel by."""
-
-
-class Style(NamedTuple):
-    """How a variant is drawn in all plots that distinguish variants."""
-
-    color: str
-    dashes: Any
-    marker: str
 
 
 def rows_of(document: Document, *, controls: bool = False) -> list[dict[str, Any]]:
@@ -97,44 +84,19 @@ def short_name(row: Row) -> str:
     return name.removeprefix(f"{row['group']}: ").removesuffix(f" {row['provider']}")
 
 
-def styles_of(document: Document) -> dict[str, Style]:
-    """A style for each variant, the same in all plots of a document."""
-    return {
-        label: Style(
-            COLORS[index % len(COLORS)],
-            DASHES[index // len(COLORS) % len(DASHES)],
-            MARKERS[index % len(MARKERS)],
-        )
-        for index, label in enumerate(dict.fromkeys(row["variant"] for row in rows_of(document)))
-    }
-
-
 def color_of(precision: str) -> str:
     """The colour of a precision."""
     return PRECISIONS.get(precision, RED)
 
 
-def grid(
-    panels: Sequence[Panel],
-    *,
-    height: float = 0,
-    columns: int = MAX_COLUMNS,
-    width: float = 4.6,
-    styles: Mapping[str, Style] | None = None,
-) -> tuple[Figure, list[tuple[Axes, Panel]]]:
-    """A figure with axes for each panel; each group of panels that agree in `line` begins a new line.
-
-    Sizes are in inches. Without a `height`, panels are as high as their rows need. With `styles`, there is room for
-    their legend at the right.
-    """
+def grid(panels: Sequence[Panel], columns: int) -> tuple[Figure, list[tuple[Axes, Panel]]]:
+    """A figure with axes for each panel, as high as its rows need; panels that agree in `line` begin a new line."""
     groups = [list(group) for _, group in groupby(panels, lambda panel: panel.line)]
     most = max(map(len, groups))
     columns = min(columns, 2 if most == 4 else most)
     lines = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
-    heights = [height or max(0.75 + 0.19 * len(panel.rows) for panel in line) for line in lines]
-    width = (width if columns > 1 else max(width, 6.5)) * columns
-    size = (width + max(1.9, _width(styles)), sum(heights)) if styles else (width, 0.7 + sum(heights))
-    figure = Figure(figsize=size, layout="constrained")
+    heights = [max(0.75 + 0.19 * len(panel.rows) for panel in line) for line in lines]  # inches
+    figure = Figure(figsize=(4.6 * columns if columns > 1 else 6.5, 0.7 + sum(heights)), layout="constrained")
     cells = figure.add_gridspec(len(lines), columns, height_ratios=heights)
     drawn = [
         (figure.add_subplot(cells[index, column]), panel)
@@ -146,34 +108,19 @@ def grid(
     return figure, drawn
 
 
-def log_axis(
-    axes: Axes,
-    name: Literal["x", "y"],
-    low: float,
-    high: float,
-    text: Callable[[float], str],
-    zero: tuple[float, float, str] | None = None,
-) -> None:
-    """Make an axis logarithmic, with a few ticks.
-
-    `zero` adds a tick for values of 0: where it is, the least value that the other ticks may have, and its label.
-    """
+def log_axis(axes: Axes, low: float, high: float, text: Callable[[float], str]) -> None:
+    """Make the x axis logarithmic, with at most five ticks."""
     if high / low < 3:
         middle = math.sqrt(low * high)
         low, high = middle / math.sqrt(3), middle * math.sqrt(3)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    least = 0.999 * zero[1] if zero else low
     candidates: list[list[float]] = []
     for steps, apart in [*((steps, 1) for steps in TICK_STEPS), ((1,), 2), ((1,), 3), ((1,), 4)]:
         ticks = [step * 10.0**power for power in powers if power % apart == 0 for step in steps]
-        candidates.append([tick for tick in ticks if least <= tick <= high])
-    most = 5 if name == "x" else 8
-    chosen = next((ticks for ticks in candidates if len(ticks) <= most), candidates[-1])
-    labels = [text(tick) for tick in chosen]
-    if zero:
-        chosen, labels = [zero[0], *chosen], [zero[2], *labels]
-    axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    getattr(axes, f"set_{name}ticks")(chosen, labels)
+        candidates.append([tick for tick in ticks if low <= tick <= high])
+    chosen = next((ticks for ticks in candidates if len(ticks) <= 5), candidates[-1])
+    axes.set(xscale="log", xlim=(low, high))
+    axes.set_xticks(chosen, [text(tick) for tick in chosen])
 
 
 def finish(axes: Axes) -> None:
@@ -199,37 +146,8 @@ def legend_above(figure: Figure, handles: Sequence[Artist], title: str) -> None:
         for columns in range(len(handles), 1, -1)
         if sum(part.max() for part in np.array_split(widths, columns)) < figure.get_figwidth()
     )
-    _legend(figure, handles, title, loc="outside upper left", ncols=next(fitting, 1))
-
-
-def legend_beside(
-    figure: Figure,
-    panels: Iterable[Panel],
-    styles: Mapping[str, Style],
-    title: str,
-    *,
-    markers: bool = True,
-    lines: bool = True,
-) -> None:
-    """A legend at the right with the styles of the variants in the panels."""
-    used = {row["variant"] for panel in panels for row in panel.rows}
-    handles = [
-        legend_entry(
-            style.color,
-            label,
-            style.marker if markers else "",
-            **({"linestyle": style.dashes, "markersize": 4.5} if lines else {}),
-        )
-        for label, style in styles.items()
-        if label in used
-    ]
-    _legend(figure, handles, title, loc="outside right upper")
-
-
-def _legend(figure: Figure, handles: Sequence[Artist], title: str, **where: Any) -> None:
-    legend = figure.legend(
-        handles=handles, title=title, fontsize=8, title_fontsize=9, alignment="left", frameon=False, **where
-    )
+    where: dict[str, Any] = {"loc": "outside upper left", "ncols": next(fitting, 1), "alignment": "left"}
+    legend = figure.legend(handles=handles, title=title, fontsize=8, title_fontsize=9, frameon=False, **where)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -242,11 +160,6 @@ def _width(labels: Iterable[str]) -> float:
 def count(number: int, noun: str) -> str:
     """A number and its noun, in the plural where need be."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def with_unit(value: float, unit: str) -> str:
-    """Three significant digits and the unit, with the prefix that leaves few digits."""
-    return EngFormatter(unit)(float(f"{value:.3g}"))
 
 
 def time_text(us: float) -> str:

@@ -3,41 +3,27 @@
 The two scopes never share a panel, and the A/A control stands only among the ratios, where it shows the noise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from lstm_deploy.artifacts import BLUE, GREY, ORANGE
 from lstm_deploy.benchmark import plot_layout as layout
-from lstm_deploy.benchmark.plot_layout import Document, Panel, Row, Style
-from lstm_deploy.benchmark.scatter_plots import precision_plot, roofline_plot
+from lstm_deploy.benchmark.plot_layout import Document, Row
 
 BEYOND = "far faster: beyond the edge"
 LOG_FROM = 20
 """Times are on a log axis where the largest is more than this many times the smallest."""
-TAIL = ((1, "all"), (0.5, "p50"), (0.1, "p90"), (0.01, "p99"), (1e-3, "p99.9"), (1e-4, "p99.99"))
-"""The shares of calls that take at least as long as each percentile."""
-TAIL_POINTS = 200
-"""Points of a line at most: more cannot be told apart."""
 
 
 def plots(document: Document) -> dict[str, Figure]:
-    """All plots that have something to show, by the stem of their file name."""
-    makers: dict[str, Callable[[Document], Figure | None]] = {
-        "latency": latency_plot,
-        "distribution": distribution_plot,
-        "ratio": ratio_plot,
-        "scaling": scaling_plot,
-        "roofline": roofline_plot,
-        "precision": precision_plot,
-    }
-    return {name: figure for name, make in makers.items() if (figure := make(document))}
+    """The latency plot and, where there is a baseline, the ratio plot, by the stem of their file name."""
+    ratios = ratio_plot(document)
+    return {"latency": latency_plot(document), **({"ratio": ratios} if ratios else {})}
 
 
 def latency_plot(document: Document) -> Figure:
@@ -58,25 +44,6 @@ def latency_plot(document: Document) -> Figure:
     if any(beyond):
         handles.append(layout.legend_entry(GREY, BEYOND, "<"))
     layout.legend_above(figure, handles, "Time of a call: dot and number are the median, fastest first")
-    return figure
-
-
-def distribution_plot(document: Document) -> Figure | None:
-    """The share of calls that take at least a given time, on log axes: percentiles are read off at the left.
-
-    One panel per case; the null model is left out where it is far from all others. None where the document has no
-    samples.
-    """
-    styles = layout.styles_of(document)
-    rows = [row for row in layout.rows_of(document) if any(map(len, row.get("samples_us") or ()))]
-    if not rows:
-        return None
-    panels = layout.panels_of(rows)
-    figure, drawn = layout.grid(panels, columns=layout.columns_for(rows), height=3.2, styles=styles)
-    for axes, panel in drawn:
-        _draw_tails(axes, panel.rows, styles)
-    title = "Share of calls that take\nat least so long: at p90,\na tenth of them"
-    layout.legend_beside(figure, panels, styles, title, markers=False)
     return figure
 
 
@@ -103,36 +70,6 @@ def ratio_plot(document: Document) -> Figure | None:
     return figure
 
 
-def scaling_plot(document: Document) -> Figure | None:
-    """The time of one step of one row against the batch, and against the steps of a call; a line per variant.
-
-    Of the other size the smallest and the largest are shown. None where nothing was measured at two sizes.
-    """
-    rows = [row for row in layout.rows_of(document) if not layout.is_null_model(row)]
-    found: dict[tuple[str, str, int, str, int], list[Row]] = {}
-    for along, other in (("batch", "seq_len"), ("seq_len", "batch")):
-        for row in rows:
-            found.setdefault((row["scenario"], row["scope"], row["threads"], along, row[other]), []).append(row)
-    varied = [key for key, shown in found.items() if len({row[key[3]] for row in shown}) > 1]
-    if not varied:
-        return None
-    scenarios = list(dict.fromkeys(row["scenario"] for row in rows))
-    panels = []
-    for key in sorted(varied, key=lambda key: (scenarios.index(key[0]), key[2], key[1], *key[3:])):
-        scenario, scope, threads, along, fixed = key
-        others = [other[4] for other in varied if other[:4] == key[:4]]
-        if fixed in (min(others), max(others)):
-            size = f"batch {fixed}" if along == "seq_len" else layout.count(fixed, "step")
-            title = f"{scenario}, {scope.replace('_', ' ')}\n{size}, {layout.count(threads, 'thread')}"
-            panels.append(Panel(title, scenario, found[key], key=along))
-    styles = layout.styles_of(document)
-    figure, drawn = layout.grid(panels, height=3.0, columns=2, width=5.2, styles=styles)
-    for axes, panel in drawn:
-        _draw_scaling(axes, panel.rows, panel.key, styles)
-    layout.legend_beside(figure, panels, styles, "Time of one step\nof one row")
-    return figure
-
-
 def _draw_latency(axes: Axes, rows: Sequence[Row]) -> bool:
     """Returns whether something lies beyond the edge."""
     rows = sorted(rows, key=lambda row: row["p50_us"])
@@ -142,7 +79,7 @@ def _draw_latency(axes: Axes, rows: Sequence[Row]) -> bool:
     slowest = max(max(row["p50_us"], row["p90_us"], row["p99_us"] or 0) for row in rows)
     fastest = min((row["p50_us"] for row in rows if not layout.is_null_model(row)), default=medians[0])
     if slowest / fastest > LOG_FROM:
-        layout.log_axis(axes, "x", _left_end(medians[0], fastest) / 1.2, slowest * 1.2, layout.time_text)
+        layout.log_axis(axes, _left_end(medians[0], fastest) / 1.2, slowest * 1.2, layout.time_text)
     else:
         axes.set_xlim(0, 1.05 * slowest)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -171,7 +108,7 @@ def _draw_ratios(axes: Axes, rows: Sequence[Row]) -> bool:
     low = min([0.8, 1 - (noise or 0), *(interval[0] for interval in competitors)])
     low = low if low > 0 else min(0.1, *ratios)
     high = max([1.25, 1 + (noise or 0), *(interval[1] for interval in competitors)])
-    layout.log_axis(axes, "x", _left_end(lows[0], low) / 1.15, 1.15 * high, lambda value: f"{value:g}")
+    layout.log_axis(axes, _left_end(lows[0], low) / 1.15, 1.15 * high, lambda value: f"{value:g}")
     edge = axes.get_xlim()[0]
     if noise is not None:
         axes.axvspan(max(1 - noise, edge), 1 + noise, color=GREY, alpha=0.25, linewidth=0, zorder=0)
@@ -217,43 +154,4 @@ def _label_rows(axes: Axes, rows: Sequence[Row], names: Sequence[str], figures: 
     for place, text in enumerate(figures):
         axes.annotate(text, (1, place), (4, 0), xycoords=right, textcoords="offset points", va="center", size=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    layout.finish(axes)
-
-
-def _draw_tails(axes: Axes, rows: Sequence[Row], styles: Mapping[str, Style]) -> None:
-    tails = [(row, *_tail(np.concatenate(row["samples_us"]))) for row in rows]
-    competitors = [tail for tail in tails if not layout.is_null_model(tail[0])] or tails
-    edge = _left_end(*(min(times[0] for _, times, _ in some) for some in (tails, competitors)))
-    for row, times, shares in tails:
-        if times[0] >= edge:
-            style = styles[row["variant"]]
-            axes.step(times, shares, where="pre", color=style.color, linestyle=style.dashes, linewidth=1.3)
-    lowest = min(0.1, *(shares[-1] for _, _, shares in competitors)) / 1.3
-    axes.set(yscale="log", ylim=(lowest, 1.1))
-    axes.set_yticks(*zip(*[tick for tick in TAIL if tick[0] >= lowest], strict=True))
-    layout.log_axis(axes, "x", edge / 1.1, 1.1 * max(times[-1] for _, times, _ in competitors), layout.time_text)
-    layout.finish(axes)
-
-
-def _tail(samples: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    """Times, and the shares of samples that are as long or longer."""
-    ordered = np.sort(samples)
-    left = np.unique(np.geomspace(1, ordered.size, TAIL_POINTS).round().astype(int))[::-1]
-    return ordered[ordered.size - left].tolist(), (left / ordered.size).tolist()
-
-
-def _draw_scaling(axes: Axes, rows: Sequence[Row], along: str, styles: Mapping[str, Style]) -> None:
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        lines.setdefault(row["variant"], []).append((row[along], row["p50_us"] / (row["batch"] * row["seq_len"])))
-    for label, points in lines.items():
-        color, dashes, marker = styles[label]
-        xs, ys = zip(*sorted(points), strict=True)
-        axes.plot(xs, ys, color=color, linestyle=dashes, marker=marker, markersize=4.5, linewidth=1.2)
-    sizes = sorted({row[along] for row in rows})
-    times = [time for points in lines.values() for _, time in points]
-    axes.set(xscale="log", xlim=(sizes[0] / 1.3, sizes[-1] * 1.3))
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set_xlabel("batch" if along == "batch" else "steps of a call", fontsize=8)
-    layout.log_axis(axes, "y", min(times) / 1.3, max(times) * 1.3, layout.time_text)
     layout.finish(axes)

@@ -1,6 +1,5 @@
 import itertools
 
-import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
@@ -9,10 +8,7 @@ from plotted import a_case, document, dots, first, legend, row, save, texts, tit
 from lstm_deploy.artifacts.report_style import BLUE, GREY, ORANGE
 from lstm_deploy.benchmark import plots
 
-PLOTS = {
-    name: getattr(plots, f"{name}_plot")
-    for name in ("latency", "distribution", "ratio", "scaling", "roofline", "precision")
-}
+PLOTS = {name: getattr(plots, f"{name}_plot") for name in ("latency", "ratio")}
 
 
 def test_dots_are_the_medians_fastest_first():
@@ -62,7 +58,7 @@ def test_the_null_model_does_not_squeeze_the_others():
     assert figure.axes[0].texts[0].get_text() == "3 µs"
 
 
-@pytest.mark.parametrize("name", ["latency", "distribution", "ratio", "roofline", "precision"])
+@pytest.mark.parametrize("name", PLOTS)
 def test_scopes_have_panels_of_their_own(name):
     made = PLOTS[name](document(*a_case(), *a_case(scope="resident")))
     assert len(made.axes) == 2
@@ -87,33 +83,10 @@ def test_each_size_and_number_of_threads_has_a_panel_with_batches_side_by_side()
     assert {axes.get_subplotspec().get_gridspec().ncols for axes in figure.axes} == {3}
 
 
-@pytest.mark.parametrize("name", ["latency", "distribution", "scaling", "roofline", "precision"])
-def test_the_control_is_left_out(name):
-    figure = PLOTS[name](document(*a_case(), *a_case(batch=8)))
+def test_the_control_is_left_out_of_the_latencies():
+    figure = plots.latency_plot(document(*a_case(), *a_case(batch=8)))
     shown = [text for axes in figure.axes for text in [*texts(axes), *(t.get_text() for t in axes.texts)]]
     assert "eager again" not in shown + legend(figure)
-
-
-def test_percentiles_are_read_off_the_distribution():
-    samples = np.random.default_rng(0).gamma(3, 10, (10, 500))
-    figure = plots.distribution_plot(document(row("onnx", 30.0, samples_us=samples.tolist())))
-    (axes,) = figure.axes
-    times, shares = axes.lines[0].get_data()
-    for share in (0.5, 0.1, 0.01):
-        read = np.interp(share, shares[::-1], times[::-1])
-        assert read == pytest.approx(np.percentile(samples, 100 * (1 - share)), rel=0.02)
-    assert (shares[0], shares[-1]) == (1, 1 / 5000)
-    assert times[-1] == samples.max()
-    assert texts(axes) == ["all", "p50", "p90", "p99", "p99.9"]
-
-
-@pytest.mark.parametrize("without", [None, [], "missing"])
-def test_without_samples_there_is_no_distribution(without):
-    rows = [{**each, "samples_us": without} for each in a_case()]
-    if without == "missing":
-        for each in rows:
-            del each["samples_us"]
-    assert plots.distribution_plot(document(*rows)) is None
 
 
 def test_ratios_have_intervals_and_the_noise_is_a_band():
@@ -150,36 +123,16 @@ def test_ratios_to_several_baselines_have_panels_of_their_own():
     assert [axes.patches[0].get_width() for axes in figure.axes] == pytest.approx([0.14, 0.4])
 
 
-def test_without_a_baseline_there_are_no_ratios_and_errors():
+def test_without_a_baseline_there_are_no_ratios():
     nothing = {"baseline": None, "ratio_to_baseline": None, "ratio_interval": None, "noise_floor": None, "error": None}
     rows = [{**each, **nothing, "verdict": None} for each in a_case() if not each["again"]]
-    assert list(plots.plots(document(*rows))) == ["latency", "distribution", "roofline"]
-
-
-def test_scaling_is_the_time_of_one_step_of_one_row():
-    rows = [
-        row("onnx", 10.0 * batch * steps / 2**index, scenario="sequence", batch=batch, seq_len=steps)
-        for steps in (10, 100)
-        for index, batch in enumerate((1, 8, 32))
-    ]
-    figure = plots.scaling_plot(document(*rows))
-    against = {axes.get_title(loc="left").split("\n")[1]: axes for axes in figure.axes}
-    assert list(against) == ["10 steps, 1 thread", "100 steps, 1 thread", "batch 1, 1 thread", "batch 32, 1 thread"]
-    (line,) = against["100 steps, 1 thread"].lines
-    assert np.transpose(line.get_data()).tolist() == [[1, 10], [8, 5], [32, 2.5]]
-    (line,) = against["batch 32, 1 thread"].lines
-    assert np.transpose(line.get_data()).tolist() == [[10, 2.5], [100, 2.5]]
-
-
-def test_scaling_needs_two_sizes():
-    assert plots.scaling_plot(document(*a_case(), *a_case(scope="resident"))) is None
-    assert plots.scaling_plot(document(*a_case(), *a_case(batch=2))) is not None
+    assert list(plots.plots(document(*rows))) == ["latency"]
 
 
 def test_unknown_values_are_left_out(tmp_path):
     unknown = dict.fromkeys(["p99_us", "error", "noise_floor", "operations", "bytes", "verdict"])
     made = plots.plots(document(*a_case(**unknown)))
-    assert list(made) == ["latency", "distribution", "ratio"]
+    assert list(made) == ["latency", "ratio"]
     for name in ("latency", "ratio"):
         save(made[name], tmp_path)
     assert not made["ratio"].axes[0].patches
@@ -192,4 +145,3 @@ def test_names_are_not_read_as_formulas_and_are_kept_whole(tmp_path):
     assert list(made) == list(PLOTS)
     for figure in made.values():
         save(figure, tmp_path)
-    assert legend(made["scaling"]) == [" _a: $x_1", "eager", "b$"]
