@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, everything else on standard error. Nothing else prints."""
+"""Printing: results on standard output, everything else on standard error. No other module prints."""
 
 import json
 import os

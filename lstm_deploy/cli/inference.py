@@ -1,4 +1,4 @@
-"""What `run` does with a bundle: the next values of a series, the next characters of a text, the class of a line.
+"""Forecasts, generated text and classes from a bundle, as `run` gives them.
 
 No PyTorch, unless a TorchScript artifact is asked for.
 """
@@ -57,7 +57,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where
         rows = rows[:, -contract.least_seq :] if not contract.recurrent else rows
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
     if steps > task.horizon:
-        raise InputError(f"The model tells the next {task.horizon} steps and none after them; ask for as many.")
+        raise InputError(f"The model predicts the next {task.horizon} steps and none after them; give --steps {task.horizon} or fewer.")
     signature = model.signature
     rows = rows if carries_state(signature) else rows[:, -window_of(signature) :]
     y, _ = Stepper(model.runtime(**where))(rows, signature.initial_state(1))

@@ -1,4 +1,4 @@
-"""`lstm-deploy inspect`: what a file is."""
+"""`lstm-deploy inspect`: a description of a file."""
 
 from pathlib import Path
 from typing import Annotated

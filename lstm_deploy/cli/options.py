@@ -38,7 +38,7 @@ class SourceOptions(Struct, frozen=True, kw_only=True):
 
 
 class TaskOptions(Struct, frozen=True, kw_only=True):
-    """What a third-party model was trained to do."""
+    """The task of a third-party model."""
 
     task: Annotated[
         Literal["forecast", "lm", "classify"] | None,

@@ -1,6 +1,6 @@
-"""`run --stream`: each line, or raw frame, of one pipe becomes a line, or frame, of another, at once.
+"""`run --stream`: each line, or raw frame, of one pipe is answered at once by a line, or frame, of another.
 
-What a line holds follows from the model: numbers for one step of a series, a text to go on from, a text to classify.
+The model decides what a line holds: numbers for one step of a series, a text to continue, a text to classify.
 """
 
 import json
@@ -18,7 +18,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Model, Stream
 
 BOM = b"\xef\xbb\xbf"
-"""What some editors begin a text with."""
+"""Some editors begin a text with it."""
 FRAME = np.dtype("<f4")
 """Of raw frames: float32, little-endian."""
 SEPARATORS = b",;\t"
@@ -150,7 +150,7 @@ def _text(line: bytes, *, first: bool = False) -> str:
 def continuation(
     model: Model, task: LanguageModel, where: Where, *, as_json: bool, **options: Any
 ) -> Callable[[str], str]:
-    """What follows a line; the line itself where JSON is asked for."""
+    """Continues a line; with `as_json` the line itself is part of the answer."""
     numbers = count()
 
     def answer(line: str) -> str:
