@@ -93,7 +93,7 @@ def numbers(option: str, texts: list[str] | None) -> dict[str, float]:
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """Names between commas; none where nothing is said."""
+    """Names between commas, or `None` if the option is not given."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 

@@ -41,7 +41,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where
     """The next `steps` values after the series, `[steps, targets]`, in raw units; 0 steps are the model's horizon.
 
     A model trained with policy `reset` sees the last `task.window` rows, from the initial state, for each step; one
-    trained with `carry` sees the whole series and keeps its state. `where` says on which runtime, as `Model.runtime`
+    trained with `carry` sees the whole series and keeps its state. `where` selects the runtime, as `Model.runtime`
     does. Raises `InputError` if the series is too short, or if more steps than its horizon are asked of a model that
     cannot feed itself.
     """
@@ -78,7 +78,7 @@ def generate(
 ) -> list[str]:
     """The characters that follow each prompt, the state carried throughout.
 
-    `temperature` 0 takes the likeliest character; above 0 characters are drawn as `rollouts` says, from the noise
+    `temperature` 0 takes the likeliest character; above 0 characters are sampled as `contract.rollouts` describes, from the noise
     `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
     `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
     """

@@ -86,7 +86,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    """Weights of others, and the network that they tell, if they do; reading them needs PyTorch."""
+    """A file of third-party weights, and the network inferred from it if possible; reading it needs PyTorch."""
     from lstm_deploy.lifting import read_weights, recognize
 
     weights = read_weights(path)
