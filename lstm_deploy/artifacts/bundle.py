@@ -100,26 +100,26 @@ class Artifact(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
         """The entry of the manifest for a file that was just written, with the weights and header beside it."""
-        beside = {"weights": weights_file(path)} | (
-            {"header": path.with_suffix(".h")} if FORMATS[format].has_header else {}
-        )
-        beside = {name: file for name, file in beside.items() if file.exists()}
-        for name, file in beside.items():
+        companions = {"weights": weights_file(path)}
+        if FORMATS[format].has_header:
+            companions["header"] = path.with_suffix(".h")
+        companions = {name: file for name, file in companions.items() if file.exists()}
+        for name, file in companions.items():
             more |= {name: file.name, f"{name}_sha256": sha256(file)}
         return cls(
             path=path.name,
             format=format,
             precision=precision,
             sha256=sha256(path),
-            bytes=sum(file.stat().st_size for file in (path, *beside.values())),
+            bytes=sum(file.stat().st_size for file in (path, *companions.values())),
             **more,
         )
 
     @property
     def files(self) -> list[tuple[str, str]]:
         """The names of all its files, each with its SHA-256."""
-        beside = ((self.weights, self.weights_sha256), (self.header, self.header_sha256))
-        return [(self.path, self.sha256), *((name, digest or "") for name, digest in beside if name)]
+        companions = ((self.weights, self.weights_sha256), (self.header, self.header_sha256))
+        return [(self.path, self.sha256), *((name, digest or "") for name, digest in companions if name)]
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
