@@ -5,6 +5,7 @@ carry each layer's state apart, where the model would only cut them out of one t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
     contract = rollout_contract(signature)
     aliases = {initializer.name: f"weight_{number}" for number, initializer in enumerate(model.graph.initializer)}
-    nodes = _copies(model.graph.node)
+    nodes = deepcopy(list(model.graph.node))
     states = split_states(nodes, signature, model)
     program = Program(signature, [state.spec for state in states], list(aliases.values()))
     rollout = parser.parse_model(program.main(contract, model))
@@ -111,13 +112,6 @@ def _constants(model: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _copies(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Copies of nodes, which may be changed."""
-    graph = onnx.GraphProto()
-    graph.node.extend(nodes)
-    return list(graph.node)
-
-
 def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Copies for calls of one step, where an LSTM's whole output is its last, which needs no node to shape it.
 
@@ -130,7 +124,7 @@ def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> lis
         for node in nodes
         if node.op_type == "Squeeze" and node.input[0] in whole and constants.get(node.input[1]) == 1
     }
-    kept = _copies(node for node in nodes if node.output[0] not in last)
+    kept = deepcopy([node for node in nodes if node.output[0] not in last])
     _rename(kept, last)
     return kept
 

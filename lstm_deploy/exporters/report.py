@@ -107,10 +107,8 @@ def _state_error(manifest: Manifest, artifact: str) -> str:
     """The error of the state after 100 carried steps, and after the last."""
     profiles = manifest.parity.profiles if manifest.parity else ()
     outputs = {spec.name for spec in manifest.contract.state_outputs}
-    curves = [
-        dict(zip(p.steps, p.errors, strict=True)) for p in profiles if p.artifact == artifact and p.output in outputs
-    ]
-    curves = [curve for curve in curves if 100 in curve]
+    own = [p for p in profiles if p.artifact == artifact and p.output in outputs and 100 in p.steps]
+    curves = [dict(zip(profile.steps, profile.errors, strict=True)) for profile in own]
     if not curves:
         return "–"
     last = max(curves[0])
@@ -138,12 +136,9 @@ def _markdown(manifest: Manifest) -> str:
     lines += [f"| output | `{spec}` |" for spec in (*contract.outputs, *contract.state_outputs)]
     reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
     lines += ["", f"Streaming: {contract.streaming}{reason}. State policy: {contract.state_policy}.", ""]
-    if isinstance(contract.task, Forecast):
-        task = contract.task
-        lines += [
-            f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}. Window: {task.window}.",
-            "",
-        ]
+    if isinstance(task := contract.task, Forecast):
+        columns = f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}."
+        lines += [f"{columns} Window: {task.window}.", ""]
     if manifest.findings:
         lines += ["Inferred, and not proven by any check:", "", *(f"- {finding}" for finding in manifest.findings), ""]
     lines += ["## Artifacts", ""]
@@ -199,8 +194,9 @@ def _evidence(manifest: Manifest) -> list[str]:
     lines = ["", "## Lower precision", ""]
     if evidence:
         data = next(iter(evidence.values())).data
-        lines += [*markdown_table(*evidence_table(manifest)), ""]
         lines += [
+            *markdown_table(*evidence_table(manifest)),
+            "",
             f"Measured on {data}. `×` is the part of float32's bytes or time, timed side by side; "
             "the state error is the largest difference from PyTorch, relative to the state's size, after 100 and "
             "after the last of the carried steps in the plot below.",

@@ -260,12 +260,11 @@ class Program:
         for spec, out in zip(signature.state_inputs, signature.state_outputs, strict=True):
             parts = [number for number, state in enumerate(self._states) if state.name.partition(".")[0] == spec.name]
             ins, outs = (", ".join(f"{name}_{part}" for part in parts) for name in ("in", "out"))
-            if len(parts) == 1:
-                before += f"  {ins} = Identity ({spec.name})\n"
-                after += f"  {out.name} = Identity ({outs})\n"
-            else:
-                before += f"  {ins} = Split <axis = {axis}, num_outputs = {len(parts)}> ({spec.name})\n"
-                after += f"  {out.name} = Concat <axis = {axis}> ({outs})\n"
+            split = join = "Identity"
+            if len(parts) > 1:
+                split, join = f"Split <axis = {axis}, num_outputs = {len(parts)}>", f"Concat <axis = {axis}>"
+            before += f"  {ins} = {split} ({spec.name})\n"
+            after += f"  {out.name} = {join} ({outs})\n"
         return before, after
 
     def _filled(self, text: str) -> str:

@@ -97,13 +97,11 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     model = onnx.load(source)  # with the weights that lie beside it
     graph = model.graph
     rewriter = _Rewriter(graph, settings)
-    rewritten = [new for node in graph.node for new in rewriter.rewrite(node, lowered)]
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(rewritten)
-    used = {name for node in onnx_graph.nodes(graph) for name in node.input} | {value.name for value in graph.output}
-    constants = [*(tensor for tensor in graph.initializer if tensor.name in used), *rewriter.constants.values()]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
+    rewritten = [
+        new for node in graph.node for new in (rewriter.rewrite(node) if node.output[0] in lowered else [node])
+    ]
+    graph.initializer.extend(rewriter.constants.values())
+    onnx_graph.replace_nodes(graph, rewritten)
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     if settings.weights == "full":
@@ -129,16 +127,11 @@ class _Rewriter:
         self._inputs: dict[str, list[str]] = {}
         """The same of an activation."""
 
-    def rewrite(self, node: onnx.NodeProto, lowered: Collection[str]) -> list[onnx.NodeProto]:
-        """The nodes that replace a node, if its first output is in `lowered`."""
-        if node.output[0] not in lowered:
-            return [node]
-        match node.op_type:
-            case LSTM.onnx_operator:
-                return [self._lstm(node)]
-            case "MatMul":
-                return self._matmul(node)
-        return self._gather(node)
+    def rewrite(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The nodes that replace one of the `quantizable_nodes`."""
+        if node.op_type == "MatMul":
+            return self._matmul(node)
+        return self._gather(node) if node.op_type == "Gather" else [self._lstm(node)]
 
     def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto:
         inputs = [*node.input, *[""] * (8 - len(node.input))]

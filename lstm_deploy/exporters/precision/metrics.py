@@ -9,7 +9,7 @@ import numpy as np
 from lstm_deploy.contract import Array, Feeds, Forecast, Signature, TensorSpec, layout_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
-from lstm_deploy.runtimes import Runtime
+from lstm_deploy.runtimes import Runtime, complete_feeds
 
 
 class Measured(NamedTuple):
@@ -27,10 +27,8 @@ def measure(runtime: Runtime, data: EvaluationData) -> Measured:
     state: Feeds = {}
     total, count = 0.0, 0
     for number, feeds in enumerate(data.calls):
-        if not state or not data.carries_state:
-            state = signature.initial_state(_batch(signature, feeds))
-        results = runtime.run({**feeds, **state})
-        state = signature.next_state(results)
+        results = runtime.run(complete_feeds(signature, {**feeds, **state}))
+        state = signature.next_state(results) if data.carries_state else {}
         for spec in signature.outputs:
             outputs[spec.name].append(_entries(results[spec.name], spec))
         if data.truth:
@@ -66,10 +64,6 @@ def _difference(outputs: Array, expected: Array) -> tuple[float, float]:
     norms = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
     cosine = float(np.vdot(ours, theirs)) / norms if norms else float(not off)
     return off / spread if spread else (math.inf if off else 0.0), min(cosine, 1.0)
-
-
-def _batch(signature: Signature, feeds: Feeds) -> int:
-    return next((feeds[s.name].shape[s.shape.index("batch")] for s in signature.inputs if "batch" in s.shape), 1)
 
 
 def _entries(value: Array, spec: TensorSpec) -> Array:
