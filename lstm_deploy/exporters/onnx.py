@@ -112,7 +112,7 @@ def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:
 
 
 def _write(model: onnx.ModelProto, weights: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write `model` with `weights` as its graph's initializers, without copying them; protobuf would copy them thrice.
+    """Write `model` with `weights` as its graph's initializers, without the three copies that protobuf would make.
 
     The numbers are those of the fields in `onnx.proto`.
     """

@@ -162,7 +162,7 @@ def _write_bundle(
     loaded = load()
     written, last = len(plan.formats), plan.stages - 1
     with TemporaryDirectory() as scratch, atomic_bundle(plan.output, force=force) as folder:
-        # C is written from the ONNX graph, also where nobody asked for that.
+        # C is written from the ONNX graph, also if that is not one of the formats.
         graph = (folder if "onnx" in plan.formats else Path(scratch)) / FORMATS["onnx"].file_name()
         data = None
         if plan.precision.requested:
@@ -265,7 +265,7 @@ def _manifest(plan: Plan, loaded: sources.Loaded, artifacts: Sequence[Artifact],
 
 
 def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
-    """Enter the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
+    """Record the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
     if not parity.passed:
         worst = max(parity.failures, key=lambda check: check.severity)
@@ -278,7 +278,7 @@ def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) 
 
 
 def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str) -> None:
-    """Enter the artifacts of lower precision, their notes and their parity."""
+    """Record the artifacts of lower precision, their notes and their parity."""
     float32, parity, data = bundle.manifest.artifacts, bundle.manifest.parity, lower.evaluator.data
     assert parity is not None
     notes = []
@@ -306,9 +306,7 @@ def _add_rollouts(bundle: Bundle, reference: str) -> None:
     assert parity is not None
     names = rollout_names(before.contract, [artifact.path for artifact in before.artifacts])
     rollouts = []
-    for artifact in before.artifacts:
-        if artifact.path not in names:
-            continue
+    for artifact in (artifact for artifact in before.artifacts if artifact.path in names):
         path = bundle.path / names[artifact.path]
         export_rollout(bundle.path / artifact.path, path)
         rollout = Artifact.of(path, artifact.format, artifact.precision)

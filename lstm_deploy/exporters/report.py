@@ -18,7 +18,7 @@ from lstm_deploy.artifacts import (
     markdown_table,
 )
 from lstm_deploy.benchmark import plots as bench_plots, tables
-from lstm_deploy.contract import Forecast, LanguageModel, rollout_contract
+from lstm_deploy.contract import Forecast, LanguageModel, no_rollout_reason
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
 from lstm_deploy.training import tables as training_tables
@@ -171,7 +171,7 @@ def _markdown(manifest: Manifest) -> str:
 
 
 def _measurements(manifest: Manifest) -> dict[str, Any] | None:
-    """The recorded benchmark; none if a release recorded it that kept less."""
+    """The recorded benchmark; None if it is by an older release that recorded less."""
     return manifest.measurements if "peaks" in (manifest.measurements or {}) else None
 
 
@@ -179,11 +179,7 @@ def why_no_rollout(manifest: Manifest) -> str:
     """Why the model of a bundle cannot be rolled out; empty where it can, and where nobody would expect it to."""
     if manifest.rollouts or not isinstance(manifest.contract.task, Forecast | LanguageModel):
         return ""
-    try:
-        rollout_contract(manifest.contract)
-    except InputError as reason:
-        return str(reason)
-    return ""
+    return no_rollout_reason(manifest.contract)
 
 
 def _evidence(manifest: Manifest) -> list[str]:

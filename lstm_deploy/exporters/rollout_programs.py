@@ -186,7 +186,7 @@ any_other (token, stop) => (any)
 
 
 class Program:
-    """The texts, filled in for one model."""
+    """The programs above, filled in for one model."""
 
     def __init__(self, signature: Signature, states: Sequence[TensorSpec], weights: Sequence[str]) -> None:
         """`states` are the tensors that the loops carry: the states of the contract, or `NAME.LAYER` of each."""
@@ -268,7 +268,7 @@ class Program:
         return before, after
 
     def _filled(self, text: str) -> str:
-        """A text with this model's names and numbers in it."""
+        """A program with this model's names and sizes filled in."""
         signature, flat, width = self._signature, self._flat_logits, self._layout.width
         batch_first = signature.batch_axis_of_state == 0
         words = {
@@ -288,7 +288,7 @@ class Program:
         return self._per_state(text)
 
     def _per_state(self, text: str) -> str:
-        """Write out what a text says once for all tensors of the state."""
+        """Expand `@name`, `@@name` and `each` for the tensors of the state."""
 
         def names(match: re.Match[str]) -> str:
             mark, name = match.groups()
@@ -306,6 +306,6 @@ class Program:
 
 
 def _typed(spec: TensorSpec) -> str:
-    """A tensor as the syntax declares it."""
+    """The declaration of a tensor."""
     kind = {"float32": "float"}.get(spec.dtype, spec.dtype)
     return f"{kind}[{', '.join(map(str, spec.shape))}] {spec.name}" if spec.shape else f"{kind} {spec.name}"

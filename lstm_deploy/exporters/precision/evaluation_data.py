@@ -1,4 +1,4 @@
-"""The data that lower precisions are evaluated on: a user's, what a training held out, or drawn. No PyTorch."""
+"""The data that lower precisions are evaluated on: the user's, held-out training data, or random. No PyTorch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,15 +35,15 @@ from lstm_deploy.training import (
 )
 
 STREAMS, STEPS = 32, 100
-"""Streams of a text, and steps of a call, where the training does not say."""
+"""Streams of a text, and steps of a call, if the training does not give them."""
 LARGEST_BATCH = 256
 LARGEST_ONE_HOT = 50_000_000
-"""Numbers that a text may take as one-hot rows; longer texts are cut."""
+"""Largest number of entries in the one-hot rows of a text; longer texts are cut off."""
 DRAWN_ROWS, DRAWN_CALLS, DRAWN_STEPS = 8, 4, 64
 
 
 class EvaluationData(NamedTuple):
-    """Calls of a model, and their true outputs where these are known."""
+    """Calls of a model, and the ground truth of their outputs where it is known."""
 
     description: str
     metric: str
@@ -58,7 +58,7 @@ class EvaluationData(NamedTuple):
 def evaluation_data(
     signature: Signature, path: Path | None, training: Mapping[str, Any] = MappingProxyType({}), folder: Path = Path()
 ) -> EvaluationData:
-    """The file at `path`; else the held-out part of the training data, if that is still there; else drawn inputs.
+    """The file at `path`; else the held-out part of the training data, if that is still there; else random inputs.
 
     A series for a forecaster, a text for a language model, a table of texts and labels for a classifier; for other
     models an `.npz` with an array for each input by its name and `y`, the expected first output: of the same shape, or
@@ -174,8 +174,6 @@ def _arrays(signature: Signature, path: Path) -> EvaluationData:
         raise InputError(
             f"{path} is not an .npz file; for this model give one with the arrays {', '.join(names)} and y."
         )
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; check the path.")
     arrays = read_npz(path)
     if missing := [name for name in (*names, "y") if name not in arrays]:
         raise InputError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}.")

@@ -51,18 +51,13 @@ def quantized_copy(lifted: Lifted) -> tuple[Lifted, int, int]:
 
 def _quantize(module: nn.Module) -> None:
     """Replace the weights of one LSTM or cell by those of its int8 counterpart."""
+    assert isinstance(module, nn.LSTM | nn.LSTMCell)
+    sizes = module.input_size, module.hidden_size
     plain: nn.Module
     if isinstance(module, nn.LSTM):
-        plain = nn.LSTM(
-            module.input_size,
-            module.hidden_size,
-            module.num_layers,
-            batch_first=module.batch_first,
-            bidirectional=module.bidirectional,
-        )
+        plain = nn.LSTM(*sizes, module.num_layers, batch_first=module.batch_first, bidirectional=module.bidirectional)
     else:
-        assert isinstance(module, nn.LSTMCell)
-        plain = nn.LSTMCell(module.input_size, module.hidden_size)
+        plain = nn.LSTMCell(*sizes)
     zeros = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}  # PyTorch insists on a bias
     plain.load_state_dict({**zeros, **dict(module.named_parameters())})
     (quantized,) = quantize_dynamic(nn.Sequential(plain.eval()), {type(plain)}, dtype=torch.qint8)  # type: ignore[no-untyped-call]

@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
 
 
 class Evaluator:
-    """Compares artifacts with the float32 one on evaluation data, and proves them on the cases of every artifact."""
+    """Compares artifacts with the float32 one on evaluation data, and runs the parity checks on them."""
 
     def __init__(
         self, float32: Path, data: EvaluationData, cases: Sequence[ParityCase], max_loss: float | None

@@ -70,8 +70,7 @@ class LowerPrecision:
         write, groups = (quantize_onnx, onnx_groups) if format_ == "onnx" else (self._write_int8_c, [[Settings()]])
         target = self.folder / INT8_FILES[format_]
         label = target.name if "c" in self.float32 else "int8"
-        trial = folder / target.name
-        within, tried = search_int8(self.graph, trial, self.evaluator, self.on_candidate, write, groups)
+        within, tried = search_int8(self.graph, folder / target.name, self.evaluator, self.on_candidate, write, groups)
         if not within:
             best = min(tried, key=lambda candidate: candidate.difference)
             kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
