@@ -100,16 +100,18 @@ def export(
     whichever layers stay in float, a bundle of float32 is written before that `ParityError`.
     """
     specs = _specs(inputs)
-    origin = _origin(
-        source,
-        model=model,
-        init=init or {},
-        weights_key=weights_key,
-        inputs=specs,
-        trust_pickle=trust_pickle,
-        task=task,
-        state_policy=state_policy,
-    )
+    origin = source if isinstance(source, Origin) else None
+    if not isinstance(source, nn.Module | Origin):
+        origin = Origin(
+            path=Path(source),
+            model=model,
+            init=init or {},
+            weights_key=weights_key,
+            inputs=specs,
+            trust_pickle=trust_pickle,
+            task=task,
+            state_policy=state_policy,
+        )
     precision = PrecisionOptions(
         quantize=quantize,
         int8_cpus=int8_cpus,
@@ -119,16 +121,7 @@ def export(
         max_metric_loss=max_metric_loss,
     )
     plan = make_plan(Path(output), origin, formats, state_layout, precision)
-    if not force and (bundle := plan.existing_bundle()) is not None:
-        return bundle
     return _write_bundle(plan, partial(_load, source, plan, specs, task, state_policy), on_progress, force=force)
-
-
-def _origin(source: nn.Module | Origin | str | os.PathLike[str], **options: Any) -> Origin | None:
-    """The origin of a file; none for a live module."""
-    if isinstance(source, nn.Module | Origin):
-        return source if isinstance(source, Origin) else None
-    return Origin(path=Path(source), **options)
 
 
 def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
@@ -152,11 +145,13 @@ def _load(
 def _write_bundle(
     plan: Plan, load: Callable[[], sources.Loaded], on_progress: Callable[[int, int, str], None], *, force: bool
 ) -> Bundle:
-    """Load, write, prove and rename; raises `ParityError` as `export` does."""
+    """Load, write, prove and rename, unless the bundle is up to date; raises `ParityError` as `export` does."""
 
     def on_stage(stage: int, description: str) -> None:
         on_progress(stage, plan.stages, description)
 
+    if not force and (existing := plan.existing_bundle()) is not None:
+        return existing
     check_destination(plan.output, force=force)
     on_stage(0, "lifting")
     loaded = load()

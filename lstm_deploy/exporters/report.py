@@ -32,10 +32,10 @@ def write(bundle: Bundle) -> None:
     manifest = bundle.manifest
     plots = bundle.path / REPORT_PLOTS
     plots.mkdir(exist_ok=True)
-    if manifest.parity and manifest.parity.checks:
-        save_plot(parity_plot(manifest), plots / "parity.png")
-    if manifest.parity and manifest.parity.profiles:
-        save_plot(error_plot(manifest.parity), plots / "errors.png")
+    if (parity := manifest.parity) and parity.checks:
+        save_plot(parity_plot(parity), plots / "parity.png")
+    if parity and parity.profiles:
+        save_plot(error_plot(parity), plots / "errors.png")
     if measurements := _measurements(manifest):
         save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
     with atomic_write(bundle.path / REPORT) as file:
