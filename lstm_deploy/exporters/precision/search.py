@@ -113,7 +113,6 @@ def search_int8(
     one LSTM layer has to be in int8. Raises `InputError` for a graph that cannot be quantized.
     """
     nodes = quantizable_nodes(onnx.load(source, load_external_data=False))
-    labels = list(nodes)
     tried: list[Candidate] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Candidate:
@@ -122,26 +121,26 @@ def search_int8(
         without = f" without {', '.join(kept)}" if kept else ""
         on_candidate(f"trying {described['weights']} {described['scales']}{without}")
         write(source, path, settings, kept)
-        tried.append(evaluator.evaluate(path, "int8", described, [label for label in labels if label in kept]))
+        tried.append(evaluator.evaluate(path, "int8", described, [label for label in nodes if label in kept]))
         return tried[-1]
 
     for group in groups:
         within = [candidate for candidate in map(attempt, group) if not candidate.problem]
         if within:
             return within, tried
-    if len(labels) == 1:
+    if len(nodes) == 1:
         return [], tried
     _, best = min(zip(tried, chain(*groups), strict=True), key=lambda trial: trial[0].difference)
-    alone = {label: attempt(best, [label]) for label in labels}
-    order = sorted(labels, key=lambda label: alone[label].difference)
+    alone = {label: attempt(best, [label]) for label in nodes}
+    order = sorted(alone, key=lambda label: alone[label].difference)
 
     def has_int8_lstm(kept: Collection[str]) -> bool:
-        return any(nodes[label].op_type == LSTM.onnx_operator for label in labels if label not in kept)
+        return any(node.op_type == LSTM.onnx_operator for label, node in nodes.items() if label not in kept)
 
     within = [candidate for candidate in alone.values() if not candidate.problem and has_int8_lstm(candidate.kept)]
     if within:
         return [min(within, key=lambda candidate: candidate.difference)], tried
-    for kept in takewhile(has_int8_lstm, (order[:count] for count in range(2, len(labels)))):
+    for kept in takewhile(has_int8_lstm, (order[:count] for count in range(2, len(nodes)))):
         candidate = attempt(best, kept)
         if not candidate.problem:
             return [candidate], tried
