@@ -1,7 +1,7 @@
-"""Reading an ONNX graph without running it: its nodes, its contract and its precision."""
+"""Reading an ONNX graph without running it: its nodes, its contract and its precision; replacing its nodes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -60,6 +60,17 @@ def has_float16_lstm(model: onnx.ModelProto) -> bool:
             if attribute.t.data_type == kind or (node.op_type == "Cast" and attribute.i == kind):
                 half.update(node.output)
     return any(node.op_type == LSTM.onnx_operator and half.intersection(node.input) for node in nodes(model.graph))
+
+
+def replace_nodes(graph: onnx.GraphProto, replacements: Iterable[onnx.NodeProto]) -> None:
+    """Put `replacements` in place of all nodes, and drop the initializers that nothing uses any more."""
+    replacements = list(replacements)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(replacements)
+    used = {name for node in nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    constants = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

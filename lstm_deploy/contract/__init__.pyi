@@ -17,6 +17,7 @@ from .rollouts import (
     NO_STOP as NO_STOP,
     carries_state as carries_state,
     check_rollout_inputs as check_rollout_inputs,
+    no_rollout_reason as no_rollout_reason,
     rollout_contract as rollout_contract,
     window_of as window_of,
 )

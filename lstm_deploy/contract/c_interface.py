@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_deploy.contract.layouts import layout_of
-from lstm_deploy.contract.rollouts import carries_state, rollout_contract, window_of
+from lstm_deploy.contract.rollouts import carries_state, no_rollout_reason, window_of
 from lstm_deploy.contract.signature import Signature, TensorSpec
 from lstm_deploy.contract.tasks import LanguageModel
 from lstm_deploy.errors import InputError
@@ -164,11 +164,7 @@ class CInterface:
     @property
     def has_rollout(self) -> bool:
         """Whether there is a `rollout` function."""
-        try:
-            rollout_contract(self.signature)
-        except InputError:
-            return False
-        return True
+        return not no_rollout_reason(self.signature)
 
     def parameters(self) -> str:
         """Inputs and outputs as parameters of `step` and `sequence`, after the state."""

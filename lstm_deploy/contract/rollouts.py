@@ -86,6 +86,15 @@ def rollout_contract(signature: Signature) -> Signature:
     )
 
 
+def no_rollout_reason(signature: Signature) -> str:
+    """Why a model has no rollout; empty if it has one."""
+    try:
+        rollout_contract(signature)
+    except InputError as reason:
+        return str(reason)
+    return ""
+
+
 def carries_state(signature: Signature) -> bool:
     """Whether a rollout carries the state; otherwise each step starts from the initial state, on the latest window."""
     return isinstance(signature.task, LanguageModel) or signature.state_policy == "carry"

@@ -16,7 +16,7 @@ from lstm_deploy.contract import (
     carries_state,
     comment_safe,
     layout_of,
-    rollout_contract,
+    no_rollout_reason,
     state_field,
     widths,
 )
@@ -116,11 +116,7 @@ def _task(signature: Signature) -> dict[str, Any] | None:
     except InputError:
         return None
     assert task is not None
-    try:
-        rollout_contract(signature)
-        rolls = True
-    except InputError:
-        rolls = False
+    rolls = not no_rollout_reason(signature)
     variables = {
         "one_hot": layout.one_hot,
         "window": layout.window,

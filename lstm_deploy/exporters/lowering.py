@@ -46,9 +46,8 @@ class LoweredLSTM(StatefulLSTM):
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         directions = 2 if self.bidirectional else 1
-        swapped = lengths is None and self.batch_first
-        if swapped:
-            x = x.transpose(0, 1)
+        batch_first = lengths is None and self.batch_first
+        x = x.transpose(0, 1) if batch_first else x
         finals = []
         for layer in range(self.num_layers):
             rows = slice(layer * directions, (layer + 1) * directions)
@@ -57,8 +56,7 @@ class LoweredLSTM(StatefulLSTM):
             # [seq, directions, batch, size] -> [seq, batch, directions * size]
             x = y.transpose(1, 2).flatten(2) if self.bidirectional else y.squeeze(1)
             finals.append(final)
-        if swapped:
-            x = x.transpose(0, 1)
+        x = x.transpose(0, 1) if batch_first else x
         if self.num_layers == 1:
             return x, finals[0]
         return x, (torch.cat([final[0] for final in finals]), torch.cat([final[1] for final in finals]))

@@ -18,11 +18,6 @@ from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
 from lstm_deploy.exporters.plan import OPSET
 from lstm_deploy.lifting import Lifted, example_inputs, frozen_size_error, shared_copy, trace, wrong_sizes
 
-LARGEST_DIM = 2**20
-
-COLLECTED_ABOVE = 50_000_000
-"""Bytes of weights above which collecting garbage is worth the half second that it takes."""
-
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
     """Write float32 ONNX to `path`, and leave `lifted` as it was.
@@ -54,7 +49,7 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
         with path.open("wb") as file:
             _write(model, weights, file)
     del weights
-    if size > COLLECTED_ABOVE:
+    if size > 50_000_000:  # below, it is not worth the half second that it takes
         gc.collect()  # the exporter's objects refer to themselves, and to the weights
 
 
@@ -68,7 +63,7 @@ def _check_ones(lifted: Lifted) -> tuple[str, ...]:
         traced = trace(lifted)
     except Exception:  # whatever torch.jit raises, on Python 3.14 too, for code that torch.export may well export
         return ()
-    wrong = wrong_sizes(traced, lifted) if traced.frozen else []
+    wrong = traced.frozen and wrong_sizes(traced, lifted)
     if wrong and all(1 in sizes.values() for sizes in wrong):
         raise frozen_size_error(traced.frozen, wrong[0])
     return traced.frozen
@@ -84,7 +79,7 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
     # The exporter takes a size of 1 for a constant, and refuses a size that might become 1. So where a call needs some
     # steps, it must not consider so few that one is left inside; the graph runs on them all the same, which is proven.
     least = {"seq": 1 if signature.least_seq == 1 else 4 * signature.least_seq}
-    dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=LARGEST_DIM) for name in sorted(names)}
+    dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=2**20) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with _quiet(), torch.no_grad():
         program = torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
@@ -117,7 +112,7 @@ def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:
 
 
 def _write(model: onnx.ModelProto, weights: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write `model` with `weights` as its graph's initializers, without copying them; protobuf would copy them thrice.
+    """Write `model` with `weights` as its graph's initializers, without the three copies that protobuf would make.
 
     The numbers are those of the fields in `onnx.proto`.
     """
@@ -168,5 +163,4 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 def _declare(values: Sequence[onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
     """Give the dimensions the names of the contract, in place of the tracer's symbols."""
     for value, spec in zip(values, specs, strict=True):
-        kind = value.type.tensor_type
-        kind.CopyFrom(onnx.helper.make_tensor_type_proto(kind.elem_type, spec.shape).tensor_type)
+        value.type.CopyFrom(onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, spec.shape))

@@ -1,10 +1,11 @@
 """The rollout of a model as one ONNX graph: its own graph, as a function, inside the loops of `rollout_programs`.
 
 Functions are inlined, so each call of the model becomes a copy of its nodes; all copies share its weights. The loops
-carry each layer's state apart, where the model would only cut them out of one tensor and join them again.
+carry the state of each layer on its own, so that no iteration slices and concatenates the states of all layers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Carried(NamedTuple):
 
 
 def export_rollout(model_path: Path, path: Path) -> None:
-    """Write the rollout of an ONNX artifact of ours; weights that lie beside it stay there, for both.
+    """Write the rollout of an ONNX artifact of ours; both share weights in a file beside it.
 
     Raises `InputError` for a model that has none (see `contract.rollouts`).
     """
@@ -38,7 +39,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
     contract = rollout_contract(signature)
     aliases = {initializer.name: f"weight_{number}" for number, initializer in enumerate(model.graph.initializer)}
-    nodes = _copies(model.graph.node)
+    nodes = deepcopy(list(model.graph.node))
     states = split_states(nodes, signature, model)
     program = Program(signature, [state.spec for state in states], list(aliases.values()))
     rollout = parser.parse_model(program.main(contract, model))
@@ -50,7 +51,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
         rollout.functions.append(helper.make_function("local", name, inputs, outputs, body, model.opset_import))
     rollout = inliner.inline_local_functions(rollout)
     _rename(rollout.graph.node, {alias: name for name, alias in aliases.items()})
-    used = {name for node in onnx_graph.nodes(rollout.graph) for name in node.input}  # what cut states apart is gone
+    used = {name for node in onnx_graph.nodes(rollout.graph) for name in node.input}  # not those of removed slices
     rollout.graph.initializer.extend(weight for weight in model.graph.initializer if weight.name in used)
     if not carries_state(signature):
         for number, state in enumerate(states):
@@ -64,7 +65,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
 
 
 def split_states(nodes: list[onnx.NodeProto], signature: Signature, model: onnx.ModelProto) -> list[Carried]:
-    """Make a graph take and give each layer's state apart, where it only cuts them out of one tensor and joins them.
+    """Replace a state of all layers by one for each layer, if the graph only slices and concatenates it.
 
     Changes `nodes`; a state that is used otherwise stays whole.
     """
@@ -111,15 +112,8 @@ def _constants(model: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _copies(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Copies of nodes, which may be changed."""
-    graph = onnx.GraphProto()
-    graph.node.extend(nodes)
-    return list(graph.node)
-
-
 def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Copies for calls of one step, where an LSTM's whole output is its last, which needs no node to shape it.
+    """Copies for calls of one step, in which `Y_h` of a forward LSTM takes the place of `Squeeze(Y)`.
 
     `Y` is `[1, directions, batch, size]` then, and `Y_h` `[directions, batch, size]`.
     """
@@ -130,13 +124,13 @@ def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> lis
         for node in nodes
         if node.op_type == "Squeeze" and node.input[0] in whole and constants.get(node.input[1]) == 1
     }
-    kept = _copies(node for node in nodes if node.output[0] not in last)
+    kept = deepcopy([node for node in nodes if node.output[0] not in last])
     _rename(kept, last)
     return kept
 
 
 def _forward(node: onnx.NodeProto) -> bool:
-    """Whether an LSTM reads in one direction, and names its last output."""
+    """Whether an LSTM runs forward only, and `Y_h` has a name."""
     directions = [attribute.s for attribute in node.attribute if attribute.name == "direction"]
     return directions in ([], [b"forward"]) and len(node.output) > 1 and bool(node.output[1])
 

@@ -4,28 +4,24 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lstm_deploy.artifacts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Manifest, ParityReport
+from lstm_deploy.artifacts import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, ParityReport
 
 STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREY, "^"), (GREEN, "D"), (PURPLE, "v"), (RED, "P"))
 """Colour and marker of each artifact."""
 
 
-def parity_plot(manifest: Manifest) -> Figure:
+def parity_plot(report: ParityReport) -> Figure:
     """The difference of each check relative to its tolerance, on a log scale: right of 1 fails."""
-    assert manifest.parity is not None
-    checks = [check for check in manifest.parity.checks if check.max_abs is not None and check.tolerance]
+    checks = [check for check in report.checks if check.max_abs is not None and check.tolerance]
     artifacts = list(dict.fromkeys(check.artifact for check in checks))
     rows = list(dict.fromkeys((check.name, check.output) for check in checks))
     figure = Figure(figsize=(7, 1.2 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    floor = 1e-6  # a log scale has no 0
     for artifact, (color, marker) in zip(artifacts, STYLES * len(artifacts), strict=False):
-        points = [
-            (max(check.severity, floor), rows.index((check.name, check.output)))
-            for check in checks
-            if check.artifact == artifact
-        ]
-        axes.plot(*zip(*points, strict=True), marker, color=color, label=artifact, alpha=0.8)
+        own = [check for check in checks if check.artifact == artifact]
+        severities = np.maximum([check.severity for check in own], 1e-6)  # a log scale has no 0
+        heights = [rows.index((check.name, check.output)) for check in own]
+        axes.plot(severities, heights, marker, color=color, label=artifact, alpha=0.8)
     axes.axvline(1, color="crimson", linewidth=1)
     axes.annotate("tolerance ", (1, len(rows) - 0.6), color="crimson", ha="right", fontsize=8)
     axes.set(xscale="log", xlabel="largest difference from PyTorch ÷ tolerance", ylim=(len(rows) - 0.4, -0.6))
@@ -44,9 +40,7 @@ def error_plot(report: ParityReport) -> Figure:
     figure = Figure(figsize=(8, 0.9 + 1.7 * len(outputs)), layout="constrained")
     panels = figure.subplots(len(outputs), 2, squeeze=False)
     for (curve, spread), output in zip(panels, outputs, strict=True):
-        for profile in report.profiles:
-            if profile.output != output:
-                continue
+        for profile in (profile for profile in report.profiles if profile.output == output):
             color, marker = styles[profile.artifact]
             if profile.steps:
                 errors = np.maximum(profile.errors, 1e-9)

@@ -18,7 +18,6 @@ from lstm_deploy.artifacts import (
     Artifact,
     Bundle,
     Manifest,
-    Source,
     atomic_bundle,
     check_destination,
     environment,
@@ -41,10 +40,9 @@ from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.onnx_rollout import export_rollout
 from lstm_deploy.exporters.plan import DEFAULT_FORMATS, Plan, has_int8, make_plan, rollout_names
-from lstm_deploy.exporters.precision.evaluation_data import EvaluationData, evaluation_data
+from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
 from lstm_deploy.exporters.precision.int8_torch import quantized_copy
 from lstm_deploy.exporters.precision.options import INT8_FILES, PrecisionOptions
-from lstm_deploy.exporters.precision.search import Evaluator
 from lstm_deploy.exporters.precision.selection import LowerPrecision
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import Lifted, Origin, sources
@@ -62,9 +60,6 @@ from lstm_deploy.validation import (
 
 WRITERS: dict[str, Callable[[Lifted, Path], None]] = {"onnx": export_onnx, "torchscript": export_torchscript}
 """Writers of the formats that are made from the model itself; C is written from the ONNX graph."""
-
-OnStage = Callable[[int, str], None]
-"""Called with the number of a stage, and its name."""
 
 
 @machine_limits()
@@ -105,7 +100,18 @@ def export(
     whichever layers stay in float, a bundle of float32 is written before that `ParityError`.
     """
     specs = _specs(inputs)
-    origin = _origin(source, specs, model, init or {}, weights_key, task, state_policy, trust_pickle=trust_pickle)
+    origin = source if isinstance(source, Origin) else None
+    if not isinstance(source, nn.Module | Origin):
+        origin = Origin(
+            path=Path(source),
+            model=model,
+            init=init or {},
+            weights_key=weights_key,
+            inputs=specs,
+            trust_pickle=trust_pickle,
+            task=task,
+            state_policy=state_policy,
+        )
     precision = PrecisionOptions(
         quantize=quantize,
         int8_cpus=int8_cpus,
@@ -115,43 +121,7 @@ def export(
         max_metric_loss=max_metric_loss,
     )
     plan = make_plan(Path(output), origin, formats, state_layout, precision)
-    if not force and (bundle := plan.existing_bundle()) is not None:
-        return bundle
-    check_destination(plan.output, force=force)
-    on_progress(0, plan.stages, "lifting")
-    # No name here refers to the lifted module, so that it can be freed before the artifacts are run.
-    return _write_bundle(
-        plan,
-        _load(source, plan, specs, task, state_policy),
-        lambda stage, what: on_progress(stage, plan.stages, what),
-        force=force,
-    )
-
-
-def _origin(
-    source: nn.Module | Origin | str | os.PathLike[str],
-    inputs: tuple[TensorSpec, ...],
-    model: str | None,
-    init: Mapping[str, Any],
-    weights_key: str | None,
-    task: Task | None,
-    state_policy: StatePolicy | None,
-    *,
-    trust_pickle: bool,
-) -> Origin | None:
-    """The origin of a file; none for a live module."""
-    if isinstance(source, nn.Module | Origin):
-        return source if isinstance(source, Origin) else None
-    return Origin(
-        path=Path(source),
-        model=model,
-        init=init,
-        weights_key=weights_key,
-        inputs=inputs,
-        trust_pickle=trust_pickle,
-        task=task,
-        state_policy=state_policy,
-    )
+    return _write_bundle(plan, partial(_load, source, plan, specs, task, state_policy), on_progress, force=force)
 
 
 def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
@@ -172,13 +142,27 @@ def _load(
     return sources.load_module(source, specs, plan.state_layout, task, state_policy)
 
 
-def _write_bundle(plan: Plan, loaded: sources.Loaded, on_stage: OnStage, *, force: bool) -> Bundle:
-    """Write, prove and rename; raises `ParityError` as `export` does."""
+def _write_bundle(
+    plan: Plan, load: Callable[[], sources.Loaded], on_progress: Callable[[int, int, str], None], *, force: bool
+) -> Bundle:
+    """Load, write, prove and rename, unless the bundle is up to date; raises `ParityError` as `export` does."""
+
+    def on_stage(stage: int, description: str) -> None:
+        on_progress(stage, plan.stages, description)
+
+    if not force and (existing := plan.existing_bundle()) is not None:
+        return existing
+    check_destination(plan.output, force=force)
+    on_stage(0, "lifting")
+    loaded = load()
     written, last = len(plan.formats), plan.stages - 1
     with TemporaryDirectory() as scratch, atomic_bundle(plan.output, force=force) as folder:
-        # C is written from the ONNX graph, also where nobody asked for that.
+        # C is written from the ONNX graph, also if that is not one of the formats.
         graph = (folder if "onnx" in plan.formats else Path(scratch)) / FORMATS["onnx"].file_name()
-        data = _evaluation_data(plan, loaded) if plan.precision.requested else None
+        data = None
+        if plan.precision.requested:
+            beside = Path(loaded.source.path or "").parent
+            data = evaluation_data(loaded.lifted.signature, plan.precision.data, loaded.training or {}, beside)
         artifacts = _write_artifacts(plan, loaded.lifted, folder, graph, on_stage)
         int8_torchscript = None
         if plan.precision.quantize == "int8" and "torchscript" in plan.formats:
@@ -188,14 +172,15 @@ def _write_bundle(plan: Plan, loaded: sources.Loaded, on_stage: OnStage, *, forc
         cases = make_cases(reference, LOWERED if plan.precision.requested else QUICK)
         np.savez_compressed(folder / GOLDEN, **record_trace(reference))  # type: ignore[arg-type]
         write_manifest(folder, _manifest(plan, loaded, artifacts, sha256(folder / GOLDEN)))
-        name = f"PyTorch in float64 ({_name(loaded.source)})"
+        source = loaded.source
+        file = Path(source.path).name if source.path else source.summary
+        name = f"PyTorch in float64 ({file}{', as inferred' if source.kind == 'weights' else ''})"
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
         on_stage(written + 2, "proving parity")
         bundle = Bundle(folder)
         _prove_float32(bundle, shortened(cases, QUICK.steps), name)
         if data is not None:
-            evaluator = Evaluator(folder / artifacts[0].path, data, cases, plan.precision.max_metric_loss)
-            lower = LowerPrecision(plan.precision, bundle, graph, plan.name, evaluator, partial(on_stage, last))
+            lower = LowerPrecision(plan.precision, bundle, graph, data, cases, partial(on_stage, last))
             lower.write(int8_torchscript)
             _add_lower_precision(bundle, lower, cases, name)
         on_stage(last, "writing rollouts")
@@ -210,16 +195,9 @@ def _write_bundle(plan: Plan, loaded: sources.Loaded, on_stage: OnStage, *, forc
     return bundle
 
 
-def _evaluation_data(plan: Plan, loaded: sources.Loaded) -> EvaluationData:
-    """The data that lower precisions are measured on; that of a training is found from where its checkpoint lies."""
-    training = loaded.training or {}
-    if "path" in (training.get("data") or {}):
-        path = Path(loaded.source.path or "").parent / training["data"]["path"]
-        training = {**training, "data": {**training["data"], "path": str(path)}}
-    return evaluation_data(loaded.lifted.signature, plan.precision.data, training)
-
-
-def _write_artifacts(plan: Plan, lifted: Lifted, folder: Path, graph: Path, on_stage: OnStage) -> list[Artifact]:
+def _write_artifacts(
+    plan: Plan, lifted: Lifted, folder: Path, graph: Path, on_stage: Callable[[int, str], None]
+) -> list[Artifact]:
     """All float32 artifacts; `graph` is where the ONNX one goes."""
     artifacts = []
     for number, format_ in enumerate(plan.formats, 1):
@@ -281,13 +259,8 @@ def _manifest(plan: Plan, loaded: sources.Loaded, artifacts: Sequence[Artifact],
     )
 
 
-def _name(source: Source) -> str:
-    name = Path(source.path).name if source.path else source.summary
-    return f"{name}, as inferred" if source.kind == "weights" else name
-
-
 def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
-    """Enter the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
+    """Record the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
     if not parity.passed:
         worst = max(parity.failures, key=lambda check: check.severity)
@@ -300,7 +273,7 @@ def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) 
 
 
 def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str) -> None:
-    """Enter the artifacts of lower precision, their notes and their parity."""
+    """Record the artifacts of lower precision, their notes and their parity."""
     float32, parity, data = bundle.manifest.artifacts, bundle.manifest.parity, lower.evaluator.data
     assert parity is not None
     notes = []
@@ -328,9 +301,7 @@ def _add_rollouts(bundle: Bundle, reference: str) -> None:
     assert parity is not None
     names = rollout_names(before.contract, [artifact.path for artifact in before.artifacts])
     rollouts = []
-    for artifact in before.artifacts:
-        if artifact.path not in names:
-            continue
+    for artifact in (artifact for artifact in before.artifacts if artifact.path in names):
         path = bundle.path / names[artifact.path]
         export_rollout(bundle.path / artifact.path, path)
         rollout = Artifact.of(path, artifact.format, artifact.precision)

@@ -1,4 +1,4 @@
-"""What a bundle will hold, decided and checked before PyTorch is loaded or anything written."""
+"""The plan of an export: its options, checked before PyTorch is loaded or anything is written."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from lstm_deploy.artifacts import (
     environment,
     sha256,
 )
-from lstm_deploy.contract import Signature, StateLayout, rollout_contract
+from lstm_deploy.contract import Signature, StateLayout, no_rollout_reason
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, PrecisionOptions
 from lstm_deploy.runtimes import c_compiler
@@ -44,7 +44,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     state_layout: StateLayout
     precision: PrecisionOptions
     options: dict[str, Any]
-    """What, together with the source, determines the bundle; recorded in the manifest."""
+    """Recorded in the manifest: together with the source they determine the bundle."""
 
     @property
     def name(self) -> str:
@@ -70,12 +70,12 @@ class Plan(Struct, frozen=True, kw_only=True):
             and manifest.options == self.options
             and manifest.versions.get("lstm-deploy") == environment.versions()["lstm-deploy"]
             and not bundle.changed_files()
-            and (self.precision.quantize != "int8" or has_int8(manifest))  # else it was refused, and is again
+            and (self.precision.quantize != "int8" or has_int8(manifest))  # else it was refused, and will be again
         )
         return bundle if same else None
 
     def preview(self, *, force: bool = False) -> dict[str, Any]:
-        """What exporting the file would write; raises as the export would."""
+        """The files, options and contract of the bundle, without writing it; raises as the export would."""
         from lstm_deploy.lifting import sources
 
         assert self.origin is not None
@@ -147,9 +147,7 @@ def rollout_names(signature: Signature, models: Iterable[str]) -> dict[str, str]
 
     Only ONNX does, and not in float16, since the CPU could not prove it.
     """
-    try:
-        rollout_contract(signature)
-    except InputError:
+    if no_rollout_reason(signature):
         return {}
     own_file = [name for name in models if SUFFIXES[Path(name).suffix].rollout == "own file"]
     return {name: name.replace("model", "rollout", 1) for name in own_file if name != FLOAT16_FILE}

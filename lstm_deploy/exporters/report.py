@@ -18,7 +18,7 @@ from lstm_deploy.artifacts import (
     markdown_table,
 )
 from lstm_deploy.benchmark import plots as bench_plots, tables
-from lstm_deploy.contract import Forecast, LanguageModel, rollout_contract
+from lstm_deploy.contract import Forecast, LanguageModel, no_rollout_reason
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
 from lstm_deploy.training import tables as training_tables
@@ -32,10 +32,10 @@ def write(bundle: Bundle) -> None:
     manifest = bundle.manifest
     plots = bundle.path / REPORT_PLOTS
     plots.mkdir(exist_ok=True)
-    if manifest.parity and manifest.parity.checks:
-        save_plot(parity_plot(manifest), plots / "parity.png")
-    if manifest.parity and manifest.parity.profiles:
-        save_plot(error_plot(manifest.parity), plots / "errors.png")
+    if (parity := manifest.parity) and parity.checks:
+        save_plot(parity_plot(parity), plots / "parity.png")
+    if parity and parity.profiles:
+        save_plot(error_plot(parity), plots / "errors.png")
     if measurements := _measurements(manifest):
         save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
     with atomic_write(bundle.path / REPORT) as file:
@@ -107,10 +107,8 @@ def _state_error(manifest: Manifest, artifact: str) -> str:
     """The error of the state after 100 carried steps, and after the last."""
     profiles = manifest.parity.profiles if manifest.parity else ()
     outputs = {spec.name for spec in manifest.contract.state_outputs}
-    curves = [
-        dict(zip(p.steps, p.errors, strict=True)) for p in profiles if p.artifact == artifact and p.output in outputs
-    ]
-    curves = [curve for curve in curves if 100 in curve]
+    own = [p for p in profiles if p.artifact == artifact and p.output in outputs and 100 in p.steps]
+    curves = [dict(zip(profile.steps, profile.errors, strict=True)) for profile in own]
     if not curves:
         return "–"
     last = max(curves[0])
@@ -138,12 +136,9 @@ def _markdown(manifest: Manifest) -> str:
     lines += [f"| output | `{spec}` |" for spec in (*contract.outputs, *contract.state_outputs)]
     reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
     lines += ["", f"Streaming: {contract.streaming}{reason}. State policy: {contract.state_policy}.", ""]
-    if isinstance(contract.task, Forecast):
-        task = contract.task
-        lines += [
-            f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}. Window: {task.window}.",
-            "",
-        ]
+    if isinstance(task := contract.task, Forecast):
+        columns = f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}."
+        lines += [f"{columns} Window: {task.window}.", ""]
     if manifest.findings:
         lines += ["Inferred, and not proven by any check:", "", *(f"- {finding}" for finding in manifest.findings), ""]
     lines += ["## Artifacts", ""]
@@ -176,7 +171,7 @@ def _markdown(manifest: Manifest) -> str:
 
 
 def _measurements(manifest: Manifest) -> dict[str, Any] | None:
-    """The recorded benchmark; none if a release recorded it that kept less."""
+    """The recorded benchmark; None if it is by an older release that recorded less."""
     return manifest.measurements if "peaks" in (manifest.measurements or {}) else None
 
 
@@ -184,11 +179,7 @@ def why_no_rollout(manifest: Manifest) -> str:
     """Why the model of a bundle cannot be rolled out; empty where it can, and where nobody would expect it to."""
     if manifest.rollouts or not isinstance(manifest.contract.task, Forecast | LanguageModel):
         return ""
-    try:
-        rollout_contract(manifest.contract)
-    except InputError as reason:
-        return str(reason)
-    return ""
+    return no_rollout_reason(manifest.contract)
 
 
 def _evidence(manifest: Manifest) -> list[str]:
@@ -199,8 +190,9 @@ def _evidence(manifest: Manifest) -> list[str]:
     lines = ["", "## Lower precision", ""]
     if evidence:
         data = next(iter(evidence.values())).data
-        lines += [*markdown_table(*evidence_table(manifest)), ""]
         lines += [
+            *markdown_table(*evidence_table(manifest)),
+            "",
             f"Measured on {data}. `×` is the part of float32's bytes or time, timed side by side; "
             "the state error is the largest difference from PyTorch, relative to the state's size, after 100 and "
             "after the last of the carried steps in the plot below.",

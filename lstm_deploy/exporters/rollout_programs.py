@@ -186,7 +186,7 @@ any_other (token, stop) => (any)
 
 
 class Program:
-    """The texts, filled in for one model."""
+    """The programs above, filled in for one model."""
 
     def __init__(self, signature: Signature, states: Sequence[TensorSpec], weights: Sequence[str]) -> None:
         """`states` are the tensors that the loops carry: the states of the contract, or `NAME.LAYER` of each."""
@@ -260,16 +260,15 @@ class Program:
         for spec, out in zip(signature.state_inputs, signature.state_outputs, strict=True):
             parts = [number for number, state in enumerate(self._states) if state.name.partition(".")[0] == spec.name]
             ins, outs = (", ".join(f"{name}_{part}" for part in parts) for name in ("in", "out"))
-            if len(parts) == 1:
-                before += f"  {ins} = Identity ({spec.name})\n"
-                after += f"  {out.name} = Identity ({outs})\n"
-            else:
-                before += f"  {ins} = Split <axis = {axis}, num_outputs = {len(parts)}> ({spec.name})\n"
-                after += f"  {out.name} = Concat <axis = {axis}> ({outs})\n"
+            split = join = "Identity"
+            if len(parts) > 1:
+                split, join = f"Split <axis = {axis}, num_outputs = {len(parts)}>", f"Concat <axis = {axis}>"
+            before += f"  {ins} = {split} ({spec.name})\n"
+            after += f"  {out.name} = {join} ({outs})\n"
         return before, after
 
     def _filled(self, text: str) -> str:
-        """A text with this model's names and numbers in it."""
+        """A program with this model's names and sizes filled in."""
         signature, flat, width = self._signature, self._flat_logits, self._layout.width
         batch_first = signature.batch_axis_of_state == 0
         words = {
@@ -289,7 +288,7 @@ class Program:
         return self._per_state(text)
 
     def _per_state(self, text: str) -> str:
-        """Write out what a text says once for all tensors of the state."""
+        """Expand `@name`, `@@name` and `each` for the tensors of the state."""
 
         def names(match: re.Match[str]) -> str:
             mark, name = match.groups()
@@ -307,6 +306,6 @@ class Program:
 
 
 def _typed(spec: TensorSpec) -> str:
-    """A tensor as the syntax declares it."""
+    """The declaration of a tensor."""
     kind = {"float32": "float"}.get(spec.dtype, spec.dtype)
     return f"{kind}[{', '.join(map(str, spec.shape))}] {spec.name}" if spec.shape else f"{kind} {spec.name}"

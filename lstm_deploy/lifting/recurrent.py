@@ -103,10 +103,14 @@ class StatefulLSTM(nn.LSTM):
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
         if lengths is None:
-            return super().forward(x, (h, c))
+            return self.kernel(x, (h, c))
         packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
-        y, final = super().forward(packed, (h, c))
+        y, final = self.kernel(packed, (h, c))
         return pad_packed_sequence(y, total_length=x.shape[0])[0], final
+
+    def kernel(self, x: Any, state: Any) -> tuple[Any, State]:
+        """The computation on padded or packed `x` without ports. Exporters override this."""
+        return super().forward(x, state)
 
 
 class StatefulCell(nn.LSTMCell):
@@ -126,8 +130,12 @@ class StatefulCell(nn.LSTMCell):
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """The state after one step. Exporters override this."""
-        new_h, new_c = super().forward(x, (h.squeeze(0), c.squeeze(0)))
+        new_h, new_c = self.kernel(x, (h.squeeze(0), c.squeeze(0)))
         return new_h.unsqueeze(0), new_c.unsqueeze(0)
+
+    def kernel(self, x: Tensor, state: Any) -> State:
+        """One step without ports. Exporters override this."""
+        return super().forward(x, state)
 
 
 class Lifted(nn.Module):

@@ -1,4 +1,5 @@
 from . import c_compiler as c_compiler
+from .input_checks import complete_feeds as complete_feeds
 from .model import Model as Model, open as open
 from .onnxrt import (
     OnnxRuntime as OnnxRuntime,

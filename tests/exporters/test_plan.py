@@ -31,7 +31,7 @@ def test_a_plan_writes_nothing(forecaster, tmp_path):
 
 
 @NEEDS_CC
-def test_a_plan_says_the_files_of_c(forecaster, tmp_path):
+def test_a_plan_lists_the_files_of_c(forecaster, tmp_path):
     plan = make_plan(tmp_path / "e", Origin(path=forecaster), ["onnx", "c"]).preview()
     assert plan["files"] == [
         "manifest.json",

@@ -39,8 +39,8 @@ def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
 def test_checks_are_drawn_whatever_they_found(bundle_copy, difference):
     bundle = Bundle(bundle_copy)
     parity = bundle.manifest.parity
-    checks = tuple(replace(each, passed=difference < 1, max_abs=difference) for each in parity.checks)
-    profiles = tuple(replace(each, errors=tuple(difference for _ in each.errors)) for each in parity.profiles)
+    checks = tuple(replace(check, passed=difference < 1, max_abs=difference) for check in parity.checks)
+    profiles = tuple(replace(p, errors=tuple(difference for _ in p.errors)) for p in parity.profiles)
     bundle.update(parity=replace(parity, passed=difference < 1, checks=checks, profiles=profiles))
     plots = [bundle_copy / "report" / name for name in ("parity.png", "errors.png")]
     for plot in plots:

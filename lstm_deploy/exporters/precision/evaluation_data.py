@@ -1,7 +1,8 @@
-"""The data that lower precisions are evaluated on: a user's, what a training held out, or drawn. No PyTorch."""
+"""The data that lower precisions are evaluated on: the user's, held-out training data, or random. No PyTorch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,15 +35,15 @@ from lstm_deploy.training import (
 )
 
 STREAMS, STEPS = 32, 100
-"""Streams of a text, and steps of a call, where the training does not say."""
+"""Streams of a text, and steps of a call, if the training does not give them."""
 LARGEST_BATCH = 256
 LARGEST_ONE_HOT = 50_000_000
-"""Numbers that a text may take as one-hot rows; longer texts are cut."""
+"""Largest number of entries in the one-hot rows of a text; longer texts are cut off."""
 DRAWN_ROWS, DRAWN_CALLS, DRAWN_STEPS = 8, 4, 64
 
 
 class EvaluationData(NamedTuple):
-    """Calls of a model, and their true outputs where these are known."""
+    """Calls of a model, and the ground truth of their outputs where it is known."""
 
     description: str
     metric: str
@@ -55,22 +56,21 @@ class EvaluationData(NamedTuple):
 
 
 def evaluation_data(
-    signature: Signature, path: Path | None, training: Mapping[str, Any] | None = None
+    signature: Signature, path: Path | None, training: Mapping[str, Any] = MappingProxyType({}), folder: Path = Path()
 ) -> EvaluationData:
-    """The file at `path`; else the held-out part of the training data, if that is still there; else drawn inputs.
+    """The file at `path`; else the held-out part of the training data, if that is still there; else random inputs.
 
     A series for a forecaster, a text for a language model, a table of texts and labels for a classifier; for other
     models an `.npz` with an array for each input by its name and `y`, the expected first output: of the same shape, or
-    its classes as integers. `training` is what the training reported; of the file that it names only the held-out part
-    is used. Raises `InputError` for a file that does not fit.
+    its classes as integers. `training` is what the training reported; of the file that it names, relative to `folder`,
+    only the held-out part is used. Raises `InputError` for a file that does not fit.
     """
-    trained_on = (training or {}).get("data") or {}
-    options = (training or {}).get("options") or {}
+    trained_on, options = (training.get(key) or {} for key in ("data", "options"))
     held_out = options if "test" in options else {}
     if path is None and "generator" in trained_on and isinstance(signature.task, Forecast):
         series = generate(trained_on["generator"], trained_on["rows"], trained_on["seed"])
         return _series(signature, signature.task, series, trained_on["generator"], held_out)
-    file = path or Path(trained_on.get("path") or "")
+    file = path or folder / trained_on.get("path", "")
     is_training_data = file.is_file() and sha256(file) == trained_on.get("sha256")
     if path is None and not is_training_data:
         return _drawn(signature)
@@ -174,8 +174,6 @@ def _arrays(signature: Signature, path: Path) -> EvaluationData:
         raise InputError(
             f"{path} is not an .npz file; for this model give one with the arrays {', '.join(names)} and y."
         )
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; check the path.")
     arrays = read_npz(path)
     if missing := [name for name in (*names, "y") if name not in arrays]:
         raise InputError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}.")
@@ -206,7 +204,7 @@ def _checked(value: Array, spec: TensorSpec, sizes: dict[str, int], path: Path) 
     fits = value.ndim == len(shape) and all(
         size == dim if isinstance(dim, int) else size > 0 for size, dim in zip(value.shape, shape, strict=True)
     )
-    if not fits or value.dtype.kind not in "iufb" or not np.can_cast(value.dtype, spec.dtype, "same_kind"):
+    if not fits or not np.can_cast(value.dtype, spec.dtype, "same_kind"):
         raise InputError(
             f"{spec.name} in {path} is {value.dtype}[{', '.join(map(str, value.shape))}]; give "
             f"{spec.dtype}[{', '.join(map(str, shape))}]" + (", or classes as integers." if spec.name == "y" else ".")

@@ -80,12 +80,7 @@ class _Converter:
         for value in (*self.graph.input, *self.graph.output):
             if value.name in self.half_ports:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT16
-        del self.graph.node[:], self.graph.value_info[:]
-        self.graph.node.extend(self.written)
-        used = {name for node in self.written for name in node.input}
-        constants = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(constants)
+        onnx_graph.replace_nodes(self.graph, self.written)
 
     def _is_heavy(self, node: onnx.NodeProto) -> bool:
         is_embedding = node.op_type == "Gather" and node.input[0] in self.floats & set(self.constants)

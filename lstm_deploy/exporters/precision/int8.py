@@ -30,7 +30,7 @@ before they are rounded are at most one more afterwards, which is `saturation.PA
 UNSIGNED_ZERO = 128
 MICROSOFT = "com.microsoft"
 SUFFIXES = ("_quantized", "_scale", "_zero_point")
-"""Of the names of a quantized value."""
+"""Suffixes of the names of a quantized value, its scale and its zero point."""
 
 WeightRange = Literal["paired", "full", "unsigned"]
 """`paired`: signed, scaled so that no pair saturates. `full`: signed with all 8 bits, for CPUs with VNNI alone.
@@ -45,7 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A scale for each row of a gate, not one for the whole matrix: one large weight then costs only its own row."""
 
     def described(self) -> dict[str, Any]:
-        """In words, for people and the manifest."""
+        """The settings as messages and the manifest name them."""
         return {
             "weights": "uint8" if self.weights == "unsigned" else "int8",
             "scales": "per channel" if self.per_channel else "per tensor",
@@ -54,7 +54,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def quantizable_nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The LSTMs, large matrices and embeddings in the graph's order, by a label in PyTorch's words.
+    """The LSTMs, large matrices and embeddings in the graph's order, by a label that a PyTorch user understands.
 
     Raises `InputError` for a graph that cannot be quantized as a whole: quantized already, in float16, with LSTMs
     whose weights are computed, or without any LSTM.
@@ -97,13 +97,11 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     model = onnx.load(source)  # with the weights that lie beside it
     graph = model.graph
     rewriter = _Rewriter(graph, settings)
-    rewritten = [new for node in graph.node for new in rewriter.rewrite(node, lowered)]
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(rewritten)
-    used = {name for node in onnx_graph.nodes(graph) for name in node.input} | {value.name for value in graph.output}
-    constants = [*(tensor for tensor in graph.initializer if tensor.name in used), *rewriter.constants.values()]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
+    rewritten = [
+        new for node in graph.node for new in (rewriter.rewrite(node) if node.output[0] in lowered else [node])
+    ]
+    graph.initializer.extend(rewriter.constants.values())
+    onnx_graph.replace_nodes(graph, rewritten)
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     if settings.weights == "full":
@@ -125,20 +123,15 @@ class _Rewriter:
         self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
         self._taken |= {name for node in onnx_graph.nodes(graph) for name in (*node.input, *node.output)}
         self._weights: dict[tuple[str, bool], list[str]] = {}
-        """Names of a quantized weight, its scale and its zero point, by its own and whether it is an embedding."""
+        """Names of a quantized weight, its scale and zero point, by its own name and whether it is an embedding."""
         self._inputs: dict[str, list[str]] = {}
-        """The same of an activation."""
+        """The same for an activation."""
 
-    def rewrite(self, node: onnx.NodeProto, lowered: Collection[str]) -> list[onnx.NodeProto]:
-        """The nodes that replace a node, if its first output is in `lowered`."""
-        if node.output[0] not in lowered:
-            return [node]
-        match node.op_type:
-            case LSTM.onnx_operator:
-                return [self._lstm(node)]
-            case "MatMul":
-                return self._matmul(node)
-        return self._gather(node)
+    def rewrite(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The nodes that replace one of the `quantizable_nodes`."""
+        if node.op_type == "MatMul":
+            return self._matmul(node)
+        return self._gather(node) if node.op_type == "Gather" else [self._lstm(node)]
 
     def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto:
         inputs = [*node.input, *[""] * (8 - len(node.input))]
@@ -154,22 +147,22 @@ class _Rewriter:
         """The nodes that onnxruntime fuses into one product of integers."""
         x, matrix = node.input
         nodes = []
-        number, scale, zero = self._constant(matrix)
+        weights, scale, zero = self._constant(matrix)
         if x not in self._inputs:
             self._inputs[x] = self._free(x, *SUFFIXES)
             nodes.append(helper.make_node("DynamicQuantizeLinear", [x], self._inputs[x]))
-        x_number, x_scale, x_zero = self._inputs[x]
+        activations, x_scale, x_zero = self._inputs[x]
         sums, cast, step = self._free(node.output[0], "_sums", "_cast", "_step")
         return [
             *nodes,
-            helper.make_node("MatMulInteger", [x_number, number, x_zero, zero], [sums], node.name),
+            helper.make_node("MatMulInteger", [activations, weights, x_zero, zero], [sums], node.name),
             helper.make_node("Cast", [sums], [cast], to=FLOAT),
             helper.make_node("Mul", [x_scale, scale], [step]),
             helper.make_node("Mul", [cast, step], node.output),
         ]
 
     def _gather(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """An embedding: nothing is added up, so one scale for all bytes, and all of them."""
+        """An embedding: nothing is added up, so all 8 bits can be used, with one scale."""
         table, *rest = node.input
         names = self._constant(table, is_embedding=True)
         (gathered,) = self._free(node.output[0], "_gathered")
@@ -208,19 +201,19 @@ def quantize_weights(weights: Array, settings: Settings) -> tuple[Array, Array, 
     exact = weights.astype(np.float64)
     if not np.isfinite(exact).all():
         raise InputError("A weight is NaN or infinite, which no integer represents; repair the model.")
-    most = np.abs(exact).max(axis=-2)
+    largest = np.abs(exact).max(axis=-2)
     if settings.weights == "paired":
-        filled = np.concatenate([exact, np.zeros_like(exact[..., : exact.shape[-2] % 2, :])], axis=-2)
-        pairs = filled[..., 0::2, :] + filled[..., 1::2, :]  # of different signs never more than one of them
-        most = np.maximum(most, np.abs(pairs).max(axis=-2))
+        padded = np.concatenate([exact, np.zeros_like(exact[..., : exact.shape[-2] % 2, :])], axis=-2)
+        pairs = padded[..., 0::2, :] + padded[..., 1::2, :]  # with different signs, never larger than one of them
+        largest = np.maximum(largest, np.abs(pairs).max(axis=-2))
     if not settings.per_channel:
-        most = most.max(axis=-1)
-    normal = most > LEVELS * np.finfo(np.float32).tiny  # below, a scale would be 0
-    scale = (np.where(normal, most, 1.0) / LEVELS).astype(np.float32)
-    number = np.rint(exact / (scale[..., None, :] if settings.per_channel else scale[..., None, None]))
+        largest = largest.max(axis=-1)
+    normal = largest > LEVELS * np.finfo(np.float32).tiny  # below, a scale would be 0
+    scale = (np.where(normal, largest, 1.0) / LEVELS).astype(np.float32)
+    integers = np.rint(exact / (scale[..., None, :] if settings.per_channel else scale[..., None, None]))
     offset = UNSIGNED_ZERO if settings.weights == "unsigned" else 0
     dtype = np.uint8 if offset else np.int8
-    return (number + offset).astype(dtype), scale, np.full_like(scale, offset, dtype)
+    return (integers + offset).astype(dtype), scale, np.full_like(scale, offset, dtype)
 
 
 def lstm_counts(model: onnx.ModelProto) -> tuple[int, int]:

@@ -7,15 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.quantization import quantize_dynamic
 
-from lstm_deploy.lifting import (
-    Lifted,
-    State,
-    StatefulCell,
-    StatefulLSTM,
-    pack_padded_sequence,
-    pad_packed_sequence,
-    shared_copy,
-)
+from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulLSTM, shared_copy
 
 
 class QuantizedLSTM(StatefulLSTM):
@@ -23,13 +15,8 @@ class QuantizedLSTM(StatefulLSTM):
 
     quantized: Any
 
-    def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
-        if lengths is None:
-            y, final = self.quantized(x, (h, c))
-            return y, final
-        packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
-        y, final = self.quantized(packed, (h, c))
-        return pad_packed_sequence(y, total_length=x.shape[0])[0], final
+    def kernel(self, x: Any, state: State) -> Any:
+        return self.quantized(x, state)
 
 
 class QuantizedCell(StatefulCell):
@@ -37,9 +24,8 @@ class QuantizedCell(StatefulCell):
 
     quantized: Any
 
-    def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
-        new_h, new_c = self.quantized(x, (h.squeeze(0), c.squeeze(0)))
-        return new_h.unsqueeze(0), new_c.unsqueeze(0)
+    def kernel(self, x: Tensor, state: State) -> Any:
+        return self.quantized(x, state)
 
 
 def quantized_copy(lifted: Lifted) -> tuple[Lifted, int, int]:
@@ -65,18 +51,13 @@ def quantized_copy(lifted: Lifted) -> tuple[Lifted, int, int]:
 
 def _quantize(module: nn.Module) -> None:
     """Replace the weights of one LSTM or cell by those of its int8 counterpart."""
+    assert isinstance(module, nn.LSTM | nn.LSTMCell)
+    sizes = module.input_size, module.hidden_size
     plain: nn.Module
     if isinstance(module, nn.LSTM):
-        plain = nn.LSTM(
-            module.input_size,
-            module.hidden_size,
-            module.num_layers,
-            batch_first=module.batch_first,
-            bidirectional=module.bidirectional,
-        )
+        plain = nn.LSTM(*sizes, module.num_layers, batch_first=module.batch_first, bidirectional=module.bidirectional)
     else:
-        assert isinstance(module, nn.LSTMCell)
-        plain = nn.LSTMCell(module.input_size, module.hidden_size)
+        plain = nn.LSTMCell(*sizes)
     zeros = {name: torch.zeros_like(value) for name, value in plain.named_parameters()}  # PyTorch insists on a bias
     plain.load_state_dict({**zeros, **dict(module.named_parameters())})
     (quantized,) = quantize_dynamic(nn.Sequential(plain.eval()), {type(plain)}, dtype=torch.qint8)  # type: ignore[no-untyped-call]

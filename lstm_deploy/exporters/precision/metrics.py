@@ -9,11 +9,11 @@ import numpy as np
 from lstm_deploy.contract import Array, Feeds, Forecast, Signature, TensorSpec, layout_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
-from lstm_deploy.runtimes import Runtime
+from lstm_deploy.runtimes import Runtime, complete_feeds
 
 
 class Measured(NamedTuple):
-    """The metric of an artifact, if the truth is known, and its outputs."""
+    """The metric of an artifact, None without ground truth, and its outputs."""
 
     metric: float | None
     outputs: dict[str, Array]
@@ -27,10 +27,8 @@ def measure(runtime: Runtime, data: EvaluationData) -> Measured:
     state: Feeds = {}
     total, count = 0.0, 0
     for number, feeds in enumerate(data.calls):
-        if not state or not data.carries_state:
-            state = signature.initial_state(_batch(signature, feeds))
-        results = runtime.run({**feeds, **state})
-        state = signature.next_state(results)
+        results = runtime.run(complete_feeds(signature, {**feeds, **state}))
+        state = signature.next_state(results) if data.carries_state else {}
         for spec in signature.outputs:
             outputs[spec.name].append(_entries(results[spec.name], spec))
         if data.truth:
@@ -42,7 +40,7 @@ def measure(runtime: Runtime, data: EvaluationData) -> Measured:
 
 
 def loss(metric: str, value: float, expected: float) -> float:
-    """How much worse a metric became, relative to what it was; negative where it became better."""
+    """How much worse a metric is than `expected`, relative to that; negative if it is better."""
     if not (math.isfinite(value) and math.isfinite(expected)):
         return math.inf
     worse = expected - value if metric == "accuracy" else value - expected
@@ -62,14 +60,10 @@ def _difference(outputs: Array, expected: Array) -> tuple[float, float]:
     ours, theirs = outputs.astype(np.float64), expected.astype(np.float64)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return math.inf, 0.0
-    off, spread = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs - theirs.mean(0)))
+    error, spread = float(np.linalg.norm(ours - theirs)), float(np.linalg.norm(theirs - theirs.mean(0)))
     norms = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
-    cosine = float(np.vdot(ours, theirs)) / norms if norms else float(not off)
-    return off / spread if spread else (math.inf if off else 0.0), min(cosine, 1.0)
-
-
-def _batch(signature: Signature, feeds: Feeds) -> int:
-    return next((feeds[s.name].shape[s.shape.index("batch")] for s in signature.inputs if "batch" in s.shape), 1)
+    cosine = float(np.vdot(ours, theirs)) / norms if norms else float(not error)
+    return error / spread if spread else (math.inf if error else 0.0), min(cosine, 1.0)
 
 
 def _entries(value: Array, spec: TensorSpec) -> Array:

@@ -1,6 +1,8 @@
 """Candidates of lower precision: what each loses beside float32, and the search for int8 within the budget."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +19,11 @@ MAX_METRIC_LOSS = 0.01
 """Default budget: how much worse a metric may become, relative to float32's."""
 MAX_DIFFERENCE = 0.1
 """Default budget without a metric: how far outputs may be from float32's, relative to how much they vary."""
-SEQUENCE = 100
-"""Steps that are timed in one call where a model cannot be streamed."""
-ANY_CPU = (
-    (Settings(), Settings(per_channel=False)),
-    (Settings(weights="unsigned"),),
-)
-"""Settings of ONNX that are exact on every CPU. A group is tried only if nothing before it is within the budget."""
-VNNI_ONLY = ((Settings(weights="full"), Settings(weights="full", per_channel=False)),)
+Groups = Sequence[Sequence[Settings]]
+"""Quantization settings to try; those of a group only if none of an earlier group is within the budget."""
+ANY_CPU: Groups = ((Settings(), Settings(per_channel=False)), (Settings(weights="unsigned"),))
+"""Settings of ONNX that are exact on every CPU."""
+VNNI_ONLY: Groups = ((Settings(weights="full"), Settings(weights="full", per_channel=False)),)
 """Settings of ONNX that are exact only on CPUs with VNNI."""
 
 
@@ -49,18 +48,8 @@ class Candidate(NamedTuple):
         return {**self.settings, "kept_float": self.kept, **result}
 
 
-class Int8Writer(NamedTuple):
-    """How int8 artifacts of one format are written, and with which settings."""
-
-    write: Callable[[Path, Path, Settings, Collection[str]], None]
-    """From the float32 graph, to a path, with settings and labels of `quantizable_nodes` that stay in float."""
-    settings: Sequence[Sequence[Settings]]
-    """In groups, as `ANY_CPU`."""
-    suffix: str
-
-
 class Evaluator:
-    """Compares artifacts with the float32 one on evaluation data, and proves them on the cases of every artifact."""
+    """Compares artifacts with the float32 one on evaluation data, and runs the parity checks on them."""
 
     def __init__(
         self, float32: Path, data: EvaluationData, cases: Sequence[ParityCase], max_loss: float | None
@@ -68,13 +57,13 @@ class Evaluator:
         self.data, self.cases = data, cases
         default = MAX_METRIC_LOSS if data.truth else MAX_DIFFERENCE
         self.max_loss = default if max_loss is None else max_loss
-        self.float32, self.seq_len = self._measured(float32, "float32")
+        self.float32 = self._measured(float32, "float32")
 
     def evaluate(
         self, path: Path, precision: str, settings: dict[str, Any] | None = None, kept: Sequence[str] = ()
     ) -> Candidate:
         """The loss of an artifact, and whether that is within the budget."""
-        measured, _ = self._measured(path, precision)
+        measured = self._measured(path, precision)
         difference, cosine = metrics.difference(measured.outputs, self.float32.outputs)
         loss = difference
         if measured.metric is not None and self.float32.metric is not None:
@@ -84,19 +73,14 @@ class Evaluator:
             path, precision, settings or {}, tuple(kept), measured.metric, loss, difference, cosine, problem
         )
 
-    def _measured(self, path: Path, precision: str) -> tuple[Measured, int]:
-        """The metric and outputs of an artifact, and the steps that a long call of it takes."""
-        runtime = open_emulating(path, precision, "cpu")
-        try:
-            return metrics.measure(runtime, self.data), runtime.signature.clamp({"seq": SEQUENCE})["seq"]
-        finally:
-            runtime.close()
+    def _measured(self, path: Path, precision: str) -> Measured:
+        with closing(open_emulating(path, precision, "cpu")) as runtime:
+            return metrics.measure(runtime, self.data)
 
     def _over_budget(self, loss: float) -> str:
+        problem = f"its outputs differ from float32's by {_percent(loss)} of how much these vary"
         if self.data.truth:
             problem = f"its {self.data.metric.replace('_', ' ')} is {_percent(loss)} worse"
-        else:
-            problem = f"its outputs differ from float32's by {_percent(loss)} of how much these vary"
         return f"{problem} on {self.data.description}, where {_percent(self.max_loss)} is allowed"
 
     def _failure(self, path: Path, precision: str) -> str:
@@ -115,47 +99,49 @@ def _percent(part: float) -> str:
 
 
 def search_int8(
-    source: Path, folder: Path, evaluator: Evaluator, on_candidate: Callable[[str], None], writer: Int8Writer
+    source: Path,
+    target: Path,
+    evaluator: Evaluator,
+    on_candidate: Callable[[str], None],
+    write: Callable[[Path, Path, Settings, Collection[str]], None],
+    groups: Groups,
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """int8 candidates from the float32 graph at `source`, written into `folder`: those within the budget, and all.
+    """int8 candidates from the float32 graph at `source`, written beside `target`: those within the budget, and all.
 
-    Where no settings are within it, layers stay in float one after another, the most sensitive first, until the rest
-    is; at least one LSTM layer has to be in int8. Raises `InputError` for a graph that cannot be quantized.
+    `write` takes the graph, a path, settings, and labels of `quantizable_nodes` that stay in float. If no settings are
+    within the budget, layers stay in float one after another, the most sensitive first, until the rest is; at least
+    one LSTM layer has to be in int8. Raises `InputError` for a graph that cannot be quantized.
     """
     nodes = quantizable_nodes(onnx.load(source, load_external_data=False))
-    labels = list(nodes)
     tried: list[Candidate] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Candidate:
-        path = folder / f"trial{len(tried)}{writer.suffix}"
+        path = target.with_stem(f"trial{len(tried)}")
         described = settings.described()
         without = f" without {', '.join(kept)}" if kept else ""
         on_candidate(f"trying {described['weights']} {described['scales']}{without}")
-        writer.write(source, path, settings, kept)
-        tried.append(evaluator.evaluate(path, "int8", described, [label for label in labels if label in kept]))
+        write(source, path, settings, kept)
+        tried.append(evaluator.evaluate(path, "int8", described, [label for label in nodes if label in kept]))
         return tried[-1]
 
-    for group in writer.settings:
+    for group in groups:
         within = [candidate for candidate in map(attempt, group) if not candidate.problem]
         if within:
             return within, tried
-    if len(labels) == 1:
+    if len(nodes) == 1:
         return [], tried
-    every = [settings for group in writer.settings for settings in group]
-    best = every[min(range(len(every)), key=lambda index: tried[index].difference)]
-    alone = {label: attempt(best, [label]) for label in labels}
-    order = sorted(labels, key=lambda label: alone[label].difference)
+    _, best = min(zip(tried, chain(*groups), strict=True), key=lambda trial: trial[0].difference)
+    alone = {label: attempt(best, [label]) for label in nodes}
+    order = sorted(alone, key=lambda label: alone[label].difference)
 
     def has_int8_lstm(kept: Collection[str]) -> bool:
-        return any(nodes[label].op_type == LSTM.onnx_operator for label in labels if label not in kept)
+        return any(node.op_type == LSTM.onnx_operator for label, node in nodes.items() if label not in kept)
 
     within = [candidate for candidate in alone.values() if not candidate.problem and has_int8_lstm(candidate.kept)]
     if within:
         return [min(within, key=lambda candidate: candidate.difference)], tried
-    for count in range(2, len(labels)):
-        if not has_int8_lstm(order[:count]):
-            break
-        candidate = attempt(best, order[:count])
+    for kept in takewhile(has_int8_lstm, (order[:count] for count in range(2, len(nodes)))):
+        candidate = attempt(best, kept)
         if not candidate.problem:
             return [candidate], tried
     return [], tried

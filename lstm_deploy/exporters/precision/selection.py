@@ -6,27 +6,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import Artifact, Bundle, Evidence, c_weights, environment
+from lstm_deploy.artifacts import SUFFIXES, Artifact, Bundle, Evidence, c_weights, environment
 from lstm_deploy.benchmark import runner
 from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
+from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.float16 import export_float16
 from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, quantizable_nodes, quantize_onnx
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, INT8_FILES, PrecisionOptions
-from lstm_deploy.exporters.precision.search import (
-    ANY_CPU,
-    VNNI_ONLY,
-    Candidate,
-    Evaluator,
-    Int8Writer,
-    search_int8,
-)
+from lstm_deploy.exporters.precision.search import ANY_CPU, VNNI_ONLY, Candidate, Evaluator, search_int8
 from lstm_deploy.runtimes import c_compiler
+from lstm_deploy.validation import ParityCase
+
+SEQUENCE = 100
+"""Steps that are timed in one call where a model cannot be streamed."""
 
 
 class LowerPrecision:
@@ -37,14 +34,17 @@ class LowerPrecision:
         options: PrecisionOptions,
         bundle: Bundle,
         graph: Path,
-        name: str,
-        evaluator: Evaluator,
+        data: EvaluationData,
+        cases: Sequence[ParityCase],
         on_candidate: Callable[[str], None],
     ) -> None:
-        """`bundle` has the float32 artifacts, `graph` is the float32 ONNX graph, and C functions begin with `name`."""
-        self.options, self.folder, self.graph, self.name = options, bundle.path, graph, name
-        self.evaluator, self.on_candidate = evaluator, on_candidate
-        self.float32 = {artifact.format: artifact for artifact in bundle.manifest.artifacts}
+        """`bundle` has the float32 artifacts; `graph` is the float32 ONNX graph, which may lie elsewhere."""
+        self.options, self.folder, self.graph, self.name = options, bundle.path, graph, bundle.manifest.name
+        self.on_candidate = on_candidate
+        self.seq_len = bundle.signature.clamp({"seq": SEQUENCE})["seq"]
+        float32 = bundle.manifest.artifacts
+        self.float32 = {artifact.format: artifact for artifact in float32}
+        self.evaluator = Evaluator(self.folder / float32[0].path, data, cases, options.max_metric_loss)
         self.artifacts: list[Artifact] = []
         self.notes: list[str] = []
         """The decisions, one sentence each."""
@@ -66,11 +66,11 @@ class LowerPrecision:
 
     def _write_int8(self, format_: str, folder: Path) -> None:
         """The best int8 artifact of ONNX or C within the budget, if any; with `auto` the fastest, if not float32 is."""
-        writer = Int8Writer(quantize_onnx, VNNI_ONLY if self.options.int8_cpus == "vnni" else ANY_CPU, ".onnx")
-        if format_ == "c":
-            writer = Int8Writer(self._write_int8_c, ((Settings(),),), ".c")
-        label = INT8_FILES[format_] if "c" in self.float32 else "int8"
-        within, tried = search_int8(self.graph, folder, self.evaluator, self.on_candidate, writer)
+        onnx_groups = VNNI_ONLY if self.options.int8_cpus == "vnni" else ANY_CPU
+        write, groups = (quantize_onnx, onnx_groups) if format_ == "onnx" else (self._write_int8_c, [[Settings()]])
+        target = self.folder / INT8_FILES[format_]
+        label = target.name if "c" in self.float32 else "int8"
+        within, tried = search_int8(self.graph, folder / target.name, self.evaluator, self.on_candidate, write, groups)
         if not within:
             best = min(tried, key=lambda candidate: candidate.difference)
             kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
@@ -82,10 +82,8 @@ class LowerPrecision:
             return
         if chosen.kept:
             where = "" if format_ == "onnx" else " of C"
-            self.notes.append(
-                f"kept in float32{where}: {' and '.join(chosen.kept)}, since otherwise {tried[0].problem}"
-            )
-        target = self.folder / INT8_FILES[format_]
+            kept = " and ".join(chosen.kept)
+            self.notes.append(f"kept in float32{where}: {kept}, since otherwise {tried[0].problem}")
         if format_ == "onnx":
             chosen.path.rename(target)
             if self.options.int8_cpus == "vnni":
@@ -101,27 +99,27 @@ class LowerPrecision:
         self, format_: str, label: str, within: Sequence[Candidate]
     ) -> tuple[Candidate | None, Mapping[str, Any]]:
         """The candidate to keep, with its time; none where `auto` finds none clearly faster than float32."""
-        paths = [self.folder / self.float32[format_].path, *(candidate.path for candidate in within)]
-        timed = times(paths, self.evaluator.seq_len)
-        chosen = min(within, key=lambda candidate: candidate.difference)
-        if self.options.quantize == "auto":
-            chosen = min(within, key=lambda candidate: timed.get(candidate.path, {}).get("time_ratio", np.inf))
+        auto = self.options.quantize == "auto"
+        timed = self._times(format_, *(candidate.path for candidate in within))
+        chosen = min(within, key=lambda one: timed[one.path]["time_ratio"] if auto and timed else one.difference)
         time = timed.get(chosen.path, {})
-        if not time:
-            faster, slower, figures = False, False, "it can be timed neither in streams nor in sequences"
-        else:
-            low, high = time["time_ratio_interval"]
-            faster, slower = high < 1, low > 1
+        low, high = time.get("time_ratio_interval", (1, 1))
+        faster, slower = high < 1, low > 1
+        figures = "it can be timed neither in streams nor in sequences"
+        if time:
             call = "a step" if time["scenario"] == "stream" else "a sequence"
             figures = f"in int8 {call} takes {time['time_ratio']:.2f} ({low:.2f} to {high:.2f}) of float32's time"
-        if self.options.quantize == "auto":
+        if auto:
             self.notes.append(f"{label if faster else label.replace('int8', 'float32')} is best here: {figures}")
             return chosen if faster else None, time
         if slower:
             self.notes.append(f"{INT8_FILES[format_]} is smaller here, but not faster: {figures}")
         return chosen, time
 
-    def _write_int8_c(self, graph: Path, target: Path, _: Settings, kept: Collection[str] = ()) -> None:
+    def _times(self, format_: str, *paths: Path) -> dict[Path, dict[str, Any]]:
+        return times([self.folder / self.float32[format_].path, *paths], self.seq_len)
+
+    def _write_int8_c(self, graph: Path, target: Path, _: Settings, kept: Collection[str]) -> None:
         """Write and compile C with all but the nodes in `kept` in int8."""
         lowered = [node.name for label, node in self._nodes.items() if label not in kept]
         export_c(graph, target, f"{self.name}_int8", lowered)
@@ -143,8 +141,7 @@ class LowerPrecision:
             path.unlink()
             self.notes.append(f"{path.name} is left out: {candidate.problem}")
             return
-        timed = times([self.folder / self.float32["torchscript"].path, path], self.evaluator.seq_len)
-        self._add(candidate, path, layers, [candidate], timed.get(path, {}))
+        self._add(candidate, path, layers, [candidate], self._times("torchscript", path).get(path, {}))
 
     def _write_float16(self) -> None:
         """The float16 artifact. Raises `ParityError` where float16 overflows or is over the budget."""
@@ -170,7 +167,7 @@ class LowerPrecision:
         timed: Mapping[str, Any],
     ) -> None:
         """List an artifact with its evidence; `layers` are its LSTM layers in lower precision, and all."""
-        float32 = next(a for a in self.float32.values() if Path(a.path).suffix == path.suffix)
+        float32 = self.float32[SUFFIXES[path.suffix].name]
         artifact = Artifact.of(path, float32.format, candidate.precision)
         evaluator = self.evaluator
         evidence = Evidence(

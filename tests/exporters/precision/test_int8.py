@@ -253,7 +253,7 @@ def test_matrices_of_one_shape_are_all_quantized(tmp_path):
 
 
 class Row(nn.Module):
-    """What stands after one another is quantized, and would name what is in integers alike."""
+    """Quantized layers follow one another, and names derived from theirs would collide."""
 
     def __init__(self):
         super().__init__()
@@ -268,7 +268,7 @@ class Row(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A parameter bears the name that the scale of another would have."""
+    """A parameter has the name that the scale of another would get."""
 
     def __init__(self):
         super().__init__()
@@ -284,7 +284,7 @@ class Scaled(nn.Module):
     [(Row(), "tokens:int64[batch,seq]"), (Scaled(), "x:float32[batch,seq,6]")],
     ids=["row", "scaled"],
 )
-def test_what_is_in_integers_has_names_of_its_own_and_what_is_read_elsewhere_stays(tmp_path, module, inputs):
+def test_quantized_values_get_unused_names_and_weights_that_are_also_read_elsewhere_stay(tmp_path, module, inputs):
     lifted, path = exported(tmp_path, module, [inputs])
     for weights in ("paired", "unsigned"):
         quantize_onnx(path, tmp_path / "q.onnx", Settings(weights=weights))

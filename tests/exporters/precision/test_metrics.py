@@ -37,7 +37,7 @@ def test_a_difference_is_seen_beside_a_large_offset_and_nan_is_infinite():
     assert metrics.difference({"y": expected * np.nan}, {"y": expected})[0] == math.inf
 
 
-def test_the_output_that_is_off_most_is_told():
+def test_the_output_with_the_largest_difference_is_reported():
     rng = np.random.default_rng(0)
     expected = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
     off, _ = metrics.difference({**expected, "wrong": -expected["wrong"]}, expected)

@@ -7,13 +7,12 @@ from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
 from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
-from lstm_deploy.exporters.precision.search import ANY_CPU, Evaluator, Int8Writer, search_int8
+from lstm_deploy.exporters.precision.search import ANY_CPU, Evaluator, search_int8
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.case_inputs import Effort
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
 
-ONNX = Int8Writer(quantize_onnx, ANY_CPU, ".onnx")
 SMALL = Effort(50, ((1, 1), (3, 7)), 1, 1e9)
 
 
@@ -29,8 +28,8 @@ class Three(nn.Module):
         return self.fc(self.lstm(x)[0])
 
 
-def ignore(_):
-    """A progress callback."""
+def search(path, folder, evaluator):
+    return search_int8(path, folder / "q.onnx", evaluator, lambda _: None, quantize_onnx, ANY_CPU)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def exported(tmp_path_factory):
 
 def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exported, tmp_path):
     path, data, cases = exported
-    within, tried = search_int8(path, tmp_path, Evaluator(path, data, cases, None), ignore, ONNX)
+    within, tried = search(path, tmp_path, Evaluator(path, data, cases, None))
     assert within == tried
     assert {candidate.settings["scales"] for candidate in tried} == {"per channel", "per tensor"}
     assert all(not candidate.kept and 0 < candidate.difference < 0.1 for candidate in tried)
@@ -54,10 +53,10 @@ def test_within_the_budget_all_settings_are_found_and_nothing_stays_in_float(exp
 def test_over_the_budget_layers_stay_in_float_the_most_sensitive_first(exported, tmp_path):
     path, data, cases = exported
     free = Evaluator(path, data, cases, 1.0)
-    _, tried = search_int8(path, tmp_path, free, ignore, ONNX)
+    _, tried = search(path, tmp_path, free)
     whole = min(candidate.difference for candidate in tried)
     budget = Evaluator(path, data, cases, 0.6 * whole)
-    within, tried = search_int8(path, tmp_path, budget, ignore, ONNX)
+    within, tried = search(path, tmp_path, budget)
     alone = {candidate.kept[0]: candidate.difference for candidate in tried if len(candidate.kept) == 1}
     assert len(alone) == 3
     (candidate,) = within
@@ -68,7 +67,7 @@ def test_over_the_budget_layers_stay_in_float_the_most_sensitive_first(exported,
 
 def test_where_nothing_holds_the_reason_is_kept(exported, tmp_path):
     path, data, cases = exported
-    within, tried = search_int8(path, tmp_path, Evaluator(path, data, cases, 1e-9), ignore, ONNX)
+    within, tried = search(path, tmp_path, Evaluator(path, data, cases, 1e-9))
     assert within == []
     assert all("of how much these vary on inputs drawn at random, where 1e-07% is allowed" in t.problem for t in tried)
 
@@ -89,7 +88,7 @@ def test_slower_weights_are_tried_only_where_no_faster_are_within_the_budget(exp
         best[weights] = exact.evaluate(tmp_path / "q.onnx", "int8").difference
     assert best["unsigned"] < best["paired"]
     between = Evaluator(path, data, cases, sum(best.values()) / 2)
-    (candidate,), tried = search_int8(path, tmp_path, between, ignore, ONNX)
+    (candidate,), tried = search(path, tmp_path, between)
     assert [candidate.settings["weights"] for candidate in tried] == ["int8", "int8", "uint8"]
     assert (candidate.settings["weights"], candidate.kept) == ("uint8", ())
 

@@ -44,13 +44,13 @@ def net():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Fewer carried steps, and no benchmark, where neither is what is tested."""
+    """Fewer carried steps and no benchmark, for tests of neither."""
     monkeypatch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
     monkeypatch.setattr(selection, "times", timing((0.9, 1.1)))
 
 
 def timing(interval):
-    """In place of the benchmark: int8 takes this part of float32's time."""
+    """Replaces the benchmark: int8 takes this fraction of float32's time."""
     return lambda paths, _: {path: {**FAST, "time_ratio_interval": interval} for path in paths}
 
 
@@ -235,8 +235,8 @@ def test_the_command_line_quantizes_on_what_the_training_held_out(prices, tmp_pa
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["artifacts"][1]["evidence"]["data"] == "the held-out part of prices.csv"
     assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
-    again = run(app, f"export {tmp_path}/m.safetensors --quantize int8 --format onnx -o {tmp_path}/out".split())
-    assert "up to date" in again.stdout
+    second = run(app, f"export {tmp_path}/m.safetensors --quantize int8 --format onnx -o {tmp_path}/out".split())
+    assert "up to date" in second.stdout
 
 
 def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path, quick):
@@ -249,7 +249,7 @@ def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path, qui
     assert "give a part, as 1% or 0.01" in result.stderr
 
 
-def test_a_dry_run_names_what_may_come(forecaster, tmp_path, quick):
+def test_a_dry_run_lists_the_files_that_may_be_written(forecaster, tmp_path, quick):
     plan = make_plan(tmp_path / "out", Origin(path=forecaster), precision=PrecisionOptions(quantize="int8", half=True))
     assert {"model.int8.onnx", "model.int8.torchscript", "model.fp16.onnx"} <= set(plan.preview()["files"])
     assert not (tmp_path / "out").exists()
