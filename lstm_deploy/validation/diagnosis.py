@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from lstm_deploy.artifacts import Check, Diagnosis, lint, onnx_graph
-from lstm_deploy.contract import Array, Feeds, Outputs, sample_inputs, sample_state, sizes_of
+from lstm_deploy.contract import Array, Feeds, Outputs
 from lstm_deploy.errors import one_line
 from lstm_deploy.runtimes import Runtime
+from lstm_deploy.validation.case_inputs import single_call
 from lstm_deploy.validation.checks import SECOND_CALL, Subject
 from lstm_deploy.validation.judging import CheckResults, open_emulating
-from lstm_deploy.validation.parity_case import dynamic_axes
+from lstm_deploy.validation.parity_case import output_sizes
 from lstm_deploy.validation.reference import Reference
-from lstm_deploy.validation.tolerances import AFFINE_FIT, KNOWN_FAULT, OUTPUT_SIZE, STATE_SIZE, UNIT_FACTOR, sizes
+from lstm_deploy.validation.tolerances import AFFINE_FIT, KNOWN_FAULT, UNIT_FACTOR
 from lstm_deploy.validation.wiring_faults import Run, wiring_faults
 
 _OVERFLOW = re.compile(r"-?(nan|inf) where -?\d")
@@ -111,12 +113,13 @@ class _Experiments:
                 got = self._run(feeds)
             except Exception:
                 continue
+            sizes = output_sizes(self.signature, [right])
             for spec in self.specs:
                 value, expected = got[spec.name], right[spec.name]
                 if value.shape != expected.shape:
                     shapes = f"{list(value.shape)}, not {list(expected.shape)}"
                     return f"in a call of {seq} step(s) {spec.name} has the shape {shapes}"
-                off = np.nan_to_num(np.abs(value - expected) / self._size(spec.name, right), nan=np.inf)
+                off = np.nan_to_num(np.abs(value - expected) / sizes[spec.name], nan=np.inf)
                 if (off > self.near).any():
                     index = [int(i) for i in np.argwhere(off > self.near)[0]]
                     named = {"batch": "row", "seq": "step"}
@@ -236,18 +239,13 @@ class _Experiments:
         """Sizes that the artifact insists on, as it fails at others."""
         works = []
         for batch, seq in ((1, 1), (1, SEQ), (BATCH, 1), (2, 6), (2, 2)):
-            try:
+            with suppress(Exception):
                 self._run(self._feeds(batch, seq))
                 works.append(f"batch {batch} with {seq} step(s)")
-            except Exception:
-                continue
         return f"the graph is frozen: of several sizes it runs on {', '.join(works) or 'none'} only"
 
     def _feeds(self, batch: int = BATCH, seq: int = SEQ) -> dict[str, Array]:
-        rng = np.random.default_rng(0)
-        sizes = self.signature.clamp(sizes_of(self.signature.inputs, batch, seq))
-        inputs = sample_inputs(self.signature.inputs, sizes, rng)
-        return {**inputs, **sample_state(self.signature, sizes["batch"], rng)}
+        return single_call(self.signature, batch, seq, np.random.default_rng(0)).feeds
 
     def _run(self, feeds: Feeds) -> Outputs:
         """The artifact, its state in the type that it takes."""
@@ -257,16 +255,12 @@ class _Experiments:
 
     def _alike(self, got: Outputs, expected: Outputs, right: Outputs, names: Sequence[str] | None = None) -> bool:
         """Whether these outputs, or all, differ by no more than those of one fault, beside the size of right ones."""
+        sizes = output_sizes(self.signature, [right])
         return all(
             got[name].shape == expected[name].shape
-            and bool((np.abs(got[name] - expected[name]) <= self.near * self._size(name, right)).all())
+            and bool((np.abs(got[name] - expected[name]) <= self.near * sizes[name]).all())
             for name in (right if names is None else names)
         )
-
-    def _size(self, name: str, right: Outputs) -> Array:
-        spec = next(spec for spec in self.specs if spec.name == name)
-        least = STATE_SIZE if name in self.states else OUTPUT_SIZE
-        return np.maximum(sizes(right[name], dynamic_axes(spec)), least)
 
 
 def _details(failures: Sequence[Check], *names: str) -> str:

@@ -1,23 +1,14 @@
 """Running all checks of some artifacts, those that run an artifact in a process of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import (
-    Artifact,
-    Bundle,
-    Check,
-    CrashError,
-    Diagnosis,
-    ParityReport,
-    Profile,
-    onnx_graph,
-    run_isolated,
-)
+from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, Profile, onnx_graph, run_isolated
 from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, open_runtime
@@ -41,31 +32,6 @@ class CheckResults(NamedTuple):
     profiles: list[Profile]
     contract: Signature | None
     """The contract that the artifact carries; none if it could not be opened."""
-
-
-def check_artifacts(
-    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], described: str
-) -> ParityReport:
-    """Compare artifacts of a bundle that were just written with its golden trace and the reference's cases."""
-    return report_of(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), described)
-
-
-def report_of(
-    results: Sequence[CheckResults],
-    described: str,
-    diagnoses: Sequence[Diagnosis] = (),
-    left_out: Sequence[str] = (),
-) -> ParityReport:
-    """The report of several artifacts; `described` names the reference."""
-    checks = tuple(check for result in results for check in result.checks)
-    return ParityReport(
-        passed=all(check.passed for check in checks),
-        reference=described,
-        checks=checks,
-        profiles=tuple(profile for result in results for profile in result.profiles),
-        diagnoses=tuple(diagnoses),
-        left_out=tuple(left_out),
-    )
 
 
 def judge(
@@ -122,22 +88,16 @@ def check_file(
 
     A rollout is compared with its own model instead, called once for each step.
     """
-    single = None
+    model = None
     if subject.model is not None:
-        single = open_runtime(subject.model, provider)
-        try:
-            cases, tolerances = make_rollout_cases(single, subject.rollout_steps), AS_MODEL
-        finally:
-            single.close()
-    runtime = open_emulating(subject.path, subject.precision, provider)
-    try:
-        if single is None:
+        with closing(open_runtime(subject.model, provider)) as model:
+            cases, tolerances = make_rollout_cases(model, subject.rollout_steps), AS_MODEL
+    with closing(open_emulating(subject.path, subject.precision, provider)) as runtime:
+        if model is None:
             refuse_rollout(runtime, subject.name)
         else:
-            _check_model(subject, runtime.signature, single.signature)
+            _check_model(subject, runtime.signature, model.signature)
         return check_runtime(subject, runtime, cases, tolerances)
-    finally:
-        runtime.close()
 
 
 def check_runtime(
@@ -150,8 +110,7 @@ def check_runtime(
     comparison = Comparison(runtime, subject.name, subject.precision, tolerances)
     cases = [case for case in cases if case.for_int8 or subject.precision != "int8"]
     context = CheckContext(subject, runtime.provider, runtime=runtime, comparison=comparison, cases=cases)
-    checks = run_checks(context)
-    return CheckResults(checks, comparison.profiles(), runtime.signature)
+    return CheckResults(run_checks(context), comparison.profiles(), runtime.signature)
 
 
 def open_emulating(path: Path, precision: str, provider: str) -> Runtime:

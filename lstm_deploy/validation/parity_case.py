@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE, sizes
 
@@ -70,18 +70,13 @@ def shortened(cases: Sequence[ParityCase], steps: int) -> list[ParityCase]:
     ]
 
 
-def dynamic_axes(spec: TensorSpec) -> tuple[int, ...]:
-    """The axes whose size is not fixed by the contract."""
-    return tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
-
-
 def output_sizes(signature: Signature, calls: Sequence[Outputs]) -> dict[str, Array]:
     """How large the entries of each output are over some calls."""
     least = dict.fromkeys(signature.outputs, OUTPUT_SIZE) | dict.fromkeys(signature.state_outputs, STATE_SIZE)
     return {
         spec.name: np.maximum(np.max(per_call, axis=0), size)
         for spec, size in least.items()
-        if (per_call := [sizes(outputs[spec.name], dynamic_axes(spec)) for outputs in calls if spec.name in outputs])
+        if (per_call := [sizes(outputs[spec.name], spec) for outputs in calls if spec.name in outputs])
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import Array, TensorSpec
 from lstm_deploy.errors import InputError
 
 
@@ -98,8 +98,9 @@ def relative_tolerance(precision: str, provider: str) -> float:
     return TOLERANCES[precision, provider].relative
 
 
-def sizes(expected: Array, dynamic_axes: tuple[int, ...]) -> Array:
-    """The largest finite |value| over the dynamic axes, which are kept with size 1."""
+def sizes(expected: Array, spec: TensorSpec) -> Array:
+    """The largest finite |value| over the axes that the contract does not fix, which are kept with size 1."""
+    dynamic_axes = tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
     finite = np.where(np.isfinite(expected), np.abs(expected), 0.0)
     return np.asarray(finite.max(axis=dynamic_axes, keepdims=True, initial=0.0))
 

@@ -1,6 +1,6 @@
 """Known faults in weights: the reference model made wrong in one way after another, to be compared with an artifact."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations, permutations
 
@@ -37,6 +37,13 @@ def weight_faults(lifted: Lifted) -> Iterator[str]:
                 lifted.load_state_dict(right)
 
 
+def wrong_gate_orders(gates: Iterable[str]) -> Iterator[tuple[str, list[int]]]:
+    """All orders of gates but the right one: a phrase, and the positions that the gates are taken from."""
+    right, *wrong = permutations(gates)
+    for order in wrong:
+        yield f"stand in the order {' '.join(order)}, not {' '.join(right)}", [right.index(gate) for gate in order]
+
+
 def _faults(module: nn.Module) -> Iterator[Fault]:
     for path, child in module.named_modules():
         if isinstance(child, RECURRENT_MODULES):
@@ -55,14 +62,12 @@ def _lstm_faults(name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
     gated = {key: value for key, value in weights.items() if not key.startswith("weight_hr")}
     groups = {name: list(gated.values())} | {f"{key} of {name}": [value] for key, value in gated.items()}
     for group, tensors in groups.items():
-        right_order, *wrong_orders = permutations(GATES)
-        for order in wrong_orders:
-            fault = f"the gates of {group} stand in the order {' '.join(order)}, not {' '.join(right_order)}"
-            yield fault, partial(_reorder_gates, tensors, [right_order.index(gate) for gate in order])
+        for fault, positions in wrong_gate_orders(GATES):
+            yield f"the gates of {group} {fault}", partial(_reorder_gates, tensors, positions)
     layers = sorted({key.partition("_l")[2] for key in weights if "_l" in key})
     for a, b in combinations(layers, 2):
-        keys = [key.removesuffix(f"_l{a}") for key in weights if key.endswith(f"_l{a}")]
-        pairs = [(weights[f"{key}_l{a}"], weights[f"{key}_l{b}"]) for key in keys]
+        kinds = [key.removesuffix(f"_l{a}") for key in weights if key.endswith(f"_l{a}")]
+        pairs = [(weights[f"{kind}_l{a}"], weights[f"{kind}_l{b}"]) for kind in kinds]
         if alike := [(x, y) for x, y in pairs if x.shape == y.shape]:
             yield f"layers {a} and {b} of {name} have each other's weights", partial(_exchange, alike)
     for key, value in weights.items():
