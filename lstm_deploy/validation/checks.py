@@ -19,7 +19,7 @@ from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation import case_inputs
 from lstm_deploy.validation.comparison import Comparison
-from lstm_deploy.validation.parity_case import ParityCase
+from lstm_deploy.validation.parity_case import ParityCase, typed_feeds
 from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
 from lstm_deploy.validation.stream_checks import stream_problems
 
@@ -50,7 +50,7 @@ class Subject(Struct, frozen=True, kw_only=True):
 
 
 class CheckContext(NamedTuple):
-    """All that checks may need of an artifact; what is not at hand is none."""
+    """All that checks may need of an artifact; what is not at hand is None."""
 
     subject: Subject
     provider: str
@@ -59,22 +59,19 @@ class CheckContext(NamedTuple):
     failure: Exception | None = None
     """Why the artifact could not be run at all."""
     bundle: Bundle | None = None
-    """That the artifact belongs to."""
     graph: onnx.ModelProto | InputError | None = None
     """Of an ONNX artifact, or why it cannot be read."""
     lifted: "Lifted | None" = None
-    """The PyTorch model."""
     runtime: Runtime | None = None
     comparison: Comparison | None = None
     cases: Sequence[ParityCase] | None = None
 
 
 class Findings(NamedTuple):
-    """The problems that a check of the artifact as a whole found, one sentence each."""
+    """The problems that a check of the artifact as a whole found, one sentence each; if none, its detail."""
 
     problems: Sequence[str]
     if_none: str
-    """The detail of the check where there are none."""
 
 
 class CheckSpec(NamedTuple):
@@ -113,12 +110,6 @@ def run_checks(context: CheckContext) -> list[Check]:
             ]
         checks += result or ()
     return checks
-
-
-def in_order(checks: Sequence[Check]) -> list[Check]:
-    """Checks that were run in several places, in the order of the registry."""
-    names = [spec.name for spec in CHECKS]
-    return sorted(checks, key=lambda check: names.index(check.name))
 
 
 def _contract(carried: Signature, subject: Subject) -> Findings | None:
@@ -196,8 +187,7 @@ def _repeatable(runtime: Runtime, cases: Sequence[ParityCase]) -> Findings:
     # The largest call, in which chance has the most to do.
     single = (case for case in cases if len(case.calls) == 1)
     case = max(single, key=lambda case: sum(value.size for value in case.calls[0].values()), default=cases[0])
-    dtypes = {spec.name: spec.dtype for spec in (*runtime.signature.inputs, *runtime.signature.state_inputs)}
-    feeds = {name: value.astype(dtypes[name]) for name, value in {**case.calls[0], **case.state}.items()}
+    feeds = typed_feeds(runtime.signature, {**case.calls[0], **case.state})
     try:
         first = {name: value.copy() for name, value in runtime.run(feeds).items()}
         runtime.run({name: _other_value(value) for name, value in feeds.items()})
@@ -216,7 +206,7 @@ def _other_value(value: Array) -> Array:
 
 
 def _rollout(comparison: Comparison, cases: Sequence[ParityCase], subject: Subject) -> list[Check]:
-    """A rollout that is a file of its own has cases already; one inside the file of a model is compared with that."""
+    """A rollout that is a file of its own has cases already; one inside a model's file is compared with that model."""
     model = comparison.runtime
     if model.rollout is None:
         return comparison.compare("rollout", cases)

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from lstm_deploy.artifacts import Check, Diagnosis, lint, onnx_graph
-from lstm_deploy.contract import Array, Feeds, Outputs
+from lstm_deploy.contract import Array, Feeds, Outputs, TensorSpec
 from lstm_deploy.errors import one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation.case_inputs import single_call
 from lstm_deploy.validation.checks import SECOND_CALL, Subject
 from lstm_deploy.validation.judging import CheckResults, open_emulating
-from lstm_deploy.validation.parity_case import output_sizes
+from lstm_deploy.validation.parity_case import output_sizes, typed_feeds
 from lstm_deploy.validation.reference import Reference
 from lstm_deploy.validation.tolerances import AFFINE_FIT, KNOWN_FAULT, UNIT_FACTOR
-from lstm_deploy.validation.wiring_faults import Run, wiring_faults
+from lstm_deploy.validation.wiring_faults import Run, are, wiring_faults
 
 _OVERFLOW = re.compile(r"-?(nan|inf) where -?\d")
 """How a check says that an output is not a number where the reference is one."""
@@ -134,37 +134,35 @@ class _Experiments:
         self, run: Run, feeds: Feeds, got: Outputs, right: Outputs, names: Sequence[str] | None = None
     ) -> Iterator[str]:
         """The faults that explain these outputs, or all."""
-        vectors: dict[str, Array] = {}
-        if self.lifted is not None:
-            from lstm_deploy.validation.weight_faults import constants
-
-            vectors = constants(self.lifted)
-        for fault, outputs in wiring_faults(self.signature, run, feeds, vectors):
+        weights = self.lifted.state_dict() if self.lifted is not None else {}
+        constants = {
+            name.removeprefix("module."): value.double().numpy()
+            for name, value in weights.items()
+            if value.dim() == 1 and value.is_floating_point()  # what could be part of a scaling
+        }
+        for fault, outputs in wiring_faults(self.signature, run, feeds, constants):
             if self._alike(got, outputs, right, names) and not self._alike(outputs, right, right, names):
                 yield fault
 
     def _ignored_inputs(self, feeds: Feeds, got: Outputs, right: Outputs | None = None) -> Iterator[str]:
         """Inputs that change nothing at all, though they should."""
-        ignored = []
-        lengths = {spec.name for spec in self.signature.inputs if spec.is_lengths}
-        for name in self.signature.input_names:
-            changed = {**feeds, name: _other(feeds[name])}
-            if name in lengths:
-                changed[name] = np.maximum(changed[name], 1)
+        ignored: list[TensorSpec] = []
+        for spec in (*self.signature.inputs, *self.signature.state_inputs):
+            other = _other(feeds[spec.name])
+            changed = {**feeds, spec.name: np.maximum(other, 1) if spec.is_lengths else other}
             try:
                 moved = any((got[output] != value).any() for output, value in self._run(changed).items())
             except Exception:
                 continue
             if not moved and not (right and self.reference and self._alike(self.reference.run(changed), right, right)):
-                ignored.append(name)
+                ignored.append(spec)
         if not ignored:
             return
         initial = self.signature.initial_state(BATCH)
-        starts = {**feeds, **{name: initial[name] for name in ignored if name in initial}}
+        starts = {**feeds, **{spec.name: initial[spec.name] for spec in ignored if spec.name in initial}}
         known = self.reference is not None and self._alike(got, fresh := self.reference.run(starts), fresh)
         start = "its initial value" if known else "something else"
-        is_ = "is" if len(ignored) == 1 else "are"
-        yield f"{' and '.join(ignored)} {is_} ignored: every call starts from {start}"
+        yield f"{are(ignored)} ignored: every call starts from {start}"
 
     def _sometimes(self, reference: Reference) -> Iterator[str]:
         """Sizes, or a start, at which it is wrong, while it is right at others."""
@@ -248,10 +246,7 @@ class _Experiments:
         return single_call(self.signature, batch, seq, np.random.default_rng(0)).feeds
 
     def _run(self, feeds: Feeds) -> Outputs:
-        """The artifact, its state in the type that it takes."""
-        contract = self.runtime.signature
-        types = {spec.name: spec.dtype for spec in (*contract.inputs, *contract.state_inputs)}
-        return self.runtime.run({name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()})
+        return self.runtime.run(typed_feeds(self.runtime.signature, feeds))
 
     def _alike(self, got: Outputs, expected: Outputs, right: Outputs, names: Sequence[str] | None = None) -> bool:
         """Whether these outputs, or all, differ by no more than those of one fault, beside the size of right ones."""

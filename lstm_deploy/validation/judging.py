@@ -12,7 +12,7 @@ from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, Profile, 
 from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, open_runtime
-from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Subject, in_order, run_checks
+from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Subject, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
 from lstm_deploy.validation.golden_trace import golden_cases
@@ -122,30 +122,25 @@ def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
     return open_runtime(path, provider)
 
 
-def check_files(
-    subjects: Sequence[Subject],
-    cases: Sequence[ParityCase],
-    provider: str = "cpu",
-    tolerances: Mapping[str, Override] | None = None,
-) -> list[CheckResults | Exception]:
+def check_files(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:
     """`check_file` of each, or the `InputError` of a file that cannot be opened."""
     outcomes: list[CheckResults | Exception] = []
     for subject in subjects:
         try:
-            outcomes.append(check_file(subject, cases, provider, tolerances))
+            outcomes.append(check_file(subject, *arguments))
         except InputError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _isolated(subjects: Sequence[Subject], *more: Any) -> list[CheckResults | Exception]:
+def _isolated(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:
     """`check_files` in another process; should it crash, each file in one of its own."""
     try:
-        return run_isolated(check_files, subjects, *more)
+        return run_isolated(check_files, subjects, *arguments)
     except CrashError as error:
         if len(subjects) == 1:
             return [error]
-        return [outcome for subject in subjects for outcome in _isolated([subject], *more)]
+        return [outcome for subject in subjects for outcome in _isolated([subject], *arguments)]
 
 
 def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None:
@@ -174,4 +169,6 @@ def _completed(
         except InputError as error:
             graph = error
     context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted)
-    return results._replace(checks=in_order([*run_checks(context), *results.checks]))
+    order = [spec.name for spec in CHECKS]
+    checks = sorted([*run_checks(context), *results.checks], key=lambda check: order.index(check.name))
+    return results._replace(checks=checks)

@@ -17,7 +17,6 @@ class ParityCase(NamedTuple):
     """Chained calls, each from the state that the one before left, and the outputs expected of each."""
 
     check: str
-    """The check that it belongs to."""
     where: str
     """What sets it apart from the others of its check, for the report."""
     state: Feeds
@@ -34,6 +33,12 @@ class ParityCase(NamedTuple):
     """How many times the usual tolerance is allowed."""
     for_int8: bool = True
     """Whether int8 has to pass it: 8 bits have no NaN, and a step as coarse as the largest input is large."""
+
+
+def typed_feeds(signature: Signature, feeds: Feeds) -> Outputs:
+    """Feeds in the types of the contract: states are float32, and a float16 artifact takes them in float16."""
+    types = {spec.name: spec.dtype for spec in (*signature.inputs, *signature.state_inputs)}
+    return {name: value.astype(types.get(name, value.dtype), copy=False) for name, value in feeds.items()}
 
 
 def run_case(runtime: Runtime, case: ParityCase) -> Iterator[Outputs]:
@@ -53,11 +58,11 @@ def run_case(runtime: Runtime, case: ParityCase) -> Iterator[Outputs]:
     for inputs, expected in zip(case.calls, case.expected, strict=True):
         recurrence.inputs[name][...] = inputs[name]
         recurrence.step()
+        outputs = dict(recurrence.outputs)
         if pairs[0][1].name in expected:  # reading the state costs more than the step
             state = recurrence.get_state()
-            yield {**recurrence.outputs, **{after.name: state[before.name] for before, after in pairs}}
-        else:
-            yield recurrence.outputs
+            outputs |= {after.name: state[before.name] for before, after in pairs}
+        yield outputs
 
 
 def shortened(cases: Sequence[ParityCase], steps: int) -> list[ParityCase]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lstm_deploy.contract import Array, Feeds, Forecast, Outputs, layout_of, sample_inputs, sample_state, sizes_of
 from lstm_deploy.runtimes import Runtime, StateStream, Stepper, Stream, WindowStream
+from lstm_deploy.validation.parity_case import typed_feeds
 from lstm_deploy.validation.tolerances import STREAM, STREAM_SIZE
 
 ROWS, STEPS, SAVED = 3, 12, 6
@@ -28,11 +29,9 @@ def _state_stream(runtime: Runtime) -> list[str]:
     one_step = signature.clamp(sizes_of(signature.inputs, ROWS, 1))
     inputs = [sample_inputs(signature.inputs, one_step, rng)[x.name] for _ in range(STEPS)]
     first = state = sample_state(signature, ROWS, rng)
-    dtypes = {spec.name: spec.dtype for spec in signature.state_inputs}
     expected: list[Array] = []
     for value in inputs:
-        typed = {name: value.astype(dtypes[name], copy=False) for name, value in state.items()}
-        outputs = runtime.run({x.name: value, **typed})
+        outputs = runtime.run(typed_feeds(signature, {x.name: value, **state}))
         expected.append(outputs[signature.outputs[0].name])
         state = signature.next_state(outputs)
 
