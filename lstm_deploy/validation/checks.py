@@ -39,7 +39,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     name: str
     precision: str
     contract: Signature | None = None
-    """The contract that it should carry, if that is known."""
+    """That it should carry, if it is known."""
     bundle: Bundle | None = None
     artifact: Artifact | None = None
     problems: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class CheckContext(NamedTuple):
     subject: Subject
     provider: str
     contract: Signature | None = None
-    """The contract that the artifact carries, once it was opened."""
+    """That the artifact carries, once it was opened."""
     failure: Exception | None = None
     """Why the artifact could not be run at all."""
     bundle: Bundle | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 
 from lstm_deploy.contract import Array, Feeds, Forecast, Outputs, layout_of, sample_inputs, sample_state, sizes_of
 from lstm_deploy.runtimes import Runtime, StateStream, Stepper, Stream, WindowStream
@@ -50,10 +51,9 @@ def _state_stream(runtime: Runtime) -> list[str]:
 def _window_stream(runtime: Runtime) -> list[str]:
     """A stream that sees the latest rows."""
     stream, step, rng = WindowStream(runtime, ROWS), Stepper(runtime), np.random.default_rng(5)
-    x = runtime.signature.inputs[0]
     shape = (ROWS, stream.window + 3, layout_of(runtime.signature).width)
-    values = rng.standard_normal(shape) if x.low is None or x.high is None else rng.uniform(x.low, x.high, shape)
-    rows = values.astype(np.float32)
+    x = replace(runtime.signature.inputs[0], dtype="float32", shape=shape)
+    rows = sample_inputs([x], {}, rng)[x.name]
     initial = runtime.signature.initial_state(ROWS)
     expected = [step(rows[:, start : start + stream.window], initial)[0] for start in range(4)]
     until_full = [np.full_like(expected[0], np.nan)] * (stream.window - 1)
