@@ -183,8 +183,8 @@ def _stream(runtime: Runtime) -> Findings | None:
 
 
 def _repeatable(runtime: Runtime, cases: Sequence[ParityCase]) -> Findings:
-    """The same call twice, another one in between, gives the same bits: nothing is remembered or drawn."""
-    # The largest call, in which chance has the most to do.
+    """The same call twice, another one in between, gives the same bits: no call is remembered, no number is random."""
+    # The largest call is the likeliest to show randomness.
     single = (case for case in cases if len(case.calls) == 1)
     case = max(single, key=lambda case: sum(value.size for value in case.calls[0].values()), default=cases[0])
     feeds = typed_feeds(runtime.signature, {**case.calls[0], **case.state})
@@ -194,15 +194,15 @@ def _repeatable(runtime: Runtime, cases: Sequence[ParityCase]) -> Findings:
         second = runtime.run(feeds)
     except Exception as error:  # whatever a runtime raises
         return Findings([f"The call failed: {one_line(error)}."], "")
-    changed = [name for name in first if first[name].tobytes() != second[name].tobytes()]
-    problems = [f"{', '.join(changed)} {SECOND_CALL}."] if changed else []
+    changed = ", ".join(name for name in first if first[name].tobytes() != second[name].tobytes())
+    problems = [f"{changed} {SECOND_CALL}."] if changed else []
     return Findings(problems, "the same call gives the same bits, another one in between")
 
 
 def _other_value(value: Array) -> Array:
     """Another value that the same input could have."""
-    other = value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else np.flip(value)
-    return np.array(other)  # one number is no array any more
+    # An array also where arithmetic turns an array of one number into a scalar.
+    return np.array(value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else np.flip(value))
 
 
 def _rollout(comparison: Comparison, cases: Sequence[ParityCase], subject: Subject) -> list[Check]:

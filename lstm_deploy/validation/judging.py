@@ -55,10 +55,10 @@ def judge(
     outcomes: dict[str, CheckResults | Exception] = {}
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
         alike = [subject for subject in subjects if subject.path.suffix == suffix]
-        names = ", ".join(subject.name for subject in alike)
-        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
+        names = [subject.name for subject in alike]
+        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {', '.join(names)}")
         results = (_isolated if isolate else check_files)(alike, cases, provider, tolerances)
-        outcomes.update(zip((subject.name for subject in alike), results, strict=True))
+        outcomes.update(zip(names, results, strict=True))
     return [_completed(subject, outcomes[subject.name], provider, lifted) for subject in subjects]
 
 

@@ -23,8 +23,7 @@ def make_rollout_cases(runtime: Runtime, steps: int) -> list[ParityCase]:
     cases = []
     for where, inputs, state in inputs_of(runtime, contract, steps):
         expected = unroll(runtime, {**inputs, **state})
-        sizes = output_sizes(contract, [expected])
-        cases.append(ParityCase("rollout", where, state, (inputs,), (expected,), sizes))
+        cases.append(ParityCase("rollout", where, state, (inputs,), (expected,), output_sizes(contract, [expected])))
     return cases
 
 
@@ -51,7 +50,7 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
         }
         return inputs, sample_state(contract, batch, rng)
 
-    # As hot as its logits are spread, so that the draw, and not the likeliest token alone, decides.
+    # A temperature as large as the spread of the logits, so that other tokens than the likeliest are drawn, too.
     inputs, state = text(4, 9, 0.0, 0)
     logits = Stepper(runtime)(inputs["x"], state)[0]
     hot = 2 * float(np.std(logits[np.isfinite(logits)])) + 1e-3

@@ -24,7 +24,7 @@ def stream_problems(runtime: Runtime) -> list[str] | None:
 
 
 def _state_stream(runtime: Runtime) -> list[str]:
-    """A stream that carries its state."""
+    """Problems of a stream that carries its state."""
     signature, rng = runtime.signature, np.random.default_rng(5)
     (x,) = signature.inputs
     one_step = signature.clamp(sizes_of(signature.inputs, ROWS, 1))
@@ -49,7 +49,7 @@ def _state_stream(runtime: Runtime) -> list[str]:
 
 
 def _window_stream(runtime: Runtime) -> list[str]:
-    """A stream that sees the latest rows."""
+    """Problems of a stream that sees the latest rows."""
     stream, step, rng = WindowStream(runtime, ROWS), Stepper(runtime), np.random.default_rng(5)
     shape = (ROWS, stream.window + 3, layout_of(runtime.signature).width)
     x = replace(runtime.signature.inputs[0], dtype="float32", shape=shape)
@@ -62,7 +62,7 @@ def _window_stream(runtime: Runtime) -> list[str]:
 
 
 def _rows(stream: Stream, x: Array) -> list[str]:
-    """Rows that are reset, and that go on alone."""
+    """Problems of rows that are reset, and of rows that go on alone."""
     stream.reset(rows=[1])
     start, kept = stream.state, stream.get_rows([0, 2])
     problems = _states(stream.get_rows([1]), stream.initial_state(1), "of a row that was reset")
