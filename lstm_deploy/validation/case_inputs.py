@@ -21,7 +21,7 @@ class Effort(NamedTuple):
     splits: int
     """Random splits of a sequence into chunks."""
     work: float
-    """Rows × steps × weights that one case may take; where it would be more, shorter calls prove as much."""
+    """Rows × steps × weights that one case may take; larger ones would prove no more."""
 
 
 QUICK = Effort(1_000, ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3), (64, 2), (1, 400)), 1, 5e9)
@@ -89,7 +89,7 @@ def shapes(signature: Signature, effort: Effort, rng: np.random.Generator) -> It
 
 
 def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
-    """Inputs and states as they do not occur in training, and every token of a vocabulary."""
+    """Inputs and states beyond those of training, and every token of a vocabulary."""
     usual = single_call(signature, 3, 6, rng)._replace(slack=LARGE_CELLS)
     cell_states = signature.cell_states
 
@@ -143,7 +143,7 @@ def rows(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[
 
 
 def lengths(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
-    """Rows of unequal length, in no order."""
+    """Rows of unequal length, unsorted."""
     for spec in signature.inputs:
         if spec.is_lengths:
             usual = single_call(signature, 5, 9, rng, "lengths from 1 to all")
@@ -175,7 +175,7 @@ def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Ite
 
 
 def split_steps(specs: Sequence[TensorSpec], values: Feeds, parts: Sequence[int]) -> list[Outputs]:
-    """The values of each part of the time, given in steps; what is not along the time is the same for all."""
+    """Split values along time into parts of the given steps; those without a time axis are the same in each part."""
 
     def part(spec: TensorSpec, start: int, stop: int) -> Array:
         value = values[spec.name]
@@ -219,7 +219,7 @@ def _float_row_axes(signature: Signature) -> list[tuple[str, int]]:
 
 
 def _scaled(value: Array, spec: TensorSpec, factor: float) -> Array:
-    """Farther from the middle of the range of training, or nearer; nearest is 0."""
+    """Values moved away from the middle of the training range, or, with a factor below 1, towards 0."""
     if not spec.dtype.startswith("float"):
         return value
     middle = (np.add(spec.low, spec.high) / 2).astype(value.dtype) if factor > 1 and spec.low and spec.high else 0.0

@@ -1,4 +1,4 @@
-"""Running all checks of some artifacts, those that run an artifact in a process of its own."""
+"""Running all checks of some artifacts; those that need a runtime run in a subprocess."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -46,7 +46,7 @@ def judge(
 ) -> list[CheckResults]:
     """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
 
-    With `isolate`, those of one format run in a process of their own; should it crash, each runs in another.
+    With `isolate`, artifacts of one format share a subprocess; should it crash, each runs in one of its own.
     """
     for subject in subjects:
         relative_tolerance(subject.precision, provider)  # or there is nothing to compare with
@@ -134,7 +134,7 @@ def check_files(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResul
 
 
 def _isolated(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:
-    """`check_files` in another process; should it crash, each file in one of its own."""
+    """`check_files` in a subprocess; should it crash, each file in one of its own."""
     try:
         return run_isolated(check_files, subjects, *arguments)
     except CrashError as error:

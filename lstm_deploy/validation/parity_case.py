@@ -10,7 +10,7 @@ import numpy as np
 
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature
 from lstm_deploy.runtimes import Runtime
-from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE, sizes
+from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE
 
 
 class ParityCase(NamedTuple):
@@ -76,13 +76,16 @@ def shortened(cases: Sequence[ParityCase], steps: int) -> list[ParityCase]:
 
 
 def output_sizes(signature: Signature, calls: Sequence[Outputs]) -> dict[str, Array]:
-    """How large the entries of each output are over some calls."""
+    """The largest finite |value| over some calls and the axes that the contract does not fix, kept with size 1."""
     least = dict.fromkeys(signature.outputs, OUTPUT_SIZE) | dict.fromkeys(signature.state_outputs, STATE_SIZE)
-    return {
-        spec.name: np.maximum(np.max(per_call, axis=0), size)
-        for spec, size in least.items()
-        if (per_call := [sizes(outputs[spec.name], spec) for outputs in calls if spec.name in outputs])
-    }
+    sizes: dict[str, Array] = {}
+    for spec, size in least.items():
+        axes = tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
+        for value in (outputs[spec.name] for outputs in calls if spec.name in outputs):
+            finite = np.where(np.isfinite(value), np.abs(value), 0.0)  # floats, also of integers
+            largest = finite.max(axis=axes, keepdims=True, initial=size)
+            sizes[spec.name] = np.maximum(largest, sizes.get(spec.name, 0.0))
+    return sizes
 
 
 def with_typical_sizes(cases: Sequence[ParityCase], typical: str) -> list[ParityCase]:

@@ -11,9 +11,7 @@ with its own lifted copy, and `artifacts` rounds quantized weights. A benchmark'
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from lstm_deploy.contract import Array, TensorSpec
+from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError
 
 
@@ -96,13 +94,6 @@ def relative_tolerance(precision: str, provider: str) -> float:
     if (precision, provider) not in TOLERANCES:
         raise InputError(f"No tolerance is known for {precision} on {provider}; validate the float32 artifact there.")
     return TOLERANCES[precision, provider].relative
-
-
-def sizes(expected: Array, spec: TensorSpec) -> Array:
-    """The largest finite |value| over the axes that the contract does not fix, which are kept with size 1."""
-    dynamic_axes = tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
-    finite = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    return np.asarray(finite.max(axis=dynamic_axes, keepdims=True, initial=0.0))
 
 
 def allowed(size: Array, relative: float, rounding: float, override: Override | None = None) -> Array:

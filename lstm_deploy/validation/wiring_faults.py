@@ -16,7 +16,7 @@ Fault = tuple[str, Outputs]
 
 
 def wiring_faults(signature: Signature, run: Run, feeds: Feeds, constants: Mapping[str, Array]) -> Iterator[Fault]:
-    """All faults on one call of `run`, the right model; `constants` are its own by name, for scalings."""
+    """All faults on one call of the right model `run`; `constants` are its vectors by name, for scalings."""
     right = run(feeds)
     yield from _states_out(signature, feeds, right)
     for fault, wrong in _states_in(signature, feeds):
@@ -56,7 +56,7 @@ def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]
 
 
 def _states_out(signature: Signature, feeds: Feeds, outputs: Outputs) -> Iterator[Fault]:
-    """Ways to return the state wrongly."""
+    """Outputs with the state returned wrongly."""
     ins, outs = signature.state_inputs, signature.state_outputs
     for a, b in combinations(outs, 2):
         if a.shape == b.shape:
@@ -102,7 +102,7 @@ def _other_steps(signature: Signature, run: Run, feeds: Feeds, right: Outputs) -
 
 
 def _inputs(signature: Signature, feeds: Feeds, constants: Mapping[str, Array]) -> Iterator[tuple[str, Feeds]]:
-    """Inputs that do not reach the network as they should."""
+    """Inputs that reach the network in a wrong form."""
     for spec in signature.inputs:
         name, x = spec.name, feeds[spec.name]
         if spec.is_lengths:
