@@ -28,7 +28,7 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     """One sentence for each weight of an artifact that is not the model's; none where they cannot be compared.
 
     A TorchScript file holds PyTorch's tensors by their names. An ONNX file holds those of the LSTMs in its LSTM nodes,
-    if these have constant weights, and most others as they are. A C file holds what the kernels want.
+    if these have constant weights, and most others as they are. A C file holds them as the kernels read them.
     """
     own = {name: _numpy(value) for name, value in lifted.state_dict().items()}
     if path.suffix == ".torchscript":
