@@ -44,7 +44,7 @@ from .files import (
 )
 from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
 from .isolation import CrashError as CrashError, run_isolated as run_isolated
-from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE, operator_counts as operator_counts, precision as precision
+from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
 from .report_style import (

@@ -1,7 +1,7 @@
 """Reading an ONNX graph without running it: its nodes, its contract and its precision; replacing its nodes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -80,3 +80,12 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from nodes(attribute.g)
+
+
+def rename(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str], *, outputs: bool = False) -> None:
+    """Rename values where nodes read them, in subgraphs too; with `outputs`, also where nodes write them."""
+    for node in nodes:
+        for values in (node.input, node.output) if outputs else (node.input,):
+            values[:] = [names.get(name, name) for name in values]
+        for attribute in node.attribute:
+            rename(attribute.g.node, names, outputs=outputs)

@@ -57,7 +57,9 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where
         rows = rows[:, -contract.least_seq :] if not contract.recurrent else rows
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
     if steps > task.horizon:
-        raise InputError(f"The model predicts the next {task.horizon} steps and none after them; give --steps {task.horizon} or fewer.")
+        raise InputError(
+            f"The model predicts the next {task.horizon} steps and none after them; give --steps {task.horizon} or fewer."
+        )
     signature = model.signature
     rows = rows if carries_state(signature) else rows[:, -window_of(signature) :]
     y, _ = Stepper(model.runtime(**where))(rows, signature.initial_state(1))

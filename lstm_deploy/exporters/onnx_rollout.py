@@ -4,7 +4,7 @@ Functions are inlined, so each call of the model becomes a copy of its nodes; al
 carry the state of each layer on its own, so that no iteration slices and concatenates the states of all layers.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -45,12 +45,12 @@ def export_rollout(model_path: Path, path: Path) -> None:
     rollout = parser.parse_model(program.main(contract, model))
     rollout.functions.extend(parser.parse_function(text) for text in program.functions())
     for name, body in (("model", nodes), ("model_of_one", _of_one_step(nodes, model))):
-        _rename(body, aliases)
+        onnx_graph.rename(body, aliases)
         inputs = [signature.inputs[0].name, *(state.spec.name for state in states), *aliases.values()]
         outputs = [*(spec.name for spec in signature.outputs), *(state.output for state in states)]
         rollout.functions.append(helper.make_function("local", name, inputs, outputs, body, model.opset_import))
     rollout = inliner.inline_local_functions(rollout)
-    _rename(rollout.graph.node, {alias: name for name, alias in aliases.items()})
+    onnx_graph.rename(rollout.graph.node, {alias: name for name, alias in aliases.items()})
     used = {name for node in onnx_graph.nodes(rollout.graph) for name in node.input}  # not those of removed slices
     rollout.graph.initializer.extend(weight for weight in model.graph.initializer if weight.name in used)
     if not carries_state(signature):
@@ -83,7 +83,7 @@ def split_states(nodes: list[onnx.NodeProto], signature: Signature, model: onnx.
             continue
         shape = (*spec.shape[:axis], 1, *spec.shape[axis + 1 :])
         layers = [replace(spec, name=f"{spec.name}.{layer}", shape=shape) for layer in range(depth)]
-        _rename(nodes, {cut: layers[layer].name for cut, layer in cuts.items()})
+        onnx_graph.rename(nodes, {cut: layers[layer].name for cut, layer in cuts.items()})
         carried += map(Carried, layers, joint.input, np.split(initial[spec.name], depth, axis))
         nodes[:] = [node for node in nodes if node is not joint and not set(node.output) & set(cuts)]
     return carried
@@ -125,7 +125,7 @@ def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> lis
         if node.op_type == "Squeeze" and node.input[0] in whole and constants.get(node.input[1]) == 1
     }
     kept = deepcopy([node for node in nodes if node.output[0] not in last])
-    _rename(kept, last)
+    onnx_graph.rename(kept, last)
     return kept
 
 
@@ -141,12 +141,3 @@ def _reads(node: onnx.NodeProto) -> set[str]:
         *node.input,
         *(name for attribute in node.attribute for inner in attribute.g.node for name in _reads(inner)),
     }
-
-
-def _rename(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    """Rename values wherever nodes read them, in the graphs of loops and branches too."""
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
-        for attribute in node.attribute:
-            _rename(attribute.g.node, names)

@@ -1,10 +1,9 @@
 from .case_inputs import LOWERED as LOWERED, QUICK as QUICK
 from .checks import Subject as Subject
-from .float16_emulation import rename_value as rename_value
 from .golden_trace import golden_cases as golden_cases, record_trace as record_trace
-from .judging import check_artifacts as check_artifacts, check_file as check_file, open_emulating as open_emulating
+from .judging import check_file as check_file, open_emulating as open_emulating
 from .parity_case import ParityCase as ParityCase, run_case as run_case, shortened as shortened
-from .pipeline import validate as validate
+from .pipeline import check_artifacts as check_artifacts, validate as validate
 from .pytorch_reference import PyTorchReference as PyTorchReference
 from .reference import GOLDEN_TRACE as GOLDEN_TRACE
 from .reference_cases import make_cases as make_cases

@@ -21,7 +21,7 @@ class Effort(NamedTuple):
     splits: int
     """Random splits of a sequence into chunks."""
     work: float
-    """Rows × steps × weights that one case may take; where it would be more, shorter calls prove as much."""
+    """Rows × steps × weights that one case may take; larger ones would prove no more."""
 
 
 QUICK = Effort(1_000, ((1, 1), (3, 7), (2, 100), (1, 50), (17, 3), (64, 2), (1, 400)), 1, 5e9)
@@ -66,9 +66,16 @@ class CaseInputs(NamedTuple):
     slack: float = 1.0
     for_int8: bool = True
 
-    def feeding(self, inputs: Feeds, where: str | None = None) -> "CaseInputs":
-        """The same with other inputs."""
-        return self._replace(segments=(Segment(inputs),), where=self.where if where is None else where)
+    @property
+    def feeds(self) -> Outputs:
+        """Inputs and states of the first call."""
+        return {**self.segments[0].inputs, **self.state}
+
+    def feeding(self, changes: Feeds, where: str = "") -> "CaseInputs":
+        """The same single call with other values of some inputs and states."""
+        inputs = {name: changes.get(name, value) for name, value in self.segments[0].inputs.items()}
+        state = {name: changes.get(name, value) for name, value in self.state.items()}
+        return self._replace(where=where or self.where, state=state, segments=(Segment(inputs),))
 
 
 def shapes(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
@@ -76,20 +83,20 @@ def shapes(signature: Signature, effort: Effort, rng: np.random.Generator) -> It
     weights = _weight_count(signature)
     for batch, seq in effort.shapes:
         if batch * seq <= 21 or batch * seq * weights <= effort.work:
-            yield _single(signature, batch, seq, rng)
-    usual = _single(signature, 2, 5, rng, "from the initial state")
+            yield single_call(signature, batch, seq, rng)
+    usual = single_call(signature, 2, 5, rng, "from the initial state")
     yield usual._replace(state=signature.initial_state(signature.clamp({"batch": 2})["batch"]))
 
 
 def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
-    """Inputs and states as they do not occur in training, and every token of a vocabulary."""
-    usual = _single(signature, 3, 6, rng)._replace(slack=LARGE_CELLS)
+    """Inputs and states beyond those of training, and every token of a vocabulary."""
+    usual = single_call(signature, 3, 6, rng)._replace(slack=LARGE_CELLS)
+    cell_states = signature.cell_states
 
     def scaled(where: str, x: float, h: float, c: float) -> CaseInputs:
-        inputs = {spec.name: _scaled(usual.segments[0].inputs[spec.name], spec, x) for spec in signature.inputs}
-        factors = {name: np.float32(h if signature.cell_states[name].is_output else c) for name in usual.state}
-        state = {name: (value * factors[name]).astype(value.dtype) for name, value in usual.state.items()}
-        return usual.feeding(inputs, where)._replace(state=state)
+        inputs = {spec.name: _scaled(usual.feeds[spec.name], spec, x) for spec in signature.inputs}
+        state = {name: value * (h if cell_states[name].is_output else c) for name, value in usual.state.items()}
+        return usual.feeding({**inputs, **state}, where)
 
     yield scaled(f"{LARGE:.0f} times as large as usual", LARGE, LARGE, LARGE)._replace(for_int8=False)
     yield scaled(f"cells {LARGE:.0f} times as large as usual", 1, 1, LARGE)
@@ -100,60 +107,49 @@ def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterato
     for spec in signature.inputs:
         if spec.dtype.startswith("int") and spec.high and spec.high[0] < MAX_VOCABULARY:
             tokens = np.arange(int(spec.high[0]) + 1)
-            usual = _single(signature, -(-len(tokens) // 50), 50, rng, "every token")
-            inputs = dict(usual.segments[0].inputs)
-            yield usual.feeding(inputs | {spec.name: np.resize(tokens, inputs[spec.name].shape).astype(spec.dtype)})
+            usual = single_call(signature, -(-len(tokens) // 50), 50, rng, "every token")
+            yield usual.feeding({spec.name: np.resize(tokens, usual.feeds[spec.name].shape).astype(spec.dtype)})
 
 
 def nonfinite(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """NaN and infinity in row 0 of each input and state."""
-    usual = _single(signature, 3, 6, rng)._replace(for_int8=False)
-    inputs = usual.segments[0].inputs
+    usual = single_call(signature, 3, 6, rng)._replace(for_int8=False)
     for value in (np.nan, np.inf, -np.inf):
-        for spec in (*signature.inputs, *signature.state_inputs):
-            if spec.dtype.startswith("float") and "batch" in spec.shape:
-                where = f"{spec.name}: {value} in row 0"
-                is_input = spec.name in inputs
-                changed = (inputs if is_input else usual.state)[spec.name].copy()
-                np.moveaxis(changed, spec.shape.index("batch"), 0)[0] = value
-                if is_input:
-                    yield usual.feeding({**inputs, spec.name: changed}, where)
-                else:
-                    yield usual._replace(where=where, state={**usual.state, spec.name: changed})
+        for name, axis in _float_row_axes(signature):
+            changed = usual.feeds[name].copy()
+            np.moveaxis(changed, axis, 0)[0] = value
+            yield usual.feeding({name: changed}, f"{name}: {value} in row 0")
 
 
 def liveness(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """Another state for one layer after another: every output must move as the reference's."""
-    usual = _single(signature, 3, 3, rng)
+    usual = single_call(signature, 3, 3, rng)
     layers_axis = 1 - signature.batch_axis_of_state
-    for spec in signature.state_inputs:
-        for layer in range(int(spec.shape[layers_axis])):
-            state = usual.state[spec.name].copy()
+    for name, value in usual.state.items():
+        for layer in range(value.shape[layers_axis]):
+            state = value.copy()
             block = np.moveaxis(state, layers_axis, 0)
             block[layer] = np.where(block[layer] > 0, -1.5, 1.5) - block[layer]
-            yield usual._replace(where=f"another {spec.name} of layer {layer}", state={**usual.state, spec.name: state})
+            yield usual.feeding({name: state}, f"another {name} of layer {layer}")
 
 
 def rows(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """One row far from the others."""
-    usual = _single(signature, 5, 4, rng, "one row far from the others")
-    feeds = {name: value.copy() for name, value in {**usual.segments[0].inputs, **usual.state}.items()}
-    for spec in (*signature.inputs, *signature.state_inputs):
-        if spec.dtype.startswith("float") and "batch" in spec.shape:
-            np.moveaxis(feeds[spec.name], spec.shape.index("batch"), 0)[2] *= 20
-    state = {name: feeds.pop(name) for name in usual.state}
-    yield usual.feeding(feeds)._replace(state=state, slack=LARGE_CELLS, for_int8=False)
+    usual = single_call(signature, 5, 4, rng, "one row far from the others")
+    feeds = {name: value.copy() for name, value in usual.feeds.items()}
+    for name, axis in _float_row_axes(signature):
+        np.moveaxis(feeds[name], axis, 0)[2] *= 20
+    yield usual.feeding(feeds)._replace(slack=LARGE_CELLS, for_int8=False)
 
 
 def lengths(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
-    """Rows of unequal length, in no order."""
+    """Rows of unequal length, unsorted."""
     for spec in signature.inputs:
         if spec.is_lengths:
-            usual = _single(signature, 5, 9, rng, "lengths from 1 to all")
-            inputs = dict(usual.segments[0].inputs)
-            longest = inputs[spec.name].max()
-            inputs[spec.name] = np.resize([1, 9, 4, 1, 8], inputs[spec.name].shape).clip(max=longest).astype(spec.dtype)
-            yield usual.feeding(inputs)
+            usual = single_call(signature, 5, 9, rng, "lengths from 1 to all")
+            full = usual.feeds[spec.name]
+            unequal = np.resize([1, 9, 4, 1, 8], full.shape).clip(max=full.max())
+            yield usual.feeding({spec.name: unequal.astype(spec.dtype)})
 
 
 def chunked(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
@@ -179,7 +175,7 @@ def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Ite
 
 
 def split_steps(specs: Sequence[TensorSpec], values: Feeds, parts: Sequence[int]) -> list[Outputs]:
-    """The values of each part of the time, given in steps; what is not along the time is the same for all."""
+    """Split values along time into parts of the given steps; those without a time axis are the same in each part."""
 
     def part(spec: TensorSpec, start: int, stop: int) -> Array:
         value = values[spec.name]
@@ -191,7 +187,8 @@ def split_steps(specs: Sequence[TensorSpec], values: Feeds, parts: Sequence[int]
     return [{spec.name: part(spec, *span) for spec in specs} for span in spans]
 
 
-def _single(signature: Signature, batch: int, seq: int, rng: np.random.Generator, where: str = "") -> CaseInputs:
+def single_call(signature: Signature, batch: int, seq: int, rng: np.random.Generator, where: str = "") -> CaseInputs:
+    """One call on random inputs, from a random state."""
     sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
     inputs = sample_inputs(signature.inputs, sizes, rng)
     state = sample_state(signature, sizes["batch"], rng)
@@ -215,8 +212,14 @@ def _chain(
     return CaseInputs(where, state, tuple(map(Segment, wholes, groups)))
 
 
+def _float_row_axes(signature: Signature) -> list[tuple[str, int]]:
+    """The inputs and states that hold floats for each row, and their axis of rows."""
+    specs = (spec for spec in (*signature.inputs, *signature.state_inputs) if "batch" in spec.shape)
+    return [(spec.name, spec.shape.index("batch")) for spec in specs if spec.dtype.startswith("float")]
+
+
 def _scaled(value: Array, spec: TensorSpec, factor: float) -> Array:
-    """Farther from the middle of the range of training, or nearer; nearest is 0."""
+    """Values moved away from the middle of the training range, or, with a factor below 1, towards 0."""
     if not spec.dtype.startswith("float"):
         return value
     middle = (np.add(spec.low, spec.high) / 2).astype(value.dtype) if factor > 1 and spec.low and spec.high else 0.0
@@ -224,7 +227,7 @@ def _scaled(value: Array, spec: TensorSpec, factor: float) -> Array:
 
 
 def _weight_count(signature: Signature) -> int:
-    """How many weights the LSTMs of a contract have: what a step of one row costs."""
+    """The number of weights of all LSTMs, as a measure of what a step of one row costs."""
     return sum(
         len(spec.cell.pytorch_gates)
         * (spec.hidden_size * spec.num_directions)

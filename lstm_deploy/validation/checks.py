@@ -19,7 +19,7 @@ from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation import case_inputs
 from lstm_deploy.validation.comparison import Comparison
-from lstm_deploy.validation.parity_case import ParityCase
+from lstm_deploy.validation.parity_case import ParityCase, typed_feeds
 from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
 from lstm_deploy.validation.stream_checks import stream_problems
 
@@ -39,7 +39,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     name: str
     precision: str
     contract: Signature | None = None
-    """The contract that it should carry, if that is known."""
+    """That it should carry, if it is known."""
     bundle: Bundle | None = None
     artifact: Artifact | None = None
     problems: tuple[str, ...] = ()
@@ -50,31 +50,28 @@ class Subject(Struct, frozen=True, kw_only=True):
 
 
 class CheckContext(NamedTuple):
-    """All that checks may need of an artifact; what is not at hand is none."""
+    """All that checks may need of an artifact; what is not at hand is None."""
 
     subject: Subject
     provider: str
     contract: Signature | None = None
-    """The contract that the artifact carries, once it was opened."""
+    """That the artifact carries, once it was opened."""
     failure: Exception | None = None
     """Why the artifact could not be run at all."""
     bundle: Bundle | None = None
-    """That the artifact belongs to."""
     graph: onnx.ModelProto | InputError | None = None
     """Of an ONNX artifact, or why it cannot be read."""
     lifted: "Lifted | None" = None
-    """The PyTorch model."""
     runtime: Runtime | None = None
     comparison: Comparison | None = None
     cases: Sequence[ParityCase] | None = None
 
 
 class Findings(NamedTuple):
-    """The problems that a check of the artifact as a whole found, one sentence each."""
+    """The problems that a check of the artifact as a whole found, one sentence each; if none, its detail."""
 
     problems: Sequence[str]
     if_none: str
-    """The detail of the check where there are none."""
 
 
 class CheckSpec(NamedTuple):
@@ -113,12 +110,6 @@ def run_checks(context: CheckContext) -> list[Check]:
             ]
         checks += result or ()
     return checks
-
-
-def in_order(checks: Sequence[Check]) -> list[Check]:
-    """Checks that were run in several places, in the order of the registry."""
-    names = [spec.name for spec in CHECKS]
-    return sorted(checks, key=lambda check: names.index(check.name))
 
 
 def _contract(carried: Signature, subject: Subject) -> Findings | None:
@@ -192,31 +183,30 @@ def _stream(runtime: Runtime) -> Findings | None:
 
 
 def _repeatable(runtime: Runtime, cases: Sequence[ParityCase]) -> Findings:
-    """The same call twice, another one in between, gives the same bits: nothing is remembered or drawn."""
-    # The largest call, in which chance has the most to do.
+    """The same call twice, another one in between, gives the same bits: no call is remembered, no number is random."""
+    # The largest call is the likeliest to show randomness.
     single = (case for case in cases if len(case.calls) == 1)
     case = max(single, key=lambda case: sum(value.size for value in case.calls[0].values()), default=cases[0])
-    dtypes = {spec.name: spec.dtype for spec in (*runtime.signature.inputs, *runtime.signature.state_inputs)}
-    feeds = {name: value.astype(dtypes[name]) for name, value in {**case.calls[0], **case.state}.items()}
+    feeds = typed_feeds(runtime.signature, {**case.calls[0], **case.state})
     try:
         first = {name: value.copy() for name, value in runtime.run(feeds).items()}
         runtime.run({name: _other_value(value) for name, value in feeds.items()})
         second = runtime.run(feeds)
     except Exception as error:  # whatever a runtime raises
         return Findings([f"The call failed: {one_line(error)}."], "")
-    changed = [name for name in first if first[name].tobytes() != second[name].tobytes()]
-    problems = [f"{', '.join(changed)} {SECOND_CALL}."] if changed else []
+    changed = ", ".join(name for name in first if first[name].tobytes() != second[name].tobytes())
+    problems = [f"{changed} {SECOND_CALL}."] if changed else []
     return Findings(problems, "the same call gives the same bits, another one in between")
 
 
 def _other_value(value: Array) -> Array:
     """Another value that the same input could have."""
-    other = value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else np.flip(value)
-    return np.array(other)  # one number is no array any more
+    # An array also where arithmetic turns an array of one number into a scalar.
+    return np.array(value + np.asarray(0.5, value.dtype) if value.dtype.kind == "f" else np.flip(value))
 
 
 def _rollout(comparison: Comparison, cases: Sequence[ParityCase], subject: Subject) -> list[Check]:
-    """A rollout that is a file of its own has cases already; one inside the file of a model is compared with that."""
+    """A rollout that is a file of its own has cases already; one inside a model's file is compared with that model."""
     model = comparison.runtime
     if model.rollout is None:
         return comparison.compare("rollout", cases)

@@ -37,22 +37,19 @@ class Comparison:
     def compare(self, name: str, cases: Sequence[ParityCase]) -> list[Check]:
         """One check for each output, of those cases that belong to the check `name`: the worst of all calls."""
         worst: dict[str, Check] = {}
-        notes: set[str] = set()
-        for case in cases:
-            if case.check != name:
-                continue
+        for case in (case for case in cases if case.check == name):
+            calls = zip(run_case(self.runtime, case), case.expected, strict=True)
             try:
-                for number, (got, expected) in enumerate(
-                    zip(run_case(self.runtime, case), case.expected, strict=True), 1
-                ):
+                for number, (got, expected) in enumerate(calls, 1):
                     for output in expected:
-                        check = self._compare_output(output, case, number, got, expected[output], notes)
+                        check = self._compare_output(output, case, number, got, expected[output])
                         if output not in worst or check.severity > worst[output].severity:
                             worst[output] = check
             except Exception as error:  # whatever a runtime raises: a call that fails is a check that fails
-                failed = self._check(case, "", f"the call failed: {one_line(error)}, {case.where}")
-                worst.setdefault("", failed)
-        note = "".join(f"; {note}" for note in sorted(notes))
+                failure = self._failure(case, "", f"the call failed: {one_line(error)}, {case.where}")
+                worst.setdefault("", failure)
+        swallowed = name == "nonfinite" and self.runtime.swallows_nan
+        note = "; what NaN reaches is not judged: this runtime's LSTM gives numbers there" if swallowed else ""
         return [replace(check, detail=check.detail + note) if check.passed else check for check in worst.values()]
 
     def profiles(self) -> list[Profile]:
@@ -68,27 +65,24 @@ class Comparison:
             for output in self._specs
         ]
 
-    def _compare_output(
-        self, output: str, case: ParityCase, call: int, outputs: Outputs, expected: Array, notes: set[str]
-    ) -> Check:
+    def _compare_output(self, output: str, case: ParityCase, call: int, outputs: Outputs, expected: Array) -> Check:
         where = case.where if len(case.calls) == 1 else f"{case.where}, call {call}"
-        got, check = outputs.get(output), partial(self._check, case, output)
+        got, failure = outputs.get(output), partial(self._failure, case, output)
         if got is None or got.shape != expected.shape:
             actual = "is missing" if got is None else f"has shape {list(got.shape)}"
-            return check(f"{actual}, not {list(expected.shape)}, {where}")
+            return failure(f"{actual}, not {list(expected.shape)}, {where}")
         if str(got.dtype) != self._specs[output].dtype:
-            return check(f"is {got.dtype}, not {self._specs[output].dtype}, {where}")
+            return failure(f"is {got.dtype}, not {self._specs[output].dtype}, {where}")
         comparable = np.isfinite(expected)
         same_pattern = comparable | (np.isnan(got) & np.isnan(expected)) | (got == expected)  # of NaN and infinities
         if case.check == "nonfinite" and self.runtime.swallows_nan:
-            notes.add("what NaN reaches is not judged: this runtime's LSTM gives numbers there")
             poisoned = ~comparable
             if "batch" in self._specs[output].shape:
                 np.moveaxis(poisoned, self._specs[output].shape.index("batch"), 0)[0] = True
             comparable, same_pattern = comparable & ~poisoned, same_pattern | poisoned
         if not same_pattern.all():
             index = tuple(int(i) for i in np.argwhere(~same_pattern)[0])
-            return check(f"{got[index]} where {expected[index]} is right, at {list(index)}, {where}")
+            return failure(f"{got[index]} where {expected[index]} is right, at {list(index)}, {where}")
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.where(comparable, np.abs(got.astype(np.float64) - expected), 0.0)
         difference[np.isnan(difference)] = np.inf
@@ -96,10 +90,11 @@ class Comparison:
         excess = difference / np.maximum(tolerance, 1e-300)
         index = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
         self._profile(case, call, output, difference / case.sizes[output])
-        worst = float(difference[index])
+        worst, limit = float(difference[index]), float(tolerance[index])
         if not np.isfinite(worst):
-            return check(f"{got[index]} where {expected[index]:.3g} is right, at {list(index)}, {where}", index)
-        return check(f"worst at {list(index)}, {where}", index, worst, float(tolerance[index]))
+            return failure(f"{got[index]} where {expected[index]:.3g} is right, at {list(index)}, {where}", index)
+        compared = failure(f"worst at {list(index)}, {where}", index)
+        return replace(compared, passed=worst <= limit, max_abs=worst, tolerance=limit)
 
     def _tolerance(self, output: str, case: ParityCase) -> Array:
         slack = case.slack
@@ -108,25 +103,17 @@ class Comparison:
         override = self.overrides.get(output, self.overrides.get(""))
         return allowed(case.sizes[output], self.relative * slack, case.rounding.get(output, 0.0), override)
 
-    def _check(
-        self,
-        case: ParityCase,
-        output: str,
-        detail: str,
-        index: tuple[int, ...] | None = None,
-        max_abs: float | None = None,
-        tolerance: float | None = None,
-    ) -> Check:
-        """A check, which fails where no number could be compared."""
+    def _failure(self, case: ParityCase, output: str, detail: str, index: tuple[int, ...] | None = None) -> Check:
+        """A check that fails because no number could be compared."""
         return Check(
             name=case.check,
             artifact=self.artifact,
             precision=self.precision,
             provider=self.runtime.provider,
             output=output,
-            passed=max_abs is not None and tolerance is not None and max_abs <= tolerance,
-            max_abs=max_abs,
-            tolerance=tolerance,
+            passed=False,
+            max_abs=None,
+            tolerance=None,
             detail=detail,
             worst_index=index,
         )

@@ -1,24 +1,26 @@
-"""Why an artifact that failed computes something else: where it first differs, and the likely cause."""
+"""The diagnosis of an artifact that failed: where it first differs from the model, and the likely cause."""
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from lstm_deploy.artifacts import Check, Diagnosis, lint, onnx_graph
-from lstm_deploy.contract import Array, Feeds, Outputs, sample_inputs, sample_state, sizes_of
+from lstm_deploy.contract import Array, Feeds, Outputs, TensorSpec
 from lstm_deploy.errors import one_line
 from lstm_deploy.runtimes import Runtime
+from lstm_deploy.validation.case_inputs import single_call
 from lstm_deploy.validation.checks import SECOND_CALL, Subject
 from lstm_deploy.validation.judging import CheckResults, open_emulating
-from lstm_deploy.validation.parity_case import dynamic_axes
+from lstm_deploy.validation.parity_case import output_sizes, typed_feeds
 from lstm_deploy.validation.reference import Reference
-from lstm_deploy.validation.tolerances import AFFINE_FIT, KNOWN_FAULT, OUTPUT_SIZE, STATE_SIZE, UNIT_FACTOR, sizes
-from lstm_deploy.validation.wiring_faults import Run, wiring_faults
+from lstm_deploy.validation.tolerances import AFFINE_FIT, KNOWN_FAULT, UNIT_FACTOR
+from lstm_deploy.validation.wiring_faults import Run, are, wiring_faults
 
 _OVERFLOW = re.compile(r"-?(nan|inf) where -?\d")
-"""How a check says that an output is not a number where the reference is one."""
+"""The detail of a check whose output is not a number where the reference is one."""
 BATCH, SEQ = 3, 5
 
 
@@ -66,26 +68,26 @@ class _Experiments:
         self.lifted = reference.lifted if reference else None
 
     def causes(self) -> Iterator[str]:
-        """What explains all outputs, the simplest first."""
+        """Explanations of all outputs, the simplest first."""
         feeds = self._feeds()
         try:
             got = self._run(feeds)
         except Exception:  # whatever a runtime raises
-            yield self._frozen()
+            yield self._frozen_sizes()
             return
         reference = self.reference
         if reference is None:
             yield from self._ignored_inputs(feeds, got)
             return
         right = reference.run(feeds)
-        if self._alike(got, right, right):
-            yield from self._sometimes(reference)
+        if self._agree(got, right, right):
+            yield from self._wrong_sizes(reference)
             return
 
         def run(faulty: Feeds) -> Outputs:
             try:
                 return reference.run(faulty)
-            except Exception:  # what the user's forward raises on these sizes: then nothing is alike
+            except Exception:  # what the user's forward raises on these sizes: NaN agrees with nothing
                 return {name: np.full_like(value, np.nan) for name, value in right.items()}
 
         yield from self._known_wiring(run, feeds, got, right)
@@ -94,29 +96,29 @@ class _Experiments:
         if self.lifted is not None:
             from lstm_deploy.validation.weight_faults import weight_faults
 
-            yield from (fault for fault in weight_faults(self.lifted) if self._alike(got, run(feeds), right))
-        yield from self._sometimes(reference)
+            yield from (fault for fault in weight_faults(self.lifted) if self._agree(got, run(feeds), right))
+        yield from self._wrong_sizes(reference)
         yield from self._affine(got, right)
         for fault in self._known_wiring(run, feeds, got, right, self.states):
             yield f"{fault} (this explains the states, and not all of the output)"
 
     def place(self) -> str:
-        """The first step after which something differs, and what."""
+        """The first step after which an output or state differs, and the first entry that does."""
         if self.reference is None:
             return ""
         for seq in range(1, SEQ + 1):
             feeds = self._feeds(seq=seq)
             try:
-                right = self.reference.run(feeds)
-                got = self._run(feeds)
+                right, got = self.reference.run(feeds), self._run(feeds)
             except Exception:
                 continue
+            sizes = output_sizes(self.signature, [right])
             for spec in self.specs:
                 value, expected = got[spec.name], right[spec.name]
                 if value.shape != expected.shape:
                     shapes = f"{list(value.shape)}, not {list(expected.shape)}"
                     return f"in a call of {seq} step(s) {spec.name} has the shape {shapes}"
-                off = np.nan_to_num(np.abs(value - expected) / self._size(spec.name, right), nan=np.inf)
+                off = np.nan_to_num(np.abs(value - expected) / sizes[spec.name], nan=np.inf)
                 if (off > self.near).any():
                     index = [int(i) for i in np.argwhere(off > self.near)[0]]
                     named = {"batch": "row", "seq": "step"}
@@ -130,46 +132,44 @@ class _Experiments:
     def _known_wiring(
         self, run: Run, feeds: Feeds, got: Outputs, right: Outputs, names: Sequence[str] | None = None
     ) -> Iterator[str]:
-        """The faults that explain these outputs, or all."""
-        vectors: dict[str, Array] = {}
-        if self.lifted is not None:
-            from lstm_deploy.validation.weight_faults import constants
-
-            vectors = constants(self.lifted)
-        for fault, outputs in wiring_faults(self.signature, run, feeds, vectors):
-            if self._alike(got, outputs, right, names) and not self._alike(outputs, right, right, names):
+        """The faults in wiring that explain the named outputs, by default all."""
+        weights = self.lifted.state_dict() if self.lifted is not None else {}
+        constants = {
+            name.removeprefix("module."): value.double().numpy()
+            for name, value in weights.items()
+            if value.dim() == 1 and value.is_floating_point()  # what could be part of a scaling
+        }
+        for fault, outputs in wiring_faults(self.signature, run, feeds, constants):
+            if self._agree(got, outputs, right, names) and not self._agree(outputs, right, right, names):
                 yield fault
 
     def _ignored_inputs(self, feeds: Feeds, got: Outputs, right: Outputs | None = None) -> Iterator[str]:
         """Inputs that change nothing at all, though they should."""
-        ignored = []
-        lengths = {spec.name for spec in self.signature.inputs if spec.is_lengths}
-        for name in self.signature.input_names:
-            changed = {**feeds, name: _other(feeds[name])}
-            if name in lengths:
-                changed[name] = np.maximum(changed[name], 1)
+        ignored: list[TensorSpec] = []
+        for spec in (*self.signature.inputs, *self.signature.state_inputs):
+            other = _perturbed(feeds[spec.name])
+            changed = {**feeds, spec.name: np.maximum(other, 1) if spec.is_lengths else other}
             try:
                 moved = any((got[output] != value).any() for output, value in self._run(changed).items())
             except Exception:
                 continue
-            if not moved and not (right and self.reference and self._alike(self.reference.run(changed), right, right)):
-                ignored.append(name)
+            if not moved and not (right and self.reference and self._agree(self.reference.run(changed), right, right)):
+                ignored.append(spec)
         if not ignored:
             return
         initial = self.signature.initial_state(BATCH)
-        starts = {**feeds, **{name: initial[name] for name in ignored if name in initial}}
-        known = self.reference is not None and self._alike(got, fresh := self.reference.run(starts), fresh)
+        starts = {**feeds, **{spec.name: initial[spec.name] for spec in ignored if spec.name in initial}}
+        known = self.reference is not None and self._agree(got, fresh := self.reference.run(starts), fresh)
         start = "its initial value" if known else "something else"
-        is_ = "is" if len(ignored) == 1 else "are"
-        yield f"{' and '.join(ignored)} {is_} ignored: every call starts from {start}"
+        yield f"{are(ignored)} ignored: every call starts from {start}"
 
-    def _sometimes(self, reference: Reference) -> Iterator[str]:
-        """Sizes, or a start, at which it is wrong, while it is right at others."""
+    def _wrong_sizes(self, reference: Reference) -> Iterator[str]:
+        """Sizes, or the initial state, at which alone the artifact is wrong."""
 
         def is_right(feeds: Feeds) -> bool | None:
             try:
                 expected = reference.run(feeds)
-                return self._alike(self._run(feeds), expected, expected)
+                return self._agree(self._run(feeds), expected, expected)
             except Exception:  # the model refuses this call, or the artifact fails
                 return None
 
@@ -187,21 +187,20 @@ class _Experiments:
         axes = {spec.name: spec.shape.index("batch") for spec in self.specs if "batch" in spec.shape}
 
         def same_row(a: Outputs, i: int, b: Outputs, j: int, near: float, names: Sequence[str]) -> bool:
-            rows = ((a[name].take(i, axes[name]), b[name].take(j, axes[name])) for name in names)
-            return all(np.allclose(x, y, rtol=near, atol=near) for x, y in rows)
+            pairs = ((a[name].take(i, axes[name]), b[name].take(j, axes[name])) for name in names)
+            return all(np.allclose(x, y, rtol=near, atol=near) for x, y in pairs)
 
-        order = [
-            next((j for j in range(BATCH) if same_row(got, i, right, j, self.near, [*axes])), -1) for i in range(BATCH)
-        ]
+        rows = range(BATCH)
+        order = [next((j for j in rows if same_row(got, i, right, j, self.near, [*axes])), -1) for i in rows]
         if -1 not in order and order != sorted(order):
             yield f"rows are mixed: the outputs of rows 0, 1, 2 are those of rows {', '.join(map(str, order))}"
-        # In int8 rows share the scale that they are rounded with.
+        # In int8, rows share the scale that they are rounded with.
         near = self.near if self.near > KNOWN_FAULT["float32"].relative else 0.0
         for spec in (*self.signature.inputs, *self.signature.state_inputs):
             if "batch" in spec.shape and not spec.is_lengths:
                 axis = spec.shape.index("batch")
                 changed = feeds[spec.name].copy()
-                np.moveaxis(changed, axis, 0)[1:] = np.moveaxis(_other(changed), axis, 0)[1:]
+                np.moveaxis(changed, axis, 0)[1:] = np.moveaxis(_perturbed(changed), axis, 0)[1:]
                 moved = self._run({**feeds, spec.name: changed})
                 for name in axes:
                     if not same_row(moved, 0, got, 0, near, [name]):
@@ -209,7 +208,7 @@ class _Experiments:
 
     def _affine(self, got: Outputs, right: Outputs) -> Iterator[str]:
         """An output whose columns are a factor and an offset away, the states being right."""
-        if not self._alike(got, right, right, self.states):
+        if not self._agree(got, right, right, self.states):
             return
         for spec in self.signature.outputs:
             a, b = right[spec.name], got[spec.name].astype(np.float64)
@@ -232,41 +231,29 @@ class _Experiments:
                 )
         yield "the states are right and the output is not: something after the LSTM differs"
 
-    def _frozen(self) -> str:
-        """Sizes that the artifact insists on, as it fails at others."""
+    def _frozen_sizes(self) -> str:
+        """The sizes at which alone the artifact runs."""
         works = []
         for batch, seq in ((1, 1), (1, SEQ), (BATCH, 1), (2, 6), (2, 2)):
-            try:
+            with suppress(Exception):
                 self._run(self._feeds(batch, seq))
                 works.append(f"batch {batch} with {seq} step(s)")
-            except Exception:
-                continue
         return f"the graph is frozen: of several sizes it runs on {', '.join(works) or 'none'} only"
 
     def _feeds(self, batch: int = BATCH, seq: int = SEQ) -> dict[str, Array]:
-        rng = np.random.default_rng(0)
-        sizes = self.signature.clamp(sizes_of(self.signature.inputs, batch, seq))
-        inputs = sample_inputs(self.signature.inputs, sizes, rng)
-        return {**inputs, **sample_state(self.signature, sizes["batch"], rng)}
+        return single_call(self.signature, batch, seq, np.random.default_rng(0)).feeds
 
     def _run(self, feeds: Feeds) -> Outputs:
-        """The artifact, its state in the type that it takes."""
-        contract = self.runtime.signature
-        types = {spec.name: spec.dtype for spec in (*contract.inputs, *contract.state_inputs)}
-        return self.runtime.run({name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()})
+        return self.runtime.run(typed_feeds(self.runtime.signature, feeds))
 
-    def _alike(self, got: Outputs, expected: Outputs, right: Outputs, names: Sequence[str] | None = None) -> bool:
-        """Whether these outputs, or all, differ by no more than those of one fault, beside the size of right ones."""
+    def _agree(self, got: Outputs, expected: Outputs, right: Outputs, names: Sequence[str] | None = None) -> bool:
+        """Whether the named outputs, by default all, agree within `KNOWN_FAULT`, relative to the size of `right`."""
+        sizes = output_sizes(self.signature, [right])
         return all(
             got[name].shape == expected[name].shape
-            and bool((np.abs(got[name] - expected[name]) <= self.near * self._size(name, right)).all())
+            and bool((np.abs(got[name] - expected[name]) <= self.near * sizes[name]).all())
             for name in (right if names is None else names)
         )
-
-    def _size(self, name: str, right: Outputs) -> Array:
-        spec = next(spec for spec in self.specs if spec.name == name)
-        least = STATE_SIZE if name in self.states else OUTPUT_SIZE
-        return np.maximum(sizes(right[name], dynamic_axes(spec)), least)
 
 
 def _details(failures: Sequence[Check], *names: str) -> str:
@@ -275,7 +262,7 @@ def _details(failures: Sequence[Check], *names: str) -> str:
 
 
 def _common_cause(failures: Sequence[Check]) -> str:
-    """What the checks that failed have in common, where no known fault explains them."""
+    """A cause that the failed checks have in common, where no known fault explains them."""
     names = {check.name for check in failures}
     usual = {"shapes", "chunked", "liveness", "golden", "lengths"}
     if all(check.detail.startswith("the call failed") for check in failures):
@@ -291,7 +278,7 @@ def _common_cause(failures: Sequence[Check]) -> str:
     return f"no known cause explains it; the worst is {what}: {worst.detail}"
 
 
-def _other(value: Array) -> Any:
+def _perturbed(value: Array) -> Any:
     """Another value for every entry, in the same range."""
     if value.dtype.kind == "f":
         return (np.flip(value, 0) * 0.7 + 0.3 * np.roll(value, 1)).astype(value.dtype) + value.dtype.type(0.05)

@@ -1,11 +1,12 @@
 """float16 graphs on machines without float16 kernels: the same graph, computed in float32."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from lstm_deploy.artifacts import onnx_graph
 
 
 def in_float32(path: Path) -> bytes:
@@ -22,7 +23,7 @@ def in_float32(path: Path) -> bytes:
         _widen(tensor)
     nodes: list[onnx.NodeProto] = []
     for value in filter(_is_half, graph.input):
-        rename_value(graph.node, value.name, f"{value.name}_wide", outputs=False)
+        onnx_graph.rename(graph.node, {value.name: f"{value.name}_wide"})
         nodes.append(_cast(value.name, f"{value.name}_wide", TensorProto.FLOAT))
     outputs = {value.name for value in graph.output}
     for node in list(graph.node):
@@ -39,17 +40,10 @@ def in_float32(path: Path) -> bytes:
                 node.output[position] = exact
                 nodes += [_cast(exact, rounded, TensorProto.FLOAT16), _cast(rounded, wide, TensorProto.FLOAT)]
                 if name in outputs:
-                    rename_value(graph.node, name, wide, outputs=False)
+                    onnx_graph.rename(graph.node, {name: wide})
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return bytes(model.SerializeToString())
-
-
-def rename_value(nodes: Iterable[onnx.NodeProto], name: str, to: str, *, outputs: bool) -> None:
-    """Rename a value in all nodes: an input of the graph where it is read, an output also where it is made."""
-    for node in nodes:
-        for values in (node.input, node.output) if outputs else (node.input,):
-            values[:] = [to if value == name else value for value in values]
 
 
 def _is_half(value: onnx.ValueInfoProto) -> bool:

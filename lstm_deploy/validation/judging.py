@@ -1,27 +1,18 @@
-"""Running all checks of some artifacts, those that run an artifact in a process of its own."""
+"""Running all checks of some artifacts; those that need a runtime run in a subprocess."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import (
-    Artifact,
-    Bundle,
-    Check,
-    CrashError,
-    Diagnosis,
-    ParityReport,
-    Profile,
-    onnx_graph,
-    run_isolated,
-)
+from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, Profile, onnx_graph, run_isolated
 from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, open_runtime
-from lstm_deploy.validation.checks import SHORT_ROLLOUT, CheckContext, Subject, in_order, run_checks
+from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Subject, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
 from lstm_deploy.validation.golden_trace import golden_cases
@@ -43,31 +34,6 @@ class CheckResults(NamedTuple):
     """The contract that the artifact carries; none if it could not be opened."""
 
 
-def check_artifacts(
-    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], described: str
-) -> ParityReport:
-    """Compare artifacts of a bundle that were just written with its golden trace and the reference's cases."""
-    return report_of(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), described)
-
-
-def report_of(
-    results: Sequence[CheckResults],
-    described: str,
-    diagnoses: Sequence[Diagnosis] = (),
-    left_out: Sequence[str] = (),
-) -> ParityReport:
-    """The report of several artifacts; `described` names the reference."""
-    checks = tuple(check for result in results for check in result.checks)
-    return ParityReport(
-        passed=all(check.passed for check in checks),
-        reference=described,
-        checks=checks,
-        profiles=tuple(profile for result in results for profile in result.profiles),
-        diagnoses=tuple(diagnoses),
-        left_out=tuple(left_out),
-    )
-
-
 def judge(
     subjects: Sequence[Subject],
     cases: Sequence[ParityCase],
@@ -80,7 +46,7 @@ def judge(
 ) -> list[CheckResults]:
     """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
 
-    With `isolate`, those of one format run in a process of their own; should it crash, each runs in another.
+    With `isolate`, artifacts of one format share a subprocess; should it crash, each runs in one of its own.
     """
     for subject in subjects:
         relative_tolerance(subject.precision, provider)  # or there is nothing to compare with
@@ -89,10 +55,10 @@ def judge(
     outcomes: dict[str, CheckResults | Exception] = {}
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
         alike = [subject for subject in subjects if subject.path.suffix == suffix]
-        names = ", ".join(subject.name for subject in alike)
-        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
+        names = [subject.name for subject in alike]
+        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {', '.join(names)}")
         results = (_isolated if isolate else check_files)(alike, cases, provider, tolerances)
-        outcomes.update(zip((subject.name for subject in alike), results, strict=True))
+        outcomes.update(zip(names, results, strict=True))
     return [_completed(subject, outcomes[subject.name], provider, lifted) for subject in subjects]
 
 
@@ -122,22 +88,16 @@ def check_file(
 
     A rollout is compared with its own model instead, called once for each step.
     """
-    single = None
+    model = None
     if subject.model is not None:
-        single = open_runtime(subject.model, provider)
-        try:
-            cases, tolerances = make_rollout_cases(single, subject.rollout_steps), AS_MODEL
-        finally:
-            single.close()
-    runtime = open_emulating(subject.path, subject.precision, provider)
-    try:
-        if single is None:
+        with closing(open_runtime(subject.model, provider)) as model:
+            cases, tolerances = make_rollout_cases(model, subject.rollout_steps), AS_MODEL
+    with closing(open_emulating(subject.path, subject.precision, provider)) as runtime:
+        if model is None:
             refuse_rollout(runtime, subject.name)
         else:
-            _check_model(subject, runtime.signature, single.signature)
+            _check_model(subject, runtime.signature, model.signature)
         return check_runtime(subject, runtime, cases, tolerances)
-    finally:
-        runtime.close()
 
 
 def check_runtime(
@@ -150,8 +110,7 @@ def check_runtime(
     comparison = Comparison(runtime, subject.name, subject.precision, tolerances)
     cases = [case for case in cases if case.for_int8 or subject.precision != "int8"]
     context = CheckContext(subject, runtime.provider, runtime=runtime, comparison=comparison, cases=cases)
-    checks = run_checks(context)
-    return CheckResults(checks, comparison.profiles(), runtime.signature)
+    return CheckResults(run_checks(context), comparison.profiles(), runtime.signature)
 
 
 def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
@@ -163,30 +122,25 @@ def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
     return open_runtime(path, provider)
 
 
-def check_files(
-    subjects: Sequence[Subject],
-    cases: Sequence[ParityCase],
-    provider: str = "cpu",
-    tolerances: Mapping[str, Override] | None = None,
-) -> list[CheckResults | Exception]:
+def check_files(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:
     """`check_file` of each, or the `InputError` of a file that cannot be opened."""
     outcomes: list[CheckResults | Exception] = []
     for subject in subjects:
         try:
-            outcomes.append(check_file(subject, cases, provider, tolerances))
+            outcomes.append(check_file(subject, *arguments))
         except InputError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _isolated(subjects: Sequence[Subject], *more: Any) -> list[CheckResults | Exception]:
-    """`check_files` in another process; should it crash, each file in one of its own."""
+def _isolated(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:
+    """`check_files` in a subprocess; should it crash, each file in one of its own."""
     try:
-        return run_isolated(check_files, subjects, *more)
+        return run_isolated(check_files, subjects, *arguments)
     except CrashError as error:
         if len(subjects) == 1:
             return [error]
-        return [outcome for subject in subjects for outcome in _isolated([subject], *more)]
+        return [outcome for subject in subjects for outcome in _isolated([subject], *arguments)]
 
 
 def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None:
@@ -215,4 +169,6 @@ def _completed(
         except InputError as error:
             graph = error
     context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted)
-    return results._replace(checks=in_order([*run_checks(context), *results.checks]))
+    order = [spec.name for spec in CHECKS]
+    checks = sorted([*run_checks(context), *results.checks], key=lambda check: order.index(check.name))
+    return results._replace(checks=checks)

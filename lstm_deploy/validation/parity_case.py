@@ -8,16 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature
 from lstm_deploy.runtimes import Runtime
-from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE, sizes
+from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE
 
 
 class ParityCase(NamedTuple):
     """Chained calls, each from the state that the one before left, and the outputs expected of each."""
 
     check: str
-    """The check that it belongs to."""
     where: str
     """What sets it apart from the others of its check, for the report."""
     state: Feeds
@@ -34,6 +33,12 @@ class ParityCase(NamedTuple):
     """How many times the usual tolerance is allowed."""
     for_int8: bool = True
     """Whether int8 has to pass it: 8 bits have no NaN, and a step as coarse as the largest input is large."""
+
+
+def typed_feeds(signature: Signature, feeds: Feeds) -> Outputs:
+    """Feeds in the types of the contract: states are float32, and a float16 artifact takes them in float16."""
+    types = {spec.name: spec.dtype for spec in (*signature.inputs, *signature.state_inputs)}
+    return {name: value.astype(types.get(name, value.dtype), copy=False) for name, value in feeds.items()}
 
 
 def run_case(runtime: Runtime, case: ParityCase) -> Iterator[Outputs]:
@@ -53,11 +58,11 @@ def run_case(runtime: Runtime, case: ParityCase) -> Iterator[Outputs]:
     for inputs, expected in zip(case.calls, case.expected, strict=True):
         recurrence.inputs[name][...] = inputs[name]
         recurrence.step()
+        outputs = dict(recurrence.outputs)
         if pairs[0][1].name in expected:  # reading the state costs more than the step
             state = recurrence.get_state()
-            yield {**recurrence.outputs, **{after.name: state[before.name] for before, after in pairs}}
-        else:
-            yield recurrence.outputs
+            outputs |= {after.name: state[before.name] for before, after in pairs}
+        yield outputs
 
 
 def shortened(cases: Sequence[ParityCase], steps: int) -> list[ParityCase]:
@@ -70,19 +75,17 @@ def shortened(cases: Sequence[ParityCase], steps: int) -> list[ParityCase]:
     ]
 
 
-def dynamic_axes(spec: TensorSpec) -> tuple[int, ...]:
-    """The axes whose size is not fixed by the contract."""
-    return tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
-
-
 def output_sizes(signature: Signature, calls: Sequence[Outputs]) -> dict[str, Array]:
-    """How large the entries of each output are over some calls."""
+    """The largest finite |value| over some calls and the axes that the contract does not fix, kept with size 1."""
     least = dict.fromkeys(signature.outputs, OUTPUT_SIZE) | dict.fromkeys(signature.state_outputs, STATE_SIZE)
-    return {
-        spec.name: np.maximum(np.max(per_call, axis=0), size)
-        for spec, size in least.items()
-        if (per_call := [sizes(outputs[spec.name], dynamic_axes(spec)) for outputs in calls if spec.name in outputs])
-    }
+    sizes: dict[str, Array] = {}
+    for spec, size in least.items():
+        axes = tuple(axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str))
+        for value in (outputs[spec.name] for outputs in calls if spec.name in outputs):
+            finite = np.where(np.isfinite(value), np.abs(value), 0.0)  # floats, also of integers
+            largest = finite.max(axis=axes, keepdims=True, initial=size)
+            sizes[spec.name] = np.maximum(largest, sizes.get(spec.name, 0.0))
+    return sizes
 
 
 def with_typical_sizes(cases: Sequence[ParityCase], typical: str) -> list[ParityCase]:

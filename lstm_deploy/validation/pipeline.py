@@ -1,9 +1,11 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
 from lstm_deploy.contract import Signature
@@ -12,7 +14,8 @@ from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
 from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH
 from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
 from lstm_deploy.validation.diagnosis import explain
-from lstm_deploy.validation.judging import judge, of_bundle, report_of
+from lstm_deploy.validation.judging import CheckResults, judge, of_bundle
+from lstm_deploy.validation.parity_case import ParityCase
 from lstm_deploy.validation.reference import find_reference
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.third_party_onnx import adapt
@@ -67,8 +70,8 @@ def validate(
             subjects = [_without_bundle(path, against.signature, names, Path(folder))]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
-        for subject in subjects if trust_c else ():
-            if subject.path.suffix == ".c":
+        for subject in subjects:
+            if trust_c and subject.path.suffix == ".c":
                 c_compiler.build(subject.path)
         outputs = (bundle or against).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
@@ -77,12 +80,26 @@ def validate(
         cases = make_cases(against, THOROUGH if thorough else NORMAL) if against else []
         lifted = against.lifted if against else None
         results = judge(subjects, cases, provider, tolerances, lifted, on_progress=on_progress)
-        diagnoses = [
+        diagnoses = tuple(
             explain(subject, result, against, provider)
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
-        ]
-    return report_of(results, described, diagnoses, left_out)
+        )
+    return replace(_report(results, described), diagnoses=diagnoses, left_out=tuple(left_out))
+
+
+def check_artifacts(
+    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], reference: str
+) -> ParityReport:
+    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`."""
+    return _report(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), reference)
+
+
+def _report(results: Sequence[CheckResults], reference: str) -> ParityReport:
+    checks = tuple(check for result in results for check in result.checks)
+    profiles = tuple(profile for result in results for profile in result.profiles)
+    passed = all(check.passed for check in checks)
+    return ParityReport(passed=passed, reference=reference, checks=checks, profiles=profiles)
 
 
 def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
@@ -99,7 +116,7 @@ def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | 
     return Subject(path=path, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 
-def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = False) -> tuple[list[Artifact], list[str]]:
+def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool) -> tuple[list[Artifact], list[str]]:
     """The artifacts of a bundle that `path` names and that can run here; those that cannot, and why."""
     chosen: list[Artifact] = []
     left_out: list[str] = []

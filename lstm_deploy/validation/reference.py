@@ -38,8 +38,7 @@ class ArtifactReference:
     lifted: "Lifted | None" = None
 
     def __init__(self, runtime: Runtime) -> None:
-        self.signature, self.run = runtime.signature, runtime.run
-        self.run_float32 = runtime.run
+        self.signature, self.run, self.run_float32 = runtime.signature, runtime.run, runtime.run
 
 
 def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str]:

@@ -23,11 +23,14 @@ def make_cases(reference: Reference, effort: Effort = NORMAL) -> list[ParityCase
     failure: InputError | None = None
     in_float32: list[tuple[str, CaseInputs, list[Outputs]]] = []
     cases: list[ParityCase] = []
-    for check, inputs in _all_inputs(reference.signature, effort):
-        try:
-            in_float32.append((check, inputs, _outputs(reference.signature, reference.run_float32, inputs)))
-        except InputError as error:  # the model itself refuses this shape or these values
-            failure = error
+    for spec in CHECKS:
+        # Each draws from a generator of its own, so that another check does not change its inputs.
+        rng = np.random.default_rng(crc32(spec.name.encode()))
+        for inputs in spec.inputs(reference.signature, effort, rng) if spec.inputs else ():
+            try:
+                in_float32.append((spec.name, inputs, _outputs(reference.signature, reference.run_float32, inputs)))
+            except InputError as error:  # the model itself refuses this shape or these values
+                failure = error
     for check, inputs, rounded in in_float32:
         try:
             cases += _cases(reference, check, inputs, rounded)
@@ -36,14 +39,6 @@ def make_cases(reference: Reference, effort: Effort = NORMAL) -> list[ParityCase
     if not any(case.check == "shapes" for case in cases):
         raise failure or InputError("No shape is small enough to be tried; give more memory or a smaller model.")
     return with_typical_sizes(cases, "shapes")
-
-
-def _all_inputs(signature: Signature, effort: Effort) -> Iterator[tuple[str, CaseInputs]]:
-    """Each check draws from a generator of its own, so that another check does not change its inputs."""
-    for spec in CHECKS:
-        if spec.inputs is not None:
-            rng = np.random.default_rng(crc32(spec.name.encode()))
-            yield from ((spec.name, inputs) for inputs in spec.inputs(signature, effort, rng))
 
 
 def _cases(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequence[Outputs]) -> Iterator[ParityCase]:
@@ -59,11 +54,11 @@ def _cases(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequen
         return
     kept = 0
     for number, (exact, single) in enumerate(zip(expected, rounded, strict=True), 1):
-        now = {name: max(rounding[name], _relative_error(single[name], exact[name], sizes[name])) for name in exact}
-        lost = max(now.values(), default=0.0) > ROUNDING * TOLERANCES["float32", "cpu"].relative
+        errors = {name: max(rounding[name], _relative_error(single[name], exact[name], sizes[name])) for name in exact}
+        lost = max(errors.values(), default=0.0) > ROUNDING * TOLERANCES["float32", "cpu"].relative
         if check == "drift" and kept and lost:
             break  # PyTorch's own float32 has lost what would be compared
-        rounding |= now
+        rounding |= errors
         if all(spec.name in exact for spec in signature.state_outputs):
             kept = number
     yield ParityCase(
@@ -82,18 +77,17 @@ def _cases(reference: Reference, check: str, inputs: CaseInputs, rounded: Sequen
 def _outputs(signature: Signature, run: Callable[[Feeds], Outputs], inputs: CaseInputs) -> list[Outputs]:
     """The outputs that are known after each call of the artifact, from one call of the reference for each segment."""
     state = inputs.state
-    known: list[Outputs] = []
+    calls: list[Outputs] = []
     for segment in inputs.segments:
         outputs = run({**segment.inputs, **state})
         state = signature.next_state(outputs)
         if len(segment.parts) <= 1:
-            known.append(dict(outputs))
+            calls.append(dict(outputs))
         else:  # states, and what is not along the time, are known after the last call alone
             exact = signature.outputs if signature.streaming == "exact" else ()
-            known += split_steps([spec for spec in exact if "seq" in spec.shape], outputs, segment.parts)
-            last = {spec.name: outputs[spec.name] for spec in (*exact, *signature.state_outputs)}
-            known[-1] = {**last, **known[-1]}
-    return known
+            calls += split_steps([spec for spec in exact if "seq" in spec.shape], outputs, segment.parts)
+            calls[-1] = {**{spec.name: outputs[spec.name] for spec in (*exact, *signature.state_outputs)}, **calls[-1]}
+    return calls
 
 
 def _same_nonfinite(expected: Sequence[Outputs], rounded: Sequence[Outputs]) -> bool:

@@ -7,16 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lstm_deploy.contract import (
-    NO_STOP,
-    Feeds,
-    LanguageModel,
-    Outputs,
-    Signature,
-    rollout_contract,
-    sample_inputs,
-    sample_state,
-)
+from lstm_deploy.contract import NO_STOP, Feeds, LanguageModel, Signature, rollout_contract, sample_inputs, sample_state
 from lstm_deploy.runtimes import Runtime, Stepper, unroll
 from lstm_deploy.validation.parity_case import ParityCase, output_sizes
 from lstm_deploy.validation.tolerances import ROLLOUT, Override
@@ -32,12 +23,11 @@ def make_rollout_cases(runtime: Runtime, steps: int) -> list[ParityCase]:
     cases = []
     for where, inputs, state in inputs_of(runtime, contract, steps):
         expected = unroll(runtime, {**inputs, **state})
-        sizes = output_sizes(contract, [expected])
-        cases.append(ParityCase("rollout", where, state, (inputs,), (expected,), sizes))
+        cases.append(ParityCase("rollout", where, state, (inputs,), (expected,), output_sizes(contract, [expected])))
     return cases
 
 
-def _forecasts(_: Runtime, contract: Signature, steps: int) -> Iterator[tuple[str, Feeds, Outputs]]:
+def _forecasts(_: Runtime, contract: Signature, steps: int) -> Iterator[tuple[str, Feeds, Feeds]]:
     rng = np.random.default_rng(3)
     for batch, more, length in ((1, 8, steps), (3, 3, 7), (2, 0, 1), (5, 1, 2)):
         seq = contract.least_seq + more
@@ -46,10 +36,10 @@ def _forecasts(_: Runtime, contract: Signature, steps: int) -> Iterator[tuple[st
         yield where, {**inputs, "steps": np.array(length)}, sample_state(contract, batch, rng)
 
 
-def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[str, Feeds, Outputs]]:
+def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[str, Feeds, Feeds]]:
     rng = np.random.default_rng(4)
 
-    def text(batch: int, seq: int, temperature: float, top_k: int, length: int = steps) -> tuple[Feeds, Outputs]:
+    def text(batch: int, seq: int, temperature: float, top_k: int, length: int = steps) -> tuple[Feeds, Feeds]:
         inputs = {
             **sample_inputs(contract.inputs[:1], {"batch": batch, "seq": seq}, rng),
             "lengths": np.resize([seq, 1, max(1, seq - 2)], batch).astype(np.int64),
@@ -60,7 +50,7 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
         }
         return inputs, sample_state(contract, batch, rng)
 
-    # As hot as its logits are spread, so that the draw, and not the likeliest token alone, decides.
+    # A temperature as large as the spread of the logits, so that other tokens than the likeliest are drawn, too.
     inputs, state = text(4, 9, 0.0, 0)
     logits = Stepper(runtime)(inputs["x"], state)[0]
     hot = 2 * float(np.std(logits[np.isfinite(logits)])) + 1e-3
@@ -76,7 +66,7 @@ def _texts(runtime: Runtime, contract: Signature, steps: int) -> Iterator[tuple[
     yield "drawn from more than there are", *text(2, 3, 1.0, 10**6, 9)
     yield "one token", *text(2, 3, 1.0, 0, 1)
 
-    def stopped(inputs: Feeds, state: Feeds) -> Outputs:
+    def stopped(inputs: Feeds, state: Feeds) -> Feeds:
         """Ended by the token that comes a third of the way into the first row, and perhaps not into the others."""
         drawn = unroll(runtime, {**inputs, **state})["y"]
         return {**inputs, "stop": np.array(drawn[0, drawn.shape[1] // 3])}

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 
 from lstm_deploy.contract import Array, Feeds, Forecast, Outputs, layout_of, sample_inputs, sample_state, sizes_of
 from lstm_deploy.runtimes import Runtime, StateStream, Stepper, Stream, WindowStream
+from lstm_deploy.validation.parity_case import typed_feeds
 from lstm_deploy.validation.tolerances import STREAM, STREAM_SIZE
 
 ROWS, STEPS, SAVED = 3, 12, 6
@@ -22,17 +24,15 @@ def stream_problems(runtime: Runtime) -> list[str] | None:
 
 
 def _state_stream(runtime: Runtime) -> list[str]:
-    """A stream that carries its state."""
+    """Problems of a stream that carries its state."""
     signature, rng = runtime.signature, np.random.default_rng(5)
     (x,) = signature.inputs
     one_step = signature.clamp(sizes_of(signature.inputs, ROWS, 1))
     inputs = [sample_inputs(signature.inputs, one_step, rng)[x.name] for _ in range(STEPS)]
     first = state = sample_state(signature, ROWS, rng)
-    dtypes = {spec.name: spec.dtype for spec in signature.state_inputs}
     expected: list[Array] = []
     for value in inputs:
-        typed = {name: value.astype(dtypes[name], copy=False) for name, value in state.items()}
-        outputs = runtime.run({x.name: value, **typed})
+        outputs = runtime.run(typed_feeds(signature, {x.name: value, **state}))
         expected.append(outputs[signature.outputs[0].name])
         state = signature.next_state(outputs)
 
@@ -49,12 +49,11 @@ def _state_stream(runtime: Runtime) -> list[str]:
 
 
 def _window_stream(runtime: Runtime) -> list[str]:
-    """A stream that sees the latest rows."""
+    """Problems of a stream that sees the latest rows."""
     stream, step, rng = WindowStream(runtime, ROWS), Stepper(runtime), np.random.default_rng(5)
-    x = runtime.signature.inputs[0]
     shape = (ROWS, stream.window + 3, layout_of(runtime.signature).width)
-    values = rng.standard_normal(shape) if x.low is None or x.high is None else rng.uniform(x.low, x.high, shape)
-    rows = values.astype(np.float32)
+    x = replace(runtime.signature.inputs[0], dtype="float32", shape=shape)
+    rows = sample_inputs([x], {}, rng)[x.name]
     initial = runtime.signature.initial_state(ROWS)
     expected = [step(rows[:, start : start + stream.window], initial)[0] for start in range(4)]
     until_full = [np.full_like(expected[0], np.nan)] * (stream.window - 1)
@@ -63,7 +62,7 @@ def _window_stream(runtime: Runtime) -> list[str]:
 
 
 def _rows(stream: Stream, x: Array) -> list[str]:
-    """Rows that are reset, and that go on alone."""
+    """Problems of rows that are reset, and of rows that go on alone."""
     stream.reset(rows=[1])
     start, kept = stream.state, stream.get_rows([0, 2])
     problems = _states(stream.get_rows([1]), stream.initial_state(1), "of a row that was reset")

@@ -79,9 +79,9 @@ def _match(
 
 
 def _only(fits: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """A name that fits one place only, and that place fits no other name."""
+    """A name of the contract that one value alone fits, which fits no other name."""
     for ours, theirs in fits.items():
-        if len(theirs) == 1 and sum(theirs[0] in others for others in fits.values()) == 1:
+        if len(theirs) == 1 and sum(theirs[0] in values for values in fits.values()) == 1:
             return {ours: theirs[0]}
     return {}
 
@@ -89,8 +89,7 @@ def _only(fits: Mapping[str, Sequence[str]]) -> dict[str, str]:
 def _by_letter(fits: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """H and c have the same shape: names tell them apart."""
     for ours, theirs in fits.items():
-        letter = re.search(r"(?:^|_)([hc])_(?:in|out)$", ours)
-        if letter:
+        if letter := re.search(r"(?:^|_)([hc])_(?:in|out)$", ours):
             same = [name for name in theirs if (match := _LETTER.search(name.lower())) and match[1] == letter[1]]
             if len(same) == 1:
                 return {ours: same[0]}

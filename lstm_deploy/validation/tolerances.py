@@ -11,8 +11,6 @@ with its own lifted copy, and `artifacts` rounds quantized weights. A benchmark'
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError
 
@@ -51,7 +49,7 @@ KNOWN_FAULT = {
     "float16": Tolerance(2e-2, "twice what a right artifact may differ by"),
     "int8": Tolerance(0.15, "on small calls, right artifacts stay well below the 0.25 of long ones"),
 }
-"""Up to which the outputs of an artifact are those of a known fault, by precision."""
+"""By precision: outputs this close to those of a known fault count as caused by it."""
 WEIGHT_FAULT = Tolerance(1e-5, "a fault rebuilt from float32 weights rounds more often than the weights themselves")
 
 STATE_SIZE = 1.0
@@ -61,7 +59,7 @@ OUTPUT_SIZE = 0.05
 STREAM_SIZE = 1e-3
 """Values of streams are no smaller than this, so that outputs near zero may round."""
 ACTIVATION_ERROR = 1e-7
-"""How far the faster activations of runtimes are off, whatever their value."""
+"""The absolute error of the faster activations of runtimes."""
 ROUNDING = 10.0
 """How many times PyTorch's own rounding an artifact may differ, where that is more than the tolerance.
 
@@ -75,11 +73,11 @@ HUGE_CELLS = 100.0
 INT8_DRIFT = 3.0
 """Times the tolerance, for int8 over thousands of steps, in which single cells tip over at times."""
 HALF_STEP = 0.5 * (1 + 1e-3)
-"""By how many quantization steps a rounded weight may differ; a thousandth more for the rounding of the scale."""
+"""Quantization steps by which a rounded weight may differ; a thousandth more for the rounding of the scale."""
 FAULT_STEPS = 0.6
 """The same for a rounded weight and what a known fault would make of the right one."""
 AFFINE_FIT = 0.01
-"""Part of a difference that a factor and an offset may leave unexplained."""
+"""Fraction of a difference that a factor and an offset may leave unexplained."""
 UNIT_FACTOR = 1e-3
 """A factor nearer to 1 than this is 1."""
 
@@ -96,12 +94,6 @@ def relative_tolerance(precision: str, provider: str) -> float:
     if (precision, provider) not in TOLERANCES:
         raise InputError(f"No tolerance is known for {precision} on {provider}; validate the float32 artifact there.")
     return TOLERANCES[precision, provider].relative
-
-
-def sizes(expected: Array, dynamic_axes: tuple[int, ...]) -> Array:
-    """The largest finite |value| over the dynamic axes, which are kept with size 1."""
-    finite = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    return np.asarray(finite.max(axis=dynamic_axes, keepdims=True, initial=0.0))
 
 
 def allowed(size: Array, relative: float, rounding: float, override: Override | None = None) -> Array:

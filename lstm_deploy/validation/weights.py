@@ -6,7 +6,6 @@ Quantized weights may differ by half of the step that they were rounded to.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +13,11 @@ import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import (
-    LstmLayer,
-    Matrix,
-    c_weights,
-    onnx_weights,
-    operator_counts,
-    precision,
-    read_interface,
-    summed_biases,
-)
+from lstm_deploy.artifacts import LstmLayer, Matrix, c_weights, onnx_graph, onnx_weights, read_interface, summed_biases
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.lifting import Lifted, onnx_order
 from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
+from lstm_deploy.validation.weight_faults import wrong_gate_orders
 
 GATES = LSTM.onnx_gates
 TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}
@@ -37,7 +28,7 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     """One sentence for each weight of an artifact that is not the model's; none where they cannot be compared.
 
     A TorchScript file holds PyTorch's tensors by their names. An ONNX file holds those of the LSTMs in its LSTM nodes,
-    if these have constant weights, and most others as they are. A C file holds what the kernels want.
+    if these have constant weights, and most others as they are. A C file holds them as the kernels read them.
     """
     own = {name: _numpy(value) for name, value in lifted.state_dict().items()}
     if path.suffix == ".torchscript":
@@ -56,10 +47,10 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     else:
         model = onnx.load(path)
         layers, floats, matrices = onnx_weights.read(model)
-        count = operator_counts(model)
+        count = onnx_graph.operator_counts(model)
         if len(layers) != sum(count[name] for name in LSTM.operators):
             return None
-        coarse = precision(model) != "float32"
+        coarse = onnx_graph.precision(model) != "float32"
     problems = layer_problems(layers, expected) + _constant_problems(floats, others)
     return problems + (_matrix_problems(matrices, others) if coarse else [])
 
@@ -78,11 +69,10 @@ def layer_problems(layers: Sequence[LstmLayer], expected: Sequence[LstmLayer]) -
             continue
         closest = min(alike, key=lambda other: _distance(layer, other))
         for letter, tensor in TENSORS.items():
-            matrix, right, step = getattr(layer, letter), getattr(closest, letter), layer.steps.get(letter)
+            actual, right, step = getattr(layer, letter), getattr(closest, letter), layer.steps.get(letter)
             allowed = 0.0 if step is None else HALF_STEP * step
-            if (np.abs(matrix - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
-                cause = _fault(letter, matrix, right, step)
-                problems.append(f"{closest.label}: {tensor}{cause}.")
+            if (np.abs(actual - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
+                problems.append(f"{closest.label}: {tensor}{_fault(letter, actual, right, step)}.")
     return problems
 
 
@@ -169,33 +159,31 @@ def _fault(letter: str, actual: Array, right: Array, step: Array | None) -> str:
         if zero and (np.abs(actual - right - zero * step) <= FAULT_STEPS * step).all():
             return f": the zero point is off by {-zero:.0f}"
     index = np.unravel_index(int(np.abs(actual - right).argmax()), right.shape)
-    rows = right.shape[1] // _blocks(letter)
+    rows = right.shape[1] // _gate_blocks(letter)
     gate = list(GATES.values())[int(index[1]) // rows % len(GATES)]
     return f", {gate} gate: {_entries(actual, right, slack)}"
 
 
 def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
-    """What is known to go wrong with a tensor of a layer, and its numbers then."""
+    """Faults that are known of a tensor of a layer, and its values with each."""
     if letter == "b":
         ih, hh = np.split(right, 2, axis=1)
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
-    blocks = np.split(right, _blocks(letter), axis=1)
-    right_order, *wrong_orders = permutations(GATES)
-    for order in wrong_orders:
-        positions = [right_order.index(gate) for gate in order]
+    blocks = np.split(right, _gate_blocks(letter), axis=1)
+    for fault, positions in wrong_gate_orders(GATES):
         starts = range(0, len(blocks), len(GATES))
         value = np.concatenate([blocks[start + position] for start in starts for position in positions], 1)
-        yield f"the gates stand in the order {' '.join(order)}, not {' '.join(right_order)}", value
+        yield f"the gates {fault}", value
     if right.shape[0] == 2:
         yield "the two directions are exchanged", right[::-1]
     if letter == "r":
         yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in blocks], 1)
 
 
-def _blocks(letter: str) -> int:
-    """How many gates stand one after the other."""
+def _gate_blocks(letter: str) -> int:
+    """The number of blocks of rows, one for each gate; the biases of a layer are stacked."""
     return 2 * len(GATES) if letter == "b" else len(GATES)
 
 

@@ -16,7 +16,7 @@ Fault = tuple[str, Outputs]
 
 
 def wiring_faults(signature: Signature, run: Run, feeds: Feeds, constants: Mapping[str, Array]) -> Iterator[Fault]:
-    """All faults on one call of `run`, the right model; `constants` are its own by name, for scalings."""
+    """All faults on one call of the right model `run`; `constants` are its vectors by name, for scalings."""
     right = run(feeds)
     yield from _states_out(signature, feeds, right)
     for fault, wrong in _states_in(signature, feeds):
@@ -30,7 +30,7 @@ def wiring_faults(signature: Signature, run: Run, feeds: Feeds, constants: Mappi
 
 
 def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]]:
-    """Ways to read the state wrongly."""
+    """Feeds that make the right model read the state wrongly."""
     states = signature.state_inputs
     modules = by_module(states)
     for a, b in (pair for module in modules for pair in combinations(module, 2)):
@@ -42,12 +42,11 @@ def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]
         for ours, others in permutations(groups, 2):
             if [spec.shape for spec in ours] == [spec.shape for spec in others]:
                 taken = {a.name: feeds[b.name] for a, b in zip(ours, others, strict=True)}
-                yield f"{_are(ours)} read from {_listed(others)}", {**feeds, **taken}
+                yield f"{are(ours)} read from {_listed(others)}", {**feeds, **taken}
     axis = signature.batch_axis_of_state
     initial = signature.initial_state(feeds[states[0].name].shape[axis] if states else 1)
     for group in dict.fromkeys((*singles, *modules, states)):
-        what = "its" if len(group) == 1 else "their"
-        fault = f"{_are(group)} ignored: every call starts from {what} initial value"
+        fault = f"{are(group)} ignored: every call starts from {'its' if len(group) == 1 else 'their'} initial value"
         yield fault, {**feeds, **{spec.name: initial[spec.name] for spec in group}}
     for group in (*modules, *singles, states):
         for fault, layers in _layer_mixes(signature, group[0]):
@@ -57,7 +56,7 @@ def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]
 
 
 def _states_out(signature: Signature, feeds: Feeds, outputs: Outputs) -> Iterator[Fault]:
-    """Ways to return the state wrongly."""
+    """Outputs with the state returned wrongly."""
     ins, outs = signature.state_inputs, signature.state_outputs
     for a, b in combinations(outs, 2):
         if a.shape == b.shape:
@@ -66,11 +65,9 @@ def _states_out(signature: Signature, feeds: Feeds, outputs: Outputs) -> Iterato
     stale = {after.name: feeds[before.name].astype(np.float64) for before, after in zip(ins, outs, strict=True)}
     zeros = {spec.name: np.zeros_like(outputs[spec.name]) for spec in outs}
     for group in (*((spec,) for spec in outs), outs):
-        names = [spec.name for spec in group]
-        fault = f"{_are(group)} the state that came in, not the one after the last step"
-        yield fault, {**outputs, **{name: stale[name] for name in names}}
-        fault = f"{_are(group)} zeros, not the state after the last step"
-        yield fault, {**outputs, **{name: zeros[name] for name in names}}
+        for what, values in (("the state that came in, not the one", stale), ("zeros, not the state", zeros)):
+            fault = f"{are(group)} {what} after the last step"
+            yield fault, {**outputs, **{spec.name: values[spec.name] for spec in group}}
     axis = 1 - signature.batch_axis_of_state
     for fault, layers in _layer_mixes(signature, outs[0]):
         mixed = {spec.name: outputs[spec.name].take(layers, axis) for spec in outs if spec.shape[axis] == len(layers)}
@@ -105,7 +102,7 @@ def _other_steps(signature: Signature, run: Run, feeds: Feeds, right: Outputs) -
 
 
 def _inputs(signature: Signature, feeds: Feeds, constants: Mapping[str, Array]) -> Iterator[tuple[str, Feeds]]:
-    """Inputs that do not reach the network as they should."""
+    """Inputs that reach the network in a wrong form."""
     for spec in signature.inputs:
         name, x = spec.name, feeds[spec.name]
         if spec.is_lengths:
@@ -161,5 +158,6 @@ def _listed(specs: Sequence[TensorSpec]) -> str:
     return " and ".join(spec.name for spec in specs)
 
 
-def _are(specs: Sequence[TensorSpec]) -> str:
+def are(specs: Sequence[TensorSpec]) -> str:
+    """Names and verb of a sentence: `h_in is`, `h_in and c_in are`."""
     return f"{_listed(specs)} {'is' if len(specs) == 1 else 'are'}"

@@ -52,6 +52,13 @@ def test_a_session_that_remembers_earlier_calls_is_detected():
     assert check.detail == "y differ in a second call on the same inputs."
 
 
+def test_a_reference_whose_inputs_have_other_names_fails_the_checks():
+    (inputs,) = case().calls
+    checks = check_runtime(SUBJECT, Fake(right), [case()._replace(calls=({"z": inputs["x"]},))]).checks
+    checks = [check for check in checks if check.name in ("shapes", "repeatable")]
+    assert [(check.name, check.passed) for check in checks] == [("shapes", False), ("repeatable", False)]
+
+
 def test_each_check_is_reported_once(forecast_bundle):
     rows = [(check.artifact, check.name, check.output) for check in Bundle(forecast_bundle).manifest.parity.checks]
     assert len(set(rows)) == len(rows)

@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.contract import CONTRACT_KEY, Signature, StateDtype
 from lstm_deploy.errors import InputError, ParityError
-from lstm_deploy.validation import rename_value
 
 HEAVY = ("LSTM", "MatMul", "Gemm", "Conv")
 """The operators that gain from float16."""
@@ -75,7 +74,7 @@ class _Converter:
             half = value.name in self.half_ports
             if value.name in self.floats and (value.name in self.half) != half:
                 inner_name = f"{value.name}_inner"
-                rename_value(self.written, value.name, inner_name, outputs=True)
+                onnx_graph.rename(self.written, {value.name: inner_name}, outputs=True)
                 self._cast(inner_name, value.name, half=half)
         for value in (*self.graph.input, *self.graph.output):
             if value.name in self.half_ports:
