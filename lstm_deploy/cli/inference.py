@@ -58,7 +58,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
     if steps > task.horizon:
         raise InputError(
-            f"The model predicts the next {task.horizon} steps and none after them; give --steps {task.horizon} or fewer."
+            f"The model predicts {task.horizon} steps and none after them; give --steps {task.horizon} or fewer."
         )
     signature = model.signature
     rows = rows if carries_state(signature) else rows[:, -window_of(signature) :]
@@ -80,8 +80,8 @@ def generate(
 ) -> list[str]:
     """The characters that follow each prompt, the state carried throughout.
 
-    `temperature` 0 takes the likeliest character; above 0 characters are sampled as `contract.rollouts` describes, from the noise
-    `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
+    `temperature` 0 takes the likeliest character; above 0 characters are sampled as `contract.rollouts` describes, from
+    the noise `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
     `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
     """
     if not all(prompts):
