@@ -81,8 +81,8 @@ def generate(
     """The characters that follow each prompt, the state carried throughout.
 
     `temperature` 0 takes the likeliest character; above 0 characters are sampled as `contract.rollouts` describes, from
-    the noise `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the character
-    `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
+    the noise `numpy.random.default_rng(seed).random((len(prompts), steps), numpy.float32)`. Text ends before the
+    character `stop`. Raises `InputError` for a prompt that the vocabulary cannot spell.
     """
     if not all(prompts):
         raise InputError("The prompt is empty; give at least one character with --prompt.")

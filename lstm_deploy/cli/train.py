@@ -13,7 +13,7 @@ from lstm_deploy.cli import arguments, console
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, grouped
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
 from lstm_deploy.errors import InputError
-from lstm_deploy.training import Generator, Missing, Recipe, TaskName, is_rank_zero, make_recipe
+from lstm_deploy.training import Generator, Missing, Recipe, TaskName, make_recipe
 
 if TYPE_CHECKING:
     from lstm_deploy.training import SearchResult, SearchSpace, Trained, TrainingData
@@ -100,6 +100,8 @@ def train(
     json: JsonFlag = False,
 ) -> None:
     """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
+    from lstm_deploy.training import is_rank_zero
+
     if task is None:
         raise InputError("What is to be learned? Give --task forecast, lm or classify.")
     given = {field: getattr(recipe, option) for field, option in OPTIONS.items()}
@@ -143,7 +145,7 @@ def _train(
     space: "SearchSpace",
     resume: bool,
 ) -> "tuple[Trained, SearchResult | None]":
-    from lstm_deploy.training import belongs_to, train
+    from lstm_deploy.training import belongs_to, is_rank_zero, train
 
     best = None
     if options.search:
@@ -232,7 +234,7 @@ def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, An
 
 
 def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> None:
-    from lstm_deploy.training import LAST_STATE
+    from lstm_deploy.training import LAST_STATE, is_rank_zero
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output} must end in .safetensors, the only format that train writes.")

@@ -169,7 +169,7 @@ def test_no_color_and_no_terminal_give_plain_text(bundle_copy):
         [*COMMAND, "validate", str(bundle_copy), "--no-record"], capture_output=True, env=environment, check=True
     )
     assert b"\x1b" not in result.stdout + result.stderr
-    assert b"model.torchscript\n" in result.stdout, "nothing is cut or wrapped"
+    assert b"rollout.onnx\n" in result.stdout, "nothing is cut or wrapped"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
