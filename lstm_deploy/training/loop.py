@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lstm_deploy.errors import LstmDeployError
 from lstm_deploy.training.batches import Batch, Batches, Shard
-from lstm_deploy.training.learning_task import LearningTask
+from lstm_deploy.training.learning_task import LearningTask, WeightedMean
 from lstm_deploy.training.network import State
 from lstm_deploy.training.recipe import Recipe
 from lstm_deploy.training.run_folder import Epoch
@@ -96,16 +96,11 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
         self.history: list[Epoch] = []
         self.state: State | None = None
         self.began = self.reported = 0.0
-        self.train_loss, self.validation_loss = _WeightedMean(), _WeightedMean()
         self.last_validation_loss: float | None = None
 
     @property
     def shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size)
-
-    @property
-    def steps(self) -> int:
-        return int(self.trainer.estimated_stepping_batches)
 
     def train_dataloader(self) -> Batches:
         return self.task.batches("fit", self.shard)
@@ -115,7 +110,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
 
     def on_train_epoch_start(self) -> None:
         self.state, self.began = None, time.perf_counter()
-        self.train_loss = _WeightedMean()
+        self.train_loss = WeightedMean()
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         if number == 0:
@@ -135,7 +130,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
             self._report(float(outputs["loss"]), None)
 
     def on_validation_epoch_start(self) -> None:
-        self.state, self.validation_loss = None, _WeightedMean()
+        self.state, self.validation_loss = None, WeightedMean()
 
     def validation_step(self, batch: Batch, _: int) -> None:
         loss, self.state = self.task.run_batch(batch, self.state)
@@ -159,8 +154,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.recipe, self.network)
-        count_steps, count_batches = lambda: self.steps, lambda: len(self.train_dataloader())
-        return [optimizer], make_schedulers(self.recipe, optimizer, count_steps, count_batches)
+        return [optimizer], make_schedulers(self.recipe, optimizer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         history = [asdict(epoch) for epoch in self.history]
@@ -170,10 +164,9 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
         self.history = [Epoch(**epoch) for epoch in checkpoint[RUN_ENTRY]["history"]]
 
     def _report(self, loss: float, validation: float | None) -> None:
-        text = f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}, loss {loss:.4f}"
-        if validation is not None:
-            text += f", validation {validation:.4f}"
-        self.on_progress(self.global_step, self.steps, text)
+        losses = f"loss {loss:.4f}" + ("" if validation is None else f", validation {validation:.4f}")
+        text = f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}, {losses}"
+        self.on_progress(self.global_step, int(self.trainer.estimated_stepping_batches), text)
 
     def _finite(self, loss: float, name: str) -> float:
         if math.isfinite(loss):
@@ -183,16 +176,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
             "--learning-rate, a --warmup, or a smaller --clip."
         )
 
-    def _over_all_processes(self, mean: "_WeightedMean") -> float:
+    def _over_all_processes(self, mean: WeightedMean) -> float:
         local = torch.tensor([mean.total, mean.weight], dtype=torch.float64, device=self.device)
         total, weight = self.trainer.strategy.reduce(local, reduce_op="sum").tolist()
         return float(total / weight)
-
-
-class _WeightedMean:
-    def __init__(self) -> None:
-        self.total = self.weight = 0.0
-
-    def add(self, value: float, weight: float) -> None:
-        self.total += value * weight
-        self.weight += weight

@@ -113,17 +113,15 @@ def state_to_resume(folder: Path | None, data_digest: str, recipe: Recipe) -> Pa
     if not path.is_file():
         raise InputError(f"There is no {path} to resume from; leave out --resume.")
     before, data = _recipe_and_data(path)
-    now = asdict(recipe)
     if recipe.schedule != "cosine":  # whose course depends on the number of epochs
-        before["epochs"] = now["epochs"]
-    if changed := [name for name in now if before.get(name) != now[name]]:
-        name = changed[0]
-        raise InputError(
-            f"The training in {path.parent} had --{option_name(name)} {before.get(name)}, not {now[name]}; resume it "
-            "with the same options."
-        )
+        before["epochs"] = recipe.epochs
+    for name, value in asdict(recipe).items():
+        if (old := before.get(name)) != value:
+            raise InputError(
+                f"The run in {path.parent} had --{option_name(name)} {old}, not {value}; repeat its options."
+            )
     if data != data_digest:
-        raise InputError(f"The training in {path.parent} had other data; resume it with the same data.")
+        raise InputError(f"The run in {path.parent} had other data; resume it with the same data.")
     return path
 
 
@@ -149,4 +147,4 @@ def _recipe_and_data(path: Path) -> tuple[dict[str, Any], str]:
 
 def incomplete_state(path: Path) -> InputError:
     """The error for a file that does not hold the whole state of a run."""
-    return InputError(f"{path} is not the whole state of a training of lstm-deploy; leave out --resume.")
+    return InputError(f"{path} is not the complete state of a training run; leave out --resume.")

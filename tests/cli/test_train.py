@@ -167,7 +167,7 @@ BAD = {
         ("a.csv --task forecast --target a --resume", "to resume from"),
         ("a.csv --task forecast --target a --resume --force", "leave one of them out"),
         ("a.csv --task forecast --target a --range dropout=0..1", "go with --search"),
-        ("a.csv --task forecast --target a --search 3 --range colour=0..1", "nothing that a search can try"),
+        ("a.csv --task forecast --target a --search 3 --range colour=0..1", "not an option to search"),
         ("a.csv --task forecast --target a --search 3 --range hidden-size=0..4", "--hidden-size: Expected `int` >= 1"),
         ("a.csv --task forecast --target a --search 3 --range optimizer=adam,lion", "Invalid enum value 'lion'"),
         ("a.csv --task forecast --target a --search 3 --validation 0", "--validation above 0"),
