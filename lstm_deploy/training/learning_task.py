@@ -1,4 +1,4 @@
-"""What the training loop works on: a network, batches of data, a loss, and a measure of the result."""
+"""The interface of a task to the training loop: a network, batches of data, a loss and an evaluation."""
 
 import hashlib
 from abc import ABC, abstractmethod

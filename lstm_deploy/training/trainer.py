@@ -1,4 +1,4 @@
-"""What a recipe asks of Lightning: its trainer, optimizer and learning-rate schedule."""
+"""The Lightning trainer, the optimizer and the learning-rate schedule of a recipe."""
 
 import math
 import os

@@ -142,8 +142,7 @@ def _has_information(column: "pd.Series[Any]") -> bool:
 
 def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
     if name not in table.columns:
-        columns = ", ".join(map(str, table.columns))
-        raise InputError(f"{path} has no column {name!r}; choose from {columns}.")
+        raise InputError(f"{path} has no column {name!r}; choose from {', '.join(map(str, table.columns))}.")
     column = table[name]
     try:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""How data is split into a part to fit, one to validate and one held out for the metrics. No PyTorch."""
+"""Splits of data into a part to fit, one to validate and one held out for the metrics. No PyTorch."""
 
 from collections.abc import Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
