@@ -21,7 +21,7 @@ from lstm_deploy.training.learning_task import LearningTask, WeightedMean
 from lstm_deploy.training.network import State
 from lstm_deploy.training.recipe import Recipe
 from lstm_deploy.training.run_folder import Epoch
-from lstm_deploy.training.run_state import RUN_ENTRY, RunSaver, Weights, incomplete_state, state_to_resume
+from lstm_deploy.training.run_state import RUN_ENTRY, OnBest, OnEpoch, RunSaver, incomplete_state, state_to_resume
 from lstm_deploy.training.trainer import VALIDATION_LOSS, make_optimizer, make_schedulers, make_trainer
 
 OnProgress = Callable[[int, int, str], None]
@@ -45,14 +45,13 @@ def fit(
     *,
     folder: Path | None = None,
     resume: bool = False,
-    on_best: Callable[[Weights, int], None] | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
+    on_best: OnBest | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train the network of a task, and leave the weights of the best epoch in it.
 
     The log and the last state are written to `folder`, at most every `run_state.SAVE_S` seconds; `resume` continues
-    from there as if the run had never stopped, bit for bit on a CPU. `on_best` gets the weights and the number of each
-    epoch that is the best so far; `on_epoch` the number and the validation loss of each epoch, and may raise to stop.
+    from there as if the run had never stopped, bit for bit on a CPU.
 
     Ctrl-C keeps the best epoch so far, or raises `KeyboardInterrupt` if there is none yet. Raises `InputError` for a
     folder that holds another run, and `LstmDeployError` if the loss becomes infinite or NaN.

@@ -13,8 +13,6 @@ Generator = Literal["sine", "sines"]
 Missing = Literal["previous", "interpolate", "drop", "refuse"]
 Pooling = Literal["none", "last", "attention", "max", "mean"]
 TaskName = Literal["forecast", "lm", "classify"]
-Scaling = Literal["minmax", "standard", "none"]
-Schedule = Literal["constant", "plateau", "cosine"]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**31)]
 Width = Annotated[int, Meta(ge=0, le=16384)]
@@ -33,7 +31,8 @@ class Recipe(Struct, frozen=True, kw_only=True):
     loss_on: Annotated[Literal["every", "last"], Meta(description="Steps that contribute to the loss.")] = "every"
     state: Annotated[Literal["reset", "carry"], Meta(description="Zero at each example, or carried over.")] = "reset"
     scaling: Annotated[
-        Scaling, Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit.")
+        Literal["minmax", "standard", "none"],
+        Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit."),
     ] = "minmax"
     season: Annotated[Positive | None, Meta(description="Steps in a season, for its naive forecast [detected].")] = None
     unit: Annotated[
@@ -70,7 +69,8 @@ class Recipe(Struct, frozen=True, kw_only=True):
     optimizer: Annotated[Literal["adam", "adamw", "sgd"], Meta(description="What updates the weights.")] = "adam"
     weight_decay: Annotated[float, Meta(ge=0, description="Of the optimizer.")] = 0.0
     schedule: Annotated[
-        Schedule, Meta(description="Of the learning rate; plateau halves it when validation does not improve.")
+        Literal["constant", "plateau", "cosine"],
+        Meta(description="Of the learning rate; plateau halves it when validation does not improve."),
     ] = "constant"
     warmup: Annotated[NotNegative, Meta(description="Steps over which the learning rate rises linearly.")] = 0
     patience: Annotated[NotNegative, Meta(description="Epochs without improvement that end training; 0: never.")] = 0

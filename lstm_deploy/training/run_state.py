@@ -21,6 +21,10 @@ from lstm_deploy.training.recipe import Recipe, option_name
 from lstm_deploy.training.run_folder import LAST_STATE, LOG, Epoch, write_log
 
 Weights = dict[str, Tensor]
+OnBest = Callable[[Weights, int], None]
+"""Called with the weights and the number of the best epoch so far, after its state is saved."""
+OnEpoch = Callable[[int, float], None]
+"""Called with the number and the validation loss of each epoch; may raise to stop the training."""
 REQUIRED = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
 """Lightning's entries of `LAST_STATE`, all of which a run needs to continue as if it had never stopped."""
 RUN_ENTRY = "lstm_deploy"
@@ -34,15 +38,10 @@ DEFERRED = (signal.SIGINT, signal.SIGTERM)
 class RunSaver(Checkpoint):  # type: ignore[misc] # Lightning publishes no types
     """Keeps the weights of the best epoch, and saves the run to its folder. Lightning calls it after other callbacks.
 
-    It reads `history` and `network` of the module that is trained. `on_best` and `on_epoch` are as in `loop.fit`.
+    It reads `history` and `network` of the module that is trained.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        on_best: Callable[[Weights, int], None] | None,
-        on_epoch: Callable[[int, float], None] | None,
-    ) -> None:
+    def __init__(self, folder: Path | None, on_best: OnBest | None, on_epoch: OnEpoch | None) -> None:
         self.folder, self.on_best, self.on_epoch = folder, on_best, on_epoch
         self.loss, self.best_epoch, self.reported_epoch = math.inf, 0, 0
         self.weights: Weights = {}
