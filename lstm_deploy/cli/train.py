@@ -225,7 +225,7 @@ def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, An
         return {}
     if not recipe.validation:
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")
-    if recipe.processes > 1:
+    if recipe.devices * recipe.nodes > 1:
         raise InputError("A search runs on one device; leave out --devices and --nodes, and train the best on them.")
     from lstm_deploy.training import make_search_space
 

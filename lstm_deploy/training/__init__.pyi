@@ -9,14 +9,13 @@ from .checkpoint import (
     read_spec as read_spec,
 )
 from .data.labelled_texts import LabelledTexts as LabelledTexts, read_labelled_texts as read_labelled_texts
-from .data.series import Series as Series, Values as Values, read_series as read_series
+from .data.series import Series as Series, Values as Values, generate as generate, read_series as read_series
 from .data.splits import (
     parallel_streams as parallel_streams,
     split_by_label as split_by_label,
     split_series as split_series,
     split_text as split_text,
 )
-from .data.synthetic import generate as generate
 from .data.vocabularies import read_vocabulary as read_vocabulary
 from .network import load_network as load_network
 from .pipeline import Trained as Trained, train as train

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lstm_deploy.training.data.splits import parallel_streams
 
-EVALUATION_BATCH_SIZE = 512
-"""Where no gradients are computed; the result does not depend on it."""
 BATCHES_PER_BUCKET = 32
 """Batches whose examples are sorted by length together."""
 
@@ -78,7 +76,7 @@ class ShardedBatchSampler(Sampler[Indices]):
         return math.ceil((self.examples - self.dropped) / self.batch_size)
 
     def __iter__(self) -> Iterator[Indices]:
-        for batch in self._batches()[: len(self)]:
+        for batch in self._batches()[: len(self)]:  # drawn at the first step: on a resumed run `set_epoch` comes late
             yield self.shard.part_of(batch)
 
     def _batches(self) -> Sequence[Tensor]:
@@ -164,6 +162,6 @@ class PaddedSequences(Dataset[Batch]):
         return Batch((x, self.lengths[numbers]), self.classes[numbers], weight)
 
 
-def make_loader(dataset: Dataset[Batch], sampler: ShardedBatchSampler | None = None) -> Batches:
-    """A loader without collation: each item is a whole batch, which is far faster to gather at once than row by row."""
-    return DataLoader(dataset, sampler=sampler, batch_size=None)
+def make_loader(examples: Windows | PaddedSequences, batch_size: int, shard: Shard = WHOLE, **order: Any) -> Batches:
+    """The batches of a `ShardedBatchSampler`, each of which is gathered at once, far faster than row by row."""
+    return DataLoader(examples, sampler=ShardedBatchSampler(len(examples), batch_size, shard, **order), batch_size=None)

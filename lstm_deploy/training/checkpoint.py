@@ -12,7 +12,7 @@ from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lstm_deploy.artifacts import atomic_write
+from lstm_deploy.artifacts import atomic_write, require_file
 from lstm_deploy.contract import Array, StatePolicy, Task, decode_json
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.recipe import Pooling
@@ -111,8 +111,7 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
 
 def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file; check the path.")
+    require_file(path)
     try:
         return safe_open(path, framework="numpy")
     except SafetensorError as error:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import Classify
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.batches import WHOLE, Batches, PaddedSequences, Shard, ShardedBatchSampler, make_loader
+from lstm_deploy.training.batches import WHOLE, Batches, PaddedSequences, Shard, make_loader
 from lstm_deploy.training.data.labelled_texts import LabelledTexts
 from lstm_deploy.training.data.splits import Part, split_by_label
 from lstm_deploy.training.data.vocabularies import UNKNOWN, build_vocabulary
@@ -40,9 +40,9 @@ class TextClassification(LearningTask):
                 raise InputError("The vectors have none of the words of the texts; check their language and case.")
             if recipe.freeze_vectors:
                 vocabulary = (UNKNOWN, *common)
-            matrix, found = initial_embedding(vocabulary, vectors, recipe.seed)
+            matrix, with_vector = initial_embedding(vocabulary, vectors, recipe.seed)
             width = matrix.shape[1]
-            self.remarks = (f"{found:,} of {len(vocabulary):,} entries of the vocabulary have a vector.",)
+            self.remarks = (f"{with_vector:,} of {len(vocabulary):,} entries of the vocabulary have a vector.",)
         self.task = Classify(labels=labels, vocabulary=vocabulary, unit=unit, unknown=0)
         self.high = (len(vocabulary) - 1,)
         self.network = new_token_network(recipe, len(vocabulary), len(labels), width)
@@ -57,15 +57,13 @@ class TextClassification(LearningTask):
         rows = getattr(self.split, part)
         examples = PaddedSequences([self.sequences[row] for row in rows], self.classes[torch.from_numpy(rows)])
         seed, lengths = (self.recipe.seed, examples.lengths) if part == "fit" else (None, None)
-        size = self.recipe.batch_size
-        return make_loader(examples, ShardedBatchSampler(len(examples), size, shard, seed=seed, lengths=lengths))
+        return make_loader(examples, self.recipe.batch_size, shard, seed=seed, lengths=lengths)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(output, targets)
 
     def evaluate(self) -> Evaluation:
-        with torch.no_grad():
-            predicted = torch.cat([self.network(*b.inputs)[0].argmax(-1) for b in self.batches("test", WHOLE)])
+        predicted = torch.cat([self.network(*b.inputs)[0].argmax(-1) for b in self.batches("test", WHOLE)])
         truth = self.classes.numpy()[self.split.test]
         confusion = confusion_matrix(truth, predicted.numpy(), len(self.task.labels))
         return Evaluation(metrics=classification_metrics(confusion), confusion=confusion)

@@ -10,9 +10,9 @@ from lstm_deploy.contract import Array
 from lstm_deploy.training.data.series import Values
 
 LONGEST_SEASON = 1000
-"""Steps in the longest season that is found."""
+"""Steps in the longest season that is considered."""
 SEASON_ROWS = 20_000
-"""The latest rows, in which a season is looked for."""
+"""Number of the latest rows that are searched for a season."""
 
 
 class Predictions(Struct, frozen=True, kw_only=True):
@@ -109,8 +109,13 @@ def classification_metrics(confusion: Array) -> dict[str, Any]:
     """Accuracy and macro-F1, and those of always predicting the most frequent label."""
     naive = np.zeros_like(confusion)
     naive[:, confusion.sum(1).argmax()] = confusion.sum(1)
-    metrics = {"texts": int(confusion.sum()), "accuracy": _accuracy(confusion), "macro_f1": _macro_f1(confusion)}
-    return metrics | {"naive_accuracy": _accuracy(naive), "naive_macro_f1": _macro_f1(naive)}
+    metrics: dict[str, Any] = {"texts": int(confusion.sum())}
+    for prefix, counts in (("", confusion), ("naive_", naive)):
+        correct, total = np.diag(counts), counts.sum(0) + counts.sum(1)
+        # F1 is 0 for a label that neither occurs nor is predicted.
+        f1 = np.divide(2 * correct, total, out=np.zeros(len(total)), where=total > 0)
+        metrics |= {f"{prefix}accuracy": float(correct.sum() / counts.sum()), f"{prefix}macro_f1": float(f1.mean())}
+    return metrics
 
 
 def confusion_matrix(truth: Array, predicted: Array, labels: int) -> Array:
@@ -148,14 +153,3 @@ def _mase(prediction: Array, truth: Array, history: Values, lag: int = 1) -> flo
     if not (scale > 0).all():
         return None
     return float((np.abs(prediction - truth).mean(axis=tuple(range(truth.ndim - 1))) / scale).mean())
-
-
-def _accuracy(confusion: Array) -> float:
-    return float(np.trace(confusion) / confusion.sum())
-
-
-def _macro_f1(confusion: Array) -> float:
-    """The mean F1 over labels; 0 for a label that neither occurs nor is predicted."""
-    correct = np.diag(confusion)
-    total = confusion.sum(0) + confusion.sum(1)
-    return float(np.divide(2 * correct, total, out=np.zeros(len(total)), where=total > 0).mean())

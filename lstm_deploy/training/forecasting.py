@@ -6,21 +6,15 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import Array, Forecast
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.batches import (
-    EVALUATION_BATCH_SIZE,
-    WHOLE,
-    Batches,
-    Shard,
-    ShardedBatchSampler,
-    Windows,
-    make_loader,
-)
+from lstm_deploy.training.batches import WHOLE, Batches, Shard, Windows, make_loader
 from lstm_deploy.training.data.series import Series, Values
 from lstm_deploy.training.data.splits import Part, split_series
 from lstm_deploy.training.evaluation import Evaluation, Predictions, find_season, forecast_metrics, rmse
 from lstm_deploy.training.learning_task import LearningTask, digest, new_network
 from lstm_deploy.training.recipe import Recipe
 
+EVALUATION_BATCH_SIZE = 512
+"""Where no gradients are computed; the result does not depend on it."""
 ROLLOUT_STEPS = 50
 """The longest rollout that is evaluated."""
 
@@ -40,18 +34,14 @@ class Forecasting(LearningTask):
         fit_end = self.split.fit.stop
         if missing := [name for name in targets if name not in series.columns]:
             raise InputError(
-                f"The target {missing[0]!r} is not among the features {', '.join(series.columns)}; "
-                "name one of them, or add it with --features."
+                f"The target {missing[0]!r} is not among the features {', '.join(series.columns)}; name one, or add it."
             )
         if fit_end < window + horizon:
             raise InputError(
-                f"{rows} row(s) are too few for windows of {window} and a horizon of {horizon}; give more rows or a "
-                "smaller --window."
+                f"{rows} row(s) are too few for windows of {window} and a horizon of {horizon}; use a smaller --window."
             )
         if recipe.season and recipe.season >= fit_end:
-            raise InputError(
-                f"A season of {recipe.season} steps is longer than the training part; give another --season."
-            )
+            raise InputError(f"A --season of {recipe.season} is longer than the training part; give a shorter one.")
         fitted = series.values[:fit_end]
         offset, divisor = _scaling(series, fitted, recipe.scaling)
         self.recipe, self.series = recipe, series
@@ -74,12 +64,11 @@ class Forecasting(LearningTask):
         if part != "fit":  # the first window ends right before the part; the last step of each predicts a row in it
             values = self.values[rows.start - size : rows.stop]
             windows = Windows(values, size, columns=columns, horizon=horizon, last=True)
-            return make_loader(windows, ShardedBatchSampler(len(windows), EVALUATION_BATCH_SIZE, shard))
+            return make_loader(windows, EVALUATION_BATCH_SIZE, shard)
         stride, last = recipe.stride or 1, recipe.loss_on == "last" or recipe.pooling != "none"
         windows = Windows(self.values[rows], size, columns=columns, horizon=horizon, stride=stride, last=last)
         minimum = 2 if recipe.window_norm else 1  # BatchNorm needs several examples for a variance
-        sampler = ShardedBatchSampler(len(windows), recipe.batch_size, shard, seed=recipe.seed, minimum=minimum)
-        return make_loader(windows, sampler)
+        return make_loader(windows, recipe.batch_size, shard, seed=recipe.seed, minimum=minimum)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """In scaled units, so that each target counts the same."""
@@ -89,17 +78,14 @@ class Forecasting(LearningTask):
 
     def evaluate(self) -> Evaluation:
         values, fit_end, start = self.series.values, self.split.fit.stop, self.split.test.start
-        with torch.no_grad():
-            outputs = [self._last_output(batch.inputs[0]) for batch in self.batches("test", WHOLE)]
+        outputs = [self._last_output(batch.inputs[0]) for batch in self.batches("test", WHOLE)]
         prediction = torch.cat(outputs).numpy().astype(np.float64)
         prediction = prediction.reshape(len(prediction), self.task.horizon, len(self.columns))
         season = self.recipe.season or find_season(values[:fit_end, self.columns[0]])
         metrics = forecast_metrics(prediction, values, start, self.columns, fit_end, season, self.task.targets)
         end = start + len(prediction)
         one_step = Predictions(
-            truth=values[start:end][:, self.columns],
-            prediction=prediction[:, 0],
-            labels=self.series.labels[start:end],
+            truth=values[start:end][:, self.columns], prediction=prediction[:, 0], labels=self.series.labels[start:end]
         )
         rollout = self._rollout(start) if self.task.feeds_itself else None
         if rollout:
@@ -117,10 +103,9 @@ class Forecasting(LearningTask):
         series, predictions = self.series, list[Tensor]()
         end = min(start + ROLLOUT_STEPS, len(series.values))
         rows = self.values[None, start - self.task.window : start]
-        with torch.no_grad():
-            for _ in range(start, end):
-                predictions.append(self._last_output(rows))
-                rows = torch.cat([rows[:, 1:], predictions[-1][:, None]], 1)
+        for _ in range(start, end):
+            predictions.append(self._last_output(rows))
+            rows = torch.cat([rows[:, 1:], predictions[-1][:, None]], 1)
         truth = series.values if series.noiseless is None else series.noiseless
         return Predictions(
             truth=truth[start:end],

@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lstm_deploy.contract import BYTES, LanguageModel
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.batches import WHOLE, Batches, Shard, ShardedBatchSampler, TokenStreams, Windows, make_loader
+from lstm_deploy.training.batches import WHOLE, Batches, Shard, TokenStreams, Windows, make_loader
 from lstm_deploy.training.data.splits import Part, split_text
 from lstm_deploy.training.evaluation import Evaluation, bigram_nats, text_metrics
-from lstm_deploy.training.learning_task import LearningTask, digest, new_token_network
+from lstm_deploy.training.learning_task import LearningTask, WeightedMean, digest, new_token_network
 from lstm_deploy.training.recipe import Recipe
 
 
@@ -27,8 +28,7 @@ class LanguageModelling(LearningTask):
         self.split = split_text(len(self.tokens), minimum, recipe.test, recipe.validation)
         if self.split.fit.stop - 1 < recipe.window or len(self.tokens) - self.split.test.start < minimum:
             raise InputError(
-                f"A text of {len(self.tokens)} {recipe.unit}s is too short for windows of {recipe.window}; "
-                "give a longer text or a smaller --window."
+                f"{len(self.tokens)} {recipe.unit}s are too few for windows of {recipe.window}; use a smaller --window."
             )
         self.high = (len(vocabulary) - 1,)
         self.network = new_token_network(recipe, len(vocabulary), len(vocabulary), recipe.embedding_size)
@@ -37,18 +37,21 @@ class LanguageModelling(LearningTask):
     def batches(self, part: Part, shard: Shard) -> Batches:
         recipe, tokens = self.recipe, self.tokens[getattr(self.split, part)]
         if recipe.state == "carry":
-            return make_loader(TokenStreams(tokens, recipe.batch_size, recipe.window, shard))
+            return DataLoader(TokenStreams(tokens, recipe.batch_size, recipe.window, shard), batch_size=None)
         last = recipe.loss_on == "last" or recipe.pooling != "none"
         examples = Windows(tokens, recipe.window, stride=recipe.stride or recipe.window, last=last)
         seed = recipe.seed if part == "fit" else None
-        return make_loader(examples, ShardedBatchSampler(len(examples), recipe.batch_size, shard, seed=seed))
+        return make_loader(examples, recipe.batch_size, shard, seed=seed)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         output = output[:, -1] if targets.dim() == 1 and output.dim() == 3 else output
         return nn.functional.cross_entropy(output.flatten(0, -2), targets.flatten())
 
     def evaluate(self) -> Evaluation:
-        nats = self.mean_loss(self.batches("test", WHOLE))
+        mean, state = WeightedMean(), None
+        for batch in self.batches("test", WHOLE):
+            loss, state = self.run_batch(batch, state)
+            mean.add(float(loss), batch.targets.numel())
         fitted, held_out = self.tokens[self.split.fit].numpy(), self.tokens[self.split.test].numpy()
         naive = bigram_nats(fitted, held_out, len(self.task.vocabulary))
-        return Evaluation(metrics=text_metrics(nats, naive, len(held_out), self.recipe.unit))
+        return Evaluation(metrics=text_metrics(mean.total / mean.weight, naive, len(held_out), self.recipe.unit))

@@ -1,11 +1,10 @@
-"""What the training loop works on: a network, batches of data, a loss, and a measure of the result."""
+"""The interface of a task to the training loop: a network, batches of data, a loss and an evaluation."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import torch
 from msgspec.structs import asdict
 from torch import Tensor
 
@@ -43,7 +42,7 @@ class LearningTask(ABC):
 
     @abstractmethod
     def evaluate(self) -> Evaluation:
-        """Measure the network in its current state on the held-out part."""
+        """Measure the network on the held-out part; called in evaluation mode, without gradients."""
 
     def run_batch(self, batch: Batch, state: State | None) -> tuple[Tensor, State | None]:
         """The loss of a batch, and the state for the next one."""
@@ -51,16 +50,15 @@ class LearningTask(ABC):
         carried = (h.detach(), c.detach()) if self.state_policy == "carry" else None
         return self.loss(output, batch.targets), carried
 
-    def mean_loss(self, batches: Batches) -> float:
-        """The mean loss over all targets of some batches."""
-        total, count, state = 0.0, 0, None
-        self.network.eval()
-        with torch.no_grad():
-            for batch in batches:
-                loss, state = self.run_batch(batch, state)
-                total += float(loss) * batch.targets.numel()
-                count += batch.targets.numel()
-        return total / count
+
+class WeightedMean:
+    """The sum of values times their weights, and that of the weights."""
+
+    total = weight = 0.0
+
+    def add(self, value: float, weight: float) -> None:
+        self.total += value * weight
+        self.weight += weight
 
 
 def new_network(recipe: Recipe, **fields: Any) -> Network:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from lstm_deploy.errors import LstmDeployError
 from lstm_deploy.training.batches import Batch, Batches, Shard
-from lstm_deploy.training.learning_task import LearningTask
+from lstm_deploy.training.learning_task import LearningTask, WeightedMean
 from lstm_deploy.training.network import State
 from lstm_deploy.training.recipe import Recipe
 from lstm_deploy.training.run_folder import Epoch
-from lstm_deploy.training.run_state import RUN_ENTRY, RunSaver, Weights, incomplete_state, state_to_resume
+from lstm_deploy.training.run_state import RUN_ENTRY, OnBest, OnEpoch, RunSaver, incomplete_state, state_to_resume
 from lstm_deploy.training.trainer import VALIDATION_LOSS, make_optimizer, make_schedulers, make_trainer
 
 OnProgress = Callable[[int, int, str], None]
@@ -45,14 +45,13 @@ def fit(
     *,
     folder: Path | None = None,
     resume: bool = False,
-    on_best: Callable[[Weights, int], None] | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
+    on_best: OnBest | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train the network of a task, and leave the weights of the best epoch in it.
 
     The log and the last state are written to `folder`, at most every `run_state.SAVE_S` seconds; `resume` continues
-    from there as if the run had never stopped, bit for bit on a CPU. `on_best` gets the weights and the number of each
-    epoch that is the best so far; `on_epoch` the number and the validation loss of each epoch, and may raise to stop.
+    from there as if the run had never stopped, bit for bit on a CPU.
 
     Ctrl-C keeps the best epoch so far, or raises `KeyboardInterrupt` if there is none yet. Raises `InputError` for a
     folder that holds another run, and `LstmDeployError` if the loss becomes infinite or NaN.
@@ -96,16 +95,11 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
         self.history: list[Epoch] = []
         self.state: State | None = None
         self.began = self.reported = 0.0
-        self.train_loss, self.validation_loss = _WeightedMean(), _WeightedMean()
         self.last_validation_loss: float | None = None
 
     @property
     def shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size)
-
-    @property
-    def steps(self) -> int:
-        return int(self.trainer.estimated_stepping_batches)
 
     def train_dataloader(self) -> Batches:
         return self.task.batches("fit", self.shard)
@@ -115,7 +109,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
 
     def on_train_epoch_start(self) -> None:
         self.state, self.began = None, time.perf_counter()
-        self.train_loss = _WeightedMean()
+        self.train_loss = WeightedMean()
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         if number == 0:
@@ -135,7 +129,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
             self._report(float(outputs["loss"]), None)
 
     def on_validation_epoch_start(self) -> None:
-        self.state, self.validation_loss = None, _WeightedMean()
+        self.state, self.validation_loss = None, WeightedMean()
 
     def validation_step(self, batch: Batch, _: int) -> None:
         loss, self.state = self.task.run_batch(batch, self.state)
@@ -159,8 +153,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.recipe, self.network)
-        count_steps, count_batches = lambda: self.steps, lambda: len(self.train_dataloader())
-        return [optimizer], make_schedulers(self.recipe, optimizer, count_steps, count_batches)
+        return [optimizer], make_schedulers(self.recipe, optimizer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         history = [asdict(epoch) for epoch in self.history]
@@ -170,10 +163,9 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
         self.history = [Epoch(**epoch) for epoch in checkpoint[RUN_ENTRY]["history"]]
 
     def _report(self, loss: float, validation: float | None) -> None:
-        text = f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}, loss {loss:.4f}"
-        if validation is not None:
-            text += f", validation {validation:.4f}"
-        self.on_progress(self.global_step, self.steps, text)
+        losses = f"loss {loss:.4f}" + ("" if validation is None else f", validation {validation:.4f}")
+        text = f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}, {losses}"
+        self.on_progress(self.global_step, int(self.trainer.estimated_stepping_batches), text)
 
     def _finite(self, loss: float, name: str) -> float:
         if math.isfinite(loss):
@@ -183,16 +175,7 @@ class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning pub
             "--learning-rate, a --warmup, or a smaller --clip."
         )
 
-    def _over_all_processes(self, mean: "_WeightedMean") -> float:
+    def _over_all_processes(self, mean: WeightedMean) -> float:
         local = torch.tensor([mean.total, mean.weight], dtype=torch.float64, device=self.device)
         total, weight = self.trainer.strategy.reduce(local, reduce_op="sum").tolist()
         return float(total / weight)
-
-
-class _WeightedMean:
-    def __init__(self) -> None:
-        self.total = self.weight = 0.0
-
-    def add(self, value: float, weight: float) -> None:
-        self.total += value * weight
-        self.weight += weight

@@ -17,13 +17,9 @@ State = tuple[Tensor, Tensor]
 class Scaling(nn.Module):
     """Scales each feature from raw units: `(x - offset) * scale`."""
 
-    offset: Tensor
-    scale: Tensor
-
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("offset", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.offset, self.scale = nn.Buffer(torch.zeros(size)), nn.Buffer(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.offset) * self.scale
@@ -36,8 +32,6 @@ class Network(nn.Module):
     steps of each row, by default all. `y` is `[batch, seq, outputs]`, or `[batch, outputs]` with pooling, in raw units
     or as logits.
     """
-
-    columns: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -57,9 +51,7 @@ class Network(nn.Module):
             config.hidden_size,
             config.num_layers,
             batch_first=True,
-            dropout=config.dropout
-            if config.num_layers > 1
-            else 0.0,  # nn.LSTM warns that it has no effect on one layer
+            dropout=config.dropout if config.num_layers > 1 else 0.0,  # which has no effect on one layer: a warning
             bidirectional=config.bidirectional,
             proj_size=config.proj_size,
         )
@@ -73,7 +65,7 @@ class Network(nn.Module):
             self.hidden, width = nn.Linear(width, config.head_size), config.head_size
         self.fc = nn.Linear(width, config.output_size)
         if config.output_columns:
-            self.register_buffer("columns", torch.tensor(config.output_columns))
+            self.columns = nn.Buffer(torch.tensor(config.output_columns))
         if config.residual:
             nn.init.zeros_(self.fc.weight)  # training starts from the naive forecast: no change
             nn.init.zeros_(self.fc.bias)

@@ -67,7 +67,8 @@ def train(
         checkpoint.save(folder / BEST, {name: value.cpu().numpy() for name, value in weights.items()}, spec(epoch, {}))
 
     fitted = fit(task, recipe, on_progress, folder=folder, resume=resume, on_best=save_best if folder else None)
-    evaluation = task.evaluate()
+    with torch.no_grad():
+        evaluation = task.evaluate()
     return Trained(
         network=task.network,
         spec=spec(fitted.best_epoch, evaluation.metrics),

@@ -73,18 +73,12 @@ def forecast_plot(
     for column, (name, axes) in enumerate(zip(names, panels, strict=True)):
         past, future = history[:, column], forecast[:, column]
         past_style = {"color": "#b9c4d0", "linewidth": 2.4} if overlay else {"color": GREY, "linewidth": 1.2}
+        style: dict[str, Any] = {"color": ORANGE, "linewidth": 0.9}
         axes.plot(range(len(past)), past, label="truth" if overlay else "history", **past_style)
         if not overlay:  # connect the forecast with the latest value
-            axes.plot([first - 1, first], [past[-1], future[0]], color=ORANGE, linewidth=0.9, linestyle=":")
-        axes.plot(
-            range(first, first + len(future)),
-            future,
-            color=ORANGE,
-            linewidth=0.9,
-            label="prediction" if overlay else "forecast",
-            marker="o" if len(future) == 1 else None,
-            markersize=4,
-        )
+            axes.plot([first - 1, first], [past[-1], future[0]], linestyle=":", **style)
+        style |= {"marker": "o", "markersize": 4} if len(future) == 1 else {}
+        axes.plot(range(first, first + len(future)), future, label="prediction" if overlay else "forecast", **style)
         axes.set_ylabel(name, parse_math=False)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -104,14 +98,8 @@ def residual_plot(names: Sequence[str], predictions: Predictions) -> Figure:
         course.set_ylabel(name, parse_math=False)
         course.grid(alpha=0.3)
         margin = 1e-3 * np.abs(errors).max() + 1e-9  # a bin needs a width even if all errors are equal
-        spread.hist(
-            errors,
-            bins=min(40, max(5, len(errors) // 5)),
-            range=(errors.min() - margin, errors.max() + margin),
-            orientation="horizontal",
-            color=BLUE,
-            alpha=0.7,
-        )
+        edges = np.linspace(errors.min() - margin, errors.max() + margin, 1 + min(40, max(5, len(errors) // 5)))
+        spread.hist(errors, edges, orientation="horizontal", color=BLUE, alpha=0.7)
         spread.axhline(errors.mean(), color=ORANGE, linewidth=1.2, label=f"mean {errors.mean():.3g}")
         spread.legend(fontsize=8)
     panels[0, 0].set_title("prediction − truth on held-out rows", fontsize=10, loc="left")
@@ -163,7 +151,5 @@ def loss_plot(history: Sequence[Epoch], naive: float | None) -> Figure:
 
 def _label_rows(axes: Axes, labels: Sequence[str], ticks: int = 6) -> None:
     """Show a few evenly spaced labels along the x axis."""
-    if not labels:
-        return
     rows = np.unique(np.linspace(0, len(labels) - 1, ticks).round().astype(int))
     axes.set_xticks(rows, [labels[row] for row in rows], fontsize=8)

@@ -13,12 +13,6 @@ Generator = Literal["sine", "sines"]
 Missing = Literal["previous", "interpolate", "drop", "refuse"]
 Pooling = Literal["none", "last", "attention", "max", "mean"]
 TaskName = Literal["forecast", "lm", "classify"]
-Scaling = Literal["minmax", "standard", "none"]
-LossOn = Literal["every", "last"]
-Optimizer = Literal["adam", "adamw", "sgd"]
-Schedule = Literal["constant", "plateau", "cosine"]
-Strategy = Literal["auto", "ddp"]
-Precision = Literal["32", "16-mixed", "bf16-mixed"]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**31)]
 Width = Annotated[int, Meta(ge=0, le=16384)]
@@ -33,31 +27,21 @@ class Recipe(Struct, frozen=True, kw_only=True):
     # Examples
     window: Annotated[Positive, Meta(description="Steps in one example; classify: tokens that a text is cut to.")]
     horizon: Annotated[Positive, Meta(description="Steps to predict at once.")] = 1
-    stride: Annotated[
-        Positive | None, Meta(description="Steps from one example to the next [forecast: 1; lm: the window].")
-    ] = None
-    loss_on: Annotated[LossOn, Meta(description="Steps of an example that contribute to the loss.")] = "every"
-    state: Annotated[
-        Literal["reset", "carry"],
-        Meta(description="Start each example from a zero state, or from where the example before it ended."),
-    ] = "reset"
+    stride: Annotated[Positive | None, Meta(description="Steps between examples [forecast: 1; lm: the window].")] = None
+    loss_on: Annotated[Literal["every", "last"], Meta(description="Steps that contribute to the loss.")] = "every"
+    state: Annotated[Literal["reset", "carry"], Meta(description="Zero at each example, or carried over.")] = "reset"
     scaling: Annotated[
-        Scaling, Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit.")
+        Literal["minmax", "standard", "none"],
+        Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit."),
     ] = "minmax"
-    season: Annotated[
-        Positive | None, Meta(description="Steps of a season, for the seasonal naive forecast [found in the data].")
-    ] = None
+    season: Annotated[Positive | None, Meta(description="Steps in a season, for its naive forecast [detected].")] = None
     unit: Annotated[
         Unit | Literal["byte"],
-        Meta(description="What one token is; lm: character or byte; classify: token, word or character."),
+        Meta(description="One token; lm: character or byte; classify: token, word or character."),
     ] = "character"
     vocabulary_size: Annotated[Positive, Meta(description="Largest number of entries in the vocabulary.")] = 20_000
-    least_count: Annotated[
-        Positive, Meta(description="Occurrences below which an entry is left out of the vocabulary.")
-    ] = 2
-    test: Annotated[
-        float, Meta(gt=0, lt=1, description="Fraction held out for the metrics: the end; of texts, any.")
-    ] = 0.2
+    least_count: Annotated[Positive, Meta(description="Occurrences that an entry of the vocabulary needs.")] = 2
+    test: Annotated[float, Meta(gt=0, lt=1, description="Fraction held out for metrics: the end; of texts, any.")] = 0.2
     validation: Annotated[
         float, Meta(ge=0, lt=1, description="Fraction of the rest that selects the best epoch; 0: keep the last one.")
     ] = 0.1
@@ -65,67 +49,49 @@ class Recipe(Struct, frozen=True, kw_only=True):
     # Network: see `checkpoint.NetworkConfig`
     hidden_size: Annotated[int, Meta(ge=1, le=16384, description="Width of the LSTM.")]
     num_layers: Annotated[int, Meta(ge=1, le=64, description="LSTM layers.")] = 2
-    bidirectional: Annotated[
-        bool, Meta(description="Read windows in both directions; the model cannot stream then.")
-    ] = False
+    bidirectional: Annotated[bool, Meta(description="Read windows both ways; the model cannot stream then.")] = False
     proj_size: Annotated[Width, Meta(description="Width of a projection of h; 0: none.")] = 0
     dropout: Annotated[float, Meta(ge=0, lt=1, description="Between layers and before the head.")] = 0.0
     embedding_size: Annotated[Width, Meta(description="Width of a learned vector for each token; 0: one-hot.")] = 0
     freeze_vectors: Annotated[bool, Meta(description="Do not train pretrained --vectors further.")] = False
     window_norm: Annotated[bool, Meta(description="BatchNorm over the window, which fixes its length.")] = False
     layer_norm: Annotated[bool, Meta(description="LayerNorm of the LSTM's output.")] = False
-    pooling: Annotated[
-        Pooling, Meta(description="One output for a window: of its last step, or pooled over all steps.")
-    ] = "none"
+    pooling: Annotated[Pooling, Meta(description="One output per window: of its last step, or over all.")] = "none"
     head_size: Annotated[Width, Meta(description="Width of a layer with a ReLU before the last; 0: none.")] = 0
     residual: Annotated[bool, Meta(description="Predict the change from the present value.")] = False
 
     # Training
     epochs: Annotated[Positive, Meta(description="Passes over the data.")]
     batch_size: Annotated[
-        Positive,
-        Meta(description="Examples per step and device; lm, with --state carry: streams that are read side by side."),
-    ]
-    learning_rate: Annotated[float, Meta(gt=0, description="Of the optimizer, after the warm-up.")]
-    optimizer: Annotated[Optimizer, Meta(description="What updates the weights.")] = "adam"
+        Positive, Meta(description="Examples per step and device; lm, with --state carry: streams read side by side.")
+    ] = 32
+    learning_rate: Annotated[float, Meta(gt=0, description="Of the optimizer, after the warm-up.")] = 2e-3
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Meta(description="What updates the weights.")] = "adam"
     weight_decay: Annotated[float, Meta(ge=0, description="Of the optimizer.")] = 0.0
     schedule: Annotated[
-        Schedule, Meta(description="Of the learning rate; plateau halves it when validation does not improve.")
+        Literal["constant", "plateau", "cosine"],
+        Meta(description="Of the learning rate; plateau halves it when validation does not improve."),
     ] = "constant"
     warmup: Annotated[NotNegative, Meta(description="Steps over which the learning rate rises linearly.")] = 0
-    patience: Annotated[
-        NotNegative, Meta(description="Epochs without improvement after which training stops; 0: never.")
-    ] = 0
+    patience: Annotated[NotNegative, Meta(description="Epochs without improvement that end training; 0: never.")] = 0
     clip: Annotated[float, Meta(ge=0, description="Norm that gradients are clipped to; 0: no clipping.")] = 1.0
     accumulate: Annotated[Positive, Meta(description="Batches whose gradients are accumulated into one step.")] = 1
     seed: Annotated[NotNegative, Meta(description="Of the weights, the order of examples and generated data.")] = 0
 
     # Hardware
-    precision: Annotated[Precision, Meta(description="Of the training, in bits.")] = "32"
+    precision: Annotated[Literal["32", "16-mixed", "bf16-mixed"], Meta(description="Of the training, in bits.")] = "32"
     devices: Annotated[Positive, Meta(description="GPUs, or processes on a CPU.")] = 1
     nodes: Annotated[Positive, Meta(description="Machines.")] = 1
-    strategy: Annotated[Strategy, Meta(description="For several devices.")] = "auto"
-
-    @property
-    def processes(self) -> int:
-        return self.devices * self.nodes
+    strategy: Annotated[Literal["auto", "ddp"], Meta(description="For several devices.")] = "auto"
 
 
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
-    "forecast": {
-        "hidden_size": 32,
-        "epochs": 30,
-        "learning_rate": 2e-3,
-        "window": 20,
-        "batch_size": 64,
-        "residual": True,
-    },
+    "forecast": {"hidden_size": 32, "epochs": 30, "window": 20, "batch_size": 64, "residual": True},
     "lm": {
         "hidden_size": 128,
         "epochs": 10,
         "learning_rate": 5e-3,
         "window": 100,
-        "batch_size": 32,
         "state": "carry",
         "schedule": "cosine",
         "test": 0.1,
@@ -138,9 +104,7 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
         "pooling": "max",
         "dropout": 0.3,
         "epochs": 10,
-        "learning_rate": 2e-3,
         "window": 200,
-        "batch_size": 32,
         "unit": "token",
         "embedding_size": 64,
     },
@@ -198,9 +162,7 @@ def check_recipe(task: TaskName, recipe: Recipe) -> None:
     if recipe.state == "carry" and recipe.stride:
         raise InputError("With --state carry each example starts where the last one ended; leave out --stride.")
     if recipe.state == "carry" and (recipe.pooling != "none" or recipe.loss_on == "last"):
-        raise InputError(
-            "--state carry computes the loss at every step; give --state reset, or leave out --pooling and --loss-on."
-        )
+        raise InputError("--state carry needs the loss of each step; give --state reset, or no --pooling or --loss-on.")
     if recipe.window_norm and recipe.batch_size < 2:
         raise InputError("--window-norm needs several examples per batch; give a --batch-size of 2 or more.")
     if recipe.proj_size >= recipe.hidden_size:

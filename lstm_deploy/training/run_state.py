@@ -21,6 +21,10 @@ from lstm_deploy.training.recipe import Recipe, option_name
 from lstm_deploy.training.run_folder import LAST_STATE, LOG, Epoch, write_log
 
 Weights = dict[str, Tensor]
+OnBest = Callable[[Weights, int], None]
+"""Called with the weights and the number of the best epoch so far, after its state is saved."""
+OnEpoch = Callable[[int, float], None]
+"""Called with the number and the validation loss of each epoch; may raise to stop the training."""
 REQUIRED = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
 """Lightning's entries of `LAST_STATE`, all of which a run needs to continue as if it had never stopped."""
 RUN_ENTRY = "lstm_deploy"
@@ -34,15 +38,10 @@ DEFERRED = (signal.SIGINT, signal.SIGTERM)
 class RunSaver(Checkpoint):  # type: ignore[misc] # Lightning publishes no types
     """Keeps the weights of the best epoch, and saves the run to its folder. Lightning calls it after other callbacks.
 
-    It reads `history` and `network` of the module that is trained. `on_best` and `on_epoch` are as in `loop.fit`.
+    It reads `history` and `network` of the module that is trained.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        on_best: Callable[[Weights, int], None] | None,
-        on_epoch: Callable[[int, float], None] | None,
-    ) -> None:
+    def __init__(self, folder: Path | None, on_best: OnBest | None, on_epoch: OnEpoch | None) -> None:
         self.folder, self.on_best, self.on_epoch = folder, on_best, on_epoch
         self.loss, self.best_epoch, self.reported_epoch = math.inf, 0, 0
         self.weights: Weights = {}
@@ -113,17 +112,15 @@ def state_to_resume(folder: Path | None, data_digest: str, recipe: Recipe) -> Pa
     if not path.is_file():
         raise InputError(f"There is no {path} to resume from; leave out --resume.")
     before, data = _recipe_and_data(path)
-    now = asdict(recipe)
     if recipe.schedule != "cosine":  # whose course depends on the number of epochs
-        before["epochs"] = now["epochs"]
-    if changed := [name for name in now if before.get(name) != now[name]]:
-        name = changed[0]
-        raise InputError(
-            f"The training in {path.parent} had --{option_name(name)} {before.get(name)}, not {now[name]}; resume it "
-            "with the same options."
-        )
+        before["epochs"] = recipe.epochs
+    for name, value in asdict(recipe).items():
+        if (old := before.get(name)) != value:
+            raise InputError(
+                f"The run in {path.parent} had --{option_name(name)} {old}, not {value}; repeat its options."
+            )
     if data != data_digest:
-        raise InputError(f"The training in {path.parent} had other data; resume it with the same data.")
+        raise InputError(f"The run in {path.parent} had other data; resume it with the same data.")
     return path
 
 
@@ -149,4 +146,4 @@ def _recipe_and_data(path: Path) -> tuple[dict[str, Any], str]:
 
 def incomplete_state(path: Path) -> InputError:
     """The error for a file that does not hold the whole state of a run."""
-    return InputError(f"{path} is not the whole state of a training of lstm-deploy; leave out --resume.")
+    return InputError(f"{path} is not the complete state of a training run; leave out --resume.")

@@ -36,13 +36,12 @@ def make_search_space(ranges: Mapping[str, str], recipe: Recipe, fixed: Collecti
     for option, text in ranges.items():
         field = options.get(option.strip().removeprefix("--").replace("_", "-"))
         if field is None:
-            raise InputError(f"--range {option} is nothing that a search can try; name one of {', '.join(options)}.")
+            raise InputError(f"--range {option} is not an option to search; name one of {', '.join(options)}.")
         try:
             space[field] = _distribution(SEARCHABLE[field], text)
         except ValueError as error:
             raise InputError(
-                f"--range {option}={text} is no range; write {option}=LOW..HIGH (add :log for a logarithmic scale, "
-                f"with both above 0) or {option}=A,B,C."
+                f"--range {option}={text} is not a range; write LOW..HIGH, LOW..HIGH:log (both above 0) or A,B,C."
             ) from error
     space = space or {field: values for field, values in DEFAULT_SPACE.items() if field not in fixed}
     if not space:
@@ -54,7 +53,7 @@ def make_search_space(ranges: Mapping[str, str], recipe: Recipe, fixed: Collecti
 
 
 def _distribution(kind: type[float] | type[int] | type[str], text: str) -> Distribution:
-    """Raises `ValueError` for what is no range of that type."""
+    """Raises `ValueError` for text that is not a range of that type."""
     values, log = text.removesuffix(":log"), text.endswith(":log")
     if ".." not in values:
         return CategoricalDistribution(tuple(kind(value.strip()) for value in values.split(",")))

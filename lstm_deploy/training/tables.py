@@ -15,9 +15,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name, value in metrics.items():
         if isinstance(value, dict):
-            rows += [
-                [f"{target}: {metric}", text] for target, own in value.items() for metric, text in metric_rows(own)
-            ]
+            rows += [[f"{target}: {key}", text] for target, own in value.items() for key, text in metric_rows(own)]
         elif value is not None:
             rows.append([name.replace("_", " "), _figure(value)])
     return rows
@@ -30,11 +28,10 @@ def baseline_verdict(metrics: Mapping[str, Any]) -> str:
     """
     name = next(name for name in metrics if name in ("rmse", "accuracy") or name.startswith("nats_per_"))
     name = "mase" if "by_target" in metrics and metrics["mase"] is not None else name
-    kinds = {kind: metrics.get(f"{kind}_{name}") for kind in ("naive", "seasonal_naive")}
-    baselines = {kind.replace("_", " "): value for kind, value in kinds.items() if value is not None}
+    keys = {"naive": f"naive_{name}", "seasonal naive": f"seasonal_naive_{name}"}
+    baselines = [(metrics[key], kind) for kind, key in keys.items() if metrics.get(key) is not None]
     higher_is_better = name == "accuracy"
-    which = (max if higher_is_better else min)(baselines, key=lambda kind: baselines[kind])
-    ours, theirs = metrics[name], baselines[which]
+    ours, (theirs, which) = metrics[name], (max if higher_is_better else min)(baselines)
     label = name.replace("_", " ")
     if theirs == (1 if higher_is_better else 0):
         return f"The {which} baseline makes no error at all ({label} {theirs:g}), so there is nothing to beat."
@@ -50,16 +47,7 @@ def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list
     """Headings and rows of the trials of a search, in their order: a search gives the best first."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
     rows = [
-        [
-            str(trial.trial),
-            "–" if trial.loss is None else format_value(trial.loss),
-            str(trial.epochs),
-            trial.state,
-            *(
-                format_value(value) if isinstance(value, float) else str(value)
-                for value in map(trial.chosen.get, names)
-            ),
-        ]
+        [*map(format_value, (trial.trial, trial.loss, trial.epochs, trial.state, *map(trial.chosen.get, names)))]
         for trial in trials
     ]
     return ["trial", "validation loss", "epochs", "", *(option_name(name) for name in names)], rows

@@ -1,8 +1,9 @@
-"""What a recipe asks of Lightning: its trainer, optimizer and learning-rate schedule."""
+"""The Lightning trainer, the optimizer and the learning-rate schedule of a recipe."""
 
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -25,9 +26,7 @@ def make_trainer(recipe: Recipe, callback: pl.Callback) -> Any:
     """A trainer; raises `InputError` for devices, a strategy or a precision that this machine does not have."""
     gpu = torch.cuda.is_available()
     _check_machine(recipe, gpu)
-    callbacks = [callback]
-    if recipe.patience:
-        callbacks.append(EarlyStopping(VALIDATION_LOSS, patience=recipe.patience, check_on_train_epoch_end=False))
+    early_stopping = EarlyStopping(VALIDATION_LOSS, patience=recipe.patience, check_on_train_epoch_end=False)
     try:
         return pl.Trainer(
             max_epochs=recipe.epochs,
@@ -45,12 +44,11 @@ def make_trainer(recipe: Recipe, callback: pl.Callback) -> Any:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             limit_val_batches=1.0 if recipe.validation else 0,
-            callbacks=callbacks,
+            callbacks=[callback, early_stopping] if recipe.patience else [callback],
         )
     except (MisconfigurationException, ValueError) as error:
-        reason = one_line(error)
         raise InputError(
-            f"Lightning cannot train like this ({reason}); check --devices, --nodes, --strategy and --precision."
+            f"Lightning refuses this ({one_line(error)}); check --devices, --nodes, --strategy and --precision."
         ) from error
 
 
@@ -58,23 +56,16 @@ def make_optimizer(recipe: Recipe, network: torch.nn.Module) -> Optimizer:
     """The optimizer of all weights that are trained."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     fused = recipe.precision == "32"  # one call for all weights, on a CPU too; Lightning cannot clip it when mixed
-    settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": fused}
-    match recipe.optimizer:
-        case "adam":
-            return Adam(weights, **settings)
-        case "adamw":
-            return AdamW(weights, **settings)
-        case "sgd":
-            return SGD(weights, momentum=0.9, **settings)
+    optimizers: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
+    make = optimizers[recipe.optimizer]
+    return make(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused)
 
 
-def make_schedulers(
-    recipe: Recipe, optimizer: Optimizer, count_steps: Callable[[], int], count_batches: Callable[[], int]
-) -> list[dict[str, Any]]:
-    """The schedulers; the steps of the training and the batches of an epoch are counted only if they are needed."""
+def make_schedulers(recipe: Recipe, optimizer: Optimizer, module: pl.LightningModule) -> list[dict[str, Any]]:
+    """The schedulers; the module's steps and the batches of an epoch are counted only if they are needed."""
     warmup = recipe.warmup
     if recipe.schedule == "cosine":
-        steps = max(1, count_steps())
+        steps = max(1, module.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
             return min(1.0, (step + 1) / (warmup + 1)) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
@@ -87,15 +78,14 @@ def make_schedulers(
     if recipe.schedule == "plateau":
         fall = ReduceLROnPlateau(optimizer, factor=0.5, patience=max(1, recipe.patience // 3 or PLATEAU_EPOCHS))
         # At the last step of an epoch: Lightning's own "epoch" comes after the last state has been written.
-        monitor = {"interval": "step", "frequency": count_batches(), "monitor": VALIDATION_LOSS}
-        schedulers.append({"scheduler": fall, **monitor})
+        at_end = {"interval": "step", "frequency": len(module.train_dataloader()), "monitor": VALIDATION_LOSS}
+        schedulers.append({"scheduler": fall, **at_end})
     return schedulers
 
 
 def _check_machine(recipe: Recipe, gpu: bool) -> None:
-    available = torch.cuda.device_count() if gpu else os.cpu_count() or 1
+    available, kind = (torch.cuda.device_count(), "GPUs") if gpu else (os.cpu_count() or 1, "cores")
     if recipe.devices > available:
-        kind = "GPUs" if gpu else "cores"
         raise InputError(f"There are {available} {kind} here, not {recipe.devices}; give --devices.")
     if recipe.precision == "16-mixed" and not gpu:
         raise InputError("16-mixed needs a GPU, and there is none; give --precision bf16-mixed or 32.")

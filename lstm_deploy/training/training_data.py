@@ -7,9 +7,8 @@ from msgspec import Struct
 
 from lstm_deploy.artifacts import read_text, relative_path, sha256
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.data import synthetic
 from lstm_deploy.training.data.labelled_texts import LabelledTexts, read_labelled_texts
-from lstm_deploy.training.data.series import Series, read_series
+from lstm_deploy.training.data.series import Series, generate, read_series
 from lstm_deploy.training.data.word_vectors import WordVectors, read_word_vectors
 from lstm_deploy.training.recipe import Generator, Missing
 
@@ -48,8 +47,8 @@ def load_series(
 
 
 def generate_series(name: Generator, rows: int | None, seed: int) -> TrainingData:
-    """Generate a series as `synthetic.generate` does, to predict its only column."""
-    series = synthetic.generate(name, rows, seed)
+    """Generate a series as `generate` does, to predict its only column."""
+    series = generate(name, rows, seed)
     origin = {"generator": name, "rows": len(series.values), "seed": seed}
     return TrainingData(content=series, targets=series.columns, origin=origin)
 

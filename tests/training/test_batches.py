@@ -92,7 +92,7 @@ def test_streams_continue_where_they_ended(length, streams, steps, processes):
 
 def test_shorter_sequences_are_padded_and_their_lengths_given():
     padded = PaddedSequences([torch.tensor([3, 4, 5]), torch.tensor([6])], torch.tensor([1, 0]))
-    (batch,) = make_loader(padded, ShardedBatchSampler(2, 5))
+    (batch,) = make_loader(padded, 5)
     x, lengths = batch.inputs
     assert x.tolist() == [[3, 4, 5], [6, 0, 0]]
     assert (lengths.tolist(), batch.targets.tolist()) == ([3, 1], [1, 0])

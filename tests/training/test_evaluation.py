@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lstm_deploy.training import evaluation
-from lstm_deploy.training.data import synthetic
+from lstm_deploy.training.data.series import generate
 from lstm_deploy.training.evaluation import find_season, forecast_metrics
 
 
@@ -74,7 +74,7 @@ def test_short_and_constant_series_have_no_season(rows):
 
 
 def test_the_season_of_the_generated_sines_is_nearly_a_whole_number_of_their_periods():
-    assert find_season(synthetic.generate("sines").values[:3600, 0]) == 44  # 7 times 2 π
+    assert find_season(generate("sines").values[:3600, 0]) == 44  # 7 times 2 π
 
 
 def test_accuracy_and_f1_match_a_hand_computed_confusion_matrix():

@@ -7,8 +7,7 @@ from small_models import COLUMNS, ignore, small
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import pipeline, training_data
 from lstm_deploy.training.batches import WHOLE
-from lstm_deploy.training.data import synthetic
-from lstm_deploy.training.data.series import Series
+from lstm_deploy.training.data.series import Series, generate
 from lstm_deploy.training.forecasting import Forecasting
 from lstm_deploy.training.training_data import TrainingData
 
@@ -86,7 +85,7 @@ def test_the_rollout_of_a_network_that_can_feed_itself_is_compared_with_the_nois
     data = training_data.generate_series("sines", 400, 0)
     evaluation = pipeline.train(data, small("forecast", window=10), ignore).evaluation
     assert evaluation.rollout.noiseless
-    assert np.array_equal(evaluation.rollout.truth, synthetic.generate("sines", 400).noiseless[320:370])
+    assert np.array_equal(evaluation.rollout.truth, generate("sines", 400).noiseless[320:370])
     assert evaluation.metrics["rollout_steps"] == 50
     errors = evaluation.rollout.prediction - evaluation.rollout.truth
     assert evaluation.metrics["rollout_rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))

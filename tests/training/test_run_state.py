@@ -116,7 +116,7 @@ def test_an_incomplete_state_is_not_resumed(tmp_path, part):
         if part in ("callbacks", "lr_schedulers") and part in damaged:
             continue  # Lightning looks for what it knows there, and takes no offence at more
         torch.save(damaged, tmp_path / run_folder.LAST_STATE)
-        with pytest.raises(InputError, match="not the whole state of a training"):
+        with pytest.raises(InputError, match="not the complete state of a training run"):
             pipeline.train(sine(), small("forecast", epochs=2), ignore, folder=tmp_path, resume=True)
 
 

@@ -1,4 +1,4 @@
-"""Series, read from tables. No PyTorch."""
+"""Series, read from tables or generated. No PyTorch."""
 
 import re
 import warnings
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data.tables import read_table
-from lstm_deploy.training.recipe import Missing
+from lstm_deploy.training.recipe import Generator, Missing
 
 Values = NDArray[np.float64]
 LARGEST = 1e37
 """Larger values overflow float32 when they are scaled."""
+ROWS: dict[Generator, int] = {"sine": 1000, "sines": 5000}
+"""Of a generated series, by default."""
 
 _DATE = re.compile(
     r"\s*(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[ -]?[A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2})"
@@ -50,8 +52,7 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
     dropped (`drop`), or they are an error (`refuse`). Rows before every column has a value are dropped. Raises
     `InputError` for a file that is not such a table.
     """
-    table = read_table(path)
-    table, labels = _split_dates(table, path)
+    table, labels = _split_dates(read_table(path), path)
     chosen = list(columns) if columns else [str(name) for name in table.columns if _has_information(table[name])]
     if not chosen:
         raise InputError(f"{path} has no column of numbers; check the separator and the header.")
@@ -61,7 +62,9 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
         raise InputError(f"Column {empty[0]!r} of {path} has no value; exclude it with --features.")
     if missing == "refuse" and gaps.to_numpy().any():
         name = next(name for name in chosen if gaps[name].any())
-        raise InputError(f"Column {name!r} of {path} lacks {gaps[name].sum()} value(s); choose another --missing.")
+        raise InputError(
+            f"Column {name!r} of {path} has {gaps[name].sum()} missing value(s); choose another --missing."
+        )
     if missing == "interpolate":
         values = values.interpolate(limit_direction="forward")
     elif missing != "drop":
@@ -77,6 +80,23 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
         dropped=len(values) - kept.size,
         left_out=() if columns else tuple(str(name) for name in table.columns if name not in chosen),
     )
+
+
+def generate(name: Generator, rows: int | None = None, seed: int = 0) -> Series:
+    """A series of one column, `y`, with and without its noise (`Series.noiseless`).
+
+    `sine`: sin x + N(0, 0.1²) at `rows` points from 0 to 20 π. `sines`: 3 sin t + cos 5 t + 6 + N(0, 1) at
+    t = 0, 1, 2, …
+    """
+    rows = rows or ROWS[name]
+    if name == "sine":
+        noiseless, deviation = np.sin(np.linspace(0, 20 * np.pi, rows)), 0.1
+    else:
+        time = np.arange(rows)
+        noiseless, deviation = 3 * np.sin(time) + np.cos(5 * time) + 6, 1.0
+    values = noiseless + deviation * np.random.default_rng(seed).standard_normal(rows)
+    labels = tuple(map(str, range(rows)))
+    return Series(columns=("y",), values=values[:, None], noiseless=noiseless[:, None], labels=labels)
 
 
 def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -98,7 +118,7 @@ def _as_dates(column: "pd.Series[Any]", name: str) -> "list[pd.Series[Any]]":
     text = column.astype("string")
     if name.strip().lower() in ("date", "day", "datetime") and text.str.fullmatch(r"(19|20)\d{6}").all():
         return [pd.to_datetime(text, format="%Y%m%d", errors="coerce")]
-    if _is_numeric(column) or not text.str.match(_DATE).all():
+    if pd.api.types.is_numeric_dtype(column) or not text.str.match(_DATE).all():
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas warns when it cannot infer one format for all rows
@@ -120,14 +140,9 @@ def _has_information(column: "pd.Series[Any]") -> bool:
     return len(numbers) > len(column.dropna()) / 2 and (len(column) == 1 or numbers.nunique() > 1)
 
 
-def _is_numeric(column: "pd.Series[float]") -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
 def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
     if name not in table.columns:
-        columns = ", ".join(map(str, table.columns))
-        raise InputError(f"{path} has no column {name!r}; choose from {columns}.")
+        raise InputError(f"{path} has no column {name!r}; choose from {', '.join(map(str, table.columns))}.")
     column = table[name]
     try:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)

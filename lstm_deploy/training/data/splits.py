@@ -1,4 +1,4 @@
-"""How data is split into a part to fit, one to validate and one held out for the metrics. No PyTorch."""
+"""Splits of data into a part to fit, one to validate and one held out for the metrics. No PyTorch."""
 
 from collections.abc import Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -44,21 +44,19 @@ def split_by_label(labels: Sequence[str], test: float, validation: float, seed: 
     """
     rng = np.random.default_rng(seed)
     label_of_row = np.array(labels)
-    parts: tuple[list[Array], ...] = ([], [], [])
+    splits = []
     for label in sorted(set(labels)):
         rows = rng.permutation(np.flatnonzero(label_of_row == label))
         if len(rows) < MIN_EXAMPLES:
             raise InputError(
-                f"Label {label!r} has {len(rows)} row(s), too few to train and test on; add rows until there are "
-                f"{MIN_EXAMPLES}, or remove the label."
+                f"Label {label!r} has {len(rows)} row(s) and needs {MIN_EXAMPLES}; add some, or remove it."
             )
         # Every part gets at least one row; `validation` is a fraction of what is not held out.
-        first = min(max(1, round(test * len(rows))), len(rows) - (2 if validation else 1))
-        rest = len(rows) - first
-        second = first + (min(max(1, round(validation * rest)), rest - 1) if validation else 0)
-        for part, drawn in zip(parts, np.split(rows, [first, second]), strict=True):
-            part.append(drawn)
-    held_out, validate, fit = (rng.permutation(np.concatenate(part)) for part in parts)
+        test_rows = min(max(1, round(test * len(rows))), len(rows) - (2 if validation else 1))
+        rest = len(rows) - test_rows
+        validation_rows = min(max(1, round(validation * rest)), rest - 1) if validation else 0
+        splits.append(np.split(rows, [test_rows, test_rows + validation_rows]))
+    held_out, validate, fit = (rng.permutation(np.concatenate(part)) for part in zip(*splits, strict=True))
     return Split(fit, validate, held_out)
 
 

@@ -21,6 +21,7 @@ def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
     one-dimensional arrays of equal length; `.npy` with a record array, or numbers as `[rows]` or `[rows, columns]`,
     whose columns are called `c0`, `c1`, … Raises `InputError` for anything else.
     """
+    require_file(path)
     readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
     reader = readers.get(path.suffix.lower())
     table = reader(path) if reader else _read_csv(path, texts)
@@ -34,13 +35,12 @@ def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
 def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
     text = read_text(path)
     header = text.lstrip().splitlines()[0]
-    separator = max(",;\t|", key=header.count)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             return pd.read_csv(
                 io.StringIO(text),
-                sep=separator,
+                sep=max(",;\t|", key=header.count),
                 skipinitialspace=True,
                 low_memory=False,
                 index_col=False,
@@ -52,7 +52,6 @@ def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    require_file(path)
     try:
         table = pd.read_parquet(path, engine="pyarrow")
     except ImportError as error:
@@ -65,7 +64,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_npz(path: Path) -> pd.DataFrame:
-    require_file(path)
     arrays = read_npz(path)
     records = [array for array in arrays.values() if array.dtype.names]
     if len(arrays) == 1 and records:
@@ -80,7 +78,6 @@ def _read_npz(path: Path) -> pd.DataFrame:
 
 
 def _read_npy(path: Path) -> pd.DataFrame:
-    require_file(path)
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):

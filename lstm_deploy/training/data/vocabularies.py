@@ -24,9 +24,7 @@ def build_vocabulary(texts: Iterable[str], unit: Unit, size: int, least_count: i
     by_frequency = sorted(counts, key=lambda piece: (-counts[piece], piece))
     entries = [piece for piece in by_frequency[: size - 1] if counts[piece] >= least_count]
     if not entries:
-        raise InputError(
-            f"No {unit} occurs {least_count} times in the texts; add texts, or give a smaller --least-count."
-        )
+        raise InputError(f"No {unit} occurs {least_count} times in the texts; add texts, or lower --least-count.")
     return (UNKNOWN, *entries)
 
 
@@ -45,7 +43,7 @@ def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], i
     if len(set(entries)) != len(entries):
         raise InputError(f"{path} has an entry twice; remove one of them.")
     if characters and (long := [entry for entry in entries if len(entry) > 1 and entry not in UNKNOWN_SPELLINGS]):
-        raise InputError(f"{path} has the entry {long[0]!r}, which is no character; correct it.")
+        raise InputError(f"{path} has the entry {long[0]!r}, which is not one character; correct it.")
     unknown = next((token for token, entry in enumerate(entries) if entry in UNKNOWN_SPELLINGS), None)
     return tuple(entries), unknown
 
@@ -61,5 +59,5 @@ def _entries_of_json(text: str, path: Path) -> list[str]:
             raise InputError(f"{path} does not give the tokens 0 to {len(content) - 1}, each once; correct it.")
         content = [by_token[token] for token in range(len(content))]
     if not isinstance(content, list) or not all(isinstance(entry, str) and entry for entry in content):
-        raise InputError(f'{path} is no list of entries; write it as ["a", "b"].')
+        raise InputError(f'{path} is not a list of entries; write it as ["a", "b"].')
     return content

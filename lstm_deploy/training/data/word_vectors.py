@@ -36,20 +36,20 @@ def read_word_vectors(path: Path) -> WordVectors:
 
 
 def initial_embedding(vocabulary: Sequence[str], vectors: WordVectors, seed: int) -> tuple[NDArray[np.float32], int]:
-    """A vector for each entry of a vocabulary that has `UNKNOWN`, `[entries, width]`, and how many of them were found.
+    """A vector for each entry of a vocabulary that has `UNKNOWN`, `[entries, width]`, and how many have a vector.
 
     Entries without a vector are drawn from a normal distribution with the mean and deviation of the others; `UNKNOWN`
     gets the mean vector.
     """
     rows = np.array([vectors.index.get(entry, -1) for entry in vocabulary])
-    found = rows >= 0
-    pretrained = vectors.values[rows[found]] if found.any() else vectors.values
+    has_vector = rows >= 0
+    pretrained = vectors.values[rows[has_vector]] if has_vector.any() else vectors.values
     rng = np.random.default_rng(seed)
     matrix = rng.normal(pretrained.mean(), pretrained.std(), (len(rows), vectors.values.shape[1])).astype(np.float32)
-    matrix[found] = vectors.values[rows[found]]
+    matrix[has_vector] = vectors.values[rows[has_vector]]
     if UNKNOWN not in vectors.index:
         matrix[vocabulary.index(UNKNOWN)] = pretrained.mean(0)
-    return matrix, int(found.sum())
+    return matrix, int(has_vector.sum())
 
 
 def _from_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
@@ -59,9 +59,7 @@ def _from_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     if words is None or values is None or words.dtype.kind != "U" or values.dtype.kind not in "fiu":
         raise InputError(f"{path} needs the arrays words (of strings) and vectors (of numbers); save it again.")
     if words.ndim != 1 or values.ndim != 2 or len(words) != len(values) or not values.size:
-        raise InputError(
-            f"words in {path} is {list(words.shape)} and vectors {list(values.shape)}; give [n] and [n, width]."
-        )
+        raise InputError(f"words in {path} is {[*words.shape]} and vectors {[*values.shape]}; give [n] and [n, width].")
     with np.errstate(over="ignore"):
         return words.tolist(), values.astype(np.float32)
 
@@ -84,7 +82,7 @@ def _from_text(path: Path) -> tuple[list[str], NDArray[np.float32]]:
             with np.errstate(over="ignore"):  # an overflow becomes infinite, which the caller refuses
                 values[row] = np.array(numbers, np.float64)
         except ValueError as error:
-            raise InputError(f"{line[:40]!r} in {path} is no word with its vector ({one_line(error)}).") from error
+            raise InputError(f"{line[:40]!r} in {path} is not a word and its vector ({one_line(error)}).") from error
         words.append(word)
     return words, values
 

@@ -36,14 +36,14 @@ def test_a_vocabulary_is_read_in_the_order_of_its_tokens(tmp_path, text, name, c
 @pytest.mark.parametrize(
     ("text", "name", "characters", "reason"),
     [
-        ("[1, 2]", "v.json", True, "no list of entries"),
-        ('"abc"', "v.json", True, "no list of entries"),
+        ("[1, 2]", "v.json", True, "not a list of entries"),
+        ('"abc"', "v.json", True, "not a list of entries"),
         ('{"a": 0, "b": 2}', "v.json", True, "tokens 0 to 1, each once"),
         ('{"a": 0, "b": 0}', "v.json", True, "tokens 0 to 1, each once"),
         ('{"a": "x"}', "v.json", True, "tokens 0 to 0, each once"),
         ("{", "v.json", True, "not JSON"),
-        ('["ab"]', "v.json", True, "'ab', which is no character"),
-        ('["a", ""]', "v.json", False, "no list of entries"),
+        ('["ab"]', "v.json", True, "'ab', which is not one character"),
+        ('["a", ""]', "v.json", False, "not a list of entries"),
         ("a b a", "v.txt", False, "an entry twice"),
     ],
 )

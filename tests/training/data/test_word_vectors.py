@@ -28,8 +28,8 @@ def test_vectors_are_read_from_text_with_and_without_a_first_line_and_from_npz(t
     [
         ("", "is empty"),
         ("good\nbad\n", "holds no vector"),
-        ("good 1 2\nbad 1\n", "'bad 1' in .* is no word with its vector"),
-        ("good 1 2\nbad 1 x\n", "'bad 1 x' in .* is no word with its vector"),
+        ("good 1 2\nbad 1\n", "'bad 1' in .* is not a word and its vector"),
+        ("good 1 2\nbad 1 x\n", "'bad 1 x' in .* is not a word and its vector"),
         ("good 1 2\nbad 1 inf\n", "not finite"),
         ("good 1 2\nbad 1 1e300\n", "not finite"),
     ],
