@@ -10,26 +10,16 @@ import warnings
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from msgspec.structs import replace
-from torch import Tensor, nn
+from torch import nn
 
-from lstm_deploy.contract import (
-    RecurrentSpec,
-    Signature,
-    StateLayout,
-    StatePolicy,
-    Task,
-    TensorSpec,
-    sample_inputs,
-    sizes_of,
-)
+from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.copying import frozen_copy, shared_copy
 from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_padding, measure_outputs
-from lstm_deploy.lifting.probing import BATCH, SEQ, ModuleProbe, Start
+from lstm_deploy.lifting.probing import ModuleProbe, Start
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.streaming import measure_streaming
 
@@ -79,24 +69,11 @@ def lift(
     return lifted
 
 
-def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
-    """Arguments for `Lifted.forward`: random inputs of these sizes, and the initial state.
-
-    A module that needs several steps gets several times as many, so that no layer inside is left with one.
-    """
-    seq += 4 * (signature.least_seq - 1)
-    sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-    inputs = sample_inputs(signature.inputs, sizes, np.random.default_rng(seed))
-    state = signature.initial_state(sizes["batch"])
-    return tuple(torch.from_numpy(value) for value in (*inputs.values(), *state.values()))
-
-
 def _check_recurrent(module: nn.Module) -> None:
     """Refuse recurrent modules that are not LSTMs, LSTMs with a forward of their own, and modules without any."""
-    recurrent = [
-        (path, child) for path, child in module.named_modules() if isinstance(child, nn.RNNBase | nn.RNNCellBase)
-    ]
-    for path, child in recurrent:
+    recurrent = dict(module.named_modules())
+    recurrent = {path: child for path, child in recurrent.items() if isinstance(child, nn.RNNBase | nn.RNNCellBase)}
+    for path, child in recurrent.items():
         name = f"{path or 'The module'} is an nn.{type(child).__name__}"
         if not isinstance(child, RECURRENT_MODULES):
             raise LiftingError(f"{name}, which has no cell state and is not supported; use an nn.LSTM.")
@@ -106,7 +83,7 @@ def _check_recurrent(module: nn.Module) -> None:
             raise LiftingError(f"{name}, a subclass of {base_name} with a forward of its own; use {base_name} itself.")
     if not recurrent:
         raise LiftingError(
-            f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell inside, so there is no state to make explicit."
+            f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to make explicit."
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import Dim, FixedDim, TensorSpec, sample_inputs, sizes_of
+from lstm_deploy.contract import Dim, FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
 from lstm_deploy.lifting.contexts import seeded
@@ -65,7 +65,7 @@ class ModuleProbe:
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
             if name != "batch" and _batches(larger) != batches:
                 raise LiftingError(
-                    f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
+                    f"The LSTM takes {name!r} for the batch; name that axis `batch`, and the time axis `seq`."
                 )
             if name == "seq" and _call_counts(larger) != _call_counts(recorded):
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
@@ -110,9 +110,7 @@ class ModuleProbe:
         reseeded = self.record(self.sizes, seed=0, noise=1)
         required = self.required_state(self.sizes, seed=0)
         if any(_call_counts(other) != _call_counts(first) for other in (*others, reseeded)):
-            raise LiftingError(
-                "How often an LSTM is called depends on the values of the inputs; use their sizes alone."
-            )
+            raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
         starts = []
         for path, calls in first.items():
             for number, call in enumerate(calls):
@@ -218,6 +216,18 @@ class ModuleProbe:
         except LiftingError:
             return False
         return True
+
+
+def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
+    """Arguments for `Lifted.forward`: random inputs of these sizes, and the initial state.
+
+    A module that needs several steps gets several times as many, so that no layer inside is left with one.
+    """
+    seq += 4 * (signature.least_seq - 1)
+    sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
+    inputs = sample_inputs(signature.inputs, sizes, np.random.default_rng(seed))
+    state = signature.initial_state(sizes["batch"])
+    return tuple(torch.from_numpy(value) for value in (*inputs.values(), *state.values()))
 
 
 def dynamic_dims(specs: Iterable[TensorSpec]) -> set[str]:

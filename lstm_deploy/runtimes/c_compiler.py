@@ -113,16 +113,11 @@ def build(path: Path) -> None:
         try:
             result = subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise InputError(
-                f"{command[0]} did not compile {path} ({one_line(error)}); try another with CC."
-            ) from error
+            raise InputError(f"{command[0]} did not compile {path} ({one_line(error)}); set CC to another.") from error
         if result.returncode:
             lines = result.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error" in line), lines[0])
-            raise InputError(
-                f"{command[0]} cannot compile {path} ({reason}); export the model again, or try another compiler with "
-                "CC."
-            )
+            raise InputError(f"{command[0]} cannot compile {path} ({reason}); export it again, or set CC to another.")
         partial.replace(library)
 
 

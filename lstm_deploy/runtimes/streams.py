@@ -140,7 +140,7 @@ class StateStream(Stream):
         signature = runtime.signature
         if signature.streaming == "none":
             raise InputError(
-                f"This model cannot be streamed ({signature.streaming_reason}); call run with whole sequences."
+                f"This model cannot be streamed ({signature.streaming_reason}); run it on whole sequences."
             )
         time_axis = _time_axis(signature)
         if len(signature.inputs) != 1 or time_axis is None:
@@ -153,6 +153,8 @@ class StateStream(Stream):
         row = x.squeeze(time_axis)  # a view, as the next
         self._y = y.squeeze(_y_time_axis(signature, time_axis))
         self.row_shape, self.row_dtype = row.shape, row.dtype
+        dims = self._spec.shape
+        self._row_spec = replace(self._spec, shape=dims[:time_axis] + dims[time_axis + 1 :])
         # Everything a step needs, in one place: each attribute that it looks up is a cache miss after each run.
         validity = range_check(x.reshape(-1), self._spec, allow_nan)
         self._step_needs = (self.row_dtype, self.row_shape, row, *validity, self.recurrence.step, self._y)
@@ -162,7 +164,7 @@ class StateStream(Stream):
             return self._step_rows(x, rows, out)
         dtype, shape, row, reduce, low, high, advance, y = self._step_needs
         if type(x) is not ndarray or x.dtype is not dtype or x.shape != shape:
-            x = self._checked_row(x)
+            x = checked(x, self._row_spec, {"batch": self.batch})
         row[...] = x
         if not low < reduce() < high:
             check_values(row, self._spec)
@@ -189,10 +191,6 @@ class StateStream(Stream):
 
     def _set_state(self, state: Outputs) -> None:
         self.recurrence.set_state(state)
-
-    def _checked_row(self, x: ArrayLike) -> Array:
-        shape = (*self._spec.shape[: self.time_axis], *self._spec.shape[self.time_axis + 1 :])
-        return checked(x, replace(self._spec, shape=shape), {"batch": self.batch})
 
 
 class WindowStream(Stream):
