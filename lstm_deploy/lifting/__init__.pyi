@@ -1,7 +1,6 @@
 from . import onnx_order as onnx_order, sources as sources
 from .calling import RECURRENT_MODULES as RECURRENT_MODULES, State as State, flatten as flatten
-from .contexts import in_float64 as in_float64
-from .copying import shared_copy as shared_copy
+from .execution import in_float64 as in_float64, shared_copy as shared_copy
 from .onnx_order import to_onnx_order as to_onnx_order
 from .packing import pack_padded_sequence as pack_padded_sequence, pad_packed_sequence as pad_packed_sequence
 from .probing import example_inputs as example_inputs

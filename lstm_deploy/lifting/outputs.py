@@ -13,8 +13,7 @@ from torch import Tensor
 from lstm_deploy.contract import Dim, DType, TensorSpec, by_module
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import Path, flatten
-from lstm_deploy.lifting.contexts import seeded
-from lstm_deploy.lifting.copying import shared_copy
+from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
 

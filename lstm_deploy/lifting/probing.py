@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from lstm_deploy.contract import Dim, FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
-from lstm_deploy.lifting.contexts import seeded
-from lstm_deploy.lifting.copying import shared_copy
+from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, zeros_of
 
 Recorded = dict[str, list[Call]]
@@ -64,9 +63,7 @@ class ModuleProbe:
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
             if name != "batch" and _batches(larger) != batches:
-                raise LiftingError(
-                    f"The LSTM takes {name!r} for the batch; name that axis `batch`, and the time axis `seq`."
-                )
+                raise LiftingError(f"The LSTM takes {name!r} as the batch; name that axis `batch`, and time `seq`.")
             if name == "seq" and _call_counts(larger) != _call_counts(recorded):
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))

@@ -10,8 +10,7 @@ from torch.jit._trace import TracerWarning
 
 import lstm_deploy
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.contexts import seeded
-from lstm_deploy.lifting.copying import shared_copy
+from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import dynamic_dims, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
 

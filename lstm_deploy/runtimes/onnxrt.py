@@ -193,9 +193,7 @@ def open_session(
     record = PROVIDERS[provider]
     name = record.onnxruntime[0]
     if name not in ort.get_available_providers():
-        raise ProviderError(
-            f"This onnxruntime has no {name}; install onnxruntime-gpu in its place, or use --provider cpu."
-        )
+        raise ProviderError(f"This onnxruntime has no {name}; install onnxruntime-gpu instead, or use --provider cpu.")
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -204,11 +202,7 @@ def open_session(
     for variable, value in record.environment.items():
         os.environ.setdefault(variable, value)
     if record.device == "cuda":
-        # Loads CUDA and cuDNN from the wheels that PyTorch brings, if they are there. A failure shows in the session's
-        # providers; here it would only be printed, on standard output too.
-        ort.set_default_logger_severity(FATAL_ONLY)
-        with redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
+        _preload_cuda()
     all_options = {provider.onnxruntime[0]: provider.options(settings) for provider in PROVIDERS.values()}
     providers = [(name, all_options[name]) for name in record.onnxruntime]
     missing = ProviderError(f"{name} does not load on this machine; install {record.install}, or use --provider cpu.")
@@ -243,6 +237,16 @@ def _refuse(path: Path, provider: Provider) -> None:
             f"{path} is for CPUs with VNNI, which this one has not: its sums would saturate; export it again without "
             "--int8-cpus vnni."
         )
+
+
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from the wheels that PyTorch brings, if they are there.
+
+    A failure shows in the session's providers; here it would only be printed, on standard output too.
+    """
+    ort.set_default_logger_severity(FATAL_ONLY)
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
 
 
 def probe_providers() -> dict[str, str]:

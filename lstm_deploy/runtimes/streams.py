@@ -139,9 +139,7 @@ class StateStream(Stream):
         """Raises `InputError` for a model that cannot be streamed or has more inputs than `x`."""
         signature = runtime.signature
         if signature.streaming == "none":
-            raise InputError(
-                f"This model cannot be streamed ({signature.streaming_reason}); run it on whole sequences."
-            )
+            raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
         time_axis = _time_axis(signature)
         if len(signature.inputs) != 1 or time_axis is None:
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
