@@ -103,17 +103,17 @@ class ModuleProbe:
         it changes when other inputs are run.
         """
         first = self.record(self.sizes, seed=0)
-        others = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
+        other_runs = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
         reseeded = self.record(self.sizes, seed=0, noise=1)
         required = self.required_state(self.sizes, seed=0)
-        if any(_call_counts(other) != _call_counts(first) for other in (*others, reseeded)):
+        if any(_call_counts(run) != _call_counts(first) for run in (*other_runs, reseeded)):
             raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
         starts = []
         for path, calls in first.items():
             for number, call in enumerate(calls):
                 if required is not None and _same(call.state, required):
                     starts.append(Start(path, number, None))
-                elif all(_same(call.state, other[path][number].state) for other in others):
+                elif all(_same(call.state, run[path][number].state) for run in other_runs):
                     random = not _same(call.state, reseeded[path][number].state)
                     starts.append(Start(path, number, None if random else _learned(call.state, path)))
         if not starts:

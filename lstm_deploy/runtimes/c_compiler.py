@@ -1,7 +1,7 @@
 """Compiles C artifacts with this machine's compiler, and caches the libraries by the hash of their source.
 
 A C file is a program, and one from elsewhere may do anything. So an artifact is opened only if it was built on this
-machine before: by the export that wrote it, or after the user said that it is trusted.
+machine before: by the export that wrote it, or after the user declared it trusted.
 """
 
 import hashlib

@@ -31,8 +31,8 @@ class OpenVinoRuntime(Runtime):
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot read {path} ({one_line(error)}).") from error
         self.signature = Signature.from_json(self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str))
-        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
-        self._options |= {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        self._options["INFERENCE_PRECISION_HINT"] = "bf16" if bf16 else "f32"
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}

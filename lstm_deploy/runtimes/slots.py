@@ -11,7 +11,7 @@ from lstm_deploy.runtimes.streams import Stream
 
 
 class Slots:
-    """The rows of a stream, handed out one by one. Not for two threads at once, as the stream itself.
+    """The rows of a stream, handed out one by one. Not thread-safe, as the stream itself.
 
     slots = Slots(model.stream(batch=32))
     caller = slots.open()

@@ -1,4 +1,4 @@
-"""Streams: one step a call, with the state kept from call to call. Not for two threads at once."""
+"""Streams: one step per call, with the state kept from call to call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +19,7 @@ Rows = int | slice | Sequence[int] | Array
 
 
 class Stream:
-    """Rows go in step by step, and the state that they leave is where the next step starts.
-
-    Not for two threads at once.
-    """
+    """Rows go in step by step, and each step starts from the state that the last one left. Not thread-safe."""
 
     batch: int
     signature: Signature
