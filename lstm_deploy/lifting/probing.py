@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import Dim, FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
+from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
 from lstm_deploy.lifting.execution import seeded, shared_copy
@@ -69,11 +69,10 @@ class ModuleProbe:
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))
         if "batch" not in names:
             fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
-        fixed_sizes: dict[Dim, int] = {dim.name: dim.size for dim in fixed}
-        self.sizes |= {dim.name: dim.size for dim in fixed}
-        self.inputs = tuple(
-            replace(spec, shape=tuple(fixed_sizes.get(dim, dim) for dim in spec.shape)) for spec in self.inputs
-        )
+        fixed_sizes = {dim.name: dim.size for dim in fixed}
+        self.sizes |= fixed_sizes
+        shapes = [tuple(fixed_sizes.get(str(dim), dim) for dim in spec.shape) for spec in self.inputs]
+        self.inputs = tuple(replace(spec, shape=shape) for spec, shape in zip(self.inputs, shapes, strict=True))
         if "seq" in names - fixed_sizes.keys() and not self._runs(1):
             fewer = range(2, self.sizes["seq"])
             self.least_seq = next((steps for steps in fewer if self._runs(steps)), self.sizes["seq"])

@@ -171,11 +171,9 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
         network = recognize(read_weights(path), contract.inputs).network
     else:
         network = _build(config, path)
-    lifted = lift(
-        network, contract.inputs, task=contract.task, state_policy=contract.state_policy, state_layout=state_layout
-    )
-    measured = lifted.signature
-    if any(getattr(measured, part) != getattr(contract, part) for part in ("inputs", "outputs", "recurrent")):
+    task, state_policy = contract.task, contract.state_policy
+    lifted = lift(network, contract.inputs, task=task, state_policy=state_policy, state_layout=state_layout)
+    if any(getattr(lifted.signature, part) != getattr(contract, part) for part in ("inputs", "outputs", "recurrent")):
         raise InputError(f"The contract of {path} is not that of the network in it; export its source again.")
     return _from_file(path, "checkpoint", lifted)
 

@@ -31,8 +31,7 @@ def read_weights(path: Path, key: str | None = None, unused: list[str] | None = 
     entries with tensors, except an optimizer's, are appended to `unused`. Raises `InputError` for a file that is none
     of these, would run code, or holds weights that are not finite.
     """
-    content = _read(path)
-    return clean(_select(content, key, path, [] if unused is None else unused), path)
+    return clean(_select(_read(path), key, path, [] if unused is None else unused), path)
 
 
 def clean(weights: Mapping[str, Tensor], where: Path | str) -> StateDict:
