@@ -22,7 +22,7 @@ from .rollouts import (
     window_of as window_of,
 )
 from .sampling import (
-    blank_inputs as blank_inputs,
+    blank_feeds as blank_feeds,
     sample_inputs as sample_inputs,
     sample_state as sample_state,
     sizes_of as sizes_of,

@@ -24,9 +24,17 @@ def sample_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np
     return {spec.name: _sample(spec, sizes, rng, steps) for spec in specs}
 
 
-def blank_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Arrays to be filled later: zeros, and full lengths, as a length of 0 is not allowed."""
-    return {spec.name: np.full(spec.sized(sizes), sizes["seq"] if spec.is_lengths else 0, spec.dtype) for spec in specs}
+def blank_feeds(signature: Signature, batch: int, seq: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs of a call, to be filled later (zeros, and full lengths, as a length of 0 is not allowed); initial state.
+
+    Their sizes are adapted to the network.
+    """
+    sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
+    inputs = {
+        spec.name: np.full(spec.sized(sizes), sizes["seq"] if spec.is_lengths else 0, spec.dtype)
+        for spec in signature.inputs
+    }
+    return inputs, signature.initial_state(sizes["batch"])
 
 
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:

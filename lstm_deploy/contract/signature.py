@@ -206,6 +206,11 @@ class Signature(Struct, frozen=True, kw_only=True):
         pairs = zip(self.state_inputs, self.state_outputs, strict=True)
         return {before.name: outputs[after.name] for before, after in pairs}
 
+    def outgoing_state(self, state: Feeds) -> Outputs:
+        """The reverse of `next_state`: a state under the names of the state outputs."""
+        pairs = zip(self.state_inputs, self.state_outputs, strict=True)
+        return {after.name: state[before.name] for before, after in pairs}
+
     def to_json(self) -> str:
         """The contract as JSON with sorted keys, so that equal contracts give equal texts."""
         return msgspec.json.encode(self, order="sorted").decode()

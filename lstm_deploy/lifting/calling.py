@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.contexts import StayOnCPU
+from lstm_deploy.lifting.execution import StayOnCPU
 
 State = tuple[Tensor, ...]
 """Of one recurrent module, as it takes and returns it: `h` and `c` of an LSTM."""

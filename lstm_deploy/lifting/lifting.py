@@ -10,26 +10,16 @@ import warnings
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from msgspec.structs import replace
-from torch import Tensor, nn
+from torch import nn
 
-from lstm_deploy.contract import (
-    RecurrentSpec,
-    Signature,
-    StateLayout,
-    StatePolicy,
-    Task,
-    TensorSpec,
-    sample_inputs,
-    sizes_of,
-)
+from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
-from lstm_deploy.lifting.copying import frozen_copy, shared_copy
+from lstm_deploy.lifting.execution import frozen_copy, shared_copy
 from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_padding, measure_outputs
-from lstm_deploy.lifting.probing import BATCH, SEQ, ModuleProbe, Start
+from lstm_deploy.lifting.probing import ModuleProbe, Start
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.streaming import measure_streaming
 
@@ -79,35 +69,19 @@ def lift(
     return lifted
 
 
-def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
-    """Arguments for `Lifted.forward`: random inputs of these sizes, and the initial state.
-
-    A module that needs several steps gets several times as many, so that no layer inside is left with one.
-    """
-    seq += 4 * (signature.least_seq - 1)
-    sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-    inputs = sample_inputs(signature.inputs, sizes, np.random.default_rng(seed))
-    state = signature.initial_state(sizes["batch"])
-    return tuple(torch.from_numpy(value) for value in (*inputs.values(), *state.values()))
-
-
 def _check_recurrent(module: nn.Module) -> None:
     """Refuse recurrent modules that are not LSTMs, LSTMs with a forward of their own, and modules without any."""
-    recurrent = [
-        (path, child) for path, child in module.named_modules() if isinstance(child, nn.RNNBase | nn.RNNCellBase)
-    ]
-    for path, child in recurrent:
+    for path, child in module.named_modules():
+        if not isinstance(child, nn.RNNBase | nn.RNNCellBase):
+            continue
         name = f"{path or 'The module'} is an nn.{type(child).__name__}"
         if not isinstance(child, RECURRENT_MODULES):
             raise LiftingError(f"{name}, which has no cell state and is not supported; use an nn.LSTM.")
         base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
         if type(child).forward is not base.forward:
-            base_name = f"nn.{base.__name__}"
-            raise LiftingError(f"{name}, a subclass of {base_name} with a forward of its own; use {base_name} itself.")
-    if not recurrent:
-        raise LiftingError(
-            f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell inside, so there is no state to make explicit."
-        )
+            raise LiftingError(f"{name}, a subclass of nn.{base.__name__} with its own forward; use the class itself.")
+    if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
+        raise LiftingError(f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to lift.")
 
 
 def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:
@@ -118,9 +92,7 @@ def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[Recurr
         if paths.count(start.path) > 1:
             prefix += f"{paths[: index + 1].count(start.path)}_"
         child = module.get_submodule(start.path)
-        initial_h, initial_c = (
-            (tuple(map(tuple, state.tolist())) for state in start.initial) if start.initial else (None, None)
-        )
+        initial = [tuple(map(tuple, state.tolist())) for state in start.initial or ()]
         specs.append(
             RecurrentSpec(
                 module=start.path,
@@ -130,8 +102,8 @@ def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[Recurr
                 proj_size=cast(int, getattr(child, "proj_size", 0)),
                 num_layers=cast(int, getattr(child, "num_layers", 1)),
                 num_directions=2 if getattr(child, "bidirectional", False) else 1,
-                initial_h=initial_h,
-                initial_c=initial_c,
+                initial_h=initial[0] if initial else None,
+                initial_c=initial[1] if initial else None,
             )
         )
     return tuple(specs)

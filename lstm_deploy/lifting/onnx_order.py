@@ -15,13 +15,11 @@ def layers(lifted: Lifted) -> list[LstmLayer]:
     """The weights of every LSTM layer as a graph should have them."""
     layers = []
     for path in lifted.calls:
-        weights = {
-            name: value.numpy() for name, value in to_onnx_order(lifted.module.get_submodule(path), path).items()
-        }
+        weights = to_onnx_order(lifted.module.get_submodule(path), path)
         count = sum(name.startswith("W_") for name in weights)
         for layer in range(count):
             label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or "the LSTM"
-            w, r, b = (weights[f"{letter}_l{layer}"] for letter in "WRB")
+            w, r, b = (weights[f"{letter}_l{layer}"].numpy() for letter in "WRB")
             layers.append(LstmLayer(label, w, r, b))
     return layers
 
@@ -54,9 +52,7 @@ def to_onnx_order(module: nn.Module, path: str) -> dict[str, Tensor]:
             biases = [_reordered(weights(name)) for name in ("bias_ih", "bias_hh")]
             ordered[f"B_l{layer}"] = torch.cat(biases, 1)
         else:
-            ordered[f"B_l{layer}"] = torch.zeros(
-                len(suffixes), 2 * len(LSTM.onnx_gates) * cast(int, module.hidden_size)
-            )
+            ordered[f"B_l{layer}"] = torch.zeros(len(suffixes), 2 * recurrent[0].shape[0])
     return ordered
 
 

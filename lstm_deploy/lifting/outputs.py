@@ -13,8 +13,7 @@ from torch import Tensor
 from lstm_deploy.contract import Dim, DType, TensorSpec, by_module
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import Path, flatten
-from lstm_deploy.lifting.contexts import seeded
-from lstm_deploy.lifting.copying import shared_copy
+from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
 
@@ -32,9 +31,7 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     leaves = _run_and_compare(probe, lifted, sizes)
     returned = (state for port in lifted.ports for state in port.returned or ())
     finals = {(state.data_ptr(), state.shape) for state in returned}
-    positions = tuple(
-        position for position, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals
-    )
+    positions = tuple(i for i, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals)
     if not positions:  # nothing but the state is returned: then it is the output too
         positions = tuple(range(len(leaves)))
     outputs = [leaves[position] for position in positions]
@@ -160,9 +157,7 @@ def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int
     with seeded(0):  # as `probe.run` is
         actual = flatten(lifted.call(*probe.tensors(sizes), *states))
     if len(lifted.final_states()) != 2 * len(lifted.ports):
-        raise LiftingError(
-            "An LSTM of this module is called only sometimes, so it has no single state; always call it."
-        )
+        raise LiftingError("An LSTM of this module is not always called, so it has no single state; always call it.")
     same = [path for path, _ in expected] == [path for path, _ in actual] and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
         for (_, a), (_, b) in zip(expected, actual, strict=True)

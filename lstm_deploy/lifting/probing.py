@@ -8,11 +8,10 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import Dim, FixedDim, TensorSpec, sample_inputs, sizes_of
+from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
-from lstm_deploy.lifting.contexts import seeded
-from lstm_deploy.lifting.copying import shared_copy
+from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, zeros_of
 
 Recorded = dict[str, list[Call]]
@@ -64,19 +63,16 @@ class ModuleProbe:
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
             if name != "batch" and _batches(larger) != batches:
-                raise LiftingError(
-                    f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
-                )
+                raise LiftingError(f"The LSTM takes {name!r} as the batch; name that axis `batch`, and time `seq`.")
             if name == "seq" and _call_counts(larger) != _call_counts(recorded):
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))
         if "batch" not in names:
             fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
-        fixed_sizes: dict[Dim, int] = {dim.name: dim.size for dim in fixed}
-        self.sizes |= {dim.name: dim.size for dim in fixed}
-        self.inputs = tuple(
-            replace(spec, shape=tuple(fixed_sizes.get(dim, dim) for dim in spec.shape)) for spec in self.inputs
-        )
+        fixed_sizes = {dim.name: dim.size for dim in fixed}
+        self.sizes |= fixed_sizes
+        shapes = [tuple(fixed_sizes.get(str(dim), dim) for dim in spec.shape) for spec in self.inputs]
+        self.inputs = tuple(replace(spec, shape=shape) for spec, shape in zip(self.inputs, shapes, strict=True))
         if "seq" in names - fixed_sizes.keys() and not self._runs(1):
             fewer = range(2, self.sizes["seq"])
             self.least_seq = next((steps for steps in fewer if self._runs(steps)), self.sizes["seq"])
@@ -106,19 +102,17 @@ class ModuleProbe:
         it changes when other inputs are run.
         """
         first = self.record(self.sizes, seed=0)
-        others = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
+        other_runs = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
         reseeded = self.record(self.sizes, seed=0, noise=1)
         required = self.required_state(self.sizes, seed=0)
-        if any(_call_counts(other) != _call_counts(first) for other in (*others, reseeded)):
-            raise LiftingError(
-                "How often an LSTM is called depends on the values of the inputs; use their sizes alone."
-            )
+        if any(_call_counts(run) != _call_counts(first) for run in (*other_runs, reseeded)):
+            raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
         starts = []
         for path, calls in first.items():
             for number, call in enumerate(calls):
                 if required is not None and _same(call.state, required):
                     starts.append(Start(path, number, None))
-                elif all(_same(call.state, other[path][number].state) for other in others):
+                elif all(_same(call.state, run[path][number].state) for run in other_runs):
                     random = not _same(call.state, reseeded[path][number].state)
                     starts.append(Start(path, number, None if random else _learned(call.state, path)))
         if not starts:
@@ -218,6 +212,18 @@ class ModuleProbe:
         except LiftingError:
             return False
         return True
+
+
+def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
+    """Arguments for `Lifted.forward`: random inputs of these sizes, and the initial state.
+
+    A module that needs several steps gets several times as many, so that no layer inside is left with one.
+    """
+    seq += 4 * (signature.least_seq - 1)
+    sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
+    inputs = sample_inputs(signature.inputs, sizes, np.random.default_rng(seed))
+    state = signature.initial_state(sizes["batch"])
+    return tuple(torch.from_numpy(value) for value in (*inputs.values(), *state.values()))
 
 
 def dynamic_dims(specs: Iterable[TensorSpec]) -> set[str]:

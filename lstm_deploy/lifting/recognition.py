@@ -134,9 +134,7 @@ def _build_lstm(own: StateDict, weights: StateDict) -> nn.LSTM:
         kind = {3: "GRU", 1: "plain RNN"}.get(rows // hidden if hidden and rows % hidden == 0 else 0)
         if kind is None:
             raise _ambiguous(weights, f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
-        raise InputError(
-            f"These are the weights of a {kind}, which has no cell state and is not supported; use an nn.LSTM."
-        )
+        raise InputError(f"These are the weights of a {kind}, which has no cell state; use an nn.LSTM.")
     lstm = nn.LSTM(
         input_weight.shape[1],
         hidden,
@@ -185,9 +183,7 @@ def _from_scratch(weights: StateDict) -> Parts | None:
         },
         assign=True,
     )
-    findings = [
-        f"these are the 14 weights of an LSTM from scratch: LSTM({inputs}, {hidden}), Linear({hidden}, {outputs})"
-    ]
+    findings = [f"these are the weights of an LSTM from scratch: LSTM({inputs}, {hidden}), Linear({hidden}, {outputs})"]
     if as_list:
         findings.append(f"the list is taken to be in the order {' '.join(FROM_SCRATCH)}")
     return lstm, _linear(weights["W_hq"].T.contiguous(), weights["b_q"]), None, findings

@@ -118,8 +118,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
 
 def load_source_of(bundle: Bundle) -> Loaded | None:
     """Lift the source that a bundle was exported from; none if `Bundle.source_path` is gone."""
-    path = bundle.source_path
-    if path is None:
+    if (path := bundle.source_path) is None:
         return None
     key = bundle.manifest.options.get("weights_key")
     origin = Origin(path=path, weights_key=key, inputs=bundle.signature.inputs)
@@ -172,11 +171,9 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
         network = recognize(read_weights(path), contract.inputs).network
     else:
         network = _build(config, path)
-    lifted = lift(
-        network, contract.inputs, task=contract.task, state_policy=contract.state_policy, state_layout=state_layout
-    )
-    measured = lifted.signature
-    if any(getattr(measured, part) != getattr(contract, part) for part in ("inputs", "outputs", "recurrent")):
+    task, state_policy = contract.task, contract.state_policy
+    lifted = lift(network, contract.inputs, task=task, state_policy=state_policy, state_layout=state_layout)
+    if any(getattr(lifted.signature, part) != getattr(contract, part) for part in ("inputs", "outputs", "recurrent")):
         raise InputError(f"The contract of {path} is not that of the network in it; export its source again.")
     return _from_file(path, "checkpoint", lifted)
 
@@ -230,13 +227,11 @@ def _with_vocabulary(spec: TensorSpec, module: nn.Module) -> TensorSpec:
 
 
 def _inputs(spec: CheckpointSpec) -> tuple[TensorSpec, ...]:
-    if isinstance(spec.task, Forecast):
-        shape: tuple[int | str, ...] = ("batch", "seq", len(spec.task.features))
-        return (TensorSpec(name="x", dtype="float32", shape=shape, low=spec.low, high=spec.high),)
     x = TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=spec.low, high=spec.high)
-    if isinstance(spec.task, Classify):
-        return (x, TensorSpec(name="lengths", dtype="int64", shape=("batch",), is_lengths=True))
-    return (x,)
+    if isinstance(spec.task, Forecast):
+        x = replace(x, dtype="float32", shape=("batch", "seq", len(spec.task.features)))
+    lengths = TensorSpec(name="lengths", dtype="int64", shape=("batch",), is_lengths=True)
+    return (x, lengths) if isinstance(spec.task, Classify) else (x,)
 
 
 def _summary(lifted: Lifted) -> str:

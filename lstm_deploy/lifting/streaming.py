@@ -9,8 +9,7 @@ from torch import Tensor
 from lstm_deploy.contract import Streaming, TensorSpec, sample_inputs, sample_state, sizes_of
 from lstm_deploy.errors import one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
-from lstm_deploy.lifting.contexts import in_float64
-from lstm_deploy.lifting.copying import frozen_copy
+from lstm_deploy.lifting.execution import frozen_copy, in_float64
 from lstm_deploy.lifting.outputs import many_steps
 from lstm_deploy.lifting.probing import BATCH
 from lstm_deploy.lifting.recurrent import Lifted

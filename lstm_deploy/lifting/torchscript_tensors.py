@@ -11,17 +11,8 @@ from torch import Tensor
 
 from lstm_deploy.artifacts import opened_archive
 
-_DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-}
+_KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Bool", "Byte", "Char")
+_DTYPES = {f"{kind}Storage": getattr(torch, f"{kind}Tensor").dtype for kind in _KINDS}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

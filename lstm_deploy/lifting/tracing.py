@@ -10,10 +10,8 @@ from torch.jit._trace import TracerWarning
 
 import lstm_deploy
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.contexts import seeded
-from lstm_deploy.lifting.copying import shared_copy
-from lstm_deploy.lifting.lifting import example_inputs
-from lstm_deploy.lifting.probing import dynamic_dims
+from lstm_deploy.lifting.execution import seeded, shared_copy
+from lstm_deploy.lifting.probing import dynamic_dims, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
 
 SIZES = ((1, 1), (1, 6), (5, 1), (5, 9), (1, 40))

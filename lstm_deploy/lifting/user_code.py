@@ -1,6 +1,5 @@
 """Runs a user's own code: imports the class of a network, makes an instance, unpickles a trusted module."""
 
-import importlib
 import importlib.util
 import sys
 import warnings
@@ -28,8 +27,7 @@ def import_module(home: str) -> Any:
         if not path.is_file():
             raise InputError(f"{path} does not exist; check --model.")
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
+        assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module  # so that pickles and dataclasses in it find themselves
         with _searched_first(path.parent.resolve()):  # for its siblings, as when it is run

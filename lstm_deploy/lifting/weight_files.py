@@ -31,8 +31,7 @@ def read_weights(path: Path, key: str | None = None, unused: list[str] | None = 
     entries with tensors, except an optimizer's, are appended to `unused`. Raises `InputError` for a file that is none
     of these, would run code, or holds weights that are not finite.
     """
-    content = _read(path)
-    return clean(_select(content, key, path, [] if unused is None else unused), path)
+    return clean(_select(_read(path), key, path, [] if unused is None else unused), path)
 
 
 def clean(weights: Mapping[str, Tensor], where: Path | str) -> StateDict:
@@ -86,9 +85,7 @@ def _select(content: Any, key: str | None, path: Path, unused: list[str]) -> Sta
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
         if nested is None and not tensors:
             there = ", ".join(map(str, content)) or "nothing"
-            raise InputError(
-                f"{path} holds no weights under a known name; name the entry with --weights-key ({there[:300]})."
-            )
+            raise InputError(f"{path} holds no weights under a known name; name it with --weights-key ({there[:300]}).")
         taken: Collection[Any] = tensors if nested is None else {nested}
         unused += [str(name) for name in content if name not in taken and _has_tensors(content[name], name)]
         content = tensors if nested is None else content[nested]

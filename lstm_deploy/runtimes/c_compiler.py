@@ -1,7 +1,7 @@
 """Compiles C artifacts with this machine's compiler, and caches the libraries by the hash of their source.
 
 A C file is a program, and one from elsewhere may do anything. So an artifact is opened only if it was built on this
-machine before: by the export that wrote it, or after the user said that it is trusted.
+machine before: by the export that wrote it, or after the user declared it trusted.
 """
 
 import hashlib
@@ -113,16 +113,11 @@ def build(path: Path) -> None:
         try:
             result = subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise InputError(
-                f"{command[0]} did not compile {path} ({one_line(error)}); try another with CC."
-            ) from error
+            raise InputError(f"{command[0]} did not compile {path} ({one_line(error)}); set CC to another.") from error
         if result.returncode:
             lines = result.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error" in line), lines[0])
-            raise InputError(
-                f"{command[0]} cannot compile {path} ({reason}); export the model again, or try another compiler with "
-                "CC."
-            )
+            raise InputError(f"{command[0]} cannot compile {path} ({reason}); export it again, or set CC to another.")
         partial.replace(library)
 
 

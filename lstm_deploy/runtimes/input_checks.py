@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -25,8 +25,8 @@ def complete_feeds(signature: Signature, feeds: Feeds) -> Outputs:
         if spec.name not in arrays:
             raise InputError(f"The input {spec.name!r} is missing; feed {spec}.")
         arrays[spec.name] = checked(arrays[spec.name], spec)
-    batches = [arrays[spec.name].shape[spec.shape.index("batch")] for spec in signature.inputs if "batch" in spec.shape]
-    batch = batches[0] if batches else 1
+    batched = (spec for spec in signature.inputs if "batch" in spec.shape)
+    batch = next((arrays[spec.name].shape[spec.shape.index("batch")] for spec in batched), 1)
     for spec in signature.state_inputs:
         if spec.name in arrays:
             arrays[spec.name] = checked(arrays[spec.name], spec, {"batch": batch})
@@ -72,25 +72,20 @@ def check_values(array: Array, spec: TensorSpec) -> None:
     _check_tokens(array, spec)
 
 
-class RangeCheck(NamedTuple):
-    """A cheap test of a buffer: if `low < reduce() < high`, each of its values is valid."""
+def range_check(buffer: Array, spec: TensorSpec, allow_nan: bool) -> tuple[Callable[[], Any], float, float]:
+    """A cheap test of a flat buffer: it is finite, or holds tokens of the vocabulary, if `low < reduce() < high`.
 
-    reduce: Callable[[], Any]
-    low: float
-    high: float
-
-
-def range_check(buffer: Array, spec: TensorSpec, allow_nan: bool) -> RangeCheck:
-    """A test that a flat buffer is finite, or holds tokens of the vocabulary."""
+    Returns `reduce`, `low` and `high`.
+    """
     if buffer.dtype.kind == "f" and not allow_nan:
         if buffer.size == 1:
-            return RangeCheck(buffer.item, -math.inf, math.inf)
+            return buffer.item, -math.inf, math.inf
         # One call in place of two: a weighted sum is finite where all numbers are, as the weights are tiny.
-        return RangeCheck(partial(buffer.dot, np.full_like(buffer, TINY)), -math.inf, math.inf)
+        return partial(buffer.dot, np.full_like(buffer, TINY)), -math.inf, math.inf
     if buffer.dtype.kind == "i" and spec.high is not None:
         unsigned = buffer.view(f"u{buffer.itemsize}")  # what is below 0 is beyond all tokens
-        return RangeCheck(unsigned.item if buffer.size == 1 else unsigned.max, -1, int(spec.high[0]) + 1)
-    return RangeCheck(lambda: 0, -1, 1)
+        return unsigned.item if buffer.size == 1 else unsigned.max, -1, int(spec.high[0]) + 1
+    return lambda: 0, -1, 1
 
 
 def check_batch(batch: int) -> int:

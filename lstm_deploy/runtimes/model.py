@@ -115,11 +115,9 @@ class Model:
     def _rollout_file(self, provider: str, precision: str, runtime: str | None) -> Runtime | None:
         if self.bundle is None:
             return None
-        format_ = _format_of(self.bundle, runtime)
-        for artifact in self.bundle.manifest.rollouts:
-            if (artifact.format, artifact.precision) == (format_, precision):
-                return self._load(self.bundle.file(artifact), provider)
-        return None
+        rollouts = {(artifact.format, artifact.precision): artifact for artifact in self.bundle.manifest.rollouts}
+        artifact = rollouts.get((_format_of(self.bundle, runtime), precision))
+        return self._load(self.bundle.file(artifact), provider) if artifact else None
 
 
 def _format_of(bundle: Bundle, runtime: str | None) -> str:

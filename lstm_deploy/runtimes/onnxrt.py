@@ -17,10 +17,10 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, parser
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, LSTM, Dim, Feeds, Outputs, Signature, TensorSpec, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, LSTM, Feeds, Outputs, Signature, TensorSpec, blank_feeds
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes.protocol import Runtime
-from lstm_deploy.runtimes.providers import BY_ONNXRUNTIME_NAME, PROVIDERS, Provider
+from lstm_deploy.runtimes.providers import PROVIDERS, Provider
 
 SHAPE_OPERATORS = (
     *("Shape", "Size", "Gather", "Slice", "Concat"),
@@ -61,11 +61,11 @@ class OnnxRuntime(Runtime):
             raise InputError(f"onnxruntime cannot run this input ({one_line(error)}).") from error
 
     def declared(self) -> list[TensorSpec]:
-        values = (*self.session.get_inputs(), *self.session.get_outputs())
-        return [
-            TensorSpec(name=v.name, dtype=_dtype(v.type), shape=tuple(_dim(dim) for dim in v.shape or ()))
-            for v in values
-        ]
+        specs = []
+        for value in (*self.session.get_inputs(), *self.session.get_outputs()):
+            shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
+            specs.append(TensorSpec(name=value.name, dtype=_dtype(value.type), shape=shape))
+        return specs
 
     def misplaced(self) -> list[str]:
         """Nodes that run elsewhere than on the provider, but for arithmetic on shapes."""
@@ -105,9 +105,7 @@ class BoundRecurrence:
         """
         session, signature = runtime.session, runtime.signature
         self._session, self._device = session, device
-        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = blank_inputs(signature.inputs, sizes)
-        initial = signature.initial_state(sizes["batch"])
+        self.inputs, initial = blank_feeds(signature, batch, seq)
         # A dimension that the contract cannot name has a size only after a run.
         first = runtime.run({**self.inputs, **initial})
         self.outputs: Outputs = {spec.name: np.zeros_like(first[spec.name]) for spec in signature.outputs}
@@ -195,9 +193,7 @@ def open_session(
     record = PROVIDERS[provider]
     name = record.onnxruntime[0]
     if name not in ort.get_available_providers():
-        raise ProviderError(
-            f"This onnxruntime has no {name}; install onnxruntime-gpu in place of onnxruntime, or use --provider cpu."
-        )
+        raise ProviderError(f"This onnxruntime has no {name}; install onnxruntime-gpu instead, or use --provider cpu.")
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -207,7 +203,8 @@ def open_session(
         os.environ.setdefault(variable, value)
     if record.device == "cuda":
         _preload_cuda()
-    providers = [(each, BY_ONNXRUNTIME_NAME[each].options(settings)) for each in record.onnxruntime]
+    all_options = {provider.onnxruntime[0]: provider.options(settings) for provider in PROVIDERS.values()}
+    providers = [(name, all_options[name]) for name in record.onnxruntime]
     missing = ProviderError(f"{name} does not load on this machine; install {record.install}, or use --provider cpu.")
     try:
         session = ort.InferenceSession(
@@ -216,9 +213,7 @@ def open_session(
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         if "TensorRT libraries" in str(error):
             raise missing from error
-        raise InputError(
-            f"onnxruntime cannot load {_name(model)} ({one_line(error)}); check or re-export it."
-        ) from error
+        raise InputError(f"onnxruntime cannot load {_name(model)} ({one_line(error)}); export it again.") from error
     if name not in session.get_providers():
         raise missing
     return session
@@ -279,10 +274,6 @@ def _dtype(onnxruntime_type: str) -> Any:
     """`float32` for `tensor(float)`; a type that the contract does not have, as it is."""
     number = dict(TensorProto.DataType.items()).get(onnxruntime_type.removeprefix("tensor(").removesuffix(")").upper())
     return onnxruntime_type if number is None else helper.tensor_dtype_to_np_dtype(number).name
-
-
-def _dim(dim: Any) -> Dim:
-    return dim if isinstance(dim, int) else str(dim)
 
 
 def _name(model: Path | bytes) -> str:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from lstm_deploy.artifacts import FORMATS, SUFFIXES
 from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.runtimes.c_compiler import find_compiler
+from lstm_deploy.runtimes.native import NativeRuntime
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.providers import find_provider
 
@@ -36,19 +38,11 @@ def _load_torchscript(path: Path, provider: str, threads: int | None, settings: 
     return TorchScriptRuntime(path, provider, threads, settings)
 
 
-def _load_c(path: Path, *_: object) -> Runtime:
-    from lstm_deploy.runtimes.native import NativeRuntime
-
-    return NativeRuntime(path)
-
-
 def _without_torch() -> str:
     return "PyTorch is not installed" if find_spec("torch") is None else ""
 
 
 def _without_compiler() -> str:
-    from lstm_deploy.runtimes.c_compiler import find_compiler
-
     try:
         find_compiler()
     except InputError as error:
@@ -58,7 +52,7 @@ def _without_compiler() -> str:
 
 RUNTIMES = {
     "onnx": Loader("onnx", _load_onnx),
-    "c": Loader("native", _load_c, _without_compiler),
+    "c": Loader("native", lambda path, *_: NativeRuntime(path), _without_compiler),
     "torchscript": Loader("torchscript", _load_torchscript, _without_torch),
 }
 """By format, the preferred first."""

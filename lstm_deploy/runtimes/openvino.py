@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, blank_feeds
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes.protocol import Runtime
 
@@ -31,8 +31,8 @@ class OpenVinoRuntime(Runtime):
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot read {path} ({one_line(error)}).") from error
         self.signature = Signature.from_json(self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str))
-        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
-        self._options |= {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        self._options["INFERENCE_PRECISION_HINT"] = "bf16" if bf16 else "f32"
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
@@ -81,9 +81,7 @@ class OpenVinoRecurrence:
         import openvino
 
         signature = runtime.signature
-        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = blank_inputs(signature.inputs, sizes)
-        initial = signature.initial_state(sizes["batch"])
+        self.inputs, initial = blank_feeds(signature, batch, seq)
         compiled = runtime.sized({**self.inputs, **initial})
         first = compiled({**self.inputs, **initial})
         self.outputs: Outputs = {spec.name: np.zeros_like(first[spec.name]) for spec in signature.outputs}

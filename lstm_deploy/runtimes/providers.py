@@ -63,7 +63,6 @@ PROVIDERS = {
     )
 }
 """By the names of the command line."""
-BY_ONNXRUNTIME_NAME = {provider.onnxruntime[0]: provider for provider in PROVIDERS.values()}
 
 
 def find_provider(name: str) -> Provider:

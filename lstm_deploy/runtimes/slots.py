@@ -11,7 +11,7 @@ from lstm_deploy.runtimes.streams import Stream
 
 
 class Slots:
-    """The rows of a stream, handed out one by one. Not for two threads at once, as the stream itself.
+    """The rows of a stream, handed out one by one. Not thread-safe, as the stream itself.
 
     slots = Slots(model.stream(batch=32))
     caller = slots.open()
@@ -34,9 +34,7 @@ class Slots:
         Raises `InputError` where all are taken.
         """
         if not self._free:
-            raise InputError(
-                f"All {self._stream.batch} slots are taken; close one, or make a stream of a larger batch."
-            )
+            raise InputError(f"All {self._stream.batch} slots are taken; close one, or use a stream of a larger batch.")
         slot = self._free[-1]
         if state is None:
             self._stream.reset([slot])
@@ -60,9 +58,8 @@ class Slots:
             rows = np.stack([np.asarray(row) for row in x.values()])
         except ValueError as error:
             raise InputError(f"The rows of the slots differ in shape ({error}); feed one step for each.") from error
-        if numbers == list(range(self._stream.batch)):
-            return dict(zip(numbers, self._stream.step(rows), strict=True))
-        return dict(zip(numbers, self._stream.step(rows, rows=numbers), strict=True))
+        in_order = numbers == list(range(self._stream.batch))
+        return dict(zip(numbers, self._stream.step(rows, rows=None if in_order else numbers), strict=True))
 
     def state_of(self, slot: int) -> Outputs:
         """A copy of the state of an open slot, to be opened again later, here or elsewhere."""

@@ -2,17 +2,7 @@
 
 import numpy as np
 
-from lstm_deploy.contract import (
-    MIN_TEMPERATURE,
-    Array,
-    Feeds,
-    LanguageModel,
-    Outputs,
-    Signature,
-    carries_state,
-    layout_of,
-    window_of,
-)
+from lstm_deploy.contract import MIN_TEMPERATURE, Array, Feeds, Outputs, carries_state, layout_of, window_of
 from lstm_deploy.runtimes.protocol import Runtime
 
 
@@ -35,23 +25,22 @@ class Stepper:
 def unroll(runtime: Runtime, feeds: Feeds) -> Outputs:
     """The outputs of a rollout, computed by one call of the model for each step."""
     signature = runtime.signature
-    if isinstance(signature.task, LanguageModel):
+    if "noise" in feeds:
         return _generate(runtime, feeds)
-    step, x, steps = Stepper(runtime), feeds["x"], int(feeds["steps"])
-    values: list[Array] = []
-    if not carries_state(signature):
-        rows, initial = x[:, -window_of(signature) :], signature.initial_state(len(x))
-        for _ in range(steps):
-            value, _ = step(rows, initial)
+    step, rows, values = Stepper(runtime), feeds["x"], []
+    if carries_state(signature):
+        state: Feeds = {spec.name: feeds[spec.name] for spec in signature.state_inputs}
+        for _ in range(int(feeds["steps"])):
+            value, state = step(rows, state)
             values.append(value)
-            rows = np.concatenate([rows[:, 1:], value[:, None]], axis=1)
-        return {"y": np.stack(values, axis=1)}
-    value, state = step(x, {spec.name: feeds[spec.name] for spec in signature.state_inputs})
-    values.append(value)
-    for _ in range(steps - 1):
-        value, state = step(value[:, None], state)
+            rows = value[:, None]
+        return {"y": np.stack(values, axis=1), **signature.outgoing_state(state)}
+    rows, initial = rows[:, -window_of(signature) :], signature.initial_state(len(rows))
+    for _ in range(int(feeds["steps"])):
+        value, _ = step(rows, initial)
         values.append(value)
-    return {"y": np.stack(values, axis=1), **_outgoing(signature, state)}
+        rows = np.concatenate([rows[:, 1:], value[:, None]], axis=1)
+    return {"y": np.stack(values, axis=1)}
 
 
 def choose(logits: Array, noise: Array, temperature: float, top_k: int) -> Array:
@@ -87,9 +76,4 @@ def _generate(runtime: Runtime, feeds: Feeds) -> Outputs:
             break
         logits, state = step(tokens[-1][:, None], state)
         tokens.append(np.where(alive, choose(logits, column, temperature, top_k), stop))
-    return {"y": np.stack(tokens, axis=1), **_outgoing(signature, state)}
-
-
-def _outgoing(signature: Signature, state: Feeds) -> Outputs:
-    pairs = zip(signature.state_inputs, signature.state_outputs, strict=True)
-    return {after.name: state[before.name] for before, after in pairs}
+    return {"y": np.stack(tokens, axis=1), **signature.outgoing_state(state)}

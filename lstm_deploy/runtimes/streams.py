@@ -1,4 +1,4 @@
-"""Streams: one step a call, with the state kept from call to call. Not for two threads at once."""
+"""Streams: one step per call, with the state kept from call to call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +19,7 @@ Rows = int | slice | Sequence[int] | Array
 
 
 class Stream:
-    """Rows go in step by step, and the state that they leave is where the next step starts.
-
-    Not for two threads at once.
-    """
+    """Rows go in step by step, and each step starts from the state that the last one left. Not thread-safe."""
 
     batch: int
     signature: Signature
@@ -139,9 +136,7 @@ class StateStream(Stream):
         """Raises `InputError` for a model that cannot be streamed or has more inputs than `x`."""
         signature = runtime.signature
         if signature.streaming == "none":
-            raise InputError(
-                f"This model cannot be streamed ({signature.streaming_reason}); call run with whole sequences."
-            )
+            raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
         time_axis = _time_axis(signature)
         if len(signature.inputs) != 1 or time_axis is None:
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
@@ -153,6 +148,8 @@ class StateStream(Stream):
         row = x.squeeze(time_axis)  # a view, as the next
         self._y = y.squeeze(_y_time_axis(signature, time_axis))
         self.row_shape, self.row_dtype = row.shape, row.dtype
+        dims = self._spec.shape
+        self._row_spec = replace(self._spec, shape=dims[:time_axis] + dims[time_axis + 1 :])
         # Everything a step needs, in one place: each attribute that it looks up is a cache miss after each run.
         validity = range_check(x.reshape(-1), self._spec, allow_nan)
         self._step_needs = (self.row_dtype, self.row_shape, row, *validity, self.recurrence.step, self._y)
@@ -162,7 +159,7 @@ class StateStream(Stream):
             return self._step_rows(x, rows, out)
         dtype, shape, row, reduce, low, high, advance, y = self._step_needs
         if type(x) is not ndarray or x.dtype is not dtype or x.shape != shape:
-            x = self._checked_row(x)
+            x = checked(x, self._row_spec, {"batch": self.batch})
         row[...] = x
         if not low < reduce() < high:
             check_values(row, self._spec)
@@ -189,10 +186,6 @@ class StateStream(Stream):
 
     def _set_state(self, state: Outputs) -> None:
         self.recurrence.set_state(state)
-
-    def _checked_row(self, x: ArrayLike) -> Array:
-        shape = (*self._spec.shape[: self.time_axis], *self._spec.shape[self.time_axis + 1 :])
-        return checked(x, replace(self._spec, shape=shape), {"batch": self.batch})
 
 
 class WindowStream(Stream):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_inputs, sizes_of
+from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_feeds
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
 from lstm_deploy.lifting import Lifted
 from lstm_deploy.runtimes.protocol import Runtime
@@ -18,19 +18,13 @@ from lstm_deploy.runtimes.providers import PROVIDERS
 class TorchRuntime(Runtime):
     """A callable of tensors in the order of the contract, on one device, in one floating-point type."""
 
+    dtype = torch.float32
+
     def __init__(
-        self,
-        module: Any,
-        signature: Signature,
-        provider: str,
-        threads: int | None,
-        dtype: str = "float32",
-        settings: Sequence[str] = (),
+        self, module: Any, signature: Signature, provider: str, threads: int | None, settings: Sequence[str] = ()
     ) -> None:
-        self.device = prepare(provider, threads, settings)
-        self.settings = settings
+        self.device, self.settings = prepare(provider, threads, settings), settings
         self.module, self.signature, self.provider = module.to(self.device), signature, provider
-        self.dtype: torch.dtype = getattr(torch, dtype)
 
     def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
@@ -68,15 +62,9 @@ class EagerRuntime(TorchRuntime):
     """A lifted module as PyTorch runs it."""
 
     def __init__(
-        self,
-        lifted: Lifted,
-        provider: str = "cpu",
-        threads: int | None = None,
-        dtype: str = "float32",
-        settings: Sequence[str] = (),
+        self, lifted: Lifted, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
     ) -> None:
-        module = lifted.double() if dtype == "float64" else lifted.float()
-        super().__init__(module, lifted.signature, provider, threads, dtype, settings)
+        super().__init__(lifted.float(), lifted.signature, provider, threads, settings)
 
 
 class TorchScriptRuntime(TorchRuntime):
@@ -94,7 +82,7 @@ class TorchScriptRuntime(TorchRuntime):
                 raise InputError(f"PyTorch cannot load {path} ({one_line(error)}); check or re-export it.") from error
         if not extra[CONTRACT_FILE]:
             raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
-        super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads, settings=settings)
+        super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads, settings)
 
 
 class TorchRecurrence:
@@ -102,15 +90,13 @@ class TorchRecurrence:
 
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         self._runtime, signature = runtime, runtime.signature
-        sizes = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        self.inputs: Outputs = blank_inputs(signature.inputs, sizes)
-        host = [torch.from_numpy(value) for value in self.inputs.values()]
+        self.inputs, initial = blank_feeds(signature, batch, seq)
         self._inputs = [runtime.tensor(value) for value in self.inputs.values()]
-        pairs = zip(self._inputs, host, strict=True)
-        self._copied = [(tensor, array) for tensor, array in pairs if tensor.data_ptr() != array.data_ptr()]
+        pairs = zip(self._inputs, map(torch.from_numpy, self.inputs.values()), strict=True)
+        self._copied = [(tensor, host) for tensor, host in pairs if tensor.data_ptr() != host.data_ptr()]
         self._state: list[torch.Tensor] = []
         self._state_names = [spec.name for spec in signature.state_inputs]
-        self.set_state(signature.initial_state(sizes["batch"]))
+        self.set_state(initial)
         self._results = runtime.call([*self._inputs, *self._state])
         self.outputs: Outputs = {
             spec.name: np.zeros(value.shape, spec.dtype)
@@ -119,8 +105,8 @@ class TorchRecurrence:
         self._outputs = [torch.from_numpy(value) for value in self.outputs.values()]
 
     def step(self) -> None:
-        for tensor, array in self._copied:
-            tensor.copy_(array)
+        for tensor, host in self._copied:
+            tensor.copy_(host)
         self.run()
         for target, result in zip(self._outputs, self._results, strict=False):
             target.copy_(result)  # from CUDA this waits for the result

@@ -13,7 +13,8 @@ from torch import nn
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.lifting.lifting import example_inputs, lift
+from lstm_deploy.lifting.lifting import lift
+from lstm_deploy.lifting.probing import example_inputs
 
 SHAPES = [(1, 1), (3, 7), (2, 100)]
 

@@ -5,7 +5,7 @@ from lift_modules import lift_module
 
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import StateByKey
-from lstm_deploy.lifting.lifting import example_inputs
+from lstm_deploy.lifting.probing import example_inputs
 
 
 def test_an_argument_that_is_no_state_must_be_described():

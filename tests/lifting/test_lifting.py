@@ -13,7 +13,7 @@ import lstm_deploy
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import flatten
-from lstm_deploy.lifting.lifting import example_inputs
+from lstm_deploy.lifting.probing import example_inputs
 
 SIZES = {"batch": 2, "seq": 7}
 

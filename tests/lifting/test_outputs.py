@@ -90,7 +90,7 @@ def test_rows_that_are_sorted_before_the_lstm_are_refused():
         lift(refused_modules.SortsByLength().eval(), [X, lengths])
 
 
-def test_many_steps_are_fewer_where_weights_aremany_steps():
+def test_many_steps_are_fewer_where_weights_are_many():
     small = lift_module(modules.HidesState())
     assert many_steps(small) == 200
     small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))

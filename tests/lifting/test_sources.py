@@ -15,7 +15,7 @@ from torch import nn
 import lstm_deploy
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.calling import flatten
-from lstm_deploy.lifting.contexts import StayOnCPU
+from lstm_deploy.lifting.execution import StayOnCPU
 from lstm_deploy.lifting.sources import Origin, load
 
 FILE = Path(authors.__file__)

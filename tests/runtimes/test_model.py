@@ -39,7 +39,7 @@ def test_a_path_that_is_no_model_is_refused(tmp_path):
 
 
 def test_a_missing_precision_is_refused_with_those_there_are(model):
-    with pytest.raises(InputError, match="no onnx artifact in int8; it has onnx float32"):
+    with pytest.raises(InputError, match="no onnx artifact in int8; use one of those it has: onnx float32"):
         model.stream(precision="int8")
 
 

@@ -21,7 +21,7 @@ from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.int8 import quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import sources
-from lstm_deploy.lifting.lifting import example_inputs
+from lstm_deploy.lifting.probing import example_inputs
 from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation.case_inputs import Effort
 from lstm_deploy.validation.checks import Subject

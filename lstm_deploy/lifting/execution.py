@@ -1,12 +1,37 @@
-"""Context managers for running a user's code: on the CPU, in float64, or with seeded random numbers."""
+"""How a user's module is run: on copies that share its weights, on the CPU, in float64, with seeded random numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from copy import deepcopy
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from lstm_deploy.errors import LiftingError, one_line
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def shared_copy(module: Module) -> Module:
+    """Copy code, attributes and buffers; the parameters are new objects in the same memory and need no gradient.
+
+    A forward may change a buffer, as batch normalization does, but not a parameter.
+    """
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    return deepcopy(module, memo)
+
+
+def frozen_copy(module: Module) -> Module:
+    """Copy in evaluation mode, in float32 on the CPU; weights that already are both share their memory.
+
+    Raises `LiftingError` for a module that cannot be copied.
+    """
+    try:
+        return shared_copy(module).cpu().float().eval()
+    except Exception as error:  # tensors that are part of an autograd graph, modules that forbid copying
+        raise LiftingError(f"The module cannot be copied ({one_line(error)}); use plain parameters.") from error
 
 
 class StayOnCPU(TorchFunctionMode):
