@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,10 @@ class Artifact(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, path: Path, format: str, precision: str = "float32", **more: Any) -> "Artifact":  # noqa: A002
         """The entry of the manifest for a file that was just written, with the weights and header beside it."""
-        beside = {"weights": weights_file(path)} | (
-            {"header": path.with_suffix(".h")} if FORMATS[format].has_header else {}
-        )
-        beside = {name: file for name, file in beside.items() if file.exists()}
+        candidates = {"weights": weights_file(path), "header": path.with_suffix(".h")}
+        if not FORMATS[format].has_header:
+            del candidates["header"]  # of the C artifact beside it
+        beside = {name: file for name, file in candidates.items() if file.exists()}
         for name, file in beside.items():
             more |= {name: file.name, f"{name}_sha256": sha256(file)}
         return cls(
@@ -193,10 +193,7 @@ class Bundle:
         """The path of an artifact; raises `InputError` if it is missing or lies outside the bundle."""
         path = self._resolve(artifact.path)
         if not path.is_relative_to(self.path.resolve()):
-            raise InputError(
-                f"The manifest of {self.path} names {artifact.path!r}, which lies outside the bundle; "
-                "do not use this bundle."
-            )
+            raise InputError(f"{self.path} names {artifact.path!r}, which lies outside the bundle; do not use it.")
         if not path.is_file():
             raise InputError(f"{path} is missing from its bundle; export the model again.")
         return path
@@ -278,10 +275,8 @@ def check_destination(path: Path, *, force: bool) -> None:
 
 def _foreign_files(path: Path) -> list[str]:
     """The files in a directory that were not put there by an export."""
-    try:
-        artifacts = Bundle(path).manifest.exported
-    except InputError:
-        expected = set()
-    else:
-        expected = {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *(name for one in artifacts for name, _ in one.files)}
+    expected = set()
+    with suppress(InputError):
+        names = [name for artifact in Bundle(path).manifest.exported for name, _ in artifact.files]
+        expected = {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *names}
     return sorted(file.name for file in path.iterdir() if file.name not in expected)

@@ -75,8 +75,7 @@ def call_mode(signature: Signature) -> CallMode:
     for spec in (*signature.inputs, *signature.outputs):
         if odd := [dim for dim in spec.shape if isinstance(dim, str) and dim not in ("batch", "seq")]:
             raise InputError(
-                f"{spec.name} has the size {odd[0]!r} beside batch and seq, which C artifacts do not support; leave "
-                "out --format c."
+                f"{spec.name} has the size {odd[0]!r}, which C artifacts do not support; leave out --format c."
             )
     if any(dim.name == "batch" and dim.size != 1 for dim in signature.fixed):
         raise InputError("The model fixes its batch size, and a C artifact computes one row; leave out --format c.")
