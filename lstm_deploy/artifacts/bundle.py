@@ -59,7 +59,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     loss: float
     """How much worse the metric is, relative to float32's; without a metric, the `difference`."""
     max_loss: float
-    """The largest loss that was allowed."""
     difference: float
     """RMS difference of the outputs from float32's, relative to the spread of these."""
     cosine: float

@@ -134,12 +134,12 @@ def _test(old: Row, new: Row, before: Mapping[Key, Row], after: Mapping[Key, Row
     baselines = _baseline(new, after), _baseline(old, before)
     if old["baseline"] == new["baseline"] != old["variant"] and baselines[0] and baselines[1]:
         pairs.append((_relative(new, baselines[0]), _relative(old, baselines[1])))
-    slower = [slower_by(a, b) for a, b in pairs]
-    faster = [slower_by(b, a) for a, b in pairs]
-    if all(times > 1 for times, _ in slower):
-        return min(times for times, _ in slower), True, max(chance for _, chance in slower)
-    if all(times > 1 for times, _ in faster):
-        return 1 / min(times for times, _ in faster), False, max(chance for _, chance in faster)
+    slower, chances = zip(*(slower_by(a, b) for a, b in pairs), strict=True)
+    if min(slower) > 1:
+        return min(slower), True, max(chances)
+    faster, chances = zip(*(slower_by(b, a) for a, b in pairs), strict=True)
+    if min(faster) > 1:
+        return 1 / min(faster), False, max(chances)
     return 1.0, False, 1.0
 
 

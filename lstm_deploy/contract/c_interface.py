@@ -1,7 +1,7 @@
 """The interface of a C artifact, derived from its contract alone: names, sizes and prototypes of its functions."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -109,11 +109,6 @@ def c_tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]
 
 def _fixes_seq(signature: Signature) -> bool:
     return any(dim.name == "seq" for dim in signature.fixed)
-
-
-def fill_template(text: str, words: Mapping[str, str]) -> str:
-    """Replace each `@NAME@` in C code."""
-    return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], text)
 
 
 def comment_safe(text: str) -> str:

@@ -91,7 +91,7 @@ def layout_of(signature: Signature) -> Layout:
         raise InputError(f"{y} is not the {outputs} outputs of its task, as y[batch,{outputs}]; check the task.")
     window = size if isinstance(size := x.shape[time_axis], int) else None
     if isinstance(task, Forecast) and window not in (None, task.window):
-        raise InputError(f"A call takes {window} steps, and the task says {task.window}; make them equal.")
+        raise InputError(f"A call takes {window} steps, and its task says {task.window}; make them equal.")
     return Layout(
         batch_axis=batch_axis,
         time_axis=time_axis,
