@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     loss: float
     """How much worse the metric is, relative to float32's; without a metric, the `difference`."""
     max_loss: float
-    """The largest loss that was allowed."""
     difference: float
     """RMS difference of the outputs from float32's, relative to the spread of these."""
     cosine: float
@@ -193,10 +192,7 @@ class Bundle:
         """The path of an artifact; raises `InputError` if it is missing or lies outside the bundle."""
         path = self._resolve(artifact.path)
         if not path.is_relative_to(self.path.resolve()):
-            raise InputError(
-                f"The manifest of {self.path} names {artifact.path!r}, which lies outside the bundle; "
-                "do not use this bundle."
-            )
+            raise InputError(f"{self.path} names {artifact.path!r}, which lies outside the bundle; do not use it.")
         if not path.is_file():
             raise InputError(f"{path} is missing from its bundle; export the model again.")
         return path
@@ -278,10 +274,8 @@ def check_destination(path: Path, *, force: bool) -> None:
 
 def _foreign_files(path: Path) -> list[str]:
     """The files in a directory that were not put there by an export."""
-    try:
-        artifacts = Bundle(path).manifest.exported
-    except InputError:
-        expected = set()
-    else:
-        expected = {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *(name for one in artifacts for name, _ in one.files)}
+    expected = set()
+    with suppress(InputError):
+        names = [name for artifact in Bundle(path).manifest.exported for name, _ in artifact.files]
+        expected = {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *names}
     return sorted(file.name for file in path.iterdir() if file.name not in expected)

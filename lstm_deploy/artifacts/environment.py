@@ -86,9 +86,8 @@ def lacks_vnni(cpu: dict[str, Any] | None = None) -> bool:
     return _is_known_x86(cpu) and not set(VNNI).intersection(cpu["features"])
 
 
-def cpu_limits(cpu: dict[str, Any] | None = None) -> list[str]:
-    """Features that a CPU lacks, and the consequences, one sentence each; `cpu` is as in `lacks_vnni`."""
-    cpu = cpu or _cpu()
+def cpu_limits(cpu: dict[str, Any]) -> list[str]:
+    """Features that a CPU lacks, and the consequences, one sentence each; `cpu` is as in `describe`."""
     limits = []
     if lacks_vnni(cpu):
         limits.append("no VNNI: int8 ONNX gains less speed, and files of export --int8-cpus vnni are refused")

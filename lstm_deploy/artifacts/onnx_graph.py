@@ -30,11 +30,9 @@ def contract_text(model: onnx.ModelProto) -> str | None:
 
 def changed_weights(path: Path, other: Path) -> list[str]:
     """The names of weights that are in both files but not equal."""
-    ours, theirs = (
-        {tensor.name: tensor for tensor in onnx.load(file, load_external_data=False).graph.initializer}
-        for file in (path, other)
-    )
-    return [name for name, tensor in ours.items() if name in theirs and tensor != theirs[name]]
+    ours, theirs = (onnx.load(file, load_external_data=False).graph.initializer for file in (path, other))
+    originals = {tensor.name: tensor for tensor in theirs}
+    return [tensor.name for tensor in ours if originals.get(tensor.name, tensor) != tensor]
 
 
 def operator_counts(model: onnx.ModelProto) -> Counter[str]:

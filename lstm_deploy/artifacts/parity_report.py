@@ -20,7 +20,6 @@ class Check(Struct, frozen=True, kw_only=True):
     """The difference that is largest relative to its tolerance, in the output's own units; None if nothing numeric
     was compared."""
     tolerance: float | None
-    """The tolerance for that difference."""
     detail: str
     """Where the worst difference is, or what is wrong."""
     worst_index: tuple[int, ...] | None = None
@@ -63,7 +62,6 @@ class ParityReport(Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     passed: bool
     reference: str
-    """The reference that the artifacts were compared with."""
     checks: tuple[Check, ...]
     profiles: tuple[Profile, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()

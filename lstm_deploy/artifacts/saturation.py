@@ -23,25 +23,15 @@ CPUS_KEY = "lstm_deploy.cpus"
 VNNI = "vnni"
 """Its value for weights that saturate on x86 CPUs without VNNI."""
 VNNI_ONLY = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
-WEIGHTS = {
-    "DynamicQuantizeLSTM": (1, 2),
-    "MatMulInteger": (1,),
-    "MatMulIntegerToFloat": (1,),
-    "DynamicQuantizeMatMul": (1,),
-    "QLinearMatMul": (3,),
-    "QAttention": (1,),
-    "QGemm": (3,),
-    "QLinearConv": (3,),
-    "MatMul": (1,),
-    "Gemm": (1,),
-    "Conv": (1,),
-}
+QDQ_OPERATORS = ("MatMul", "Gemm", "Conv")
+"""Operators that onnxruntime computes in integers if both factors come from `DequantizeLinear`."""
+SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+"""Operators that add in 32 bits if the activations are signed, too."""
+_FIRST = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", *QDQ_OPERATORS)
+_THIRD = ("QLinearMatMul", "QGemm", "QLinearConv")
+WEIGHTS = {"DynamicQuantizeLSTM": (1, 2), **dict.fromkeys(_FIRST, (1,)), **dict.fromkeys(_THIRD, (3,))}
 """Operators that multiply by 8-bit weights, and the positions of these inputs. `ConvInteger` takes its weights where
 others take the activations, so it does not saturate."""
-QDQ_OPERATORS = ("MatMul", "Gemm", "Conv")
-"""Of these, those that onnxruntime computes in integers if both factors come from `DequantizeLinear`."""
-SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
-"""Of these, those that add in 32 bits if the activations are signed, too."""
 MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Operators that move numbers without changing them."""
 
@@ -75,7 +65,7 @@ class _Scope(NamedTuple):
         node = self.producers.get(name)
         if node is None or node.op_type not in (*MOVES, "Constant", "QuantizeLinear"):
             return None
-        return self._computed(node, [self.value(other) if other else None for other in node.input])
+        return self._computed(node, [self.value(other) for other in node.input])
 
     def integers(self, name: str) -> Array | None:
         """The integers of a constant that comes from `DequantizeLinear`; None for anything else."""
@@ -84,8 +74,7 @@ class _Scope(NamedTuple):
             return self.value(node.input[0])
         if node is None or node.op_type not in MOVES:
             return None
-        rest = [self.value(other) if other else None for other in node.input[1:]]
-        return self._computed(node, [self.integers(node.input[0]), *rest])
+        return self._computed(node, [self.integers(node.input[0]), *map(self.value, node.input[1:])])
 
     def source(self, name: str) -> onnx.NodeProto | None:
         """The node that computed a value, before any that only moved it."""
@@ -106,9 +95,9 @@ class _Scope(NamedTuple):
 
     def _computed(self, node: onnx.NodeProto, inputs: list[Any]) -> Array | None:
         """The output of a node for constant inputs; None if one is not constant, or the node is malformed."""
-        if any(value is None for value, name in zip(inputs, node.input, strict=True) if name):
-            return None
         feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+        if any(value is None for value in feeds.values()):
+            return None
         try:
             return np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])
         except Exception:  # of any kind, for a node that no runtime accepts
@@ -125,10 +114,10 @@ def saturating_nodes(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[in
     totals: dict[str, tuple[int, int]] = {}
     for number, (node, scope) in enumerate(_nodes(model.graph, _Scope({}, {}, {}, folder))):
         counts = [_count(node, scope, position) for position in WEIGHTS.get(node.op_type, ())]
-        if any(saturating_nodes for saturating_nodes, _ in counts):
+        if any(saturating for saturating, _ in counts):
             label = node.name or f"{node.op_type} {number}"
-            saturating_nodes, rows = (sum(column) for column in zip(*counts, totals.get(label, (0, 0)), strict=True))
-            totals[label] = saturating_nodes, rows
+            saturating, rows = map(sum, zip(*counts, totals.get(label, (0, 0)), strict=True))
+            totals[label] = saturating, rows
     return totals
 
 

@@ -61,7 +61,7 @@ class EagerWorkload:
         self.lifted = lifted
         self.as_lifted = ArtifactWorkload(EagerRuntime(lifted, provider, settings=settings))
         self.recurrent = carrying(lifted)
-        self.module = adapt(_original_call(lifted)) if self.recurrent else None
+        self.module: Any = adapt(_original_call(lifted)) if self.recurrent else None
 
     def active(self) -> list[str]:
         return self.as_lifted.active()
@@ -74,11 +74,9 @@ class EagerWorkload:
             child.__class__ = CarryingLSTM if plain else StatefulLSTM  # type: ignore[assignment]
         if not plain:
             return self.as_lifted.prepare(case)
-        module: Any = self.module
         recurrent: Any = self.recurrent
-        device = self.provider
-        name = self.signature.inputs[0].name
-        arrays = [row[name] for row in inputs_of(self.signature, case)]
+        module, device = self.module, self.provider
+        arrays = [row[self.signature.inputs[0].name] for row in inputs_of(self.signature, case)]
         position = self.lifted.output_positions[0]
         initial = list(self.signature.initial_state(case.batch).values())
 

@@ -74,10 +74,8 @@ def compare(
     for key, (times, slower, probability), is_significant in zip(common, tests, significant, strict=True):
         verdict = NO_DIFFERENCE
         least = 1 + max(allowed, before[key]["noise_floor"] or 0, after[key]["noise_floor"] or 0)
-        if is_significant and slower and times > least:
-            verdict = "slower"
-        elif is_significant and not slower and times < 1 / least:
-            verdict = "faster"
+        if is_significant and (times > least if slower else times < 1 / least):
+            verdict = "slower" if slower else "faster"
         changes.append(
             Change(
                 row=dict(zip(KEY, key, strict=True)),
@@ -136,12 +134,12 @@ def _test(old: Row, new: Row, before: Mapping[Key, Row], after: Mapping[Key, Row
     baselines = _baseline(new, after), _baseline(old, before)
     if old["baseline"] == new["baseline"] != old["variant"] and baselines[0] and baselines[1]:
         pairs.append((_relative(new, baselines[0]), _relative(old, baselines[1])))
-    slower = [slower_by(a, b) for a, b in pairs]
-    faster = [slower_by(b, a) for a, b in pairs]
-    if all(times > 1 for times, _ in slower):
-        return min(times for times, _ in slower), True, max(chance for _, chance in slower)
-    if all(times > 1 for times, _ in faster):
-        return 1 / min(times for times, _ in faster), False, max(chance for _, chance in faster)
+    slower, chances = zip(*(slower_by(a, b) for a, b in pairs), strict=True)
+    if min(slower) > 1:
+        return min(slower), True, max(chances)
+    faster, chances = zip(*(slower_by(b, a) for a, b in pairs), strict=True)
+    if min(faster) > 1:
+        return 1 / min(faster), False, max(chances)
     return 1.0, False, 1.0
 
 
@@ -164,10 +162,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, force: bool)
         f"{name} {value} and {machines[1][name]}" for name, value in machines[0].items() if value != machines[1][name]
     ]
     if different and not force:
-        raise InputError(
-            f"The two were measured on different machines ({'; '.join(different)}); compare measurements of one "
-            "machine, or use --force."
-        )
+        raise InputError(f"The machines differ ({'; '.join(different)}); compare measurements of one, or use --force.")
     versions = [document["environment"]["versions"] for document in (old, new)]
     names = sorted({*versions[0], *versions[1]})
     pairs = {name: [installed.get(name, "not installed") for installed in versions] for name in names}

@@ -21,7 +21,6 @@ from lstm_deploy.contract import LSTM, Signature
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "int8": 1}
 """Of one weight."""
 _PRECISIONS = {
-    onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT8: "int8",
     onnx.TensorProto.UINT8: "int8",

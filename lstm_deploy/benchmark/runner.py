@@ -51,8 +51,6 @@ WRONG = 1e-3
 SEQ_LEN = 100
 """Steps of a sequence, where the model does not fix them."""
 
-OnProgress = Callable[[int, int, str], None]
-
 
 class Plan(Struct, frozen=True, kw_only=True):
     """What to measure."""
@@ -60,7 +58,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     scenarios: tuple[str, ...] = ("stream", "sequence")
     """`stream`: one step a call, state carried; `sequence`: many; `rollout`: the model fed with its own outputs."""
     scopes: tuple[str, ...] = SCOPES
-    """`end_to_end`: from the caller's arrays to the caller's arrays; `resident`: all stays where it is computed."""
     batches: tuple[int, ...] = (1, 32)
     seq_lens: tuple[int, ...] = ()
     """Steps of a sequence or a rollout; none for what the model fixes, else 100. A stream takes one step a call."""
@@ -81,7 +78,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def bench(
     targets: "Sequence[str | os.PathLike[str]]",
     plan: Plan,
-    on_progress: OnProgress = lambda *_: None,
+    on_progress: Callable[[int, int, str], None] = lambda *_: None,
     reference: "Origin | None" = None,
 ) -> dict[str, Any]:
     """Time bundles or single artifacts; returns the document of `bench --json`.
@@ -138,7 +135,7 @@ def without_samples(document: dict[str, Any]) -> dict[str, Any]:
 class Progress:
     """Progress over all rounds."""
 
-    def __init__(self, total: int, on_progress: OnProgress) -> None:
+    def __init__(self, total: int, on_progress: Callable[[int, int, str], None]) -> None:
         self.total, self.done, self.on_progress = total, 0, on_progress
 
     def advance(self, case: BenchCase, rounds: int = 1) -> None:
@@ -272,8 +269,7 @@ def _time_case(
         for measurement in order.sample(measurements, len(measurements)):
             measurement.run_round()
         progress.advance(case)
-    if rounds < plan.rounds:
-        progress.advance(case, plan.rounds - rounds)
+    progress.advance(case, plan.rounds - rounds)
     baselines = _baselines([measurement.variant for measurement in measurements if not measurement.variant.control])
     by_name = {measurement.variant.name: measurement for measurement in measurements}
     rows = []
@@ -283,7 +279,7 @@ def _time_case(
         reference = by_name[baseline.name] if baseline else None
         control = by_name.get(f"{baseline.name} {CONTROL}") if baseline else None
         row = _row(measurement, reference, control, case, threads)
-        rows.append({**row, **_limits(variant, case, row["p50_us"], measured_peaks.get(variant.provider))})
+        rows.append(row | _limits(variant, case, row["p50_us"], measured_peaks.get(variant.provider)))
     return rows
 
 
@@ -353,15 +349,8 @@ def _limits(variant: Variant, case: BenchCase, p50_us: float, measured: Mapping[
     if measured is not None and variant.work is not None:
         chained = case.scenario == "rollout"
         limit = roofline.limit_of(variant.work, measured, batch=case.batch, seq_len=case.seq_len, chained=chained)
-    if limit is None:
-        return dict.fromkeys(("roofline_fraction", "limit", "limit_us", "operations", "bytes"))
-    return {
-        "roofline_fraction": limit.us / p50_us,
-        "limit": limit.name,
-        "limit_us": limit.us,
-        "operations": limit.operations,
-        "bytes": limit.bytes,
-    }
+    values = (limit.us / p50_us, limit.name, limit.us, limit.operations, limit.bytes) if limit else [None] * 5
+    return dict(zip(("roofline_fraction", "limit", "limit_us", "operations", "bytes"), values, strict=True))
 
 
 def _error(y: Samples, expected: Samples) -> float | None:

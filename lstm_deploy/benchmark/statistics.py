@@ -30,9 +30,9 @@ def median_of_medians(rounds: Sequence[Samples]) -> float:
     return float(np.median([np.median(samples) for samples in rounds]))
 
 
-def median_interval(rounds: Sequence[Samples], *, seed: int = 0) -> tuple[float, float]:
+def median_interval(rounds: Sequence[Samples]) -> tuple[float, float]:
     """95 % bootstrap interval of the median of medians."""
-    return _interval(np.array([np.median(samples) for samples in rounds]), seed)
+    return _interval(np.array([np.median(samples) for samples in rounds]))
 
 
 def ratio(
@@ -89,7 +89,7 @@ def holm(probabilities: Sequence[float], level: float = 0.05) -> list[bool]:
     return significant
 
 
-def _interval(values: Samples, seed: int) -> tuple[float, float]:
+def _interval(values: Samples, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap of the median (Efron and Tibshirani, 1993, section 13.3)."""
     drawn = np.random.default_rng(seed).choice(values, (RESAMPLES, values.size))
     low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])

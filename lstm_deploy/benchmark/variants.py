@@ -25,7 +25,7 @@ class Baseline(NamedTuple):
     """What a user would run without this project."""
 
     kind: str
-    """See `opening.open_workload`."""
+    """See `worker.open_workload`."""
     description: str
     settings: tuple[str, ...] = ()
     providers: tuple[str, ...] = ("cpu", "cuda")
@@ -94,22 +94,19 @@ class Variant(Struct, frozen=True, kw_only=True):
 
     def takes_part(self, case: BenchCase) -> bool:
         """Whether it is timed in a case; a captured graph has its buffers bound, so it has no plain calls."""
-        plain = case.scenario != "stream" and case.scope == END_TO_END
-        return (
-            case.scenario in self.scenarios and case.scope in self.scopes and not ("graph" in self.settings and plain)
-        )
+        if "graph" in self.settings and case.scenario != "stream" and case.scope == END_TO_END:
+            return False
+        return case.scenario in self.scenarios and case.scope in self.scopes
 
 
 class Selection(NamedTuple):
-    """What to time of each target."""
+    """What to time of each target; `unvalidated` is as in `Plan`, and `origin` as in `Variant`."""
 
     providers: Sequence[str]
     baselines: Sequence[str]
     cases: Sequence[BenchCase]
     unvalidated: bool
-    """Whether to time artifacts that have not passed `validate`."""
     origin: str
-    """See `Variant.origin`."""
 
 
 def variants_of(targets: Sequence[Path], selection: Selection, folder: Path) -> tuple[list[Variant], list[str]]:
@@ -225,9 +222,7 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
     if target.suffix not in SUFFIXES:
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
     if not selection.unvalidated:
-        raise InputError(
-            f"{target} has no recorded validation; run lstm-deploy validate on it, then time it with --unvalidated."
-        )
+        raise InputError(f"{target} has no recorded validation; time it with --unvalidated after lstm-deploy validate.")
     kind = SUFFIXES[target.suffix].name
     model = _graph(target) if kind == "onnx" else None
     return [

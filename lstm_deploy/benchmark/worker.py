@@ -16,15 +16,26 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lstm_deploy.benchmark.opening import open_workload
+from lstm_deploy.artifacts import FORMATS
 from lstm_deploy.benchmark.statistics import Samples
-from lstm_deploy.benchmark.workloads import BenchCase, PreparedCall, Workload
+from lstm_deploy.benchmark.workloads import (
+    ArtifactWorkload,
+    BenchCase,
+    PreparedCall,
+    SessionWorkload,
+    Workload,
+    null_model,
+    sized_file,
+)
+from lstm_deploy.contract import Signature
 from lstm_deploy.errors import LstmDeployError, one_line
+from lstm_deploy.runtimes import open_runtime
 
 BLOCK_S = 0.02
 STABLE = 0.05
@@ -96,6 +107,35 @@ class Timer:
             call()
             samples[index] = clock() - start
         return samples / 1000
+
+
+def open_workload(
+    kind: str, path: str, provider: str, threads: int, settings: Sequence[str], contract: str, origin: str
+) -> Workload:
+    """Open the workload that the fields of a `Variant` describe."""
+    file = Path(path)
+    if kind in FORMATS:
+        return ArtifactWorkload(open_runtime(file, provider, threads, settings))
+    match kind:
+        case "floor":
+            from lstm_deploy.runtimes import OnnxRuntime
+
+            return ArtifactWorkload(OnnxRuntime(null_model(Signature.from_json(contract)), provider, threads))
+        case "openvino":
+            from lstm_deploy.runtimes import OpenVinoRuntime
+
+            return ArtifactWorkload(OpenVinoRuntime(file, threads, bf16="bf16" in settings))
+        case "stock":
+            from lstm_deploy.runtimes import open_session
+
+            def session_for(case: BenchCase) -> Any:
+                sized = sized_file(file, case)
+                return open_session(sized if sized.exists() else file, provider, threads)
+
+            return SessionWorkload(session_for, Signature.from_json(contract))
+    from lstm_deploy.benchmark.baselines import open_baseline
+
+    return open_baseline(kind, file, provider, threads, settings, origin)
 
 
 def _peak_mib() -> float | None:

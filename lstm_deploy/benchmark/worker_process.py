@@ -59,9 +59,7 @@ class WorkerProcess:
             pass
         line = self.process.stdout.readline()
         if not line:
-            raise LstmDeployError(
-                f"The process that times {self.variant.name} ended unexpectedly; see its last output above."
-            )
+            raise LstmDeployError(f"The process of {self.variant.name} ended unexpectedly; see its last output above.")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             kinds = {kind.exit_code: kind for kind in (InputError, ProviderError)}

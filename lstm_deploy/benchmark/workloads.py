@@ -17,8 +17,8 @@ from lstm_deploy.contract import CONTRACT_KEY, Array, Feeds, Signature, rollout_
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Runtime, StateStream, unroll
 
-RESIDENT, END_TO_END = "resident", "end_to_end"
-SCOPES = (END_TO_END, RESIDENT)
+END_TO_END = "end_to_end"
+SCOPES = (END_TO_END, "resident")
 """`end_to_end`: from the caller's arrays to the caller's arrays; `resident`: all data stays where it is computed."""
 SCENARIOS = ("stream", "sequence", "rollout")
 CHECKED_STEPS = 20
@@ -171,9 +171,7 @@ def inputs_of(signature: Signature, case: BenchCase) -> list[dict[str, Array]]:
     shape = signature.inputs[0].shape
     fixed = "seq" not in {dim for spec in signature.inputs for dim in spec.shape}
     if case.scenario == "sequence" and fixed and case.seq_len not in shape:
-        raise InputError(
-            f"A call of this model takes x {list(shape)}, not {case.seq_len} step(s); ask for its own number."
-        )
+        raise InputError(f"A call of this model takes x {list(shape)}, not {case.seq_len} step(s); ask for its number.")
     rng = np.random.default_rng(0)
     calls = CHECKED_STEPS if case.scenario == "stream" else 1
     return [sample_inputs(signature.inputs, sizes, rng) for _ in range(calls)]
@@ -202,23 +200,17 @@ def null_model(signature: Signature) -> bytes:
     """
     x = signature.inputs[0]
     contract = replace(signature, outputs=(replace(x, name=signature.outputs[0].name),))
-    specs = (*contract.inputs, *contract.state_inputs), (*contract.outputs, *contract.state_outputs)
+    element_type = helper.np_dtype_to_tensor_dtype
     inputs, outputs = (
-        [
-            helper.make_tensor_value_info(
-                spec.name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), list(spec.shape)
-            )
-            for spec in side
-        ]
-        for side in specs
+        [helper.make_tensor_value_info(spec.name, element_type(np.dtype(spec.dtype)), spec.shape) for spec in side]
+        for side in ((*contract.inputs, *contract.state_inputs), (*contract.outputs, *contract.state_outputs))
     )
     pairs = [(x, contract.outputs[0]), *zip(contract.state_inputs, contract.state_outputs, strict=True)]
     nodes = [helper.make_node("Identity", [before.name], [after.name]) for before, after in pairs]
     graph = helper.make_graph(nodes, "floor", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
-    data: bytes = model.SerializeToString()
-    return data
+    return bytes(model.SerializeToString())
 
 
 def sized_file(path: Path, case: BenchCase) -> Path:

@@ -7,7 +7,6 @@ from .c_interface import (
     CTensor as CTensor,
     c_tensors as c_tensors,
     comment_safe as comment_safe,
-    fill_template as fill_template,
     state_field as state_field,
 )
 from .cells import LSTM as LSTM, by_module as by_module

@@ -1,7 +1,7 @@
 """The interface of a C artifact, derived from its contract alone: names, sizes and prototypes of its functions."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -75,8 +75,7 @@ def call_mode(signature: Signature) -> CallMode:
     for spec in (*signature.inputs, *signature.outputs):
         if odd := [dim for dim in spec.shape if isinstance(dim, str) and dim not in ("batch", "seq")]:
             raise InputError(
-                f"{spec.name} has the size {odd[0]!r} beside batch and seq, which C artifacts do not support; leave "
-                "out --format c."
+                f"{spec.name} has the size {odd[0]!r}, which C artifacts do not support; leave out --format c."
             )
     if any(dim.name == "batch" and dim.size != 1 for dim in signature.fixed):
         raise InputError("The model fixes its batch size, and a C artifact computes one row; leave out --format c.")
@@ -110,11 +109,6 @@ def c_tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]
 
 def _fixes_seq(signature: Signature) -> bool:
     return any(dim.name == "seq" for dim in signature.fixed)
-
-
-def fill_template(text: str, words: Mapping[str, str]) -> str:
-    """Replace each `@NAME@` in C code."""
-    return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], text)
 
 
 def comment_safe(text: str) -> str:

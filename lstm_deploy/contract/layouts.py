@@ -45,8 +45,8 @@ def pad_sequences(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """Tokens of unequal length as `[rows, longest]`, padded with 0, and their lengths."""
     lengths = np.array([len(row) for row in rows])
     x = np.zeros((len(rows), lengths.max()), np.int64)
-    for pad_sequences, row in zip(x, rows, strict=True):
-        pad_sequences[: len(row)] = row
+    for padded, row in zip(x, rows, strict=True):
+        padded[: len(row)] = row
     return x, lengths
 
 
@@ -57,15 +57,10 @@ def layout_of(signature: Signature) -> Layout:
     """
     task = signature.task
     if task is None:
-        raise InputError(
-            "This model does not say what it is for; export it with --task, or call it from Python with "
-            "lstm_deploy.open."
-        )
+        raise InputError("This model has no task; export it with --task, or call it from Python with lstm_deploy.open.")
     x, y = signature.inputs[0], signature.outputs[0]
     if not all(spec.is_lengths for spec in signature.inputs[1:]):
-        raise InputError(
-            f"A model with a task takes one input, this one {len(signature.inputs)}; export it without --task."
-        )
+        raise InputError(f"A model with a task takes one input, not {len(signature.inputs)}; export it without --task.")
     inputs, outputs = widths(task)
     tokens = not isinstance(task, Forecast)
     if (
@@ -93,15 +88,10 @@ def layout_of(signature: Signature) -> Layout:
     if y_time_axis is not None:
         del y_dims[y_time_axis]
     if y_dims != ["batch", outputs] and not (y_dims == ["batch"] and outputs == 1):
-        raise InputError(
-            f"{y} is not the {outputs} outputs of its task for each row, as y[batch,{outputs}]; check the task."
-        )
-    size = x.shape[time_axis]
-    window = size if isinstance(size, int) else None
+        raise InputError(f"{y} is not the {outputs} outputs of its task, as y[batch,{outputs}]; check the task.")
+    window = size if isinstance(size := x.shape[time_axis], int) else None
     if isinstance(task, Forecast) and window not in (None, task.window):
-        raise InputError(
-            f"A call of this model takes {window} steps, and its task says {task.window}; make them equal."
-        )
+        raise InputError(f"A call takes {window} steps, and its task says {task.window}; make them equal.")
     return Layout(
         batch_axis=batch_axis,
         time_axis=time_axis,

@@ -35,10 +35,7 @@ def rollout_contract(signature: Signature) -> Signature:
     if isinstance(task, Classify):
         raise InputError("A classifier does not feed itself, so it has no rollout; run it on whole inputs.")
     if isinstance(task, Forecast) and task.horizon > 1:
-        raise InputError(
-            f"The model predicts {task.horizon} steps in one call, and none after them; train with a horizon of 1 for "
-            "a rollout."
-        )
+        raise InputError(f"The model predicts {task.horizon} steps at once, and none after; train with a horizon of 1.")
     if isinstance(task, Forecast) and not task.feeds_itself:
         features, targets = ", ".join(task.features), ", ".join(task.targets)
         if set(task.features) == set(task.targets):

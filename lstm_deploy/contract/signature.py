@@ -59,9 +59,7 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
         """
         match = _SPEC.match(text.replace(" ", ""))
         if match is None or not (name or match["name"]):
-            raise InputError(
-                f"{text!r} is not an input specification; write NAME:DTYPE[DIMS], as in x:float32[batch,seq,40]."
-            )
+            raise InputError(f"{text!r} is not an input specification; write one like x:float32[batch,seq,40].")
         dtype, name = match["dtype"], name or match["name"]
         if dtype not in get_args(DType):
             raise InputError(f"{dtype!r} is not a data type of an input; use float32 for values or int64 for tokens.")
@@ -69,9 +67,7 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
         for dim in filter(None, match["dims"].split(",")):
             number = dim.isascii() and dim.isdigit()
             if not (number and int(dim) > 0) and not dim.isidentifier():
-                raise InputError(
-                    f"{dim!r} in {text!r} is not a dimension; use a name (dynamic) or a positive number (fixed)."
-                )
+                raise InputError(f"{dim!r} is not a dimension; use a name (dynamic) or a positive number (fixed).")
             dims.append(int(dim) if number else dim)
         is_lengths = dtype in ("int32", "int64") and dims == ["batch"] and "len" in name.lower()
         return cls(name=name, dtype=cast(DType, dtype), shape=tuple(dims), is_lengths=is_lengths)

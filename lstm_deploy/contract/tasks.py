@@ -76,9 +76,7 @@ class LanguageModel(Struct, frozen=True, kw_only=True, tag="lm", tag_field="kind
             return [self.index[character] for character in text]
         except KeyError as error:
             characters = "".join(self.vocabulary)
-            raise InputError(
-                f"The model has never seen {error.args[0]!r}; write the text with its characters, {characters!r}."
-            ) from error
+            raise InputError(f"The model has never seen {error.args[0]!r}; use only {characters!r}.") from error
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; invalid UTF-8 in bytes becomes the replacement character."""

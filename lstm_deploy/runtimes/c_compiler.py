@@ -7,6 +7,7 @@ machine before: by the export that wrote it, or after the user declared it trust
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from lstm_deploy.artifacts import read_interface
-from lstm_deploy.contract import CInterface, fill_template
+from lstm_deploy.contract import CInterface
 from lstm_deploy.errors import InputError, one_line
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -146,7 +147,7 @@ def glue(source: str, interface: CInterface) -> str:
         "WORKSPACE": "" if one_step else ", all->workspace",
         "BYTES": "0" if one_step else interface.workspace_macro,
     }
-    return fill_template(GLUE, words)
+    return re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], GLUE)
 
 
 def _library(path: Path) -> Path:

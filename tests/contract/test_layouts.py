@@ -57,7 +57,7 @@ def test_the_last_step_is_taken_along_the_time_axis():
 @pytest.mark.parametrize(
     ("x", "y", "task", "reason"),
     [
-        ("float32[batch,seq,2]", "float32[batch,1]", None, "does not say what it is for"),
+        ("float32[batch,seq,2]", "float32[batch,1]", None, "has no task"),
         ("float32[batch,seq,3]", "float32[batch,1]", PAIR, "does not take the 2 features"),
         ("float32[batch,seq,2]", "float32[batch,2]", PAIR, "is not the 1 outputs"),
         ("float32[batch,seq,2]", "float32[batch,seq,1,1]", PAIR, "is not the"),
@@ -78,5 +78,5 @@ def test_a_task_that_does_not_fit_is_refused_with_the_reason(x, y, task, reason)
 def test_lengths_are_the_only_other_input():
     both = signature("int64[batch,seq]", "float32[batch,2]", LINES, "lengths:int64[batch]")
     assert layout_of(both).width == 3
-    with pytest.raises(InputError, match="takes one input, this one 2"):
+    with pytest.raises(InputError, match="takes one input, not 2"):
         layout_of(signature("int64[batch,seq]", "float32[batch,2]", LINES, "other:float32[batch,3]"))

@@ -92,7 +92,7 @@ def test_a_forecast_carries_its_state_where_the_training_did(policy):
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (signature(None), "does not say what it is for"),
+        (signature(None), "has no task"),
         (
             signature(
                 Forecast(features=("a", "b"), targets=("b", "a"), window=2), "float32[batch,seq,2]", "float32[batch,2]"

@@ -339,7 +339,7 @@ def test_a_contract_cannot_end_the_comment_that_it_is_in(tmp_path):
     [
         (modules.Convolved, "x:float32[batch,seq,3]", "Conv"),
         (modules.ChangesItsInput, "x:float32[batch,seq,3]", "ScatterElements"),
-        (modules.Subsamples, "x:float32[batch,seq,3]", "'seq_1' beside batch and seq"),
+        (modules.Subsamples, "x:float32[batch,seq,3]", "'seq_1', which C artifacts"),
         (modules.HidesState, "x:float32[4,seq,3]", "fixes its batch"),
     ],
 )
