@@ -170,6 +170,14 @@ def test_a_room_hands_on_what_others_use():
     assert wrong == []
 
 
+def test_the_files_that_the_architecture_names_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    homes = (ROOT, ROOT / "lstm_deploy", ROOT / "lstm_deploy" / "exporters")
+    assert len(named) > 20
+    assert [name for name in named if not any((home / name).is_file() for home in homes)] == []
+
+
 def test_an_installation_has_the_templates_of_clients():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
     (pattern,) = data["lstm_deploy.embedding"]

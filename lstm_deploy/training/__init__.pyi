@@ -14,7 +14,7 @@ from .data.splits import (
     parallel_streams as parallel_streams,
     split_by_label as split_by_label,
     split_series as split_series,
-    split_text as split_text,
+    split_tokens as split_tokens,
 )
 from .data.vocabularies import read_vocabulary as read_vocabulary
 from .network import load_network as load_network

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from lstm_deploy.contract import BYTES, LanguageModel
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.batches import WHOLE, Batches, Shard, TokenStreams, Windows, make_loader
-from lstm_deploy.training.data.splits import Part, split_text
+from lstm_deploy.training.data.splits import Part, split_tokens
 from lstm_deploy.training.evaluation import Evaluation, bigram_nats, text_metrics
 from lstm_deploy.training.learning_task import LearningTask, WeightedMean, digest, new_token_network
 from lstm_deploy.training.recipe import Recipe
@@ -25,7 +25,7 @@ class LanguageModelling(LearningTask):
         self.recipe, self.state_policy = recipe, recipe.state
         self.tokens = torch.tensor(self.task.encode(text))
         minimum = 2 if recipe.state == "carry" else recipe.window + 1
-        self.split = split_text(len(self.tokens), minimum, recipe.test, recipe.validation)
+        self.split = split_tokens(len(self.tokens), minimum, recipe.test, recipe.validation)
         if self.split.fit.stop - 1 < recipe.window or len(self.tokens) - self.split.test.start < minimum:
             raise InputError(
                 f"{len(self.tokens)} {recipe.unit}s are too few for windows of {recipe.window}; use a smaller --window."

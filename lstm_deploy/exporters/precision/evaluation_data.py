@@ -31,7 +31,7 @@ from lstm_deploy.training import (
     read_series,
     split_by_label,
     split_series,
-    split_text,
+    split_tokens,
 )
 
 STREAMS, STEPS = 32, 100
@@ -126,7 +126,7 @@ def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mappi
     streams, steps = held_out.get("batch_size", STREAMS), held_out.get("window", STEPS)
     tokens = np.array(task.encode(read_text(path)), np.int64)
     if held_out:
-        tokens = tokens[split_text(len(tokens), 0, held_out["test"], held_out["validation"]).test]
+        tokens = tokens[split_tokens(len(tokens), 0, held_out["test"], held_out["validation"]).test]
     tokens = tokens[: LARGEST_ONE_HOT // layout.width] if layout.one_hot else tokens
     if len(tokens) < 3:
         raise InputError(f"{path} has {len(tokens)} {task.unit}s, too few to predict; give a longer text.")

@@ -27,7 +27,7 @@ def split_series(rows: int, horizon: int, test: float, validation: float) -> Spl
     return _split_in_time(rows, rows - max(horizon, round(test * rows)), validation, horizon)
 
 
-def split_text(tokens: int, minimum: int, test: float, validation: float) -> Split[slice]:
+def split_tokens(tokens: int, minimum: int, test: float, validation: float) -> Split[slice]:
     """Split a text; the validation part has at least `minimum` tokens."""
     return _split_in_time(tokens, round((1 - test) * tokens), validation, minimum)
 

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.data.splits import split_by_label, split_series, split_text
+from lstm_deploy.training.data.splits import split_by_label, split_series, split_tokens
 
 
 @given(st.integers(10, 500), st.integers(1, 5), st.floats(0.01, 0.5), st.sampled_from([0.0, 0.1, 0.3]))
 def test_parts_in_time_follow_each_other_and_have_their_minimum(rows, minimum, test, validation):
     for size, (fit, validate, held_out) in (
         (minimum, split_series(rows, minimum, test, validation)),
-        (0, split_text(rows, minimum, test, validation)),
+        (0, split_tokens(rows, minimum, test, validation)),
     ):
         assert (fit.stop, validate.stop, held_out.stop) == (validate.start, held_out.start, rows)
         assert rows - held_out.start >= size
