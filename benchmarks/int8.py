@@ -22,7 +22,7 @@ from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.report_style import markdown_table
 from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.exporters.precision import metrics
-from lstm_deploy.exporters.precision.int8 import Settings, WeightRange, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import Settings, WeightRange, quantize_onnx
 from lstm_deploy.exporters.precision.selection import times
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 

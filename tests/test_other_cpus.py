@@ -12,10 +12,10 @@ from emulation import NEEDS_QEMU, on_haswell
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.artifacts import environment, saturation
+from lstm_deploy.artifacts import environment, int8_saturation
 from lstm_deploy.exporters import pipeline
 from lstm_deploy.exporters.precision import selection
-from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import Settings, quantize_onnx
 from lstm_deploy.validation.case_inputs import QUICK
 
 JUDGED = """
@@ -92,7 +92,7 @@ def saturated(bundle, folder):
     copy = shutil.copytree(bundle.path, folder / "net")
     quantize_onnx(copy / "model.onnx", copy / "model.int8.onnx", Settings(weights="full"))
     model = onnx.load(copy / "model.int8.onnx")
-    (key,) = [index for index, prop in enumerate(model.metadata_props) if prop.key == saturation.CPUS_KEY]
+    (key,) = [index for index, prop in enumerate(model.metadata_props) if prop.key == int8_saturation.CPUS_KEY]
     del model.metadata_props[key]
     onnx.save(model, copy / "model.int8.onnx")
     return copy

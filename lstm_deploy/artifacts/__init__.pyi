@@ -1,10 +1,10 @@
 from . import (
     c_weights as c_weights,
     environment as environment,
+    int8_saturation as int8_saturation,
     lint as lint,
     onnx_graph as onnx_graph,
     onnx_weights as onnx_weights,
-    saturation as saturation,
 )
 from .bundle import (
     GOLDEN as GOLDEN,
@@ -43,6 +43,7 @@ from .files import (
     weights_file as weights_file,
 )
 from .formats import FORMATS as FORMATS, SUFFIXES as SUFFIXES
+from .int8_saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
 from .isolation import CrashError as CrashError, run_isolated as run_isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of
@@ -57,7 +58,6 @@ from .report_style import (
     format_value as format_value,
     markdown_table as markdown_table,
 )
-from .saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
 from .torchscript_archives import (
     extra_files as extra_files,
     is_torchscript as is_torchscript,

@@ -23,7 +23,7 @@ def embed(
     json: JsonFlag = False,
 ) -> None:
     """Write a client of a bundle in another language, with its state, its task and a golden trace to replay."""
-    from lstm_deploy.artifacts import saturation
+    from lstm_deploy.artifacts import int8_saturation
     from lstm_deploy.embedding import LANGUAGES, generate
 
     if list_:
@@ -35,7 +35,7 @@ def embed(
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = generate.embed(bundle, folder, lang, precision=precision, force=force)
     if generate.needs_vnni(bundle, files):
-        console.note(f"{folder} holds a model {saturation.VNNI_ONLY}.")
+        console.note(f"{folder} holds a model {int8_saturation.VNNI_ONLY}.")
     if json:
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return

@@ -10,11 +10,11 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from lstm_deploy.artifacts import (
     Bundle,
     extra_files,
+    int8_saturation,
     is_torchscript,
     lint,
     onnx_graph,
     read_interface,
-    saturation,
     weights_file,
 )
 from lstm_deploy.contract import CONTRACT_FILE, Signature
@@ -108,10 +108,10 @@ def _onnx(path: Path) -> dict[str, Any]:
     model = onnx_graph.load(path)
     text = onnx_graph.contract_text(model)
     contract = Signature.from_json(text) if text else None
-    precision, saturates = onnx_graph.precision(model), saturation.problems(model, path.parent)
+    precision, saturates = onnx_graph.precision(model), int8_saturation.problems(model, path.parent)
     cpus = "all"
-    if saturates and saturation.needs_vnni(model):
-        saturates, cpus = [], saturation.VNNI_ONLY
+    if saturates and int8_saturation.needs_vnni(model):
+        saturates, cpus = [], int8_saturation.VNNI_ONLY
     return {
         "kind": "onnx",
         "bytes": path.stat().st_size,

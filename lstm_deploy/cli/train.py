@@ -169,7 +169,7 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
     from msgspec import to_builtins
 
     from lstm_deploy.exporters import report
-    from lstm_deploy.training import checkpoint, plots as training_plots, tables as training_tables
+    from lstm_deploy.training import checkpoint, plots as training_plots, result_tables
 
     trained, found = result
     checkpoint.save(output, trained.tensors, trained.spec)
@@ -187,9 +187,9 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
         console.say_json(document | trained.spec.training)
     else:
         if found:
-            console.say_table(*training_tables.search_table(found.trials))
-        console.say_table(["on held-out data", ""], training_tables.metric_rows(metrics))
-        console.say(training_tables.baseline_verdict(metrics))
+            console.say_table(*result_tables.search_table(found.trials))
+        console.say_table(["on held-out data", ""], result_tables.metric_rows(metrics))
+        console.say(result_tables.baseline_verdict(metrics))
     console.note(f"\nwrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})")
     if trained.interrupted:
         console.note(

@@ -74,7 +74,7 @@ def validate(
 
 
 def _show(parity: Any) -> None:
-    from lstm_deploy.artifacts import saturation
+    from lstm_deploy.artifacts import int8_saturation
     from lstm_deploy.exporters import report
 
     for headings, rows in report.parity_tables(parity.checks):
@@ -82,7 +82,7 @@ def _show(parity: Any) -> None:
     for left_out in parity.left_out:
         console.note(f"left out: {left_out}.")
     for check in parity.checks:
-        if check.detail == saturation.VNNI_ONLY:
+        if check.detail == int8_saturation.VNNI_ONLY:
             console.note(f"{check.artifact} is {check.detail}.")
     for line in report.parity_failures(parity):
         console.say(line)

@@ -41,7 +41,7 @@ from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.onnx_rollout import export_rollout
 from lstm_deploy.exporters.plan import DEFAULT_FORMATS, Plan, has_int8, make_plan, rollout_names
 from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
-from lstm_deploy.exporters.precision.int8_torch import quantized_copy
+from lstm_deploy.exporters.precision.int8_torchscript import quantized_copy
 from lstm_deploy.exporters.precision.options import INT8_FILES, PrecisionOptions
 from lstm_deploy.exporters.precision.selection import LowerPrecision
 from lstm_deploy.exporters.torchscript import export_torchscript

@@ -21,7 +21,7 @@ from lstm_deploy.benchmark import plots as bench_plots, tables
 from lstm_deploy.contract import Forecast, LanguageModel, no_rollout_reason
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
-from lstm_deploy.training import tables as training_tables
+from lstm_deploy.training import result_tables
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
@@ -152,8 +152,8 @@ def _markdown(manifest: Manifest) -> str:
     metrics = (manifest.training or {}).get("metrics")
     if metrics:
         lines += ["", "## On held-out data", ""]
-        lines += [*markdown_table(["metric", "value"], training_tables.metric_rows(metrics)), ""]
-        lines.append(training_tables.baseline_verdict(metrics))
+        lines += [*markdown_table(["metric", "value"], result_tables.metric_rows(metrics)), ""]
+        lines.append(result_tables.baseline_verdict(metrics))
     if manifest.parity:
         outcome = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
         lines += ["", "## Parity", "", f"{outcome}, against {manifest.parity.reference}.", ""]

@@ -1,4 +1,4 @@
-from . import checkpoint as checkpoint, plots as plots, tables as tables, training_data as training_data
+from . import checkpoint as checkpoint, plots as plots, result_tables as result_tables, training_data as training_data
 from .checkpoint import (
     NETWORK_FILE as NETWORK_FILE,
     CheckpointSpec as CheckpointSpec,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from msgspec import Struct
 
-from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, lint, saturation
+from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, int8_saturation, lint
 from lstm_deploy.contract import Array, Signature
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.runtimes import Runtime
@@ -136,11 +136,11 @@ def _lint(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings:
 
 
 def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings | None:
-    problems = [] if isinstance(graph, InputError) else saturation.problems(graph, subject.path.parent)
+    problems = [] if isinstance(graph, InputError) else int8_saturation.problems(graph, subject.path.parent)
     if not problems and subject.precision != "int8":
         return None
-    if problems and saturation.needs_vnni(graph):  # opened only where the CPU has it
-        return Findings([], saturation.VNNI_ONLY)
+    if problems and int8_saturation.needs_vnni(graph):  # opened only where the CPU has it
+        return Findings([], int8_saturation.VNNI_ONLY)
     return Findings(problems, "sums of products are the same on every CPU")
 
 

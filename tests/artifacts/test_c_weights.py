@@ -15,7 +15,7 @@ from lstm_deploy.artifacts.onnx_graph import load
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import quantizable_nodes
+from lstm_deploy.exporters.precision.int8_onnx import quantizable_nodes
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation import weights
 

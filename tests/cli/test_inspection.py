@@ -10,7 +10,7 @@ from torch import nn
 
 from lstm_deploy.cli.inspection import contract_of, inspect
 from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import Settings, quantize_onnx
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx", "model.torchscript"])

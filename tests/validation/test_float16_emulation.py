@@ -7,7 +7,7 @@ from torch import nn
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.float16 import export_float16
+from lstm_deploy.exporters.precision.float16_onnx import export_float16
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
 from lstm_deploy.validation.float16_emulation import in_float32

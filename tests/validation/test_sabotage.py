@@ -19,7 +19,7 @@ from lstm_deploy.artifacts.c_source import read_interface
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import quantizable_nodes, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.probing import example_inputs
 from lstm_deploy.runtimes import c_compiler

@@ -11,7 +11,7 @@ import onnx
 from lstm_deploy.contract import LSTM
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
-from lstm_deploy.exporters.precision.int8 import Settings, quantizable_nodes
+from lstm_deploy.exporters.precision.int8_onnx import Settings, quantizable_nodes
 from lstm_deploy.exporters.precision.metrics import Measured
 from lstm_deploy.validation import ParityCase, Subject, check_file, open_emulating
 

@@ -15,8 +15,8 @@ from lstm_deploy.contract import LSTM
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
-from lstm_deploy.exporters.precision.float16 import export_float16
-from lstm_deploy.exporters.precision.int8 import Settings, lstm_counts, quantizable_nodes, quantize_onnx
+from lstm_deploy.exporters.precision.float16_onnx import export_float16
+from lstm_deploy.exporters.precision.int8_onnx import Settings, lstm_counts, quantizable_nodes, quantize_onnx
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, INT8_FILES, PrecisionOptions
 from lstm_deploy.exporters.precision.search import ANY_CPU, VNNI_ONLY, Candidate, Evaluator, search_int8
 from lstm_deploy.runtimes import c_compiler

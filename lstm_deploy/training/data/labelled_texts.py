@@ -6,7 +6,7 @@ import pandas as pd
 from msgspec import Struct
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.data.tables import read_table
+from lstm_deploy.training.data.table_files import read_table
 
 
 class LabelledTexts(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.data.tables import read_table
+from lstm_deploy.training.data.table_files import read_table
 from lstm_deploy.training.recipe import Generator, Missing
 
 Values = NDArray[np.float64]

@@ -6,7 +6,7 @@ from torch import nn
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
-from lstm_deploy.exporters.precision.int8 import Settings, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import Settings, quantize_onnx
 from lstm_deploy.exporters.precision.search import ANY_CPU, Evaluator, search_int8
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.case_inputs import Effort

@@ -11,7 +11,7 @@ from lstm_deploy.artifacts.onnx_weights import lstm_layers
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.float16 import export_float16
+from lstm_deploy.exporters.precision.float16_onnx import export_float16
 from lstm_deploy.lifting import onnx_order, sources
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.case_inputs import Effort

@@ -12,12 +12,12 @@ from torch import nn
 from validation_cases import checks_of
 
 from lstm_deploy.artifacts import environment
+from lstm_deploy.artifacts.int8_saturation import needs_vnni, problems, saturating_nodes
 from lstm_deploy.artifacts.onnx_weights import lstm_layers
-from lstm_deploy.artifacts.saturation import needs_vnni, problems, saturating_nodes
 from lstm_deploy.contract.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision.int8 import (
+from lstm_deploy.exporters.precision.int8_onnx import (
     Settings,
     lstm_counts,
     quantizable_nodes,

@@ -7,7 +7,7 @@ from torch import nn
 from validation_cases import checks_of
 
 from lstm_deploy.contract.signature import TensorSpec
-from lstm_deploy.exporters.precision.int8_torch import quantized_copy
+from lstm_deploy.exporters.precision.int8_torchscript import quantized_copy
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.case_inputs import Effort

@@ -2,7 +2,7 @@
 
 x86 CPUs without VNNI multiply activations of 0 to 255 by signed weights in pairs, and add each pair in 16 bits, which
 saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbouring weights of one sign no more than
-`saturation.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
+`int8_saturation.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
 """
 
 import math
@@ -16,7 +16,7 @@ import onnx
 from msgspec import Struct
 from onnx import helper, numpy_helper
 
-from lstm_deploy.artifacts import EXTERNAL_ABOVE, onnx_graph, saturation, weights_file
+from lstm_deploy.artifacts import EXTERNAL_ABOVE, int8_saturation, onnx_graph, weights_file
 from lstm_deploy.contract import LSTM, Array
 from lstm_deploy.errors import InputError
 
@@ -26,7 +26,7 @@ LEAST_SHARE = 0.05
 time than it saves bytes."""
 LEVELS = 127
 """The largest weight, so that zero is exact and both signs have the same steps. Two weights that are `LEVELS` together
-before they are rounded are at most one more afterwards, which is `saturation.PAIR_LIMIT`."""
+before they are rounded are at most one more afterwards, which is `int8_saturation.PAIR_LIMIT`."""
 UNSIGNED_ZERO = 128
 MICROSOFT = "com.microsoft"
 SUFFIXES = ("_quantized", "_scale", "_zero_point")
@@ -105,7 +105,7 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     if settings.weights == "full":
-        model.metadata_props.add(key=saturation.CPUS_KEY, value=saturation.VNNI)
+        model.metadata_props.add(key=int8_saturation.CPUS_KEY, value=int8_saturation.VNNI)
     weights_file(target).unlink(missing_ok=True)
     if sum(len(tensor.raw_data) for tensor in graph.initializer) > EXTERNAL_ABOVE:
         raise InputError("The model is beyond 2 GB in int8 too, which is not supported; export it in float32.")

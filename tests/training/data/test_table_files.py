@@ -6,7 +6,7 @@ import pytest
 
 from lstm_deploy.errors import InputError, LstmDeployError
 from lstm_deploy.training.data.series import read_series
-from lstm_deploy.training.data.tables import read_table
+from lstm_deploy.training.data.table_files import read_table
 
 TABLE = pd.DataFrame({"a": [1.0, 2.5, -3.0], "b": [4, 5, 6]})
 

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_deploy.artifacts.saturation import saturating_nodes
+from lstm_deploy.artifacts.int8_saturation import saturating_nodes
 from lstm_deploy.errors import InputError
 
 
