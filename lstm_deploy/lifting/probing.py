@@ -63,7 +63,9 @@ class ModuleProbe:
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
             if name != "batch" and _batches(larger) != batches:
-                raise LiftingError(f"The LSTM takes {name!r} as the batch; name that axis `batch`, and time `seq`.")
+                raise LiftingError(
+                    f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
+                )
             if name == "seq" and _call_counts(larger) != _call_counts(recorded):
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))
