@@ -172,7 +172,7 @@ def test_a_room_hands_on_what_others_use():
 
 def test_the_files_that_the_architecture_names_exist():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    named = set(re.findall(r"`([a-z_/0-9]+/[a-z_0-9]+\.py)`", page))
     homes = (ROOT, ROOT / "lstm_deploy", ROOT / "lstm_deploy" / "exporters")
     assert len(named) > 20
     assert [name for name in named if not any((home / name).is_file() for home in homes)] == []

@@ -58,7 +58,7 @@ def forecast(model: Model, task: Forecast, series: Series, steps: int = 0, where
         return np.asarray(model.rollout({"x": rows, "steps": np.array(steps)}, **where)["y"][0], np.float64)
     if steps > task.horizon:
         raise InputError(
-            f"The model predicts {task.horizon} steps and none after them; give --steps {task.horizon} or fewer."
+            f"The model predicts the next {task.horizon} steps and none after them; give --steps {task.horizon}."
         )
     signature = model.signature
     rows = rows if carries_state(signature) else rows[:, -window_of(signature) :]

@@ -116,7 +116,7 @@ def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | 
     return Subject(path=path, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 
-def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool) -> tuple[list[Artifact], list[str]]:
+def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = False) -> tuple[list[Artifact], list[str]]:
     """The artifacts of a bundle that `path` names and that can run here; those that cannot, and why."""
     chosen: list[Artifact] = []
     left_out: list[str] = []
