@@ -166,6 +166,10 @@ class Bundle:
         if not file.is_file():
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
         self.manifest = decode_json(file.read_bytes(), Manifest, f"The manifest of {self.path}")
+        if self.manifest.contract.schema_version > SCHEMA_VERSION:  # which the manifest's own version does not say
+            raise InputError(
+                f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
+            )
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
 

@@ -47,7 +47,8 @@ def _help(field: FieldInfo, metadata: dict[str, Any]) -> str:
     usual = defaults[tasks[0]]
     text = metadata["description"].rstrip(".")
     if len(tasks) == 1:
-        text = f"{tasks[0]}: {text[0].lower()}{text[1:]}"
+        first, _, rest = text.partition(" ")
+        text = f"{tasks[0]}: {first.lower() if first.istitle() else first} {rest}"
     others = (f"{task}: {value}" for task, value in defaults.items() if value != usual)
     return f"{text} [{'; '.join((usual, *others))}]." if usual else f"{text}."
 

@@ -67,7 +67,9 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
         for dim in filter(None, match["dims"].split(",")):
             number = dim.isascii() and dim.isdigit()
             if not (number and int(dim) > 0) and not dim.isidentifier():
-                raise InputError(f"{dim!r} is not a dimension; use a name (dynamic) or a positive number (fixed).")
+                raise InputError(
+                    f"{dim!r} in {text!r} is not a dimension; use a name (dynamic) or a positive number (fixed)."
+                )
             dims.append(int(dim) if number else dim)
         is_lengths = dtype in ("int32", "int64") and dims == ["batch"] and "len" in name.lower()
         return cls(name=name, dtype=cast(DType, dtype), shape=tuple(dims), is_lengths=is_lengths)

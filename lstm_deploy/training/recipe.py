@@ -14,6 +14,7 @@ Missing = Literal["previous", "interpolate", "drop", "refuse"]
 Pooling = Literal["none", "last", "attention", "max", "mean"]
 TaskName = Literal["forecast", "lm", "classify"]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
+AtLeastTwo = Annotated[int, Meta(ge=2, le=2**31)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**31)]
 Width = Annotated[int, Meta(ge=0, le=16384)]
 
@@ -26,7 +27,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
 
     # Examples
     window: Annotated[Positive, Meta(description="Steps in one example; classify: tokens that a text is cut to.")]
-    horizon: Annotated[Positive, Meta(description="Steps to predict at once.")] = 1
+    horizon: Annotated[int, Meta(ge=1, le=10_000, description="Steps to predict at once.")] = 1
     stride: Annotated[Positive | None, Meta(description="Steps between examples [forecast: 1; lm: the window].")] = None
     loss_on: Annotated[Literal["every", "last"], Meta(description="Steps that contribute to the loss.")] = "every"
     state: Annotated[Literal["reset", "carry"], Meta(description="Zero at each example, or carried over.")] = "reset"
@@ -34,12 +35,12 @@ class Recipe(Struct, frozen=True, kw_only=True):
         Literal["minmax", "standard", "none"],
         Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit."),
     ] = "minmax"
-    season: Annotated[Positive | None, Meta(description="Steps in a season, for its naive forecast [detected].")] = None
+    season: Annotated[AtLeastTwo | None, Meta(description="Steps in a season, for a naive forecast [detected].")] = None
     unit: Annotated[
         Unit | Literal["byte"],
         Meta(description="One token; lm: character or byte; classify: token, word or character."),
     ] = "character"
-    vocabulary_size: Annotated[Positive, Meta(description="Largest number of entries in the vocabulary.")] = 20_000
+    vocabulary_size: Annotated[AtLeastTwo, Meta(description="Largest number of entries in the vocabulary.")] = 20_000
     least_count: Annotated[Positive, Meta(description="Occurrences that an entry of the vocabulary needs.")] = 2
     test: Annotated[float, Meta(gt=0, lt=1, description="Fraction held out for metrics: the end; of texts, any.")] = 0.2
     validation: Annotated[
@@ -51,7 +52,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     num_layers: Annotated[int, Meta(ge=1, le=64, description="LSTM layers.")] = 2
     bidirectional: Annotated[bool, Meta(description="Read windows both ways; the model cannot stream then.")] = False
     proj_size: Annotated[Width, Meta(description="Width of a projection of h; 0: none.")] = 0
-    dropout: Annotated[float, Meta(ge=0, lt=1, description="Between layers and before the head.")] = 0.0
+    dropout: Annotated[float, Meta(ge=0, le=0.9, description="Between layers and before the head.")] = 0.0
     embedding_size: Annotated[Width, Meta(description="Width of a learned vector for each token; 0: one-hot.")] = 0
     freeze_vectors: Annotated[bool, Meta(description="Do not train pretrained --vectors further.")] = False
     window_norm: Annotated[bool, Meta(description="BatchNorm over the window, which fixes its length.")] = False
@@ -126,7 +127,9 @@ def make_recipe(task: TaskName, **options: Any) -> Recipe:
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
         if name in ONLY and task not in ONLY[name]:
-            raise InputError(f"--{option_name(name)} {value} means nothing for --task {task}; leave it out.")
+            option = f"no-{option_name(name)}" if value is False else option_name(name)
+            shown = "" if isinstance(value, bool) else f" {value}"
+            raise InputError(f"--{option}{shown} means nothing for --task {task}; leave it out.")
     recipe = Recipe(**{**DEFAULTS[task], **given})
     if _needs_whole_windows(task, recipe) and not {"pooling", "loss_on"} & set(given):
         recipe = replace(recipe, pooling="last")

@@ -52,14 +52,14 @@ def judge(
         relative_tolerance(subject.precision, provider)  # or there is nothing to compare with
     bundle = next((subject.bundle for subject in subjects if subject.bundle), None)
     cases = [*(golden_cases(bundle) if bundle else ()), *cases]
-    outcomes: dict[str, CheckResults | Exception] = {}
+    outcomes: dict[int, CheckResults | Exception] = {}  # by position: a manifest may list a file twice
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
-        alike = [subject for subject in subjects if subject.path.suffix == suffix]
-        names = [subject.name for subject in alike]
-        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {', '.join(names)}")
-        results = (_isolated if isolate else check_files)(alike, cases, provider, tolerances)
-        outcomes.update(zip(names, results, strict=True))
-    return [_completed(subject, outcomes[subject.name], provider, lifted) for subject in subjects]
+        alike = {number: subject for number, subject in enumerate(subjects) if subject.path.suffix == suffix}
+        names = ", ".join(subject.name for subject in alike.values())
+        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
+        results = (_isolated if isolate else check_files)([*alike.values()], cases, provider, tolerances)
+        outcomes.update(zip(alike, results, strict=True))
+    return [_completed(subject, outcomes[number], provider, lifted) for number, subject in enumerate(subjects)]
 
 
 def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:

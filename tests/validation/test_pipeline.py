@@ -7,8 +7,10 @@ import modules
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 import lstm_deploy
+from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.artifacts.isolation import CrashError
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation import judging
@@ -219,3 +221,18 @@ def test_a_rollout_is_judged_in_its_bundle_only(forecast_bundle, forecaster, tmp
         validate(tmp_path / name, reference=forecaster)
     with pytest.raises(InputError, match="is a rollout"):
         validate(forecast_bundle / "model.onnx", reference=tmp_path / name)
+
+
+def test_a_wrong_file_is_not_saved_by_being_listed_again_with_a_looser_precision(bundle_copy):
+    bundle_copy.with_name("forecaster.safetensors").unlink()  # the weights cannot be compared
+    path = bundle_copy / "model.onnx"
+    model = onnx.load(path)
+    (bias,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("fc.bias")]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(2e-3), bias.name))
+    onnx.save(model, path)
+    bundle = lstm_deploy.Bundle(bundle_copy)
+    artifact = replace(bundle.manifest.artifacts[0], sha256=sha256(path))
+    alone, twice = (artifact,), (artifact, replace(artifact, precision="int8"))
+    for listed in (alone, twice):
+        bundle.update(artifacts=listed, rollouts=())
+        assert not lstm_deploy.validate(bundle_copy).passed
