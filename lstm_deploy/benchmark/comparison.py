@@ -12,11 +12,10 @@ from msgspec import Struct
 
 from lstm_deploy.artifacts import environment, format_value
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE, holm, slower_by
-from lstm_deploy.benchmark.tables import KEY, SCHEMA_VERSION
+from lstm_deploy.benchmark.tables import KEY, SCHEMA_VERSION, Row
 from lstm_deploy.errors import InputError
 
 Key = tuple[Any, ...]
-Row = Mapping[str, Any]
 
 
 class Change(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """What all plots of a benchmark share: rows grouped into panels, the grid of panels, axes, colours and legends."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -13,9 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from lstm_deploy.artifacts import BLUE, GREEN, ORANGE, PURPLE, RED
-
-Row = Mapping[str, Any]
-Document = Mapping[str, Any]
+from lstm_deploy.benchmark.tables import Document, Row
 
 PRECISIONS = {"float32": BLUE, "int8": ORANGE, "float16": GREEN, "bfloat16": PURPLE}
 """Colours of precisions; any other is red."""

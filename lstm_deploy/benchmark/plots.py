@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lstm_deploy.artifacts import BLUE, GREY, ORANGE
 from lstm_deploy.benchmark import plot_layout as layout
-from lstm_deploy.benchmark.plot_layout import Document, Row
+from lstm_deploy.benchmark.tables import Document, Row
 
 BEYOND = "far faster: beyond the edge"
 LOG_FROM = 20

@@ -8,7 +8,7 @@ is smaller than between these two is noise.
 import os
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from lstm_deploy.benchmark.variants import BASELINES, Selection, Variant, varian
 from lstm_deploy.benchmark.worker_process import Measurement, WorkerProcess
 from lstm_deploy.benchmark.workloads import SCENARIOS, SCOPES, BenchCase
 from lstm_deploy.errors import InputError, LstmDeployError, machine_limits
+from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import PROVIDERS, check_provider
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def bench(
     targets: "Sequence[str | os.PathLike[str]]",
     plan: Plan,
-    on_progress: Callable[[int, int, str], None] = lambda *_: None,
+    on_progress: OnProgress = silent,
     reference: "Origin | None" = None,
 ) -> dict[str, Any]:
     """Time bundles or single artifacts; returns the document of `bench --json`.
@@ -135,7 +136,7 @@ def without_samples(document: dict[str, Any]) -> dict[str, Any]:
 class Progress:
     """Progress over all rounds."""
 
-    def __init__(self, total: int, on_progress: Callable[[int, int, str], None]) -> None:
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
         self.total, self.done, self.on_progress = total, 0, on_progress
 
     def advance(self, case: BenchCase, rounds: int = 1) -> None:
@@ -205,7 +206,8 @@ def _fixed_lengths(targets: Sequence[Path]) -> tuple[int, ...]:
     for target in targets:
         if target.is_dir():
             signature = Bundle(target).signature
-            fixed |= {dim.size for dim in signature.fixed if dim.name == "seq"}
+            if size := signature.fixed_size("seq"):
+                fixed.add(size)
             fixed |= {dim for dim in signature.inputs[0].shape[1:2] if isinstance(dim, int)}  # [batch, 10, features]
     return tuple(sorted(fixed)) or (SEQ_LEN,)
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import typer
 
 from lstm_deploy.errors import LstmDeployError, machine_limits, one_line
+from lstm_deploy.progress import OnProgress, silent
 
 DEBUG = "LSTM_DEPLOY_DEBUG"
 INTERRUPTED = 130
-OnProgress = Callable[[int, int, str], None]
 
 
 def say(text: str = "") -> None:
@@ -82,7 +82,7 @@ def write_text(path: Path, text: str) -> None:
 def progress(title: str, *, shown: bool = True) -> Iterator[OnProgress]:
     """A bar on standard error where that is a terminal, else a line for each tenth."""
     if not shown:
-        yield lambda *_: None
+        yield silent
         return
     if not sys.stderr.isatty():
         tenths = 0

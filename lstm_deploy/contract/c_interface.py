@@ -77,11 +77,13 @@ def call_mode(signature: Signature) -> CallMode:
             raise InputError(
                 f"{spec.name} has the size {odd[0]!r}, which C artifacts do not support; leave out --format c."
             )
-    if any(dim.name == "batch" and dim.size != 1 for dim in signature.fixed):
+    if signature.fixed_size("batch") not in (None, 1):
         raise InputError("The model fixes its batch size, and a C artifact computes one row; leave out --format c.")
     lengths = any(spec.is_lengths for spec in signature.inputs)
     one_step = signature.streaming == "exact" and not lengths
-    dynamic = not one_step and not _fixes_seq(signature) and any("seq" in spec.shape for spec in signature.inputs)
+    dynamic = (
+        not one_step and signature.fixed_size("seq") is None and any("seq" in spec.shape for spec in signature.inputs)
+    )
     return CallMode(one_step, dynamic)
 
 
@@ -100,15 +102,11 @@ def c_tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]
         while name in RESERVED or name.lower() in taken or re.fullmatch(r"[tijk]\d*_?|w_.*|[A-Z0-9_]+[A-Z0-9]", name):
             name += "_"
         taken.add(name.lower())
-        axis = spec.shape.index("seq") if "seq" in spec.shape and not _fixes_seq(signature) else None
+        axis = spec.shape.index("seq") if "seq" in spec.shape and signature.fixed_size("seq") is None else None
         shape = spec.sized(sizes)
         before, after = (shape[:axis], shape[axis + 1 :]) if axis is not None else ((), shape)
         named.append(CTensor(spec, name, C_TYPES[spec.dtype], prod(before), prod(after), axis is not None))
     return named
-
-
-def _fixes_seq(signature: Signature) -> bool:
-    return any(dim.name == "seq" for dim in signature.fixed)
 
 
 def comment_safe(text: str) -> str:

@@ -172,13 +172,17 @@ class Signature(Struct, frozen=True, kw_only=True):
         seq = {"seq": max(sizes["seq"], self.least_seq)} if "seq" in sizes else {}
         return {**sizes, **seq, **{dim.name: dim.size for dim in self.fixed}}
 
+    def fixed_size(self, dim: str) -> int | None:
+        """The only size of a dimension that is usually dynamic, such as `batch`; None where any size will do."""
+        return next((fixed.size for fixed in self.fixed if fixed.name == dim), None)
+
     @property
     def batch_axis_of_state(self) -> int:
         return 0 if self.state_layout == "batch-first" else 1
 
     def _states(self, suffix: Literal["in", "out"]) -> tuple[TensorSpec, ...]:
         specs = []
-        batch: Dim = next((dim.size for dim in self.fixed if dim.name == "batch"), "batch")
+        batch: Dim = self.fixed_size("batch") or "batch"
         for module in self.recurrent:
             depth = module.num_layers * module.num_directions
             for state in module.cell.states:

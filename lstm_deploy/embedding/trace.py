@@ -38,7 +38,7 @@ def trace(bundle: Bundle, artifact: Artifact) -> str:
     cases = golden_cases(bundle)
     if artifact.format == "c":
         cases = [row for case in cases for row in _rows(signature, case)]
-    elif not any(dim.name == "batch" for dim in signature.fixed):
+    elif signature.fixed_size("batch") is None:
         cases = [_rows(signature, cases[0])[0], *cases]  # one row, as most programs have
     relative = relative_tolerance(artifact.precision, "cpu")
     if artifact.precision == "int8":

@@ -53,7 +53,7 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
             for before, (spec, start) in zip(signature.state_inputs, after, strict=True)
         ],
         "batch_axis": signature.batch_axis_of_state,
-        "batch": next((dim.size for dim in signature.fixed if dim.name == "batch"), None),
+        "batch": signature.fixed_size("batch"),
         "least_seq": signature.least_seq,
         "streaming": signature.streaming,
         "task": task,
@@ -66,8 +66,7 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
 
 def _tensor(signature: Signature, spec: TensorSpec) -> dict[str, Any]:
     """A tensor's name, type and dims, of which `batch` and `seq` may be open."""
-    fixed = {dim.name: dim.size for dim in signature.fixed}
-    dims = [fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape]
+    dims = [(signature.fixed_size(dim) or dim) if isinstance(dim, str) else dim for dim in spec.shape]
     if unknown := [dim for dim in dims if isinstance(dim, str) and dim not in ("batch", "seq")]:
         raise InputError(
             f"{spec.name} has the size {unknown[0]!r} beside batch and seq, which no generated client can tell from "

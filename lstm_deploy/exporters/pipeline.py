@@ -46,6 +46,7 @@ from lstm_deploy.exporters.precision.options import INT8_FILES, PrecisionOptions
 from lstm_deploy.exporters.precision.selection import LowerPrecision
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import Lifted, Origin, sources
+from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation import (
     LOWERED,
@@ -83,7 +84,7 @@ def export(
     data: str | os.PathLike[str] | None = None,
     max_metric_loss: float | None = None,
     force: bool = False,
-    on_progress: Callable[[int, int, str], None] = lambda *_: None,
+    on_progress: OnProgress = silent,
 ) -> Bundle:
     """Export a live module, a checkpoint or a file of weights to a bundle at `output`, proven against PyTorch.
 
@@ -142,9 +143,7 @@ def _load(
     return sources.load_module(source, specs, plan.state_layout, task, state_policy)
 
 
-def _write_bundle(
-    plan: Plan, load: Callable[[], sources.Loaded], on_progress: Callable[[int, int, str], None], *, force: bool
-) -> Bundle:
+def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: OnProgress, *, force: bool) -> Bundle:
     """Load, write, prove and rename, unless the bundle is up to date; raises `ParityError` as `export` does."""
 
     def on_stage(stage: int, description: str) -> None:

@@ -99,7 +99,7 @@ def check_row_order(probe: ModuleProbe, template: Lifted) -> None:
     A forward that sorts rows by length before it packs them does that.
     """
     signature = template.signature
-    if not any(spec.is_lengths for spec in signature.inputs) or any(dim.name == "batch" for dim in signature.fixed):
+    if not any(spec.is_lengths for spec in signature.inputs) or signature.fixed_size("batch") is not None:
         return
     sizes = {**probe.sizes, "batch": 2}
     lengths = torch.tensor([sizes["seq"] - 2, sizes["seq"]])

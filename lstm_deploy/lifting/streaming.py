@@ -33,7 +33,7 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
     for recurrent in signature.recurrent:
         if recurrent.num_directions == 2:
             return "none", f"{recurrent.module or 'the LSTM'} is bidirectional: its first output needs the last input"
-    one_step = any(dim.name == "seq" and dim.size == 1 for dim in signature.fixed)
+    one_step = signature.fixed_size("seq") == 1
     specs = declared if one_step else signature.inputs  # a loop over time runs at any length here
     if not any("seq" in spec.shape for spec in specs):
         reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")

@@ -251,8 +251,7 @@ def _time_axis(signature: Signature) -> int | None:
     shape = signature.inputs[0].shape
     if "seq" in shape:
         return shape.index("seq")
-    one_step = any((dim.name, dim.size) == ("seq", 1) for dim in signature.fixed)
-    return shape.index(1) if one_step and 1 in shape else None
+    return shape.index(1) if signature.fixed_size("seq") == 1 and 1 in shape else None
 
 
 def _y_time_axis(signature: Signature, time_axis: int) -> tuple[int, ...]:

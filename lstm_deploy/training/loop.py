@@ -5,7 +5,6 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from msgspec.structs import asdict
 from torch import Tensor
 
 from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.progress import OnProgress
 from lstm_deploy.training.batches import Batch, Batches, Shard
 from lstm_deploy.training.learning_task import LearningTask, WeightedMean
 from lstm_deploy.training.network import State
@@ -24,7 +24,6 @@ from lstm_deploy.training.run_folder import Epoch
 from lstm_deploy.training.run_state import RUN_ENTRY, OnBest, OnEpoch, RunSaver, incomplete_state, state_to_resume
 from lstm_deploy.training.trainer import VALIDATION_LOSS, make_optimizer, make_schedulers, make_trainer
 
-OnProgress = Callable[[int, int, str], None]
 """Called with the steps done, the total, and the latest loss as text."""
 PROGRESS_S = 0.1
 """Minimum seconds between two reports of progress."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from lstm_deploy.contract import Array
+from lstm_deploy.progress import OnProgress
 from lstm_deploy.training import checkpoint
 from lstm_deploy.training.checkpoint import CheckpointSpec
 from lstm_deploy.training.classification import TextClassification
@@ -17,7 +18,7 @@ from lstm_deploy.training.evaluation import Evaluation
 from lstm_deploy.training.forecasting import Forecasting
 from lstm_deploy.training.language_modelling import LanguageModelling
 from lstm_deploy.training.learning_task import LearningTask
-from lstm_deploy.training.loop import OnProgress, fit
+from lstm_deploy.training.loop import fit
 from lstm_deploy.training.network import Network
 from lstm_deploy.training.recipe import Recipe
 from lstm_deploy.training.run_folder import BEST, Epoch

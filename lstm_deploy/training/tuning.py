@@ -16,7 +16,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lstm_deploy.errors import InputError, LstmDeployError
-from lstm_deploy.training.loop import OnProgress, fit
+from lstm_deploy.progress import OnProgress
+from lstm_deploy.training.loop import fit
 from lstm_deploy.training.pipeline import make_learning_task
 from lstm_deploy.training.recipe import Recipe, TaskName, check_recipe
 from lstm_deploy.training.run_folder import SEARCH_LOG

@@ -167,7 +167,7 @@ def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Ite
         return
     width = sum(math.prod(dim for dim in spec.shape if isinstance(dim, int)) for spec in signature.outputs)
     steps = max(min(effort.steps, int(effort.work / _weight_count(signature)), MAX_OUTPUTS // width), 10)
-    if _fixes_seq(signature):  # the reference, too, has to take each step by itself
+    if signature.fixed_size("seq") is not None:  # the reference, too, has to take each step by itself
         steps = min(steps, 300)
     marks = sorted({min(steps, digit * 10**power) for power in range(len(str(steps))) for digit in (1, 2, 5)} | {steps})
     groups = [(1,) * (after - before) for before, after in pairwise((0, *marks))]
@@ -204,7 +204,7 @@ def _chain(
     """
     sizes = signature.clamp(sizes_of(signature.inputs, batch, sum(map(sum, groups))))
     state = sample_state(signature, sizes["batch"], rng)
-    if _fixes_seq(signature):
+    if signature.fixed_size("seq") is not None:
         calls = range(sum(map(len, groups)))
         return CaseInputs(where, state, tuple(Segment(sample_inputs(signature.inputs, sizes, rng)) for _ in calls))
     inputs = sample_inputs(signature.inputs, sizes, rng)
@@ -234,8 +234,3 @@ def _weight_count(signature: Signature) -> int:
         * (spec.input_size + (2 * spec.num_layers - 1) * spec.output_size)
         for spec in signature.recurrent
     )
-
-
-def _fixes_seq(signature: Signature) -> bool:
-    """Whether a call takes one number of steps only."""
-    return any(dim.name == "seq" for dim in signature.fixed)

@@ -1,6 +1,6 @@
 """Running all checks of some artifacts; those that need a runtime run in a subprocess."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, Profile, onnx_graph, run_isolated
 from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
+from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Subject, run_checks
 from lstm_deploy.validation.comparison import Comparison
@@ -42,7 +43,7 @@ def judge(
     lifted: "Lifted | None" = None,
     *,
     isolate: bool = True,
-    on_progress: Callable[[int, int, str], None] = lambda *_: None,
+    on_progress: OnProgress = silent,
 ) -> list[CheckResults]:
     """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
 

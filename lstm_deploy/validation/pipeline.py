@@ -1,7 +1,7 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
+from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
 from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH
 from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
@@ -38,7 +39,7 @@ def validate(
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     trust_c: bool = False,
-    on_progress: Callable[[int, int, str], None] = lambda *_: None,
+    on_progress: OnProgress = silent,
 ) -> ParityReport:
     """Compare every artifact of a bundle, or any ONNX or TorchScript file, with the model it should compute.
 

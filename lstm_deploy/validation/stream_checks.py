@@ -16,7 +16,7 @@ ROWS, STEPS, SAVED = 3, 12, 6
 def stream_problems(runtime: Runtime) -> list[str] | None:
     """The problems of streams on an artifact, one sentence each; none where it has no streams."""
     signature = runtime.signature
-    if len(signature.inputs) != 1 or any(dim.name == "batch" for dim in signature.fixed):
+    if len(signature.inputs) != 1 or signature.fixed_size("batch") is not None:
         return None
     if signature.streaming != "none":
         return _state_stream(runtime)

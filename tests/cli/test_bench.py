@@ -8,23 +8,11 @@ from typer.testing import CliRunner
 
 from lstm_deploy.cli import app
 
+SHORT = ["--no-record", "--no-roofline", "--rounds=9", "--batch=1", "--scope=end_to_end", "--scenario=stream"]
+
 
 def test_bench_json_to_standard_output(forecast_bundle):
-    words = [
-        "--json",
-        "-",
-        "--no-record",
-        "--rounds",
-        "9",
-        "--batch",
-        "1",
-        "--scope",
-        "end_to_end",
-        "--no-roofline",
-        "--scenario",
-        "stream",
-    ]
-    assert json.loads(run("bench", forecast_bundle / "model.onnx", *words)[0])["results"]
+    assert json.loads(run("bench", forecast_bundle / "model.onnx", *SHORT, "--json", "-")[0])["results"]
 
 
 @pytest.mark.whole
@@ -68,21 +56,6 @@ def test_what_was_not_validated_is_not_timed(bundle_copy):
 
 def test_a_measurement_is_not_recorded_on_request(bundle_copy):
     before = (bundle_copy / "manifest.json").read_bytes()
-    run(
-        "bench",
-        bundle_copy,
-        "--no-record",
-        "--rounds",
-        "9",
-        "--batch",
-        "1",
-        "--scope",
-        "end_to_end",
-        "--no-roofline",
-        "--scenario",
-        "stream",
-        "--baseline",
-        "floor",
-    )
+    run("bench", bundle_copy, *SHORT, "--baseline", "floor")
     run("validate", bundle_copy, "--no-record")
     assert (bundle_copy / "manifest.json").read_bytes() == before
