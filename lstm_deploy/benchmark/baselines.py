@@ -27,7 +27,7 @@ from lstm_deploy.benchmark.workloads import (
     inputs_of,
     sized_file,
 )
-from lstm_deploy.contract import Array, by_module, sample_inputs, sizes_of
+from lstm_deploy.contract import Array, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting import Lifted, StatefulLSTM, flatten, sources
 from lstm_deploy.runtimes import EagerRuntime, TorchRuntime, prepare
@@ -122,7 +122,9 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
     if convention.hardcodes_device or convention.mutates_inputs or lifted.packs:
         return []
-    if len(signature.inputs) > 1 or len(children) != len(lifted.starts):
+    if len(signature.state_inputs) != 2 * len(children) or any(len(group) != 2 for group in signature.state_groups):
+        return []
+    if len(signature.inputs) > 1 or len(children) != len(lifted.flow.starts):
         return []
     device = next((parameter.device for parameter in lifted.parameters()), torch.device("cpu"))
     x, *states = (tensor.to(device) for tensor in _example(lifted, 2, 3, seed=1))
@@ -238,16 +240,16 @@ def _export_stock(lifted: Lifted, path: Path, case: BenchCase, names: dict[str, 
 
 def _original_call(lifted: Lifted) -> Any:
     """The user's module as a function of its input; LSTMs that carry their state ignore one that it requires."""
-    if not lifted.convention.state_parameters:
+    if not lifted.flow.arguments:
         return lifted.module
-    zeros = [torch.from_numpy(value) for value in lifted.signature.initial_state(1).values()][:2]
-    return partial(lifted.module, **lifted.convention.state_arguments((zeros[0], zeros[1])))
+    zeros = [lifted.in_layout(torch.from_numpy(value)) for value in lifted.signature.initial_state(1).values()]
+    return partial(lifted.module, **lifted.convention.arguments(lifted.flow.leaves(zeros)))
 
 
 def _set_states(lifted: Lifted, children: Sequence[Any], states: Sequence[Tensor]) -> None:
     """Let LSTMs that carry their state continue from `states`, ordered as in the contract."""
-    for child, state in zip(children, by_module(states), strict=True):
-        child.carried = tuple(map(lifted.in_layout, state))
+    for child, group in zip(children, lifted.signature.state_groups, strict=True):
+        child.carried = tuple(lifted.in_layout(states[position]) for position in group)
 
 
 def _load(bundle: Path, origin: str) -> Lifted:

@@ -9,7 +9,7 @@ from .c_interface import (
     comment_safe as comment_safe,
     state_field as state_field,
 )
-from .cells import LSTM as LSTM, by_module as by_module
+from .cells import LSTM as LSTM
 from .layouts import layout_of as layout_of, pad_sequences as pad_sequences
 from .rollouts import (
     MIN_TEMPERATURE as MIN_TEMPERATURE,
@@ -41,6 +41,7 @@ from .signature import (
     StateDtype as StateDtype,
     StateLayout as StateLayout,
     StatePolicy as StatePolicy,
+    StateSpec as StateSpec,
     Streaming as Streaming,
     TensorSpec as TensorSpec,
     decode_json as decode_json,

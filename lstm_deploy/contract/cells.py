@@ -1,11 +1,8 @@
 """Kinds of recurrent cells: one record for each, with the names and orders that PyTorch and ONNX give its parts."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
 
 from msgspec import Struct
-
-T = TypeVar("T")
 
 
 class CellState(Struct, frozen=True, kw_only=True):
@@ -51,8 +48,3 @@ LSTM = Cell(
     onnx_operator="LSTM",
     quantized_operator="DynamicQuantizeLSTM",
 )
-
-
-def by_module(states: Sequence[T]) -> list[tuple[T, ...]]:
-    """Split the states of several recurrent modules, one module after the other, into a tuple for each module."""
-    return list(zip(*[iter(states)] * len(LSTM.states), strict=True))

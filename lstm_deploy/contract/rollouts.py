@@ -75,6 +75,7 @@ def rollout_contract(signature: Signature) -> Signature:
         inputs=inputs,
         outputs=(output,),
         recurrent=signature.recurrent if carried else (),
+        states=signature.states if carried else (),
         streaming="none",
         streaming_reason="a rollout gives all its steps in one call",
         fixed=(),

@@ -39,10 +39,10 @@ def blank_feeds(signature: Signature, batch: int, seq: int) -> tuple[dict[str, A
 
 def sample_state(signature: Signature, batch: int, rng: np.random.Generator) -> dict[str, Array]:
     """A random state as it could occur within a sequence: |h| below 1, c beyond it."""
-    state, cell_states = {}, signature.cell_states
-    for spec in signature.state_inputs:
+    state = {}
+    for spec, source in zip(signature.state_inputs, signature.state_specs, strict=True):
         value = rng.standard_normal(spec.sized({"batch": batch}))
-        state[spec.name] = (np.tanh(value) if cell_states[spec.name].is_output else value).astype(np.float32)
+        state[spec.name] = (np.tanh(value) if source.bounded else value).astype(np.float32)
     return state
 
 

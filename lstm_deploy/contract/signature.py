@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from lstm_deploy.contract.cells import LSTM, Cell, CellState
+from lstm_deploy.contract.cells import LSTM, Cell
 from lstm_deploy.contract.tasks import Task
 from lstm_deploy.errors import InputError
 
@@ -82,6 +82,25 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
+class StateSpec(Struct, frozen=True, kw_only=True):
+    """One tensor of the state, `[layers, batch, size]`: `NAME_in` before a call, `NAME_out` after it."""
+
+    name: str
+    layers: int
+    size: int
+    bounded: bool = True
+    """Whether it lies within -1 and 1, as the outputs of a cell do."""
+    initial: tuple[tuple[float, ...], ...] | None = None
+    """Its value before the first step, `[layers][size]`; None means zeros."""
+    module: str | None = None
+    """Path of the recurrent module whose state it is; None for a tensor that is not the state of one module alone."""
+    argument: str = ""
+    """Where the author's `forward` takes it, as in `hidden[0]`, or keeps it, as in `self.hidden[0]`; empty where it is
+    taken at the recurrent module itself."""
+    result: str = ""
+    """Where `forward` returns it, as in `[1][0]`, or keeps it; empty for the recurrent module's own final state."""
+
+
 class RecurrentSpec(Struct, frozen=True, kw_only=True):
     """One recurrent module of the network, and how its state is named in the contract."""
 
@@ -110,9 +129,19 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
         return self.proj_size or self.hidden_size
 
     @property
-    def initial(self) -> tuple[tuple[tuple[float, ...], ...] | None, ...]:
-        """The learned initial value of each state of the cell, in order."""
-        return tuple(getattr(self, f"initial_{state.name}") for state in self.cell.states)
+    def states(self) -> tuple[StateSpec, ...]:
+        """The state of its cell, tensor by tensor."""
+        return tuple(
+            StateSpec(
+                name=f"{self.prefix}{state.name}",
+                layers=self.num_layers * self.num_directions,
+                size=self.output_size if state.is_output else self.hidden_size,
+                bounded=state.is_output,
+                initial=getattr(self, f"initial_{state.name}"),
+                module=self.module,
+            )
+            for state in self.cell.states
+        )
 
 
 class FixedDim(Struct, frozen=True, kw_only=True):
@@ -130,6 +159,8 @@ class Signature(Struct, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     recurrent: tuple[RecurrentSpec, ...]
+    states: tuple[StateSpec, ...] = ()
+    """The state that `forward` takes or keeps, in order; empty where it is that of each of `recurrent`."""
     state_layout: StateLayout = "layers-first"
     state_dtype: StateDtype = "float32"
     """Of `h` and `c`; `float16` in artifacts of that precision."""
@@ -146,18 +177,27 @@ class Signature(Struct, frozen=True, kw_only=True):
 
     @property
     def state_inputs(self) -> tuple[TensorSpec, ...]:
-        """`h_in` and `c_in` of each recurrent module, in order."""
+        """Inputs for the state, such as `h_in` and `c_in` of each recurrent module, in order."""
         return self._states("in")
 
     @property
     def state_outputs(self) -> tuple[TensorSpec, ...]:
-        """`h_out` and `c_out` of each recurrent module; the n-th feeds the n-th of `state_inputs`."""
+        """Outputs for the state; the n-th feeds the n-th of `state_inputs`."""
         return self._states("out")
 
     @property
-    def cell_states(self) -> dict[str, CellState]:
-        """The cell's state that each of `state_inputs` holds, by name in the contract."""
-        return {f"{module.prefix}{state.name}_in": state for module in self.recurrent for state in module.cell.states}
+    def state_specs(self) -> tuple[StateSpec, ...]:
+        """The state, tensor by tensor: `states`, or `h` and `c` of each recurrent module."""
+        return self.states or tuple(spec for module in self.recurrent for spec in module.states)
+
+    @property
+    def state_groups(self) -> list[tuple[int, ...]]:
+        """Positions, among `state_inputs`, of the tensors that belong together: `h` and `c` of one recurrent module."""
+        groups: dict[tuple[str | None, str], list[int]] = {}
+        for position, spec in enumerate(self.state_specs):
+            key = (spec.module, spec.name if spec.module is None else spec.name[:-1])
+            groups.setdefault(key, []).append(position)
+        return [tuple(positions) for positions in groups.values()]
 
     @property
     def input_names(self) -> list[str]:
@@ -183,23 +223,19 @@ class Signature(Struct, frozen=True, kw_only=True):
     def _states(self, suffix: Literal["in", "out"]) -> tuple[TensorSpec, ...]:
         specs = []
         batch: Dim = self.fixed_size("batch") or "batch"
-        for module in self.recurrent:
-            depth = module.num_layers * module.num_directions
-            for state in module.cell.states:
-                size = module.output_size if state.is_output else module.hidden_size
-                shape = (batch, depth, size) if self.state_layout == "batch-first" else (depth, batch, size)
-                name = f"{module.prefix}{state.name}_{suffix}"
-                specs.append(TensorSpec(name=name, dtype=self.state_dtype, shape=shape))
+        for state in self.state_specs:
+            batch_first = self.state_layout == "batch-first"
+            outer = (batch, state.layers) if batch_first else (state.layers, batch)
+            specs.append(TensorSpec(name=f"{state.name}_{suffix}", dtype=self.state_dtype, shape=(*outer, state.size)))
         return tuple(specs)
 
     def initial_state(self, batch: int) -> Outputs:
         """The state before the first step, by the names of `state_inputs`."""
-        learned = [initial for module in self.recurrent for initial in module.initial]
         state = {}
-        for spec, initial in zip(self.state_inputs, learned, strict=True):
+        for spec, source in zip(self.state_inputs, self.state_specs, strict=True):
             value = np.zeros(spec.sized({"batch": batch}), spec.dtype)
-            if initial is not None:
-                value[...] = np.expand_dims(np.asarray(initial, spec.dtype), self.batch_axis_of_state)
+            if source.initial is not None:
+                value[...] = np.expand_dims(np.asarray(source.initial, spec.dtype), self.batch_axis_of_state)
             state[spec.name] = value
         return state
 

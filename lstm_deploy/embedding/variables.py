@@ -40,7 +40,7 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
     """
     signature = bundle.signature
     task = _task(signature)
-    starts = [start for module in signature.recurrent for start in module.initial]
+    starts = [state.initial for state in signature.state_specs]
     after = zip(signature.state_outputs, starts, strict=True)
     variables = {
         "name": comment_safe(bundle.manifest.name).replace("`", "'"),

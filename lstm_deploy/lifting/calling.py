@@ -2,9 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from torch import Tensor, nn
@@ -12,14 +12,31 @@ from torch import Tensor, nn
 from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.execution import StayOnCPU
+from lstm_deploy.lifting.state_structure import Path, cloned, filled
 
 State = tuple[Tensor, ...]
 """Of one recurrent module, as it takes and returns it: `h` and `c` of an LSTM."""
 RECURRENT_MODULES = tuple(getattr(nn, name) for name in LSTM.pytorch_modules)
 """The classes of PyTorch whose state can be made explicit."""
-Path = tuple[str | int, ...]
+KEPT = "(kept)"
+"""First key of what a module keeps as an attribute, beside what it returns."""
 
 _STATE_NAME = re.compile(r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|prev)|hidden|state|cell|memory|prev|carry")
+
+
+class StateArgument(Struct, frozen=True, kw_only=True):
+    """Where the author's code takes a state: a parameter of `forward`, or an attribute that it keeps between calls."""
+
+    parameter: str = ""
+    attribute: str = ""
+    """In place of a parameter: its path from the module, as in `encoder.hidden`."""
+    structure: Any
+    """The state, with a `Leaf` in the place of each tensor."""
+
+    @property
+    def root(self) -> str:
+        """The place as the author would write it."""
+        return self.parameter or f"self.{self.attribute}"
 
 
 class CallingConvention(Struct, frozen=True, kw_only=True):
@@ -27,46 +44,76 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
 
     input_parameters: tuple[str, ...] | None
     """Parameters that take the inputs; none to pass the inputs by position."""
-    state_parameters: tuple[str, ...] = ()
-    """Required parameters that take a state: one for the pair `(h, c)`, or one for each."""
-    state_is_mapping: bool = False
-    """Whether a single state parameter takes a mapping with `h` and `c`, not a pair."""
+    missing: tuple[str, ...] = ()
+    """Required parameters that are no inputs: they take a state, or nothing can be called."""
+    optional: tuple[str, ...] = ()
+    """Other parameters that are no inputs, and may take a state."""
+    state: tuple[StateArgument, ...] = ()
+    """Where `forward` takes a state, once that is known."""
     hardcodes_device: bool = False
     """Whether `forward` names a device that this machine does not have."""
     mutates_inputs: bool = False
     """Whether `forward` changes its inputs in place."""
 
-    def call(self, module: nn.Module, inputs: Sequence[Tensor], state: State | None) -> Any:
-        """Call `module` and return what it returns."""
-        arguments = self.state_arguments(state)
+    def call(self, module: nn.Module, inputs: Sequence[Tensor], state: Sequence[Tensor] | None = None) -> Any:
+        """Call `module` and return what it returns; with attributes that keep a state, `Kept` with their new values.
+
+        `state` fills the leaves of the structures of `self.state`, in order; None leaves out the state.
+        """
+        arguments, attributes = self._placed(state)
         if self.mutates_inputs:
             inputs = [x.clone() for x in inputs]
         if self.input_parameters is not None:
             arguments |= zip(self.input_parameters, inputs, strict=True)
             inputs = ()
         with StayOnCPU() if self.hardcodes_device else nullcontext():
-            return module(*inputs, **arguments)
+            if not attributes:
+                return module(*inputs, **arguments)
+            with attributes_set(module, attributes) as kept:
+                returned = module(*inputs, **arguments)
+                return Kept(returned, kept())
 
-    def state_arguments(self, state: State | None) -> dict[str, Any]:
-        """Keyword arguments for `state_parameters`."""
-        if state is not None and len(self.state_parameters) == 1:
-            return {self.state_parameters[0]: StateByKey(h=state[0], c=state[1]) if self.state_is_mapping else state}
-        return {} if state is None else dict(zip(self.state_parameters, state, strict=False))
+    def arguments(self, state: Sequence[Tensor]) -> dict[str, Any]:
+        """Keyword arguments for the parameters of `forward` that take a state."""
+        return self._placed(state)[0]
+
+    def _placed(self, state: Sequence[Tensor] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of parameters and of attributes."""
+        if state is None:
+            return {}, {}
+        leaves = iter(state)
+        values = [(argument, filled(argument.structure, leaves)) for argument in self.state]
+        return (
+            {argument.parameter: value for argument, value in values if argument.parameter},
+            {argument.attribute: value for argument, value in values if argument.attribute},
+        )
 
 
-class StateByKey(dict[str, Tensor]):
-    """`h` and `c`, also under longer names such as `hidden` and `cell`: only the first letter counts."""
+class Kept(NamedTuple):
+    """What a module returned, and what it keeps for its next call."""
 
-    def __missing__(self, key: str) -> Tensor:
-        if key[:1].lower() not in self or len(key) == 1:
-            raise KeyError(key)
-        return self[key[:1].lower()]
+    returned: Any
+    kept: dict[str, Any]
+
+
+@contextmanager
+def attributes_set(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Within the block, attributes of `module` (by path) have these values; yields a function that reads them."""
+    places = {path: (module.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in values}
+    before = {path: getattr(owner, name, None) for path, (owner, name) in places.items()}
+    try:
+        for path, value in values.items():
+            setattr(*places[path], cloned(value))  # as the module may write into it
+        yield lambda: {path: getattr(owner, name) for path, (owner, name) in places.items()}
+    finally:
+        for path, value in before.items():
+            setattr(*places[path], value)
 
 
 def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingConvention:
-    """Match the parameters of `forward` with the inputs, and find those that require a state.
+    """Match the parameters of `forward` with the inputs; those left over may take a state.
 
-    Raises `LiftingError` if it takes fewer arguments than there are inputs, or requires others besides.
+    Raises `LiftingError` if it takes fewer arguments than there are inputs.
     """
     parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
@@ -76,21 +123,29 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
     if len(given) > len(names):
         raise LiftingError(f"forward takes {len(names)} argument(s), {', '.join(names)}; give as many inputs.")
     passed = given if set(given) <= set(names) else names[: len(given)]
-    missing = [p.name for p in parameters if p.name not in passed and p.default is p.empty]
-    no_state = [name for name in missing if not _STATE_NAME.search(name.lower())]
-    recurrent = [child for child in module.modules() if isinstance(child, RECURRENT_MODULES)]
-    if no_state or len(missing) > 2 or (missing and len(recurrent) != 1):
-        raise LiftingError(
-            f"forward also needs {', '.join(no_state or missing)}; describe every input with an --input of its own, "
-            f"{names[0]} included, as in {(no_state or missing)[0]}:int64[batch] or …:float32[batch,seq,40]."
-        )
-    return CallingConvention(input_parameters=tuple(passed), state_parameters=tuple(missing))
+    rest = [p for p in parameters if p.name not in passed]
+    return CallingConvention(
+        input_parameters=tuple(passed),
+        missing=tuple(p.name for p in rest if p.default is p.empty),
+        optional=tuple(p.name for p in rest if p.default is None),
+    )
+
+
+def named_like_state(parameter: str) -> bool:
+    """Whether a parameter is called as states usually are."""
+    return bool(_STATE_NAME.search(parameter.lower()))
 
 
 def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
-    """The tensors in nested tuples, lists and mappings, each with the keys that lead to it."""
+    """The tensors in nested tuples, lists and mappings, each with the keys that lead to it.
+
+    Those that a module keeps have `KEPT` as their first key, and the attribute as the second.
+    """
     if isinstance(value, Tensor):
         return [(path, value)]
+    if isinstance(value, Kept):
+        kept = [leaf for name, child in value.kept.items() for leaf in flatten(child, (KEPT, name))]
+        return [*flatten(value.returned, path), *kept]
     if isinstance(value, Mapping):
         return [leaf for key, child in value.items() for leaf in flatten(child, (*path, str(key)))]
     if isinstance(value, tuple | list):

@@ -16,11 +16,13 @@ from torch import nn
 
 from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import RECURRENT_MODULES
+from lstm_deploy.lifting.calling import RECURRENT_MODULES, flatten
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
 from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_padding, measure_outputs
-from lstm_deploy.lifting.probing import ModuleProbe, Start
-from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.probing import ModuleProbe
+from lstm_deploy.lifting.recurrent import AuthorsModule, Lifted
+from lstm_deploy.lifting.state_flow import Start, find_flow
+from lstm_deploy.lifting.state_search import find_optional_state, find_required_state
 from lstm_deploy.lifting.streaming import measure_streaming
 
 
@@ -29,12 +31,13 @@ def lift(
     inputs: Sequence[TensorSpec],
     *,
     task: Task | None = None,
-    state_policy: StatePolicy = "reset",
+    state_policy: StatePolicy | None = None,
     state_layout: StateLayout = "layers-first",
 ) -> Lifted:
     """Make the state of every `nn.LSTM` and `nn.LSTMCell` in a copy of `module` explicit, and measure its contract.
 
-    `inputs` are the arguments of `forward`, without a state that it requires. Raises `LiftingError`, with the reason,
+    `inputs` are the arguments of `forward`, without a state. Without a `state_policy`, a module that keeps its state
+    between calls carries it, and any other starts anew. Raises `LiftingError`, with the reason,
     if the module has no LSTM, does not run on such inputs, or cannot be lifted correctly.
     """
     original = frozen_copy(module)
@@ -43,20 +46,23 @@ def lift(
     with torch.no_grad(), warnings.catch_warnings():
         # PyTorch warns of every projection on a CPU, which nobody can change.
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+        find_required_state(probe)
         fixed = probe.resolve_sizes()
-        starts = probe.starts()
+        find_optional_state(probe)
+        starts, flow = find_flow(probe)
+        keeps = any(argument.attribute for argument in probe.convention.state)
         signature = Signature(
             inputs=probe.inputs,
             outputs=(),
             recurrent=_recurrent_specs(original, starts),
+            states=tuple(carried.spec for carried in flow.states) if flow.arguments else (),
             state_layout=state_layout,
-            state_policy=state_policy,
+            state_policy=state_policy or ("carry" if keeps else "reset"),
             fixed=fixed,
             least_seq=probe.least_seq,
             task=task,
         )
-        calls = [(start.path, start.number) for start in starts]
-        lifted = Lifted(shared_copy(original), signature, calls, probe.convention, packs=probe.packs).eval()
+        lifted = Lifted(shared_copy(original), signature, flow, probe.convention, packs=probe.packs).eval()
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
         lifted.output_positions, outputs = measure_outputs(probe, lifted)
         lifted.signature = replace(signature, outputs=outputs)
@@ -66,6 +72,9 @@ def lift(
         if lifted.packs and not ignores_padding(probe, lifted):
             lifted.notes = ("the outputs look at padded steps, so the longest row of a batch must fill the time axis",)
     lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
+    lifted.notes = (*lifted.notes, *_state_notes(probe, lifted.signature))
+    if flow.is_authored:
+        lifted.author = AuthorsModule(original, lifted)
     return lifted
 
 
@@ -85,18 +94,14 @@ def _check_recurrent(module: nn.Module) -> None:
 
 
 def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:
-    paths = [start.path for start in starts]
     specs = []
-    for index, start in enumerate(starts):
-        prefix = "" if len(starts) == 1 else start.path.replace(".", "_") + "_"
-        if paths.count(start.path) > 1:
-            prefix += f"{paths[: index + 1].count(start.path)}_"
+    for start in starts:
         child = module.get_submodule(start.path)
         initial = [tuple(map(tuple, state.tolist())) for state in start.initial or ()]
         specs.append(
             RecurrentSpec(
                 module=start.path,
-                prefix=prefix,
+                prefix=start.prefix,
                 input_size=cast(int, child.input_size),
                 hidden_size=cast(int, child.hidden_size),
                 proj_size=cast(int, getattr(child, "proj_size", 0)),
@@ -107,3 +112,15 @@ def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[Recurr
             )
         )
     return tuple(specs)
+
+
+def _state_notes(probe: ModuleProbe, signature: Signature) -> tuple[str, ...]:
+    """What the contract says of a state that the module keeps between calls."""
+    kept = [argument.attribute for argument in probe.convention.state if argument.attribute]
+    if not kept:
+        return ()
+    names = " and ".join(f"self.{attribute}" for attribute in kept)
+    held = any(flatten(value) for value in probe.left_behind())
+    start = "zeros, whatever is in it now" if held else "the state of its first call"
+    policy = "carried from call to call" if signature.state_policy == "carry" else "reset for each new sequence"
+    return (f"the module keeps its state in {names}: it is {policy}, and starts from {start}",)

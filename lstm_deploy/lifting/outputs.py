@@ -6,16 +6,18 @@ Every run is of a copy, and its results are compared with those of the untouched
 from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
+import numpy as np
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from lstm_deploy.contract import Dim, DType, TensorSpec, by_module
+from lstm_deploy.contract import Dim, DType, TensorSpec, sample_state
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import Path, flatten
+from lstm_deploy.lifting.calling import KEPT, flatten
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.state_structure import Path
 
 WORK = 2_000_000_000
 """Upper limit for steps × weights of one run on many steps."""
@@ -31,7 +33,12 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     leaves = _run_and_compare(probe, lifted, sizes)
     returned = (state for port in lifted.ports for state in port.returned or ())
     finals = {(state.data_ptr(), state.shape) for state in returned}
-    positions = tuple(i for i, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals)
+    results = {carried.result for carried in lifted.flow.states if carried.result is not None}
+    positions = tuple(
+        i
+        for i, (path, tensor) in enumerate(leaves)
+        if path not in results and path[:1] != (KEPT,) and (tensor.data_ptr(), tensor.shape) not in finals
+    )
     if not positions:  # nothing but the state is returned: then it is the output too
         positions = tuple(range(len(leaves)))
     outputs = [leaves[position] for position in positions]
@@ -114,12 +121,12 @@ def check_row_order(probe: ModuleProbe, template: Lifted) -> None:
             for spec, x, other in zip(signature.inputs, probe.tensors(sizes), probe.tensors(sizes, seed), strict=True)
         ]
         lifted = shared_copy(template)
-        lifted.call(*inputs, *_initial_state(lifted, 2))
-        finals.append(lifted.final_states())
-    for recurrent, before, after in zip(signature.recurrent, *map(by_module, finals), strict=True):
-        if (before[0] != after[0]).any(-1).any(0).tolist() == [False, True]:  # but the state of the second row changed
+        returned = flatten(lifted.call(*inputs, *_initial_state(lifted, 2)))
+        finals.append(lifted.flow.returned(dict(returned), lifted.ports))
+    for state, before, after in zip(signature.state_specs, *finals, strict=True):
+        if (before != after).any(-1).any(0).tolist() == [False, True]:  # but the state of the second row changed
             raise LiftingError(
-                f"{recurrent.module or 'The LSTM'} gets the rows of a batch in another order than the inputs have, so "
+                f"{state.module or 'The LSTM'} gets the rows of a batch in another order than the inputs have, so "
                 "its state would be another row's; do not sort by length, but pass enforce_sorted=False to "
                 "pack_padded_sequence."
             )
@@ -144,20 +151,40 @@ def many_steps(lifted: Lifted) -> int:
 
 
 def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int]) -> list[tuple[Path, Tensor]]:
-    """Run the lifted module from the states that the untouched one starts from.
+    """Run both modules from the same state: random where `forward` takes it, else that which the untouched one has.
 
-    Returns its leaves; raises `LiftingError` if the untouched module returns something else.
+    Returns the leaves of the lifted one; raises `LiftingError` if the untouched module returns something else.
     """
-    recorded = probe.record(sizes)
-    states = _initial_state(lifted, sizes["batch"])
-    for port, (path, number) in enumerate(lifted.starts):
-        if (state := recorded[path][number].state) is not None:
-            states[2 * port : 2 * port + 2] = map(lifted.in_layout, state)
-    expected = flatten(probe.run(sizes))
+    states = [torch.from_numpy(state) for state in sample_state(lifted.signature, sizes["batch"], _rng()).values()]
+    given = lifted.flow.leaves([lifted.in_layout(state) for state in states]) if lifted.flow.arguments else None
+    recorded = probe.record(sizes, state=given)
+    for position, carried in enumerate(lifted.flow.states):
+        if carried.given is not None:
+            path, number = lifted.flow.starts[carried.given.start]
+            if (start := recorded.calls[path][number].state) is not None:
+                states[position] = lifted.in_layout(start[carried.given.state])
+            else:
+                states[position] = torch.zeros_like(states[position])
+    actual = _compare(probe, lifted, sizes, states, given)
+    if lifted.flow.arguments and not probe.requires_state and not any(map(flatten, probe.left_behind())):
+        _compare(probe, lifted, sizes, _initial_state(lifted, sizes["batch"]), None)  # as without a state
+    return actual
+
+
+def _compare(
+    probe: ModuleProbe,
+    lifted: Lifted,
+    sizes: Mapping[str, int],
+    states: Sequence[Tensor],
+    given: Sequence[Tensor] | None,
+) -> list[tuple[Path, Tensor]]:
+    expected = flatten(probe.run(sizes, state=given))
     with seeded(0):  # as `probe.run` is
         actual = flatten(lifted.call(*probe.tensors(sizes), *states))
-    if len(lifted.final_states()) != 2 * len(lifted.ports):
+    if len(lifted.flow.returned(dict(actual), lifted.ports)) != len(states):
         raise LiftingError("An LSTM of this module is not always called, so it has no single state; always call it.")
+    if given is None:
+        actual = [(path, value) for path, value in actual if path[:1] != (KEPT,)]
     same = [path for path, _ in expected] == [path for path, _ in actual] and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
         for (_, a), (_, b) in zip(expected, actual, strict=True)
@@ -168,6 +195,10 @@ def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int
             "forward must be a function of its inputs and the state alone."
         )
     return actual
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(1)
 
 
 def _initial_state(lifted: Lifted, batch: int) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Runs of a module as its author wrote it, to find the sizes it takes and the states that its LSTMs are given."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,26 +11,29 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
+from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten
 from lstm_deploy.lifting.execution import seeded, shared_copy
-from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, zeros_of
+from lstm_deploy.lifting.recurrent import Call, Calls, Disturbance, make_stateful
+from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of
 
-Recorded = dict[str, list[Call]]
-"""The arguments of every call, by the path of the recurrent module."""
+Disturb = Callable[[str, int], Disturbance]
+"""By the path of a recurrent module and the number of its call."""
 BATCH, SEQ, STEP = 2, 6, 3
 """Sizes of the inputs, and by how much each size is varied. None is 1, which tracers take for a constant."""
 LONGER = (12, 24, 48, 96, 192)
 """Steps to try where `SEQ` are too few for a convolution or pooling over time."""
 
 
-class Start(NamedTuple):
-    """A call that begins a chain of states."""
+class Recording(NamedTuple):
+    """One run of a module; by the path of each recurrent module, every call of it."""
 
-    path: str
-    number: int
-    """Of the call, among those of its module."""
-    initial: State | None
-    """The learned initial state `[layers, size]`; none for zeros."""
+    calls: dict[str, list[Call]]
+    finals: dict[str, list[State]]
+    returned: list[tuple[Path, Tensor]]
+
+    @property
+    def call_counts(self) -> list[int]:
+        return [len(calls) for calls in self.calls.values()]
 
 
 class ModuleProbe:
@@ -44,6 +48,8 @@ class ModuleProbe:
         self.convention = convention_of(original, inputs)
         self.packs = False
         """Whether the module packs padded sequences."""
+        self.requires_state = False
+        """Whether it does not run without a state."""
         self.least_seq = 1
         self.sizes = sizes_of(inputs, BATCH, SEQ)
 
@@ -58,7 +64,7 @@ class ModuleProbe:
                 raise
             fixed += self._resolve_steps(error)
             recorded = self.record(self.sizes)
-        self.packs = any(call.packed for calls in recorded.values() for call in calls)
+        self.packs = any(call.packed for calls in recorded.calls.values() for call in calls)
         batches = _batches(recorded)
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
@@ -66,7 +72,7 @@ class ModuleProbe:
                 raise LiftingError(
                     f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
                 )
-            if name == "seq" and _call_counts(larger) != _call_counts(recorded):
+            if name == "seq" and larger.call_counts != recorded.call_counts:
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))
         if "batch" not in names:
@@ -97,50 +103,62 @@ class ModuleProbe:
         reason = f"the module runs on {steps} steps only ({one_line(error.__cause__ or error)})"
         return [FixedDim(name="seq", size=steps, reason=reason)]
 
-    def starts(self) -> list[Start]:
-        """The calls that start from nothing, a constant, a random state, or the state that `forward` requires.
+    def record(
+        self,
+        sizes: Mapping[str, int],
+        seed: int | None = 0,
+        noise: int = 0,
+        *,
+        inputs: Sequence[Tensor] | None = None,
+        state: Sequence[Tensor] | None = None,
+        disturb: Disturb | None = None,
+    ) -> Recording:
+        """Run the module and record every call of every recurrent module; raises `LiftingError` if it does not run.
 
-        The others start from a state that was computed from the inputs, as in a loop over time or after an encoder:
-        it changes when other inputs are run.
+        `state` fills the arguments that take one; None leaves it out, or draws it where it is required.
         """
-        first = self.record(self.sizes, seed=0)
-        other_runs = [self.record(self.sizes, seed=seed) for seed in (1, 2, 3, None)]
-        reseeded = self.record(self.sizes, seed=0, noise=1)
-        required = self.required_state(self.sizes, seed=0)
-        if any(_call_counts(run) != _call_counts(first) for run in (*other_runs, reseeded)):
-            raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
-        starts = []
-        for path, calls in first.items():
-            for number, call in enumerate(calls):
-                if required is not None and _same(call.state, required):
-                    starts.append(Start(path, number, None))
-                elif all(_same(call.state, run[path][number].state) for run in other_runs):
-                    random = not _same(call.state, reseeded[path][number].state)
-                    starts.append(Start(path, number, None if random else _learned(call.state, path)))
-        if not starts:
-            raise LiftingError(
-                "Every LSTM of this module starts from a state that is computed from the inputs; "
-                "leave the state out of the inputs, so that it can be made explicit."
-            )
-        return starts
-
-    def record(self, sizes: Mapping[str, int], seed: int | None = 0, noise: int = 0) -> Recorded:
-        """Run the module and record every call of every recurrent module; raises `LiftingError` if it does not run."""
         by_path: dict[str, Calls] = {}
 
         def recorder() -> nn.Module:
             copy = shared_copy(self.original)  # some modules keep their state, or more, as an attribute
             by_path.update(make_stateful(copy))
-            for calls in by_path.values():
+            for path, calls in by_path.items():
                 calls.recorded = []
+                if disturb is not None:
+                    calls.disturb = partial(disturb, path)
             return copy
 
-        self._run(recorder, sizes, seed, noise)
-        return {path: calls.recorded or [] for path, calls in by_path.items()}
+        returned = flatten(self._run(recorder, sizes, seed, noise, inputs, state))
+        calls = {path: calls.recorded or [] for path, calls in by_path.items()}
+        return Recording(calls, {path: calls.finals for path, calls in by_path.items()}, returned)
 
-    def run(self, sizes: Mapping[str, int], inputs: Sequence[Tensor] | None = None) -> Any:
+    def run(
+        self,
+        sizes: Mapping[str, int],
+        inputs: Sequence[Tensor] | None = None,
+        *,
+        state: Sequence[Tensor] | None = None,
+    ) -> Any:
         """Run the untouched module on these inputs, or on `tensors(sizes)`; raises as `record`."""
-        return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs)
+        return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs, state=state)
+
+    def leaves(self, sizes: Mapping[str, int], seed: int = 0) -> list[Tensor]:
+        """Random tensors for the arguments that take a state."""
+        generator = torch.Generator().manual_seed(seed)
+        leaves = [leaf for argument in self.convention.state for _, leaf in leaves_of(argument.structure)]
+        return [torch.randn(leaf.sized(sizes["batch"]), generator=generator) for leaf in leaves]
+
+    def left_behind(self) -> list[Any]:
+        """What the attributes that keep a state hold before any call here."""
+        attributes = attributes_of(self.original)
+        return [attributes.get(argument.attribute) for argument in self.convention.state if argument.attribute]
+
+    def kept_attributes(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The attributes with tensors that a call changes, by path, as they are after it."""
+        module = shared_copy(self.original)
+        before = {path: cloned(value) for path, value in attributes_of(module).items()}
+        self._run(lambda: module, sizes)
+        return {path: value for path, value in attributes_of(module).items() if differ(value, before.get(path))}
 
     def tensors(self, sizes: Mapping[str, int], seed: int | None = 0) -> list[Tensor]:
         """Inputs of these sizes: random, or without a seed all zeros but for lengths.
@@ -157,15 +175,6 @@ class ModuleProbe:
             tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.is_lengths}
         return list(tensors.values())
 
-    def required_state(self, sizes: Mapping[str, int], seed: int = 0) -> State | None:
-        """A random state for a `forward` that requires one, else none."""
-        if not self.convention.state_parameters:
-            return None
-        (module,) = [child for child in self.original.modules() if isinstance(child, RECURRENT_MODULES)]
-        generator = torch.Generator().manual_seed(seed)
-        zeros = zeros_of(module, torch.empty(0), sizes["batch"])
-        return tuple(torch.randn(state.shape, generator=generator) for state in zeros)
-
     def _run(
         self,
         make: Callable[[], nn.Module],
@@ -173,20 +182,23 @@ class ModuleProbe:
         seed: int | None = 0,
         noise: int = 0,
         inputs: Sequence[Tensor] | None = None,
+        state: Sequence[Tensor] | None = None,
     ) -> Any:
         """Run a module, whose own random numbers are seeded with `noise`.
 
         `make` makes it, anew where it is called again with another convention, as a failed call may have changed it.
         """
         tensors = self.tensors(sizes, seed) if inputs is None else inputs
+        if state is None and self.requires_state:
+            state = self.leaves(sizes, seed or 0)
         with seeded(noise):
             try:
-                returned = self.convention.call(make(), tensors, self.required_state(sizes, seed or 0))
+                returned = self.convention.call(make(), tensors, state)
             except Exception as error:  # whatever the user's forward raises
                 if (other := self._other_convention(error)) is not None:
                     before, self.convention = self.convention, other
                     try:
-                        return self._run(make, sizes, seed, noise, inputs)
+                        return self._run(make, sizes, seed, noise, inputs, state)
                     except LiftingError:
                         self.convention = before  # it was not that
                 shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, tensors, strict=True))
@@ -203,9 +215,6 @@ class ModuleProbe:
         convention, text = self.convention, str(error)
         if not convention.hardcodes_device and ("CUDA" in text or "device" in text):
             return replace(convention, hardcodes_device=True)
-        # An error about a tuple: it was given the pair (h, c).
-        if len(convention.state_parameters) == 1 and not convention.state_is_mapping and "tuple" in text:
-            return replace(convention, state_is_mapping=True)
         return None
 
     def _runs(self, steps: int) -> bool:
@@ -233,28 +242,24 @@ def dynamic_dims(specs: Iterable[TensorSpec]) -> set[str]:
     return {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
 
 
-def _same(a: State | None, b: State | None) -> bool:
-    """Whether two states are equal in every number."""
-    if a is None or b is None:
-        return a is b
-    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+def attributes_of(module: nn.Module) -> dict[str, Any]:
+    """What the modules in a module hold beside parameters and submodules, buffers included, by path."""
+    own = {"_parameters", "_buffers", "_modules", "training", "calls", *vars(nn.Module())}
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, child in module.named_modules()
+        for name, value in (*vars(child).items(), *child._buffers.items())
+        if name not in own
+    }
 
 
-def _learned(state: State | None, path: str) -> State | None:
-    """The constant `[layers, size]` that every row starts from; none if it is zeros."""
-    if state is None or all((value == 0).all() for value in state):
-        return None
-    if any((value != value[:, :1]).any() for value in state):
-        raise LiftingError(
-            f"{path or 'The LSTM'} starts each row of a batch from another constant, which a contract cannot express; "
-            "start all rows alike."
-        )
-    return state[0][:, 0], state[1][:, 0]
+def differ(a: Any, b: Any) -> bool:
+    """Whether two nested values differ in their tensors."""
+    ours, others = flatten(a), flatten(b)
+    return [path for path, _ in ours] != [path for path, _ in others] or any(
+        x.shape != y.shape or not torch.equal(x, y) for (_, x), (_, y) in zip(ours, others, strict=True)
+    )
 
 
-def _batches(recorded: Recorded) -> set[int]:
-    return {call.batch for calls in recorded.values() for call in calls}
-
-
-def _call_counts(recorded: Recorded) -> list[int]:
-    return [len(calls) for calls in recorded.values()]
+def _batches(recorded: Recording) -> set[int]:
+    return {call.batch for calls in recorded.calls.values() for call in calls}

@@ -6,17 +6,21 @@ whose state was computed (in a loop over time, or by an encoder) keeps it. The f
 began at a port lies there afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any, NamedTuple
 
+import torch
 from msgspec import Struct
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_deploy.contract import Signature, by_module
+from lstm_deploy.contract import Signature
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
+from lstm_deploy.lifting.carried_state import Carried, Stack, assembled, selected
 from lstm_deploy.lifting.packing import PaddedSequence, kept_padded, pack_padded_sequence, pad_packed_sequence
+from lstm_deploy.lifting.state_structure import Path, cloned
 
 
 class Port(Struct):
@@ -26,6 +30,7 @@ class Port(Struct):
     """
 
     given: State | None = None
+    """None for a call that starts from a state of the author's, which it keeps."""
     final: State | None = None
     returned: State | None = None
     """`final` in the shape that the caller got it in."""
@@ -40,6 +45,13 @@ class Call(NamedTuple):
     batch: int
 
 
+class Disturbance(NamedTuple):
+    """What is added to the results of a call, to see what follows from them."""
+
+    y: float = 0.0
+    state: tuple[float, ...] = (0.0, 0.0)
+
+
 class Calls:
     """The calls of one recurrent module within one forward."""
 
@@ -48,6 +60,10 @@ class Calls:
         """By the number of the call that starts from it."""
         self.recorded: list[Call] | None = None
         """Every call, where recording is on."""
+        self.finals: list[State] = []
+        """The final state of every recorded call, as its caller got it."""
+        self.disturb: Callable[[int], Disturbance] = lambda _: Disturbance()
+        """By the number of a recorded call."""
         self._count = 0
         self._port: Port | None = None
 
@@ -59,20 +75,26 @@ class Calls:
 
     def enter(self, call: Call) -> State | None:
         """The state that this call starts from; none for zeros."""
-        if self.recorded is not None:
-            self.recorded.append(call)
+        if self.recorded is not None:  # a copy, as a module may write into its own state
+            self.recorded.append(call._replace(state=cloned(call.state)))
         port = self.ports.get(self._count)
         self._count += 1
         if port is None:
             return call.state
         self._port = port
-        return port.given
+        return call.state if port.given is None else port.given
 
-    def leave(self, final: State, returned: State) -> State:
-        """Keep the final state of this call, and return `returned`, which is that state in the caller's shape."""
+    def leave(self, y: Any, final: State, returned: State) -> tuple[Any, State]:
+        """Keep the final state of this call, and return `y` and `returned`, that state in the caller's shape."""
+        if self.recorded is not None:
+            self.finals.append(cloned(returned))
+            offset = self.disturb(self._count - 1)
+            packed = isinstance(y, PackedSequence)
+            y = y._replace(data=y.data + offset.y) if packed else None if y is None else y + offset.y
+            returned = tuple(value + by for value, by in zip(returned, offset.state, strict=True))
         if self._port is not None:
             self._port.final, self._port.returned = final, returned
-        return returned
+        return y, returned
 
 
 class StatefulLSTM(nn.LSTM):
@@ -83,7 +105,8 @@ class StatefulLSTM(nn.LSTM):
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
         if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
             self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
-            return super().forward(input, hx)
+            result = super().forward(input, hx)
+            return self.calls.leave(result[0], result[1], result[1])
         lengths = input.lengths if isinstance(input, PaddedSequence) else None
         x = input.data if isinstance(input, PaddedSequence) else input
         batched = x.dim() == 3
@@ -96,9 +119,8 @@ class StatefulLSTM(nn.LSTM):
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
-            returned = self.calls.leave(final, (final[0].squeeze(1), final[1].squeeze(1)))
-            return y.squeeze(batch_axis), returned
-        return (y if lengths is None else PaddedSequence(y, lengths)), self.calls.leave(final, final)
+            return self.calls.leave(y.squeeze(batch_axis), final, (final[0].squeeze(1), final[1].squeeze(1)))
+        return self.calls.leave(y if lengths is None else PaddedSequence(y, lengths), final, final)
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
@@ -126,7 +148,7 @@ class StatefulCell(nn.LSTMCell):
         state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
-        return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))
+        return self.calls.leave(None, final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))[1]
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """The state after one step. Exporters override this."""
@@ -138,38 +160,67 @@ class StatefulCell(nn.LSTMCell):
         return super().forward(x, state)
 
 
+class StateFlow(Struct, frozen=True, kw_only=True):
+    """How the state of the contract flows through a module."""
+
+    starts: tuple[tuple[str, int], ...]
+    """The calls (path and number) that begin a chain of states, one for each of `signature.recurrent`."""
+    states: tuple[Carried, ...]
+    """One for each of `signature.state_specs`."""
+    arguments: tuple[Stack | int, ...] = ()
+    """For each leaf of the state that `forward` takes: the number of the state that it holds, or a stack of several."""
+
+    @property
+    def is_authored(self) -> bool:
+        """Whether the author's `forward` takes and gives back all of it."""
+        return all(carried.given is None and carried.result is not None for carried in self.states)
+
+    def leaves(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors that `forward` takes, from the states, layers first."""
+        own = [carried.to_author(state) for carried, state in zip(self.states, states, strict=True)]
+        return [assembled(source, own) for source in self.arguments]
+
+    def returned(self, values: Mapping[Path, Tensor], ports: Sequence["Port"]) -> list[Tensor]:
+        """The states after a call, layers first, from what `forward` returned, by path, and from the ports.
+
+        Those of an LSTM that was not called are left out.
+        """
+        states = []
+        for carried in self.states:
+            if carried.result is not None:
+                states.append(carried.from_author(selected(values[carried.result], carried.selections)))
+            elif carried.final is not None and (final := ports[carried.final.start].final) is not None:
+                states.append(final[carried.final.state])
+        return states
+
+
 class Lifted(nn.Module):
     """A module with explicit state; `signature` names its inputs and outputs, in order."""
 
     def __init__(
-        self,
-        module: nn.Module,
-        signature: Signature,
-        starts: Sequence[tuple[str, int]],
-        convention: CallingConvention,
-        *,
-        packs: bool,
+        self, module: nn.Module, signature: Signature, flow: StateFlow, convention: CallingConvention, *, packs: bool
     ) -> None:
         """Take over `module`, which must not be used otherwise from here on.
 
-        `starts` are the calls (path and number) that begin a chain of states, one for each of `signature.recurrent`;
-        `packs` says whether the module packs padded sequences.
+        `packs` says whether it packs padded sequences.
         """
         super().__init__()
         self.module, self.signature = module, signature
-        self.starts, self.convention, self.packs = tuple(starts), convention, packs
+        self.flow, self.convention, self.packs = flow, convention, packs
         self.output_positions: tuple[int, ...] = ()
         """Which of the tensors that `module` returns are outputs; the others are the state."""
         self.notes: tuple[str, ...] = ()
         """What a user must know beside the contract."""
+        self.author: AuthorsModule | None = None
+        """The untouched module, where its `forward` takes and gives back all of the state."""
         self.calls = make_stateful(module)
-        self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in starts]
+        self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in flow.starts]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Take all inputs, then `h` and `c` of each port; return all outputs, then the new `h` and `c`."""
+        """Take all inputs, then all states; return all outputs, then the new states."""
         returned = flatten(self.call(*tensors))
         outputs = [returned[position][1] for position in self.output_positions]
-        return (*outputs, *(self.in_layout(state) for state in self.final_states()))
+        return (*outputs, *map(self.in_layout, self.flow.returned(dict(returned), self.ports)))
 
     def call(self, *tensors: Tensor) -> Any:
         """Call `module` on the same arguments as `forward`, and return what it returns."""
@@ -177,18 +228,47 @@ class Lifted(nn.Module):
         states = [self.in_layout(state) for state in tensors[count:]]
         for calls in self.calls.values():
             calls.restart()
-        for port, given in zip(self.ports, by_module(states), strict=True):
-            port.given = given
+        for number, port in enumerate(self.ports):
+            pairs = zip(self.flow.states, states, strict=True)
+            given = tuple(state for carried, state in pairs if carried.given and carried.given.start == number)
+            port.given = given or None
+        leaves = self.flow.leaves(states) if self.flow.arguments else None
         with kept_padded(self.module) if self.packs else nullcontext():
-            return self.convention.call(self.module, tensors[:count], self.ports[0].given)
-
-    def final_states(self) -> list[Tensor]:
-        """`h` and `c` of each port after the latest call, layers first."""
-        return [state for port in self.ports if port.final is not None for state in port.final]
+            return self.convention.call(self.module, tensors[:count], leaves)
 
     def in_layout(self, state: Tensor) -> Tensor:
         """Convert a state from layers first to the layout of the contract, or back."""
         return state.transpose(0, 1) if self.signature.state_layout == "batch-first" else state
+
+
+class AuthorsModule:
+    """A module as its author wrote it, called as a `Lifted` one is: the reference that knows of no recurrent module."""
+
+    def __init__(self, module: nn.Module, lifted: Lifted) -> None:
+        """`module` is not changed; `lifted` says how the state of the contract becomes that of the author."""
+        self.module, self.flow, self.convention = module, lifted.flow, lifted.convention
+        self.signature, self.output_positions = lifted.signature, lifted.output_positions
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """As `Lifted.forward`."""
+        count, batch_first = len(self.signature.inputs), self.signature.state_layout == "batch-first"
+        states = [state.transpose(0, 1) if batch_first else state for state in tensors[count:]]
+        returned = flatten(self.convention.call(self.module, tensors[:count], self.flow.leaves(states)))
+        after = self.flow.returned(dict(returned), ())
+        outputs = [returned[position][1] for position in self.output_positions]
+        return (*outputs, *(state.transpose(0, 1) if batch_first else state for state in after))
+
+    def sharing(self, lifted: Lifted) -> "AuthorsModule":
+        """The same module with the weights of `lifted`, which may have another type, and buffers of that type."""
+        weights = dict(lifted.module.named_parameters())
+        memo: dict[int, Any] = {id(value): weights[name] for name, value in self.module.named_parameters()}
+        copy = deepcopy(self.module, memo)
+        dtype = next((value.dtype for value in weights.values()), torch.float32)
+        return AuthorsModule(copy.to(dtype), lifted)
+
+    def __deepcopy__(self, memo: Any) -> "AuthorsModule":
+        """Itself: its weights are those of the module that was lifted, which no run changes."""
+        return self
 
 
 def make_stateful(module: nn.Module) -> dict[str, Calls]:

@@ -141,7 +141,7 @@ def load_module(
     if state_policy not in (None, *get_args(StatePolicy)):
         raise InputError(f"{state_policy!r} is not a state policy; use {' or '.join(get_args(StatePolicy))}.")
     specs = [_with_vocabulary(spec, module) for spec in inputs]
-    lifted = lift(module, specs, task=task, state_policy=state_policy or "reset", state_layout=state_layout)
+    lifted = lift(module, specs, task=task, state_policy=state_policy, state_layout=state_layout)
     signature = lifted.signature
     if task is not None:
         layout_of(signature)

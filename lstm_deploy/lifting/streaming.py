@@ -51,6 +51,11 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
         return "none", f"it does not run on every number of steps ({one_line(error)})"
     count = len(signature.outputs)
     if not _close(parts[-1][count:], whole[count:]):
+        if lifted.flow.is_authored:
+            return (
+                "state-only",
+                "forward changes the state that it is given or returns, so each cut of a sequence counts",
+            )
         return "none", "the state after chunks differs from that after the whole: something looks across time"
     outputs = [_joined([part[index] for part in parts], whole[index]) for index in range(count)]
     if not _close(outputs, whole[:count]):

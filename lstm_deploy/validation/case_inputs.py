@@ -91,11 +91,11 @@ def shapes(signature: Signature, effort: Effort, rng: np.random.Generator) -> It
 def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """Inputs and states beyond those of training, and every token of a vocabulary."""
     usual = single_call(signature, 3, 6, rng)._replace(slack=LARGE_CELLS)
-    cell_states = signature.cell_states
+    bounded = {f"{state.name}_in": state.bounded for state in signature.state_specs}
 
     def scaled(where: str, x: float, h: float, c: float) -> CaseInputs:
         inputs = {spec.name: _scaled(usual.feeds[spec.name], spec, x) for spec in signature.inputs}
-        state = {name: value * (h if cell_states[name].is_output else c) for name, value in usual.state.items()}
+        state = {name: value * (h if bounded[name] else c) for name, value in usual.state.items()}
         return usual.feeding({**inputs, **state}, where)
 
     yield scaled(f"{LARGE:.0f} times as large as usual", LARGE, LARGE, LARGE)._replace(for_int8=False)
@@ -167,10 +167,11 @@ def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Ite
         return
     width = sum(math.prod(dim for dim in spec.shape if isinstance(dim, int)) for spec in signature.outputs)
     steps = max(min(effort.steps, int(effort.work / _weight_count(signature)), MAX_OUTPUTS // width), 10)
-    if signature.fixed_size("seq") is not None:  # the reference, too, has to take each step by itself
+    each = signature.fixed_size("seq") is not None or (signature.streaming == "state-only" and signature.states)
+    if each:  # the reference, too, has to take each step by itself
         steps = min(steps, 300)
     marks = sorted({min(steps, digit * 10**power) for power in range(len(str(steps))) for digit in (1, 2, 5)} | {steps})
-    groups = [(1,) * (after - before) for before, after in pairwise((0, *marks))]
+    groups = [(1,)] * steps if each else [(1,) * (after - before) for before, after in pairwise((0, *marks))]
     yield _chain(signature, "carried steps", 1, groups, rng)
 
 

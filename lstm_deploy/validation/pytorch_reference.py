@@ -20,6 +20,7 @@ class PyTorchReference(EagerRuntime):
         """Take over `lifted`: the first `run` converts it to float64."""
         super().__init__(lifted)
         self.lifted = lifted
+        self._author = lifted.author
 
     def run_float32(self, feeds: Feeds) -> Outputs:
         """Raises `RuntimeError` after the first `run`: large weights are not kept twice."""
@@ -32,8 +33,17 @@ class PyTorchReference(EagerRuntime):
         if self.dtype is not torch.float64:
             self.module.double()
             self.dtype = torch.float64
+            if self.lifted is not None and self.lifted.author is not None:
+                self._author = self.lifted.author.sharing(self.lifted)
         with in_float64():
             return super().run(feeds)
+
+    def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Where the author's own `forward` takes and returns the state, that is called, untouched by lifting."""
+        if self._author is None:
+            return super().call(tensors)
+        with torch.inference_mode():
+            return self._author(*tensors)
 
 
 class CoarseActivations(TorchFunctionMode):

@@ -9,7 +9,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec, by_module
+from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
 
 Run = Callable[[Feeds], Outputs]
 Fault = tuple[str, Outputs]
@@ -32,7 +32,7 @@ def wiring_faults(signature: Signature, run: Run, feeds: Feeds, constants: Mappi
 def _states_in(signature: Signature, feeds: Feeds) -> Iterator[tuple[str, Feeds]]:
     """Feeds that make the right model read the state wrongly."""
     states = signature.state_inputs
-    modules = by_module(states)
+    modules = [tuple(states[position] for position in group) for group in signature.state_groups]
     for a, b in (pair for module in modules for pair in combinations(module, 2)):
         if a.shape == b.shape:
             swapped = {a.name: feeds[b.name], b.name: feeds[a.name]}

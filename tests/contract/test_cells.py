@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lstm_deploy.contract.cells import LSTM, by_module
+from lstm_deploy.contract.cells import LSTM
 
 
 def test_gates_change_from_the_order_of_pytorch_to_that_of_onnx():
@@ -17,9 +17,3 @@ def test_pytorch_has_the_modules_with_as_many_gates_and_states(name):
     assert weight.shape == (len(LSTM.pytorch_gates) * 5, 3)
     returned = module(torch.zeros(2, 3))
     assert len(returned if name == "LSTMCell" else returned[1]) == len(LSTM.states)
-
-
-def test_states_are_split_by_module():
-    assert by_module(["a_h", "a_c", "b_h", "b_c"]) == [("a_h", "a_c"), ("b_h", "b_c")]
-    with pytest.raises(ValueError, match="shorter"):
-        by_module(["a_h", "a_c", "b_h"])

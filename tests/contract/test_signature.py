@@ -127,6 +127,7 @@ def test_the_json_keeps_its_shape():
                 "initial_c": None,
             }
         ],
+        "states": [],
         "state_layout": "layers-first",
         "state_dtype": "float32",
         "streaming": "none",

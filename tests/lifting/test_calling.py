@@ -4,8 +4,8 @@ import torch
 from lift_modules import lift_module
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import StateByKey
 from lstm_deploy.lifting.probing import example_inputs
+from lstm_deploy.lifting.state_structure import StatePair
 
 
 def test_an_argument_that_is_no_state_must_be_described():
@@ -25,7 +25,7 @@ def test_inputs_that_forward_changes_are_the_callers_still():
 
 
 def test_a_state_in_a_mapping_is_found_by_names_of_its_own():
-    state = StateByKey(h=torch.zeros(1), c=torch.ones(1))
+    state = StatePair((torch.zeros(1), torch.ones(1)))
     assert state["h"] == state["hidden"] == 0
     assert state["c"] == state["cell_state"] == 1
     for key in ("x", "", "memory"):

@@ -1,0 +1,128 @@
+"""The structures in which authors usually take the state of their LSTMs, to be tried in turn."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_deploy.contract import Dim
+from lstm_deploy.lifting.recurrent import zeros_of
+from lstm_deploy.lifting.state_structure import Leaf, StatePair, children_of
+
+Structures = tuple[Any, ...]
+"""One for each argument."""
+MOST_MODULES = 4
+"""Up to this number of LSTMs, each subset of them is tried."""
+
+
+def candidates(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -> Iterator[Structures]:
+    """Structures for this number of arguments that hold the state of all, or some, of the recurrent modules."""
+    names = list(recurrent)
+    sizes = range(len(names), 0, -1) if len(names) <= MOST_MODULES else (len(names), 1)
+    for size in sizes:
+        for chosen in combinations(names, size):
+            yield from _of_modules({name: recurrent[name] for name in chosen}, arguments, batched=batched)
+
+
+def projected(module: nn.Module, arguments: int) -> Iterator[Structures]:
+    """Structures for states that forward changes by a linear layer before an LSTM gets them."""
+    widths = sorted({child.in_features for child in module.modules() if isinstance(child, nn.Linear)})
+    for width in widths:
+        for dims in (("batch", width), (1, "batch", width)):
+            yield from _alike(Leaf(dims), arguments)
+
+
+def returned_structures(returned: Any, arguments: int) -> Iterator[Structures]:
+    """Parts of what `forward` returned that it may take back as so many arguments; the last ones first."""
+    parts = [child for _, child in children_of(returned)]
+    if isinstance(returned, Tensor) or not parts:
+        return
+    for start in reversed(range(len(parts) - arguments + 1)):
+        yield tuple(parts[start : start + arguments])
+    if arguments == 1:
+        for start in range(len(parts) - 1):
+            yield (tuple(parts[start:]),)
+        for part in parts:
+            yield from returned_structures(part, 1)
+
+
+def _of_modules(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -> Iterator[Structures]:
+    for styles in _styles(recurrent.values(), batched=batched):
+        pairs = [StatePair(map(Leaf, dims)) for dims in styles]
+        hs, cs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        if len(pairs) == 1:
+            yield from _of_one(styles[0], arguments)
+            continue
+        if arguments == len(pairs):
+            yield tuple(pairs)
+        if arguments == 2 * len(pairs):
+            yield tuple(leaf for pair in pairs for leaf in pair)
+            yield (*hs, *cs)
+        if arguments == 1:
+            yield (list(pairs),)
+            yield ([leaf for pair in pairs for leaf in pair],)
+            yield (dict(zip(recurrent, pairs, strict=True)),)
+        if arguments <= 2:
+            yield from _pair_or_both(hs, cs, arguments)
+        if len({leaf.dims for pair in pairs for leaf in pair}) == 1:
+            count, dims = len(pairs), hs[0].dims
+            if arguments <= 2:
+                yield from _pair_or_both(Leaf((count, *dims)), Leaf((count, *dims)), arguments)
+            if arguments == 1:
+                yield from ((Leaf(shape),) for shape in ((2, count, *dims), (count, 2, *dims), (2 * count, *dims)))
+
+
+def _of_one(dims: Sequence[tuple[Dim, ...]], arguments: int) -> Iterator[Structures]:
+    h, c = dims
+    if arguments <= 2:
+        yield from _pair_or_both(Leaf(h), Leaf(c), arguments)
+    if arguments != 1:
+        return
+    if h == c:
+        yield (Leaf((2, *h)),)
+        if h[0] == "batch":
+            yield (Leaf(("batch", 2, *h[1:])),)
+    widths = [size for size in (h[-1], c[-1]) if isinstance(size, int)]
+    yield (Leaf((*h[:-1], sum(widths))),)
+    if isinstance(h[0], int) and len(h) == 3 and h == c:
+        yield (Leaf((2 * h[0], *h[1:])),)
+    yield (Leaf(h),)
+    yield (Leaf(c),)
+
+
+def _pair_or_both(h: Any, c: Any, arguments: int) -> Iterator[Structures]:
+    yield (StatePair((h, c)),) if arguments == 1 else (h, c)
+
+
+def _alike(leaf: Leaf, arguments: int) -> Iterator[Structures]:
+    if arguments == 1:
+        yield (leaf,)
+        yield (StatePair((leaf, leaf)),)
+    else:
+        yield (leaf,) * arguments
+
+
+def _styles(modules: Iterable[Any], *, batched: bool) -> Iterator[list[tuple[tuple[Dim, ...], tuple[Dim, ...]]]]:
+    """Shapes of `h` and `c` of each module: as PyTorch has them, without the axis of layers, and with rows first."""
+    modules = list(modules)
+    rows: tuple[Dim, ...] = ("batch",)
+    forms: list[list[tuple[tuple[Dim, ...], ...]]] = []
+    for module in modules:
+        cell = isinstance(module, nn.LSTMCell)
+        zeros = zeros_of(module, torch.empty(0), 1)
+        depth, sizes = zeros[0].shape[0], [state.shape[2] for state in zeros]
+        layered = tuple((depth, *rows, size) for size in sizes)
+        flat = tuple((*rows, size) for size in sizes) if depth == 1 else layered
+        first = tuple((*rows, depth, size) for size in sizes)
+        natural = flat if cell else layered
+        alone = tuple((depth, size) for size in sizes)
+        single = tuple((size,) for size in sizes) if depth == 1 else alone
+        unbatched = [single, alone] if cell else [alone, single]
+        forms.append([*([] if batched else unbatched), natural, layered, flat, first])
+    seen = []
+    for style in zip(*forms, strict=True):
+        if style not in seen:
+            seen.append(style)
+            yield [(dims[0], dims[1]) for dims in style]

@@ -1,0 +1,292 @@
+"""Which calls of recurrent modules begin a chain of states, and how the contract's states flow into and out of them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lstm_deploy.contract import LSTM, StateSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.calling import KEPT, State, flatten
+from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
+from lstm_deploy.lifting.probing import ModuleProbe, Recording
+from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
+from lstm_deploy.lifting.state_search import Part, find_results, parts_of
+from lstm_deploy.lifting.state_structure import Path, leaves_of, written
+
+
+class Start(NamedTuple):
+    """A call that begins a chain of states."""
+
+    path: str
+    number: int
+    """Of the call, among those of its module."""
+    prefix: str
+    """Of the names of its states in the contract."""
+    is_authored: bool
+    """Whether it starts from a state that `forward` takes."""
+    initial: State | None
+    """The learned initial state `[layers, size]`; none for zeros."""
+
+
+def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
+    """The calls that start from a state that `forward` takes, from nothing, from a constant, or from a random state.
+
+    The others start from a state that was computed from the inputs, as in a loop over time or after an encoder: it
+    changes when other inputs are run.
+    """
+    state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
+    first = probe.record(probe.sizes, seed=0, state=state)
+    other_runs = [probe.record(probe.sizes, seed=seed, state=state) for seed in (1, 2, 3, None)]
+    reseeded = probe.record(probe.sizes, seed=0, noise=1, state=state)
+    if any(run.call_counts != first.call_counts for run in (*other_runs, reseeded)):
+        raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
+    authored = {(target.path, target.number) for part in parts for target in part.targets}
+    starts: list[tuple[str, int, bool, State | None]] = []
+    for path, calls in first.calls.items():
+        for number, call in enumerate(calls):
+            if (path, number) in authored:
+                starts.append((path, number, True, None))
+            elif all(_same(call.state, run.calls[path][number].state) for run in other_runs):
+                random = not _same(call.state, reseeded.calls[path][number].state)
+                starts.append((path, number, False, None if random else _learned(call.state, path)))
+    if not starts:
+        raise LiftingError(
+            "Every LSTM of this module starts from a state that is computed from the inputs; "
+            "leave the state out of the inputs, so that it can be made explicit."
+        )
+    paths = [path for path, *_ in starts]
+    named = []
+    for index, (path, number, is_authored, initial) in enumerate(starts):
+        prefix = "" if len(starts) == 1 else path.replace(".", "_") + "_"
+        if paths.count(path) > 1:
+            prefix += f"{paths[: index + 1].count(path)}_"
+        named.append(Start(path, number, prefix, is_authored, initial))
+    check_vanishing_inputs(probe, [start for start in named if not start.is_authored])
+    return named
+
+
+def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
+    """The calls that begin a chain of states, and how the state flows; raises `LiftingError` where it cannot."""
+    parts = parts_of(probe)
+    starts = find_starts(probe, parts)
+    results = find_results(probe, parts)
+    numbers = {(start.path, start.number): index for index, start in enumerate(starts)}
+    reach = [part.targets for part in parts]
+    # A tensor that is the state of one call, and is so alone, bears the name of that; any other has the author's name.
+    alone = [index for index, targets in enumerate(reach) if len(targets) == 1 and reach.count(targets) == 1]
+    own = {target: index for index in alone for target in reach[index]}
+    names = _author_names(probe)
+    states: list[Carried] = []
+    positions: dict[int, int] = {}
+    for index, start in enumerate(starts):
+        for state, cell_state in enumerate(LSTM.states):
+            position = own.get(Target(start.path, start.number, state))
+            if position is not None:
+                positions[position] = len(states)
+                name = f"{start.prefix}{cell_state.name}"
+                states.append(_authored(probe, parts[position], results[position], name, starts))
+            elif not start.is_authored:
+                states.append(_at_port(probe, start, index, state))
+    for index, part in enumerate(parts):
+        if index not in positions:
+            positions[index] = len(states)
+            suffix = "".join(f"_{selection.index}" for selection in part.selections)
+            states.append(_authored(probe, part, results[index], names[part.leaf] + suffix, starts))
+    arguments = tuple(_source(parts, positions, leaf, ()) for leaf in range(len(names)))
+    flow = StateFlow(starts=tuple(numbers), states=tuple(states), arguments=arguments)
+    return starts, with_initial(probe, flow, parts)
+
+
+def _at_port(probe: ModuleProbe, start: Start, number: int, state: int) -> Carried:
+    """A state that is taken at the recurrent module itself."""
+    module: Any = probe.original.get_submodule(start.path)
+    layers, _, size = zeros_of(module, torch.empty(0), 1)[state].shape
+    cell_state = LSTM.states[state]
+    initial = None if start.initial is None else tuple(map(tuple, start.initial[state].tolist()))
+    spec = StateSpec(
+        name=f"{start.prefix}{cell_state.name}",
+        layers=layers,
+        size=size,
+        bounded=cell_state.is_output,
+        initial=initial,
+        module=start.path,
+    )
+    port = PortState(number, state)
+    return Carried(spec=spec, dims=(layers, "batch", size), given=port, final=port)
+
+
+def _authored(probe: ModuleProbe, part: Part, result: Path | None, name: str, starts: Sequence[Start]) -> Carried:
+    """A state that `forward` takes, in an argument or an attribute."""
+    path, root = _places(probe)[part.leaf]
+    argument = _written(path, root, part)
+    target = next(iter(part.targets)) if len(part.targets) == 1 else None
+    layers, size = layers_and_size(part.leaf_dims.dims)
+    spec = StateSpec(
+        name=name,
+        layers=layers,
+        size=size,
+        bounded=target is None or LSTM.states[target.state].is_output,
+        module=None if target is None else target.path,
+        argument=argument,
+        result="" if result is None else _written(result, None, part),
+    )
+    final = None
+    if result is None:
+        module: Any = probe.original.get_submodule(target.path) if target else None
+        if target is None or tuple(zeros_of(module, torch.empty(0), 1)[target.state].shape) != (layers, 1, size):
+            raise LiftingError(
+                f"forward takes the state {argument} and returns nothing that follows from it; return it."
+            )
+        calls = [(start.path, start.number) for start in starts]
+        final = PortState(calls.index((target.path, target.number)), target.state)
+    return Carried(
+        spec=spec,
+        dims=part.leaf_dims.dims,
+        target=target,
+        result=result,
+        selections=part.selections if result else (),
+        final=final,
+    )
+
+
+def _places(probe: ModuleProbe) -> list[tuple[Path, str]]:
+    """For each tensor of the state, the keys that lead to it in its argument, and that argument."""
+    return [(path, argument.root) for argument in probe.convention.state for path, _ in leaves_of(argument.structure)]
+
+
+def _author_names(probe: ModuleProbe) -> list[str]:
+    """A name for each tensor of the state, after its argument."""
+    names = []
+    for path, root in _places(probe):
+        words = "_".join([root.removeprefix("self."), *map(str, path)])
+        names.append(re.sub(r"\W+", "_", words).removesuffix("_in"))
+    return names
+
+
+def _written(path: Path, root: str | None, part: Part) -> str:
+    """A place in the author's words: `hidden[0]`, `self.hidden`, or `[1][0]` of what `forward` returns."""
+    if root is None and path[0] == KEPT:
+        root, path = f"self.{path[1]}", path[2:]
+    text = written(root or "", path)
+    for selection in part.selections:
+        text += f"[{', '.join([':'] * selection.axis + [str(selection.index)])}]"
+    return text or "the result"
+
+
+def _source(parts: Sequence[Part], positions: Mapping[int, int], leaf: int, path: tuple[Any, ...]) -> Stack | int:
+    """What a tensor of an argument is made from."""
+    inside = [index for index, part in enumerate(parts) if part.leaf == leaf and part.selections[: len(path)] == path]
+    if len(inside) == 1 and len(parts[inside[0]].selections) == len(path):
+        return positions[inside[0]]
+    following = sorted({parts[index].selections[len(path)] for index in inside}, key=lambda entry: entry.index)
+    return Stack(following[0].axis, tuple(_source(parts, positions, leaf, (*path, entry)) for entry in following))
+
+
+def with_initial(probe: ModuleProbe, flow: StateFlow, parts: Sequence[Part]) -> StateFlow:
+    """Set the initial values of the states that `forward` may be called without: with them it starts as without them.
+
+    Of a state that it requires, and of one that its latest call left in an attribute, that is zeros.
+    """
+    arguments = probe.convention.state
+    if probe.requires_state or any(flatten(attribute) for attribute in probe.left_behind()):
+        return flow
+    targets = {target for part in parts for target in part.targets}
+    batch = probe.sizes["batch"]
+    bare = probe.record(probe.sizes)
+    zeros = [torch.zeros(carried.spec.layers, batch, carried.spec.size) for carried in flow.states]
+    if not arguments or _start_alike(bare, probe.record(probe.sizes, state=flow.leaves(zeros)), targets):
+        return flow
+    values, states = [], []
+    for carried, zero in zip(flow.states, zeros, strict=True):
+        target = carried.target
+        start = bare.calls[target.path][target.number].state if target else None
+        initial = None
+        if target and start is not None and start[target.state].shape == zero.shape:
+            initial = _learned((start[target.state],) * 2, target.path)
+        rows = None if initial is None else tuple(map(tuple, initial[0].tolist()))
+        states.append(replace(carried, spec=replace(carried.spec, initial=rows)) if carried.target else carried)
+        values.append(zero if initial is None else initial[0].unsqueeze(1).expand_as(zero))
+    flow = replace(flow, states=tuple(states))
+    if not _start_alike(bare, probe.record(probe.sizes, state=flow.leaves(values)), targets):
+        names = " and ".join(dict.fromkeys(argument.root for argument in arguments))
+        raise LiftingError(
+            f"Without {names}, forward starts from a state that {names} cannot bring about, so the contract would have "
+            f"no initial state; make {names} a required parameter."
+        )
+    return flow
+
+
+def _start_alike(a: Recording, b: Recording, targets: Iterable[Target]) -> bool:
+    """Whether calls start from the same states in two runs; no state is zeros."""
+    for target in targets:
+        states = [run.calls[target.path][target.number].state for run in (a, b)]
+        values = [torch.zeros(()) if state is None else state[target.state] for state in states]
+        if not bool((values[0] == values[1]).all()):
+            return False
+    return True
+
+
+class NonzeroStart(TorchFunctionMode):
+    """Within the block, the zeros that a module makes are not zero, so that what acts on them is seen."""
+
+    MAKERS = ("zeros", "zeros_like", "new_zeros")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in self.MAKERS and isinstance(made, Tensor) and made.is_floating_point():
+            return made + 0.5
+        return made
+
+
+def check_vanishing_inputs(probe: ModuleProbe, starts: Sequence[Start]) -> None:
+    """Raise `LiftingError` for an input that would change what an LSTM starts from, if that were not zeros.
+
+    It would be in the contract without any effect, as the state enters at the LSTM itself.
+    """
+    if not starts:
+        return
+    base_inputs = probe.tensors(probe.sizes, 0)
+    state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
+    with NonzeroStart():
+        base = probe.record(probe.sizes, inputs=base_inputs, state=state)
+    for position, spec in enumerate(probe.inputs):
+        inputs = list(base_inputs)
+        inputs[position] = probe.tensors(probe.sizes, 1)[position]
+        with NonzeroStart():
+            other = probe.record(probe.sizes, inputs=inputs, state=state)
+        for start in starts:
+            ours, others = (_state_of(run, start) for run in (base, other))
+            if ours is not None and others is not None and not _same(ours, others):
+                raise LiftingError(
+                    f"{spec.name} acts on the state that {start.path or 'the LSTM'} starts from, which forward itself "
+                    "sets to zeros, so it would have no effect; let forward take the state (state=None) and return the "
+                    f"new one, or leave {spec.name} out."
+                )
+
+
+def _state_of(run: Recording, start: Start) -> State | None:
+    return run.calls[start.path][start.number].state
+
+
+def _same(a: State | None, b: State | None) -> bool:
+    """Whether two states are equal in every number."""
+    if a is None or b is None:
+        return a is b
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _learned(state: State | None, path: str) -> State | None:
+    """The constant `[layers, size]` that every row starts from; none if it is zeros."""
+    if state is None or all((value == 0).all() for value in state):
+        return None
+    if any((value != value[:, :1]).any() for value in state):
+        raise LiftingError(
+            f"{path or 'The LSTM'} starts each row of a batch from another constant, which a contract cannot express; "
+            "start all rows alike."
+        )
+    return state[0][:, 0], state[1][:, 0]

@@ -1,0 +1,127 @@
+"""The structure in which an author holds a state: tensors in nested tuples, lists, mappings and dataclasses."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+from torch import Tensor
+
+from lstm_deploy.contract import Dim
+
+Path = tuple[str | int, ...]
+"""Keys that lead to a tensor in nested values."""
+
+_H = re.compile(r"h|hx|h_?[0nt]|h_?in|h_?prev|h_state|hiddens?|hidden_state|hidden_h")
+_C = re.compile(r"c|cx|c_?[0nt]|c_?in|c_?prev|c_state|cells?|cell_state|hidden_c")
+
+
+class Leaf(Struct, frozen=True):
+    """Stands for a tensor of the state in a structure; `dims` is its shape, with `batch` where its rows lie."""
+
+    dims: tuple[Dim, ...]
+
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """The shape for this many rows."""
+        return tuple(batch if isinstance(dim, str) else dim for dim in self.dims)
+
+
+class StatePair(tuple[Any, ...]):
+    """`h` and `c` as a tuple that is read like a mapping or a named tuple, too: `state["h"]`, `state.cell`."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        for position, names in enumerate((_H, _C)):
+            if names.fullmatch(key.lower()):
+                return super().__getitem__(position)
+        raise KeyError(key)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and bool(_H.fullmatch(key.lower()) or _C.fullmatch(key.lower()))
+
+
+def leaves_of(structure: Any, path: Path = ()) -> list[tuple[Path, Leaf]]:
+    """The leaves of a structure, each with the keys that lead to it."""
+    if isinstance(structure, Leaf):
+        return [(path, structure)]
+    return [leaf for key, child in children_of(structure) for leaf in leaves_of(child, (*path, key))]
+
+
+def mapped(structure: Any, change: Callable[[Leaf], Any]) -> Any:
+    """The structure with `change` of each leaf in its place."""
+    if isinstance(structure, Leaf):
+        return change(structure)
+    children = children_of(structure)
+    return _rebuilt(structure, [mapped(child, change) for _, child in children]) if children else structure
+
+
+def filled(structure: Any, tensors: Iterator[Tensor]) -> Any:
+    """The structure with the next of `tensors` in the place of each leaf."""
+    return mapped(structure, lambda _: next(tensors))
+
+
+def cloned(value: Any) -> Any:
+    """A copy of a nested value with copies of its tensors."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    children = children_of(value)
+    return _rebuilt(value, [cloned(child) for _, child in children]) if children else value
+
+
+def structure_of(value: Any, wider: Any, batch: int) -> Any:
+    """The structure of a state that the author's code made for `batch` rows and, as `wider`, for more.
+
+    Raises `ValueError` where the two differ in more than that, and where there is no tensor of floats in them.
+    """
+    if isinstance(value, Tensor):
+        if not isinstance(wider, Tensor) or value.dim() != wider.dim() or not value.is_floating_point():
+            raise ValueError("not a tensor of the state")
+        varied = [axis for axis, pair in enumerate(zip(value.shape, wider.shape, strict=True)) if pair[0] != pair[1]]
+        if len(varied) > 1 or any(value.shape[axis] != batch for axis in varied):
+            raise ValueError("more than the number of rows varies")
+        return Leaf(tuple("batch" if axis in varied else size for axis, size in enumerate(value.shape)))
+    children, others = children_of(value), children_of(wider)
+    if [key for key, _ in children] != [key for key, _ in others] or (not children and value != wider):
+        raise ValueError("the structure varies")
+    inner = [structure_of(child, other, batch) for (_, child), (_, other) in zip(children, others, strict=True)]
+    return _rebuilt(value, inner) if inner else value
+
+
+def written(root: str, path: Path) -> str:
+    """How an author would write the place of a tensor, as in `state[0]` or `state["h"]`."""
+    return root + "".join(f"[{key}]" if isinstance(key, int) else f'["{key}"]' for key in path)
+
+
+def children_of(value: Any) -> list[tuple[str | int, Any]]:
+    """The parts of a nested value, each with its key; none for a tensor."""
+    if isinstance(value, Mapping):
+        return [(str(key), child) for key, child in value.items()]
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []
+
+
+def _rebuilt(value: Any, children: list[Any]) -> Any:
+    if isinstance(value, Mapping):
+        return dict(zip(value, children, strict=True))
+    if isinstance(value, StatePair):
+        return StatePair(children)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*children)
+    if isinstance(value, tuple | list):
+        return type(value)(children)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **dict(zip((f.name for f in dataclasses.fields(value)), children, strict=True))
+        )
+    return value
