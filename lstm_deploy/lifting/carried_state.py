@@ -99,6 +99,14 @@ def assembled(source: Stack | int, states: Sequence[Tensor]) -> Tensor:
     return torch.stack([assembled(part, states) for part in source.parts], source.axis)
 
 
+def taken_apart(source: Stack | int, value: Tensor) -> dict[int, Tensor]:
+    """The reverse of `assembled`: the states in a tensor, by number."""
+    if isinstance(source, int):
+        return {source: value}
+    parts = [taken_apart(part, value.select(source.axis, index)) for index, part in enumerate(source.parts)]
+    return {number: state for part in parts for number, state in part.items()}
+
+
 def selected(value: Tensor, selections: Sequence[Selection]) -> Tensor:
     """One state out of a tensor in which several are stacked."""
     for selection in selections:

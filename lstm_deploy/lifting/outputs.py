@@ -166,7 +166,7 @@ def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int
             else:
                 states[position] = torch.zeros_like(states[position])
     actual = _compare(probe, lifted, sizes, states, given)
-    if lifted.flow.arguments and not probe.requires_state and not any(map(flatten, probe.left_behind())):
+    if probe.same_without_state:
         _compare(probe, lifted, sizes, _initial_state(lifted, sizes["batch"]), None)  # as without a state
     return actual
 

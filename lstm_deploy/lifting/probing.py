@@ -50,6 +50,8 @@ class ModuleProbe:
         """Whether the module packs padded sequences."""
         self.requires_state = False
         """Whether it does not run without a state."""
+        self.same_without_state = False
+        """Whether it does without a state what it does with the contract's initial one."""
         self.least_seq = 1
         self.sizes = sizes_of(inputs, BATCH, SEQ)
 

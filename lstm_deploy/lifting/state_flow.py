@@ -1,18 +1,18 @@
 """Which calls of recurrent modules begin a chain of states, and how the contract's states flow into and out of them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from msgspec.structs import replace
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.contract import LSTM, StateSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, State, flatten
+from lstm_deploy.lifting.calling import KEPT, State
 from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
+from lstm_deploy.lifting.initial_state import learned, with_initial
 from lstm_deploy.lifting.probing import ModuleProbe, Recording
 from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
 from lstm_deploy.lifting.state_search import Part, find_results, parts_of
@@ -53,7 +53,7 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
                 starts.append((path, number, True, None))
             elif all(_same(call.state, run.calls[path][number].state) for run in other_runs):
                 random = not _same(call.state, reseeded.calls[path][number].state)
-                starts.append((path, number, False, None if random else _learned(call.state, path)))
+                starts.append((path, number, False, None if random else learned(call.state, path)))
     if not starts:
         raise LiftingError(
             "Every LSTM of this module starts from a state that is computed from the inputs; "
@@ -99,7 +99,7 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
             states.append(_authored(probe, part, results[index], names[part.leaf] + suffix, starts))
     arguments = tuple(_source(parts, positions, leaf, ()) for leaf in range(len(names)))
     flow = StateFlow(starts=tuple(numbers), states=tuple(states), arguments=arguments)
-    return starts, with_initial(probe, flow, parts)
+    return starts, with_initial(probe, flow)
 
 
 def _at_port(probe: ModuleProbe, start: Start, number: int, state: int) -> Carried:
@@ -187,50 +187,6 @@ def _source(parts: Sequence[Part], positions: Mapping[int, int], leaf: int, path
     return Stack(following[0].axis, tuple(_source(parts, positions, leaf, (*path, entry)) for entry in following))
 
 
-def with_initial(probe: ModuleProbe, flow: StateFlow, parts: Sequence[Part]) -> StateFlow:
-    """Set the initial values of the states that `forward` may be called without: with them it starts as without them.
-
-    Of a state that it requires, and of one that its latest call left in an attribute, that is zeros.
-    """
-    arguments = probe.convention.state
-    if probe.requires_state or any(flatten(attribute) for attribute in probe.left_behind()):
-        return flow
-    targets = {target for part in parts for target in part.targets}
-    batch = probe.sizes["batch"]
-    bare = probe.record(probe.sizes)
-    zeros = [torch.zeros(carried.spec.layers, batch, carried.spec.size) for carried in flow.states]
-    if not arguments or _start_alike(bare, probe.record(probe.sizes, state=flow.leaves(zeros)), targets):
-        return flow
-    values, states = [], []
-    for carried, zero in zip(flow.states, zeros, strict=True):
-        target = carried.target
-        start = bare.calls[target.path][target.number].state if target else None
-        initial = None
-        if target and start is not None and start[target.state].shape == zero.shape:
-            initial = _learned((start[target.state],) * 2, target.path)
-        rows = None if initial is None else tuple(map(tuple, initial[0].tolist()))
-        states.append(replace(carried, spec=replace(carried.spec, initial=rows)) if carried.target else carried)
-        values.append(zero if initial is None else initial[0].unsqueeze(1).expand_as(zero))
-    flow = replace(flow, states=tuple(states))
-    if not _start_alike(bare, probe.record(probe.sizes, state=flow.leaves(values)), targets):
-        names = " and ".join(dict.fromkeys(argument.root for argument in arguments))
-        raise LiftingError(
-            f"Without {names}, forward starts from a state that {names} cannot bring about, so the contract would have "
-            f"no initial state; make {names} a required parameter."
-        )
-    return flow
-
-
-def _start_alike(a: Recording, b: Recording, targets: Iterable[Target]) -> bool:
-    """Whether calls start from the same states in two runs; no state is zeros."""
-    for target in targets:
-        states = [run.calls[target.path][target.number].state for run in (a, b)]
-        values = [torch.zeros(()) if state is None else state[target.state] for state in states]
-        if not bool((values[0] == values[1]).all()):
-            return False
-    return True
-
-
 class NonzeroStart(TorchFunctionMode):
     """Within the block, the zeros that a module makes are not zero, so that what acts on them is seen."""
 
@@ -278,15 +234,3 @@ def _same(a: State | None, b: State | None) -> bool:
     if a is None or b is None:
         return a is b
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _learned(state: State | None, path: str) -> State | None:
-    """The constant `[layers, size]` that every row starts from; none if it is zeros."""
-    if state is None or all((value == 0).all() for value in state):
-        return None
-    if any((value != value[:, :1]).any() for value in state):
-        raise LiftingError(
-            f"{path or 'The LSTM'} starts each row of a batch from another constant, which a contract cannot express; "
-            "start all rows alike."
-        )
-    return state[0][:, 0], state[1][:, 0]

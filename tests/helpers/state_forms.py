@@ -1,0 +1,448 @@
+"""Modules whose `forward` takes, returns or keeps a state, in the forms in which their authors write them.
+
+Each has `first(rows)`, the author's own initial state as keyword arguments of `forward`, and `following(returned)`, the
+arguments of the next call.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+SEQUENCE = {"x": "float32[batch,seq,3]"}
+STEP = {"x": "float32[batch,3]"}
+FLAGGED = {"x": "float32[batch,seq,3]", "done": "float32[batch]"}
+
+
+class Recurrent(nn.Module):
+    """An LSTM and a linear layer."""
+
+    inputs = SEQUENCE
+    states = ("h_in", "c_in")
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 8, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def zeros(self, rows):
+        return torch.zeros(1, rows, 8), torch.zeros(1, rows, 8)
+
+    def first(self, rows):
+        return {}
+
+    def following(self, returned):
+        return {"state": returned[1]}
+
+
+class ResetsRows(Recurrent):
+    """As recurrent policies do: the state of rows that are done is set to zeros before the LSTM."""
+
+    inputs = FLAGGED
+
+    def forward(self, x, done, state=None):
+        h, c = self.zeros(len(x)) if state is None else state
+        keep = (1.0 - done).view(1, -1, 1)
+        y, state = self.lstm(x, (h * keep, c * keep))
+        return self.head(y), state
+
+
+class ClipsReturned(Recurrent):
+    def forward(self, x, h, c):
+        y, (h, c) = self.lstm(x, (h, c))
+        return self.head(y), h.clamp(-0.05, 0.05), c.clamp(-0.05, 0.05)
+
+    def first(self, rows):
+        return dict(zip("hc", self.zeros(rows), strict=True))
+
+    def following(self, returned):
+        return {"h": returned[1], "c": returned[2]}
+
+
+class ScalesGiven(Recurrent):
+    def forward(self, x, state=None):
+        h, c = self.zeros(x.shape[0]) if state is None else state
+        y, state = self.lstm(x, (h * 0.5, torch.tanh(c)))
+        return self.head(y), state
+
+
+class ProjectsGiven(Recurrent):
+    """The state is of another size than the LSTM's."""
+
+    states = ("h_in",)
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.back = nn.Linear(16, 8), nn.Linear(8, 16)
+
+    def forward(self, x, memory):
+        h = self.into(memory).unsqueeze(0)
+        y, (h, _) = self.lstm(x, (h, torch.zeros_like(h)))
+        return self.head(y), self.back(h[0])
+
+    def first(self, rows):
+        return {"memory": torch.zeros(rows, 16)}
+
+    def following(self, returned):
+        return {"memory": returned[1]}
+
+
+class Stacked(Recurrent):
+    """`h` and `c` in one tensor."""
+
+    def forward(self, x, state):
+        y, (h, c) = self.lstm(x, (state[0], state[1]))
+        return self.head(y), torch.stack([h, c])
+
+    def first(self, rows):
+        return {"state": torch.stack(self.zeros(rows))}
+
+
+class Concatenated(Recurrent):
+    """`h` and `c` side by side in one tensor, without an axis of layers."""
+
+    states = ("hx_in",)
+
+    def forward(self, x, hx):
+        h, c = (part.unsqueeze(0).contiguous() for part in hx.chunk(2, -1))
+        y, (h, c) = self.lstm(x, (h, c))
+        return self.head(y), torch.cat([h, c], -1)[0]
+
+    def first(self, rows):
+        return {"hx": torch.zeros(rows, 16)}
+
+    def following(self, returned):
+        return {"hx": returned[1]}
+
+
+class RowsFirst(Recurrent):
+    def forward(self, x, h, c):
+        y, (h, c) = self.lstm(x, (h.transpose(0, 1).contiguous(), c.transpose(0, 1).contiguous()))
+        return self.head(y), h.transpose(0, 1), c.transpose(0, 1)
+
+    def first(self, rows):
+        return {"h": torch.zeros(rows, 1, 8), "c": torch.zeros(rows, 1, 8)}
+
+    def following(self, returned):
+        return {"h": returned[1], "c": returned[2]}
+
+
+class Pair(NamedTuple):
+    h: Tensor
+    c: Tensor
+
+
+class NamedPair(Recurrent):
+    def forward(self, x, state: Pair):
+        y, (h, c) = self.lstm(x, (state.h, state.c))
+        return self.head(y), Pair(h, c)
+
+    def first(self, rows):
+        return {"state": Pair(*self.zeros(rows))}
+
+
+class DictOfBoth(Recurrent):
+    def forward(self, x, state=None):
+        state = state or dict(zip(("hidden", "cell"), self.zeros(x.size(0)), strict=True))
+        y, (h, c) = self.lstm(x, (state["hidden"], state["cell"]))
+        return {"logits": self.head(y), "state": {"hidden": h, "cell": c}}
+
+    def following(self, returned):
+        return {"state": returned["state"]}
+
+
+@dataclass
+class Memory:
+    hidden: Tensor
+    cell: Tensor
+
+
+class DataclassPair(Recurrent):
+    def forward(self, x, memory=None):
+        memory = memory or Memory(*self.zeros(x.size(0)))
+        y, (h, c) = self.lstm(x, (memory.hidden, memory.cell))
+        return self.head(y), (h, c)
+
+    def following(self, returned):
+        return {"memory": Memory(*returned[1])}
+
+
+class StateComesFirst(Recurrent):
+    def forward(self, x, hx=None):
+        y, hx = self.lstm(x, hx)
+        return hx, self.head(y)
+
+    def following(self, returned):
+        return {"hx": returned[0]}
+
+
+class HiddenAlone(Recurrent):
+    """The cell state starts from zeros at each call: it is no state of this module."""
+
+    states = ("h_in",)
+
+    def forward(self, x, h):
+        y, (h, _) = self.lstm(x, (h, torch.zeros_like(h)))
+        return self.head(y), h
+
+    def first(self, rows):
+        return {"h": torch.zeros(1, rows, 8)}
+
+    def following(self, returned):
+        return {"h": returned[1]}
+
+
+class LearnedStart(Recurrent):
+    """Without a state it starts from learned values."""
+
+    def __init__(self):
+        super().__init__()
+        self.h0, self.c0 = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x, state=None):
+        if state is None:
+            state = tuple(value.expand(-1, x.size(0), -1).contiguous() for value in (self.h0, self.c0))
+        y, state = self.lstm(x, state)
+        return self.head(y), state
+
+
+class MakesLearnedStart(Recurrent):
+    """It requires a state, and a method makes that which a sequence begins with."""
+
+    def __init__(self):
+        super().__init__()
+        self.h0, self.c0 = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+
+    def init_hidden(self, batch_size):
+        return {"h": self.h0.repeat(1, batch_size, 1), "c": self.c0.repeat(1, batch_size, 1)}
+
+    def forward(self, x, state):
+        y, (h, c) = self.lstm(x, (state["h"], state["c"]))
+        return self.head(y), {"h": h, "c": c}
+
+    def first(self, rows):
+        return {"state": self.init_hidden(rows)}
+
+
+class Cell(nn.Module):
+    """One step a call."""
+
+    inputs = STEP
+    states = ("h_in", "c_in")
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x, h, c):
+        h, c = self.cell(x, (h, c))
+        return self.head(h), h, c
+
+    def first(self, rows):
+        return {"h": torch.zeros(rows, 5), "c": torch.zeros(rows, 5)}
+
+    def following(self, returned):
+        return {"h": returned[1], "c": returned[2]}
+
+
+class CellReturnsItsHidden(Cell):
+    def forward(self, x, hx=None):
+        h, c = self.cell(x, hx)
+        return h, (h, c)
+
+    def first(self, rows):
+        return {}
+
+    def following(self, returned):
+        return {"hx": returned[1]}
+
+
+class Cells(nn.Module):
+    """A list with a pair for each cell."""
+
+    inputs = STEP
+    states = ("cells_0_h_in", "cells_0_c_in", "cells_1_h_in", "cells_1_c_in")
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList([nn.LSTMCell(3, 5), nn.LSTMCell(5, 5)])
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x, state):
+        after = []
+        for cell, pair in zip(self.cells, state, strict=True):
+            x, c = cell(x, pair)
+            after.append((x, c))
+        return self.head(x), after
+
+    def first(self, rows):
+        return {"state": [(torch.zeros(rows, 5), torch.zeros(rows, 5)) for _ in self.cells]}
+
+    def following(self, returned):
+        return {"state": returned[1]}
+
+
+class CellsInTensors(Cells):
+    """One tensor with `h` of all cells, one with `c`."""
+
+    def forward(self, x, h, c):
+        _, after = super().forward(x, list(zip(h, c, strict=True)))
+        return self.head(after[-1][0]), torch.stack([h for h, _ in after]), torch.stack([c for _, c in after])
+
+    def first(self, rows):
+        return {"h": torch.zeros(2, rows, 5), "c": torch.zeros(2, rows, 5)}
+
+    def following(self, returned):
+        return {"h": returned[1], "c": returned[2]}
+
+
+class CellsInOneTensor(Cells):
+    def forward(self, x, state):
+        y, after = super().forward(x, list(zip(state[0], state[1], strict=True)))
+        return y, torch.stack([torch.stack([h for h, _ in after]), torch.stack([c for _, c in after])])
+
+    def first(self, rows):
+        return {"state": torch.zeros(2, 2, rows, 5)}
+
+
+class TwoLSTMs(nn.Module):
+    """The states one by one, and returned in another order."""
+
+    inputs = SEQUENCE
+    states = ("low_h_in", "low_c_in", "top_h_in", "top_c_in")
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.top = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, 2, batch_first=True)
+
+    def forward(self, x, h1, c1, h2, c2):
+        x, (h1, c1) = self.low(x, (h1, c1))
+        x, (h2, c2) = self.top(x, (h2, c2))
+        return x, h1, h2, c1, c2
+
+    def first(self, rows):
+        return {name: torch.zeros(layers, rows, 4) for name, layers in (("h1", 1), ("c1", 1), ("h2", 2), ("c2", 2))}
+
+    def following(self, returned):
+        return dict(zip(("h1", "h2", "c1", "c2"), returned[1:], strict=True))
+
+
+class TwoOptionalPairs(TwoLSTMs):
+    def forward(self, x, hidden1=None, hidden2=None):
+        x, hidden1 = self.low(x, hidden1)
+        x, hidden2 = self.top(x, hidden2)
+        return x, (hidden1, hidden2)
+
+    def first(self, rows):
+        return {}
+
+    def following(self, returned):
+        return dict(zip(("hidden1", "hidden2"), returned[1], strict=True))
+
+
+class StateOfOneOfTwo(TwoOptionalPairs):
+    """The first LSTM starts anew at each call: its state is made explicit at the LSTM itself."""
+
+    def forward(self, x, hidden=None):
+        x, _ = self.low(x)
+        x, hidden = self.top(x, hidden)
+        return x, hidden
+
+    def following(self, returned):
+        return {"hidden": returned[1]}
+
+
+class NeverCallsOne(nn.Module):
+    """An LSTM that is not called has no state."""
+
+    inputs = SEQUENCE
+    states = ("h_in", "c_in")
+
+    def __init__(self):
+        super().__init__()
+        self.actor, self.critic = nn.LSTM(3, 4, batch_first=True), nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, h, c):
+        x, (h, c) = self.actor(x, (h, c))
+        return x, h, c
+
+    def first(self, rows):
+        return {"h": torch.zeros(1, rows, 4), "c": torch.zeros(1, rows, 4)}
+
+    def following(self, returned):
+        return {"h": returned[1], "c": returned[2]}
+
+
+class Keeps(Recurrent):
+    """Keeps its state as an attribute; the first call starts from zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = None
+
+    def forward(self, x):
+        y, hidden = self.lstm(x, self.hidden)
+        self.hidden = tuple(value.detach() for value in hidden)
+        return self.head(y)
+
+    def following(self, returned):
+        return {}
+
+
+class KeepsOfOneRow(Keeps):
+    """Two attributes, made for one row."""
+
+    def __init__(self):
+        super().__init__()
+        self.h, self.c = self.zeros(1)
+
+    def forward(self, x):
+        y, (h, c) = self.lstm(x, (self.h * 0.9, self.c))
+        self.h, self.c = h.detach().clamp(-0.1, 0.1), c.detach()
+        return self.head(y)
+
+
+class KeepsInBuffers(Keeps):
+    """Buffers that are written in place."""
+
+    def __init__(self):
+        super().__init__()
+        del self.hidden
+        self.register_buffer("h", torch.zeros(1, 1, 8))
+        self.register_buffer("c", torch.zeros(1, 1, 8))
+
+    def forward(self, x):
+        y, (h, c) = self.lstm(x, (self.h, self.c))
+        self.h.copy_(h)
+        self.c[...] = c
+        return self.head(y)
+
+
+TAKEN = [
+    ResetsRows,
+    ClipsReturned,
+    ScalesGiven,
+    ProjectsGiven,
+    Stacked,
+    Concatenated,
+    RowsFirst,
+    NamedPair,
+    DictOfBoth,
+    DataclassPair,
+    StateComesFirst,
+    HiddenAlone,
+    LearnedStart,
+    MakesLearnedStart,
+    Cell,
+    CellReturnsItsHidden,
+    Cells,
+    CellsInTensors,
+    CellsInOneTensor,
+    TwoLSTMs,
+    TwoOptionalPairs,
+    StateOfOneOfTwo,
+    NeverCallsOne,
+]
+KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers]

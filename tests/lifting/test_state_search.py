@@ -1,0 +1,180 @@
+"""States that an author's `forward` takes and returns, or keeps: held against the author's own calls, one by one."""
+
+import modules
+import pytest
+import state_forms
+import torch
+from torch import nn
+
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.calling import flatten
+from lstm_deploy.lifting.lifting import lift
+
+CALLS, ROWS = 5, 3
+
+
+def lifted_of(make, **options):
+    torch.manual_seed(0)
+    module = make().eval()
+    return module, lift(module, [TensorSpec.parse(text, name) for name, text in module.inputs.items()], **options)
+
+
+def inputs_of(signature, seed):
+    """Sequences of other lengths at each call; a flag for each row is 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"batch": signature.fixed_size("batch") or ROWS, "seq": 1 + seed % 3}
+    return [
+        torch.randint(0, 2, spec.sized(sizes), generator=generator).float()
+        if spec.shape == ("batch",)
+        else torch.randn(spec.sized(sizes), generator=generator)
+        for spec in signature.inputs
+    ]
+
+
+def carried(lifted):
+    """The first output of some calls, each given the state that the one before gave."""
+    signature = lifted.signature
+    rows = signature.fixed_size("batch") or ROWS
+    states = [torch.from_numpy(value) for value in signature.initial_state(rows).values()]
+    for number in range(CALLS):
+        outputs = lifted(*inputs_of(signature, number), *states)
+        states = outputs[len(signature.outputs) :]
+        yield outputs[0]
+
+
+def same(a, b):
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", state_forms.TAKEN)
+def test_a_state_goes_in_and_comes_out_where_the_author_has_it(make):
+    module, lifted = lifted_of(make)
+    signature = lifted.signature
+    assert tuple(spec.name for spec in signature.state_inputs) == make.states
+    assert all(spec.shape[1] == "batch" for spec in signature.state_inputs)
+    if make is state_forms.StateOfOneOfTwo:  # its first LSTM starts anew at each call of the author's
+        assert [bool(spec.argument) for spec in signature.states] == [False, False, True, True]
+        return
+    assert all(spec.argument and spec.result for spec in signature.states)
+    arguments = module.first(ROWS)
+    with torch.no_grad():
+        for number, y in enumerate(carried(lifted)):
+            returned = module(*inputs_of(signature, number), **arguments)
+            arguments = module.following(returned)
+            assert any(same(y, value) for _, value in flatten(returned))
+
+
+@pytest.mark.parametrize("make", state_forms.KEPT)
+def test_a_state_that_is_kept_on_the_module_is_carried(make):
+    module, lifted = lifted_of(make)
+    assert lifted.signature.state_policy == "carry"
+    assert "self." in lifted.signature.states[0].argument
+    assert any("keeps its state" in note for note in lifted.notes)
+    with torch.no_grad():
+        rows = 1 if make is state_forms.KeepsInBuffers or make is state_forms.KeepsOfOneRow else ROWS
+        states = [torch.from_numpy(value) for value in lifted.signature.initial_state(rows).values()]
+        for number in range(CALLS):
+            x = torch.randn(rows, 1 + number, 3)
+            y, *states = lifted(x, *states)
+            assert same(module(x), y)
+
+
+def test_what_the_last_call_left_behind_is_not_the_initial_state():
+    torch.manual_seed(0)
+    module = state_forms.KeepsOfOneRow().eval()
+    module(torch.randn(1, 4, 3))
+    lifted = lift(module, [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert all(spec.initial is None for spec in lifted.signature.states)
+    assert "starts from zeros" in lifted.notes[0]
+    assert module.h.any(), "the module itself is left as it was"
+
+
+def test_an_attribute_that_nothing_starts_from_is_no_state():
+    class Remembers(modules.OneLSTM):
+        def forward(self, x):
+            y, self.last = self.lstm(x)
+            return y
+
+    torch.manual_seed(0)
+    lifted = lift(Remembers().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert lifted.signature.states == ()
+    assert lifted.signature.state_policy == "reset"
+
+
+def test_an_input_that_could_only_act_on_zeros_is_refused_by_name():
+    class Masks(modules.OneLSTM):
+        def forward(self, x, done):
+            h = torch.zeros(1, x.size(0), 4) * (1 - done).view(1, -1, 1)
+            return self.lstm(x, (h, h))[0]
+
+    specs = [TensorSpec.parse("x:float32[batch,seq,3]"), TensorSpec.parse("done:float32[batch]")]
+    with pytest.raises(LiftingError, match="done acts on the state"):
+        lift(Masks().eval(), specs)
+
+
+def test_a_state_that_is_not_returned_comes_out_of_the_lstm():
+    class TakesOnly(modules.OneLSTM):
+        def forward(self, x, state=None):
+            return self.lstm(x, state)[0]
+
+    torch.manual_seed(0)
+    module = TakesOnly().eval()
+    lifted = lift(module, [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert [(spec.argument, spec.result) for spec in lifted.signature.states] == [("state[0]", ""), ("state[1]", "")]
+    x, h, c = torch.randn(2, 5, 3), torch.randn(1, 2, 4), torch.randn(1, 2, 4)
+    with torch.no_grad():
+        expected = module.lstm(x, (h, c))
+        y, h_out, c_out = lifted(x, h, c)
+    assert same(y, expected[0])
+    assert same(h_out, expected[1][0])
+    assert same(c_out, expected[1][1])
+
+
+@pytest.mark.parametrize(
+    ("text", "batch_first"),
+    [("1,seq,3", True), ("3,seq,3", True), ("1,1,3", True), ("seq,3", False)],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_required_state_has_as_many_rows_as_the_inputs(text, batch_first, apart):
+    class Apart(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 10, batch_first=batch_first)
+
+        def forward(self, x, h, c):
+            x, (h, c) = self.lstm(x, (h, c))
+            return x, h, c
+
+    class Together(Apart):
+        def forward(self, x, hidden):
+            return self.lstm(x, hidden)
+
+    lifted = lift((Apart if apart else Together)().eval(), [TensorSpec.parse(f"x:float32[{text}]")])
+    rows = 3 if text.startswith("3") else 1
+    assert [spec.shape for spec in lifted.signature.state_inputs] == [(1, rows, 10)] * 2
+    assert lifted.author is not None
+
+
+def test_a_required_argument_that_is_no_state_is_named():
+    class Needs(modules.OneLSTM):
+        def forward(self, x, speaker, state):
+            y, state = self.lstm(x + speaker, state)
+            return y, state
+
+    with pytest.raises(LiftingError, match="forward also needs speaker"):
+        lift(Needs().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+
+
+@pytest.mark.parametrize("make", [state_forms.ResetsRows, state_forms.CellsInOneTensor])
+def test_a_state_in_the_batch_first_layout_is_the_same_state(make):
+    _, lifted = lifted_of(make)
+    _, other = lifted_of(make, state_layout="batch-first")
+    inputs = inputs_of(lifted.signature, 1)
+    states = [torch.randn(spec.sized({"batch": ROWS})) for spec in lifted.signature.state_inputs]
+    with torch.no_grad():
+        ours = lifted(*inputs, *states)
+        others = other(*inputs, *(state.transpose(0, 1) for state in states))
+    count = len(lifted.signature.outputs)
+    assert all(same(a, b) for a, b in zip(ours[:count], others[:count], strict=True))
+    assert all(same(a, b.transpose(0, 1)) for a, b in zip(ours[count:], others[count:], strict=True))
