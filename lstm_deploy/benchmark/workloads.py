@@ -93,7 +93,7 @@ class ArtifactWorkload:
         check_streams(self.runtime.signature)
         stream = StateStream(self.runtime, case.batch)
         name = stream.signature.inputs[0].name
-        steps = [row[name].squeeze(stream.time_axis) for row in rows]
+        steps = [row[name].reshape(stream.row_shape) for row in rows]
 
         def outputs() -> Array:
             stream.reset()

@@ -38,6 +38,7 @@ class Call(NamedTuple):
     """`[layers, batch, size]` each; none where the caller passed none."""
     packed: bool
     batch: int
+    steps: int
 
 
 class Calls:
@@ -82,7 +83,7 @@ class StatefulLSTM(nn.LSTM):
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
         if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
+            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0]), steps=len(input.batch_sizes)))
             return super().forward(input, hx)
         lengths = input.lengths if isinstance(input, PaddedSequence) else None
         x = input.data if isinstance(input, PaddedSequence) else input
@@ -91,8 +92,8 @@ class StatefulLSTM(nn.LSTM):
         if not batched:
             x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        batch = x.shape[batch_axis]
-        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
+        batch, steps = x.shape[batch_axis], x.shape[1 - batch_axis]
+        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch, steps=steps))
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
@@ -123,7 +124,7 @@ class StatefulCell(nn.LSTMCell):
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
+        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0], steps=1))
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))

@@ -41,7 +41,11 @@ class Stream:
         raise NotImplementedError
 
     def feed(self, x: ArrayLike) -> Array:
-        """Several steps in one call: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`."""
+        """Several steps: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`.
+
+        Where a call of the model is one step, as many calls. Time is the axis that the model has for it; else the one
+        after the rows, or the first where a model has no axis of rows.
+        """
         raise NotImplementedError
 
     def initial_state(self, batch: int) -> Outputs:
@@ -137,19 +141,18 @@ class StateStream(Stream):
         signature = runtime.signature
         if signature.streaming == "none":
             raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
-        time_axis = _time_axis(signature)
-        if len(signature.inputs) != 1 or time_axis is None:
+        if len(signature.inputs) != 1 or not (signature.one_step or "seq" in signature.inputs[0].shape):
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
-        self.signature, self.batch, self.time_axis = signature, check_batch(batch), time_axis
+        self.signature, self.batch = signature, _check_rows(signature, batch)
         self._batch_axis, self._state_specs = signature.batch_axis_of_state, signature.state_inputs
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan
         self.recurrence = runtime.recur(batch, 1)  # its buffers always hold the present state
         x, y = self.recurrence.inputs[self._spec.name], self.recurrence.outputs[signature.outputs[0].name]
-        row = x.squeeze(time_axis)  # a view, as the next
-        self._y = y.squeeze(_y_time_axis(signature, time_axis))
+        self._row_spec, self._time_axis = _without_time(signature, self._spec)
+        y_spec, self._y_time_axis = _without_time(signature, signature.outputs[0])
+        row = x.squeeze(self._time_axis) if self._row_spec is not self._spec else x  # a view, as the next
+        self._y = y.squeeze(self._y_time_axis) if y_spec is not signature.outputs[0] else y
         self.row_shape, self.row_dtype = row.shape, row.dtype
-        dims = self._spec.shape
-        self._row_spec = replace(self._spec, shape=dims[:time_axis] + dims[time_axis + 1 :])
         # Everything a step needs, in one place: each attribute that it looks up is a cache miss after each run.
         validity = range_check(x.reshape(-1), self._spec, allow_nan)
         self._step_needs = (self.row_dtype, self.row_shape, row, *validity, self.recurrence.step, self._y)
@@ -173,6 +176,11 @@ class StateStream(Stream):
         return out
 
     def feed(self, x: ArrayLike) -> Array:
+        if self.signature.one_step:
+            dims, axis = self._row_spec.shape, self._time_axis
+            spec = replace(self._row_spec, shape=(*dims[:axis], "seq", *dims[axis:]))
+            x = checked(x, spec, {"batch": self.batch}, allow_nan=self._allow_nan)
+            return np.stack([self.step(row) for row in np.moveaxis(x, axis, 0)], axis=self._y_time_axis)
         x = checked(x, self._spec, {"batch": self.batch}, allow_nan=self._allow_nan)
         outputs = self._runtime.run({self._spec.name: x, **self.state})
         self.state = self.signature.next_state(outputs)
@@ -246,20 +254,21 @@ class WindowStream(Stream):
         self._rows, self._seen = state["rows"].copy(), state["seen"].copy()
 
 
-def _time_axis(signature: Signature) -> int | None:
-    """The axis of time of the first input, also where a call takes one step only; none if it has none."""
-    shape = signature.inputs[0].shape
-    if "seq" in shape:
-        return shape.index("seq")
-    return shape.index(1) if signature.fixed_size("seq") == 1 and 1 in shape else None
+def _without_time(signature: Signature, spec: TensorSpec) -> tuple[TensorSpec, int]:
+    """An input or output of one step, without its axis of time, and where that axis is, or is put for several steps."""
+    axis, dims = signature.time_axis(spec), spec.shape
+    if axis is None:
+        return spec, dims.index("batch") + 1 if "batch" in dims else 0
+    return replace(spec, shape=dims[:axis] + dims[axis + 1 :]), axis
 
 
-def _y_time_axis(signature: Signature, time_axis: int) -> tuple[int, ...]:
-    """The axis of time of the first output; none if it is of the last step only."""
-    x, y = signature.inputs[0].shape, signature.outputs[0].shape
-    if "seq" in y:
-        return (y.index("seq"),)
-    return (time_axis,) if len(x) == len(y) and y[time_axis] == 1 else ()
+def _check_rows(signature: Signature, batch: int) -> int:
+    """`check_batch`; a model of a fixed number of rows is streamed with these."""
+    batch = check_batch(batch)
+    rows = signature.fixed_size("batch") or batch
+    if batch not in (1, rows):
+        raise InputError(f"A call of this model has {rows} row(s), so a stream cannot have {batch}; leave batch out.")
+    return rows
 
 
 def _into(out: Array | None, y: Array) -> Array:

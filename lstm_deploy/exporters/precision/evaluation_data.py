@@ -230,5 +230,6 @@ def _drawn(signature: Signature) -> EvaluationData:
     """Inputs as the contract describes them, chained where the state can be carried."""
     rng = np.random.default_rng(7)
     sizes = signature.clamp(sizes_of(signature.inputs, DRAWN_ROWS, DRAWN_STEPS))
-    calls = tuple(sample_inputs(signature.inputs, sizes, rng) for _ in range(DRAWN_CALLS))
+    count = DRAWN_CALLS * (DRAWN_STEPS if signature.one_step else 1)
+    calls = tuple(sample_inputs(signature.inputs, sizes, rng) for _ in range(count))
     return EvaluationData("inputs drawn at random", "", calls, (), carries_state=signature.streaming != "none")
