@@ -37,11 +37,17 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
             return "none", f"{recurrent.module or 'the LSTM'} is bidirectional: its first output needs the last input"
     one_step = signature.fixed_size("seq") == 1
     specs = declared if one_step else signature.inputs  # a loop over time runs at any length here
-    if not any("seq" in spec.shape for spec in specs):
-        if takes_one_step(lifted):
-            return _measure_single_steps(lifted)
-        reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")
-        return "none", f"the number of steps is fixed{reason}"
+    if any("seq" in spec.shape for spec in specs):
+        return _measure_chunks(lifted, specs, one_step=one_step)
+    if takes_one_step(lifted):
+        return _measure_single_steps(lifted)
+    reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")
+    return "none", f"the number of steps is fixed{reason}"
+
+
+def _measure_chunks(lifted: Lifted, specs: Sequence[TensorSpec], *, one_step: bool) -> tuple[Streaming, str]:
+    """`measure_streaming` where a sequence can be cut: along `seq` of `specs`, into single steps with `one_step`."""
+    signature = lifted.signature
     # The last chunk is short: over many steps an LSTM forgets what was wrong at the cut before them.
     chunks = (1,) * 40 if one_step else (3, 1, many_steps(lifted), 3)
     sizes = signature.clamp(sizes_of(specs, BATCH, sum(chunks))) | {"seq": sum(chunks)}
