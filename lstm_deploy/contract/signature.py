@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from lstm_deploy.contract.cells import LSTM, Cell, CellState
@@ -190,6 +190,17 @@ class Signature(Struct, frozen=True, kw_only=True):
         if (given := self.time_axis(x)) is not None:
             return given if len(shape) >= len(x.shape) and shape[given] == 1 else None
         return shape.index(1) if self.one_step and len(shape) == 3 and 1 in shape[:2] else None
+
+    def over_time(self, spec: TensorSpec) -> TensorSpec:
+        """An input or output of several steps: its axis of time is `seq`, after the rows where it has none of its own.
+
+        Where no axis is called `batch` either, that of time comes first.
+        """
+        axis, shape = self.time_axis(spec), spec.shape
+        if axis is not None:
+            return structs.replace(spec, shape=(*shape[:axis], "seq", *shape[axis + 1 :]))
+        axis = shape.index("batch") + 1 if "batch" in shape else 0
+        return structs.replace(spec, shape=(*shape[:axis], "seq", *shape[axis:]))
 
     def clamp(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Adapt sizes of dimensions to the network: fixed ones to their only size, seq to at least `least_seq`."""

@@ -148,11 +148,12 @@ class StateStream(Stream):
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan
         self.recurrence = runtime.recur(batch, 1)  # its buffers always hold the present state
         x, y = self.recurrence.inputs[self._spec.name], self.recurrence.outputs[signature.outputs[0].name]
-        self._row_spec, self._time_axis = _without_time(signature, self._spec)
-        y_spec, self._y_time_axis = _without_time(signature, signature.outputs[0])
-        row = x.squeeze(self._time_axis) if self._row_spec is not self._spec else x  # a view, as the next
-        self._y = y.squeeze(self._y_time_axis) if y_spec is not signature.outputs[0] else y
+        self._over_time = signature.over_time(self._spec)
+        row = _one_step(x, signature.time_axis(self._spec))  # a view, as the next
+        self._y = _one_step(y, signature.time_axis(signature.outputs[0]))
         self.row_shape, self.row_dtype = row.shape, row.dtype
+        dims = tuple(dim for dim in self._over_time.shape if dim != "seq")
+        self._row_spec = replace(self._spec, shape=dims)
         # Everything a step needs, in one place: each attribute that it looks up is a cache miss after each run.
         validity = range_check(x.reshape(-1), self._spec, allow_nan)
         self._step_needs = (self.row_dtype, self.row_shape, row, *validity, self.recurrence.step, self._y)
@@ -176,12 +177,11 @@ class StateStream(Stream):
         return out
 
     def feed(self, x: ArrayLike) -> Array:
+        x = checked(x, self._over_time, {"batch": self.batch}, allow_nan=self._allow_nan)
         if self.signature.one_step:
-            dims, axis = self._row_spec.shape, self._time_axis
-            spec = replace(self._row_spec, shape=(*dims[:axis], "seq", *dims[axis:]))
-            x = checked(x, spec, {"batch": self.batch}, allow_nan=self._allow_nan)
-            return np.stack([self.step(row) for row in np.moveaxis(x, axis, 0)], axis=self._y_time_axis)
-        x = checked(x, self._spec, {"batch": self.batch}, allow_nan=self._allow_nan)
+            y = self.signature.over_time(self.signature.outputs[0])
+            steps = np.moveaxis(x, self._over_time.shape.index("seq"), 0)
+            return np.stack([self.step(row) for row in steps], axis=y.shape.index("seq"))
         outputs = self._runtime.run({self._spec.name: x, **self.state})
         self.state = self.signature.next_state(outputs)
         return outputs[self.signature.outputs[0].name]
@@ -254,12 +254,9 @@ class WindowStream(Stream):
         self._rows, self._seen = state["rows"].copy(), state["seen"].copy()
 
 
-def _without_time(signature: Signature, spec: TensorSpec) -> tuple[TensorSpec, int]:
-    """An input or output of one step, without its axis of time, and where that axis is, or is put for several steps."""
-    axis, dims = signature.time_axis(spec), spec.shape
-    if axis is None:
-        return spec, dims.index("batch") + 1 if "batch" in dims else 0
-    return replace(spec, shape=dims[:axis] + dims[axis + 1 :]), axis
+def _one_step(value: Array, time_axis: int | None) -> Array:
+    """A view of the only step of an input or output."""
+    return value if time_axis is None else value.squeeze(time_axis)
 
 
 def _check_rows(signature: Signature, batch: int) -> int:
