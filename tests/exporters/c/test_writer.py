@@ -370,7 +370,7 @@ def test_a_sequence_of_a_model_of_one_step_a_call_is_its_steps(make, x, tmp_path
     graph, path = written(make(), tmp_path, x)
     runtime, rng = opened(path), np.random.default_rng(0)
     (spec,), (y,) = runtime.signature.inputs, runtime.interface.outputs
-    inputs = [sample_inputs([spec], {"batch": 1}, rng)[spec.name] for _ in range(5)]
+    inputs = [sample_inputs([spec], {"batch": 1, "seq": 1}, rng)[spec.name] for _ in range(5)]
     wanted, state = [], graph.signature.initial_state(1)
     for value in inputs:
         outputs = graph.run({spec.name: value, **state})
