@@ -206,6 +206,9 @@ def _fixed_lengths(targets: Sequence[Path]) -> tuple[int, ...]:
     for target in targets:
         if target.is_dir():
             signature = Bundle(target).signature
+            if signature.one_step:
+                fixed.add(1)
+                continue
             if size := signature.fixed_size("seq"):
                 fixed.add(size)
             fixed |= {dim for dim in signature.inputs[0].shape[1:2] if isinstance(dim, int)}  # [batch, 10, features]

@@ -93,7 +93,7 @@ class ArtifactWorkload:
         check_streams(self.runtime.signature)
         stream = StateStream(self.runtime, case.batch)
         name = stream.signature.inputs[0].name
-        steps = [row[name].squeeze(stream.time_axis) for row in rows]
+        steps = [row[name].reshape(stream.row_shape) for row in rows]
 
         def outputs() -> Array:
             stream.reset()
@@ -169,7 +169,7 @@ def inputs_of(signature: Signature, case: BenchCase) -> list[dict[str, Array]]:
         if sizes[name] != requested:
             raise InputError(f"A call of this model has {name} {sizes[name]}, not {requested}; ask for that.")
     shape = signature.inputs[0].shape
-    fixed = "seq" not in {dim for spec in signature.inputs for dim in spec.shape}
+    fixed = not signature.one_step and "seq" not in {dim for spec in signature.inputs for dim in spec.shape}
     if case.scenario == "sequence" and fixed and case.seq_len not in shape:
         raise InputError(f"A call of this model takes x {list(shape)}, not {case.seq_len} step(s); ask for its number.")
     rng = np.random.default_rng(0)

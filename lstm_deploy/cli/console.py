@@ -56,7 +56,8 @@ def say_contract(contract: Any) -> None:
         say(f"  out  {spec}")
     reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
     starts = {"reset": "from the initial state", "carry": "from where the last one ended"}[contract.state_policy]
-    say(f"  streaming {contract.streaming}{reason}; a new sequence starts {starts} ({contract.state_policy})")
+    one_step = ", one step a call" if contract.one_step else ""
+    say(f"  streaming {contract.streaming}{one_step}{reason}; a new sequence starts {starts} ({contract.state_policy})")
 
 
 def flat(value: Any) -> str:

@@ -105,7 +105,9 @@ def c_tensors(specs: Sequence[TensorSpec], signature: Signature, taken: set[str]
         axis = spec.shape.index("seq") if "seq" in spec.shape and signature.fixed_size("seq") is None else None
         shape = spec.sized(sizes)
         before, after = (shape[:axis], shape[axis + 1 :]) if axis is not None else ((), shape)
-        named.append(CTensor(spec, name, C_TYPES[spec.dtype], prod(before), prod(after), axis is not None))
+        # Where a call is one step, several steps lie one after the other, whatever the axes of one.
+        has_time = axis is not None or (signature.one_step and spec in (*signature.inputs, *signature.outputs))
+        named.append(CTensor(spec, name, C_TYPES[spec.dtype], prod(before), prod(after), has_time))
     return named
 
 

@@ -14,7 +14,8 @@ class Layout(NamedTuple):
     """Where batch, time and features lie in the only input and the first output of a model."""
 
     batch_axis: int
-    time_axis: int
+    time_axis: int | None
+    """None if a call is one step and `x` has no axis for it."""
     width: int
     """Numbers in one row of `x`: features, or entries of the vocabulary."""
     one_hot: bool
@@ -22,17 +23,21 @@ class Layout(NamedTuple):
     has_features: bool
     """Whether `x` has an axis for the features."""
     window: int | None
-    """The number of steps of a call if the model takes no other; None if it takes any."""
+    """The number of steps that the model must be given, if it takes no other; None if it takes any."""
     y_time_axis: int | None
     """None if `y` is only of the last step."""
     y_has_features: bool
+    one_step: bool
+    """Whether a call is one step, so that rows of several are several calls."""
 
     def inputs(self, rows: Array) -> Array:
-        """Lay out `[batch, seq, features]` values or `[batch, seq]` tokens as the model takes them."""
+        """Lay out `[batch, seq, features]` values or `[batch, seq]` tokens as a call of the model takes them."""
         if self.one_hot:
             rows = (rows[..., None] == np.arange(self.width)).astype(np.float32)
         elif rows.ndim == 3 and not self.has_features:
             rows = rows[..., 0]
+        if self.time_axis is None:
+            return np.ascontiguousarray(rows[:, 0])
         return np.ascontiguousarray(np.swapaxes(rows, 0, 1) if self.batch_axis else rows)
 
     def last(self, y: Array) -> Array:
@@ -65,31 +70,34 @@ def layout_of(signature: Signature) -> Layout:
     tokens = not isinstance(task, Forecast)
     if (
         "batch" not in x.shape[:2]
-        or len(x.shape) not in (2, 3)
+        or len(x.shape) not in ((1, 2, 3) if signature.one_step else (2, 3))
         or not {dim for dim in x.shape if isinstance(dim, str)} <= {"batch", "seq"}
     ):
         raise InputError(f"{x} is not a batch of sequences, so the model cannot have a task; export it without --task.")
     batch_axis = x.shape.index("batch")
-    time_axis = x.shape.index("seq") if "seq" in x.shape else 1 - batch_axis
-    has_features, is_integer = len(x.shape) == 3, x.dtype.startswith("int")
+    time_axis = signature.time_axis(x)
+    if time_axis is None and not signature.one_step:
+        time_axis = 1 - batch_axis  # of a fixed window
+    has_features, is_integer = len(x.shape) == (2 if time_axis is None else 3), x.dtype.startswith("int")
     if tokens:
         fits = not has_features if is_integer else x.shape[-1] == inputs
     else:
         fits = not is_integer and inputs == (x.shape[-1] if has_features else 1)
-    if time_axis == 2 or not fits:
+    if time_axis == 2 or (time_axis is None and batch_axis) or not fits:
         noun, check = ("tokens", "the vocabulary") if tokens else ("features", "the features")
         raise InputError(f"{x} does not take the {inputs} {noun} of its task; check {check}.")
     y_dims = list(y.shape)
     y_time_axis = None
-    if "seq" in y_dims:
-        y_time_axis = y_dims.index("seq")
-    elif len(y_dims) == 3 and y_dims[time_axis] in (1, x.shape[time_axis]):
+    if "seq" in y_dims or signature.one_step:
+        y_time_axis = signature.time_axis(y)
+    elif time_axis is not None and len(y_dims) == 3 and y_dims[time_axis] in (1, x.shape[time_axis]):
         y_time_axis = time_axis
     if y_time_axis is not None:
         del y_dims[y_time_axis]
     if y_dims != ["batch", outputs] and not (y_dims == ["batch"] and outputs == 1):
         raise InputError(f"{y} is not the {outputs} outputs of its task, as y[batch,{outputs}]; check the task.")
-    window = size if isinstance(size := x.shape[time_axis], int) else None
+    size = None if time_axis is None or signature.one_step else x.shape[time_axis]
+    window = size if isinstance(size, int) else None
     if isinstance(task, Forecast) and window not in (None, task.window):
         raise InputError(f"A call takes {window} steps, and its task says {task.window}; make them equal.")
     return Layout(
@@ -101,4 +109,5 @@ def layout_of(signature: Signature) -> Layout:
         window=window,
         y_time_axis=y_time_axis,
         y_has_features=len(y_dims) == 2,
+        one_step=signature.one_step,
     )

@@ -50,7 +50,7 @@ def rollout_contract(signature: Signature) -> Signature:
     if len(signature.inputs) > 1:
         raise InputError("This model also takes lengths, which a rollout does not have; export it without packing.")
     carried = carries_state(signature)
-    if carried and (signature.streaming != "exact" or layout.window or signature.least_seq > 1):
+    if carried and (signature.streaming != "exact" or signature.least_seq > 1):
         reason = signature.streaming_reason or "a call takes a fixed number of steps, or some at least"
         raise InputError(f"This model cannot carry its state from step to step ({reason}), so it has no rollout.")
     (x,) = signature.inputs

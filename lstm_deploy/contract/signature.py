@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from lstm_deploy.contract.cells import LSTM, Cell
@@ -207,9 +207,44 @@ class Signature(Struct, frozen=True, kw_only=True):
     def output_names(self) -> list[str]:
         return [spec.name for spec in (*self.outputs, *self.state_outputs)]
 
+    @property
+    def one_step(self) -> bool:
+        """Whether a call is one step: the state is carried, and no input has an axis along which steps could lie."""
+        return self.streaming != "none" and not any("seq" in spec.shape for spec in self.inputs)
+
+    def time_axis(self, spec: TensorSpec) -> int | None:
+        """The axis of time of an input or output, also of one step only; None if it has none.
+
+        Where a call is one step, an axis of 1 before the features is that of time: `[batch, 1, features]`,
+        `[1, batch, features]` and, for tokens, `[batch, 1]` or `[1, batch]`.
+        """
+        shape, x = spec.shape, self.inputs[0]
+        if "seq" in shape:
+            return shape.index("seq")
+        if spec in self.inputs:
+            if not self.one_step or 1 not in shape:
+                return None
+            axis, axes = shape.index(1), 2 if spec.dtype.startswith("int") else 3
+            # A loop in forward is fixed to one step, and has its axis wherever the input had it.
+            return axis if self.fixed_size("seq") == 1 or (len(shape) == axes and axis < 2) else None
+        if (given := self.time_axis(x)) is not None:
+            return given if len(shape) >= len(x.shape) and shape[given] == 1 else None
+        return shape.index(1) if self.one_step and len(shape) == 3 and 1 in shape[:2] else None
+
+    def over_time(self, spec: TensorSpec) -> TensorSpec:
+        """An input or output of several steps: its axis of time is `seq`, after the rows where it has none of its own.
+
+        Where no axis is called `batch` either, that of time comes first.
+        """
+        axis, shape = self.time_axis(spec), spec.shape
+        if axis is not None:
+            return structs.replace(spec, shape=(*shape[:axis], "seq", *shape[axis + 1 :]))
+        axis = shape.index("batch") + 1 if "batch" in shape else 0
+        return structs.replace(spec, shape=(*shape[:axis], "seq", *shape[axis:]))
+
     def clamp(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Adapt sizes of dimensions to the network: fixed ones to their only size, seq to at least `least_seq`."""
-        seq = {"seq": max(sizes["seq"], self.least_seq)} if "seq" in sizes else {}
+        seq = {"seq": 1 if self.one_step else max(sizes["seq"], self.least_seq)} if "seq" in sizes else {}
         return {**sizes, **seq, **{dim.name: dim.size for dim in self.fixed}}
 
     def fixed_size(self, dim: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from lstm_deploy.artifacts import Artifact, Bundle
@@ -56,6 +57,7 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
         "batch": signature.fixed_size("batch"),
         "least_seq": signature.least_seq,
         "streaming": signature.streaming,
+        "one_step": signature.one_step,
         "task": task,
         "usage": USAGE[task["kind"] if task else ""] if task or len(signature.inputs) == 1 else "",
     }
@@ -80,6 +82,7 @@ def _tensor(signature: Signature, spec: TensorSpec) -> dict[str, Any]:
         "dims": dims,
         "width": width(dims),
         "count": " * ".join(str(dim) for dim in dims if dim != "seq") or "1",
+        "size": prod(dim for dim in dims if isinstance(dim, int)),
         "has_time": "seq" in dims,
     }
 

@@ -137,6 +137,32 @@ RESET = """
   y = Transpose <perm = [1, 0, 2]> (predicted)
 """
 
+READ_BY_STEPS = """
+<domain: "local", opset_import: ["": 18, "local": 1]>
+read (rows, @before, WEIGHTS) => (y, @after)
+{
+  zeros = Constant <value_ints = [0]> ()
+  one = Constant <value_int = 1> ()
+  always = Cast <to = 9> (one)
+  first_row = Gather <axis = 1> (rows, zeros)
+  first, @first = local.step (first_row, @before, WEIGHTS)
+  count = Shape <start = 1, end = 2> (rows)
+  all = Squeeze (count)
+  rest = Sub (all, one)
+  y, @after = Loop (rest, always, first, @first) <body = read_on
+    (int64 i, bool go_on, float[LOGITS] y_before, @@seen)
+    => (bool still, float[LOGITS] y_then, @@read)
+  {
+    still = Identity (go_on)
+    number = Add (i, one)
+    place = Unsqueeze (number, zeros)
+    row = Gather <axis = 1> (rows, place)
+    y_then, @read = local.step (row, @seen, WEIGHTS)
+  }>
+}
+"""
+"""`local.read` of a model whose call is one step."""
+
 CHOOSE = """
 <domain: "local", opset_import: ["": 18]>
 choose (logits, noise, place, greedy, temperature, candidates) => (token)
@@ -218,6 +244,8 @@ class Program:
         `local.step` is the same for single rows, where nothing has to be picked.
         """
         layout, lines, rows, y = self._layout, [], "rows", "output_0"
+        if layout.one_step and not single:
+            return self._filled(READ_BY_STEPS)
 
         def then(value: str, line: str, name: str) -> str:
             lines.append(f"{name} = {line.format(value)}")
@@ -232,7 +260,10 @@ class Program:
         elif isinstance(self._signature.task, Forecast) and not layout.has_features:
             lines.append("features = Constant <value_ints = [2]> ()")
             rows = then(rows, "Squeeze ({}, features)", "flat")
-        if layout.batch_axis:
+        if layout.time_axis is None:
+            lines.append("time = Constant <value_ints = [1]> ()")
+            rows = then(rows, "Squeeze ({}, time)", "now")
+        elif layout.batch_axis:
             rows = then(rows, f"Transpose <perm = [1, 0{', 2' if layout.has_features else ''}]> ({{}})", "turned")
         outputs = ", ".join(f"output_{number}" for number in range(len(self._signature.outputs)))
         name, function = ("step", "model_of_one") if single else ("read", "model")

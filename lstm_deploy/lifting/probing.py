@@ -74,6 +74,11 @@ class ModuleProbe:
                 raise LiftingError(
                     f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
                 )
+            if name == "batch" and batches == _batches(larger) and _steps(larger) != _steps(recorded):
+                raise LiftingError(
+                    "The LSTM takes 'batch' for the axis of time, so the rows of a batch would be steps of one "
+                    "sequence; call that axis `seq` if they are, else look at batch_first and unsqueeze in forward."
+                )
             if name == "seq" and larger.call_counts != recorded.call_counts:
                 reason = "a loop in forward takes one step at a time; feed it one step a call"
                 fixed.append(FixedDim(name="seq", size=1, reason=reason))
@@ -265,3 +270,7 @@ def differ(a: Any, b: Any) -> bool:
 
 def _batches(recorded: Recording) -> set[int]:
     return {call.batch for calls in recorded.calls.values() for call in calls}
+
+
+def _steps(recorded: Recording) -> set[int]:
+    return {call.steps for calls in recorded.calls.values() for call in calls}

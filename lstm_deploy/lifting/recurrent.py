@@ -43,6 +43,7 @@ class Call(NamedTuple):
     """`[layers, batch, size]` each; none where the caller passed none."""
     packed: bool
     batch: int
+    steps: int
 
 
 class Disturbance(NamedTuple):
@@ -104,7 +105,7 @@ class StatefulLSTM(nn.LSTM):
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
         if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
+            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0]), steps=len(input.batch_sizes)))
             result = super().forward(input, hx)
             return self.calls.leave(result[0], result[1], result[1])
         lengths = input.lengths if isinstance(input, PaddedSequence) else None
@@ -114,8 +115,8 @@ class StatefulLSTM(nn.LSTM):
         if not batched:
             x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        batch = x.shape[batch_axis]
-        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
+        batch, steps = x.shape[batch_axis], x.shape[1 - batch_axis]
+        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch, steps=steps))
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
@@ -145,7 +146,7 @@ class StatefulCell(nn.LSTMCell):
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
+        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0], steps=1))
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(None, final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))[1]

@@ -9,9 +9,9 @@ from torch import Tensor
 from lstm_deploy.contract import Streaming, TensorSpec, sample_inputs, sample_state, sizes_of
 from lstm_deploy.errors import one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
-from lstm_deploy.lifting.execution import frozen_copy, in_float64
+from lstm_deploy.lifting.execution import frozen_copy, in_float64, seeded
 from lstm_deploy.lifting.outputs import many_steps
-from lstm_deploy.lifting.probing import BATCH
+from lstm_deploy.lifting.probing import BATCH, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
 
 NEARBY = 1e-12
@@ -19,6 +19,8 @@ NEARBY = 1e-12
 DAMPINGS = (1.0, 0.1, 0.01, 0.0)
 """Factors for the recurrent weights, tried in turn where a network amplifies rounding until nothing can be compared.
 Whether its code looks across time does not depend on their size."""
+SINGLE_STEPS = 4
+"""Calls after which a network of one step a call shows that it keeps more than its state."""
 
 Returned = tuple[Tensor, ...]
 """The outputs of a lifted module, then its final states."""
@@ -35,9 +37,17 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
             return "none", f"{recurrent.module or 'the LSTM'} is bidirectional: its first output needs the last input"
     one_step = signature.fixed_size("seq") == 1
     specs = declared if one_step else signature.inputs  # a loop over time runs at any length here
-    if not any("seq" in spec.shape for spec in specs):
-        reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")
-        return "none", f"the number of steps is fixed{reason}"
+    if any("seq" in spec.shape for spec in specs):
+        return _measure_chunks(lifted, specs, one_step=one_step)
+    if takes_one_step(lifted):
+        return _measure_single_steps(lifted)
+    reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")
+    return "none", f"the number of steps is fixed{reason}"
+
+
+def _measure_chunks(lifted: Lifted, specs: Sequence[TensorSpec], *, one_step: bool) -> tuple[Streaming, str]:
+    """`measure_streaming` where a sequence can be cut: along `seq` of `specs`, into single steps with `one_step`."""
+    signature = lifted.signature
     # The last chunk is short: over many steps an LSTM forgets what was wrong at the cut before them.
     chunks = (1,) * 40 if one_step else (3, 1, many_steps(lifted), 3)
     sizes = signature.clamp(sizes_of(specs, BATCH, sum(chunks))) | {"seq": sum(chunks)}
@@ -52,14 +62,43 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
     count = len(signature.outputs)
     if not _close(parts[-1][count:], whole[count:]):
         if lifted.flow.is_authored:
-            return (
-                "state-only",
-                "forward changes the state that it is given or returns, so each cut of a sequence counts",
-            )
+            return "state-only", "forward changes the state on its way in or out, so each cut of a sequence counts"
         return "none", "the state after chunks differs from that after the whole: something looks across time"
     outputs = [_joined([part[index] for part in parts], whole[index]) for index in range(count)]
     if not _close(outputs, whole[:count]):
         return "state-only", "the output looks across time, so it depends on how the sequence is cut"
+    return "exact", ""
+
+
+def takes_one_step(lifted: Lifted) -> bool:
+    """Whether a call is one step: each call of an LSTM in it has one, and starts from a state of its own.
+
+    A loop over the steps of a window starts from the state of the step before.
+    """
+    copy = frozen_copy(lifted)
+    for calls in copy.calls.values():
+        calls.recorded = []
+    copy(*example_inputs(copy.signature))
+    recorded = {
+        (path, number): call for path, calls in copy.calls.items() for number, call in enumerate(calls.recorded or ())
+    }
+    return recorded.keys() == set(lifted.flow.starts) and all(call.steps == 1 for call in recorded.values())
+
+
+def _measure_single_steps(lifted: Lifted) -> tuple[Streaming, str]:
+    """`measure_streaming` where a call is one step: a sequence is its steps, if nothing but the state is kept."""
+    kept, count = frozen_copy(lifted), len(lifted.signature.outputs)
+    states = sample_state(lifted.signature, lifted.signature.fixed_size("batch") or BATCH, np.random.default_rng(1))
+    state: Sequence[Tensor] = [torch.from_numpy(value) for value in states.values()]
+    for step in range(SINGLE_STEPS):
+        inputs = example_inputs(lifted.signature, seed=step)[: len(lifted.signature.inputs)]
+        results: list[Returned] = []
+        for module in (kept, frozen_copy(lifted)):
+            with seeded(step):
+                results.append(module(*(x.clone() for x in (*inputs, *state))))
+        if not _close(*results):
+            return "none", "forward keeps more from one call to the next than the state of its LSTMs"
+        state = results[1][count:]
     return "exact", ""
 
 

@@ -16,6 +16,14 @@ class Stepper:
 
     def __call__(self, rows: Array, state: Feeds) -> tuple[Array, Outputs]:
         """The output after the last row, `[batch, outputs]`, and the state."""
+        if self._layout.one_step:
+            for time in range(rows.shape[1] - 1):
+                _, state = self._once(rows[:, time : time + 1], state)
+            rows = rows[:, -1:]
+        return self._once(rows, state)
+
+    def _once(self, rows: Array, state: Feeds) -> tuple[Array, Outputs]:
+        """One call of the model."""
         lengths = {spec.name: np.full(len(rows), rows.shape[1], spec.dtype) for spec in self._lengths}
         x = self._layout.inputs(rows).astype(self._dtype, copy=False)
         outputs = self._runtime.run({self._x: x, **lengths, **state})

@@ -41,7 +41,11 @@ class Stream:
         raise NotImplementedError
 
     def feed(self, x: ArrayLike) -> Array:
-        """Several steps in one call: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`."""
+        """Several steps: `x` `[batch, seq, features]` (tokens: `[batch, seq]`) → `y`.
+
+        Where a call of the model is one step, as many calls. Time is the axis that the model has for it; else the one
+        after the rows, or the first where a model has no axis of rows.
+        """
         raise NotImplementedError
 
     def initial_state(self, batch: int) -> Outputs:
@@ -137,19 +141,19 @@ class StateStream(Stream):
         signature = runtime.signature
         if signature.streaming == "none":
             raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
-        time_axis = _time_axis(signature)
-        if len(signature.inputs) != 1 or time_axis is None:
+        if len(signature.inputs) != 1 or not (signature.one_step or "seq" in signature.inputs[0].shape):
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
-        self.signature, self.batch, self.time_axis = signature, check_batch(batch), time_axis
+        self.signature, self.batch = signature, _check_rows(signature, batch)
         self._batch_axis, self._state_specs = signature.batch_axis_of_state, signature.state_inputs
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan
         self.recurrence = runtime.recur(batch, 1)  # its buffers always hold the present state
         x, y = self.recurrence.inputs[self._spec.name], self.recurrence.outputs[signature.outputs[0].name]
-        row = x.squeeze(time_axis)  # a view, as the next
-        self._y = y.squeeze(_y_time_axis(signature, time_axis))
+        self._over_time = signature.over_time(self._spec)
+        row = _one_step(x, signature.time_axis(self._spec))  # a view, as the next
+        self._y = _one_step(y, signature.time_axis(signature.outputs[0]))
         self.row_shape, self.row_dtype = row.shape, row.dtype
-        dims = self._spec.shape
-        self._row_spec = replace(self._spec, shape=dims[:time_axis] + dims[time_axis + 1 :])
+        dims = tuple(dim for dim in self._over_time.shape if dim != "seq")
+        self._row_spec = replace(self._spec, shape=dims)
         # Everything a step needs, in one place: each attribute that it looks up is a cache miss after each run.
         validity = range_check(x.reshape(-1), self._spec, allow_nan)
         self._step_needs = (self.row_dtype, self.row_shape, row, *validity, self.recurrence.step, self._y)
@@ -173,7 +177,11 @@ class StateStream(Stream):
         return out
 
     def feed(self, x: ArrayLike) -> Array:
-        x = checked(x, self._spec, {"batch": self.batch}, allow_nan=self._allow_nan)
+        x = checked(x, self._over_time, {"batch": self.batch}, allow_nan=self._allow_nan)
+        if self.signature.one_step:
+            y = self.signature.over_time(self.signature.outputs[0])
+            steps = np.moveaxis(x, self._over_time.shape.index("seq"), 0)
+            return np.stack([self.step(row) for row in steps], axis=y.shape.index("seq"))
         outputs = self._runtime.run({self._spec.name: x, **self.state})
         self.state = self.signature.next_state(outputs)
         return outputs[self.signature.outputs[0].name]
@@ -246,20 +254,18 @@ class WindowStream(Stream):
         self._rows, self._seen = state["rows"].copy(), state["seen"].copy()
 
 
-def _time_axis(signature: Signature) -> int | None:
-    """The axis of time of the first input, also where a call takes one step only; none if it has none."""
-    shape = signature.inputs[0].shape
-    if "seq" in shape:
-        return shape.index("seq")
-    return shape.index(1) if signature.fixed_size("seq") == 1 and 1 in shape else None
+def _one_step(value: Array, time_axis: int | None) -> Array:
+    """A view of the only step of an input or output."""
+    return value if time_axis is None else value.squeeze(time_axis)
 
 
-def _y_time_axis(signature: Signature, time_axis: int) -> tuple[int, ...]:
-    """The axis of time of the first output; none if it is of the last step only."""
-    x, y = signature.inputs[0].shape, signature.outputs[0].shape
-    if "seq" in y:
-        return (y.index("seq"),)
-    return (time_axis,) if len(x) == len(y) and y[time_axis] == 1 else ()
+def _check_rows(signature: Signature, batch: int) -> int:
+    """`check_batch`; a model of a fixed number of rows is streamed with these."""
+    batch = check_batch(batch)
+    rows = signature.fixed_size("batch") or batch
+    if batch not in (1, rows):
+        raise InputError(f"A call of this model has {rows} row(s), so a stream cannot have {batch}; leave batch out.")
+    return rows
 
 
 def _into(out: Array | None, y: Array) -> Array:

@@ -107,7 +107,8 @@ def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterato
     for spec in signature.inputs:
         if spec.dtype.startswith("int") and spec.high and spec.high[0] < MAX_VOCABULARY:
             tokens = np.arange(int(spec.high[0]) + 1)
-            usual = single_call(signature, -(-len(tokens) // 50), 50, rng, "every token")
+            steps = 1 if signature.one_step else 50
+            usual = single_call(signature, -(-len(tokens) // steps), steps, rng, "every token")
             yield usual.feeding({spec.name: np.resize(tokens, usual.feeds[spec.name].shape).astype(spec.dtype)})
 
 
@@ -153,10 +154,16 @@ def lengths(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterat
 
 
 def chunked(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
-    """A sequence in chunks; the reference gets it whole, unless its output depends on how a sequence is cut."""
+    """A sequence in chunks; the reference gets it whole, unless its output depends on how a sequence is cut.
+
+    Where a call is one step there are no chunks but steps, one after the other.
+    """
     if signature.streaming != "none":
         for split in range(effort.splits):
             chunks = CHUNKS if split == 0 else tuple(rng.integers(1, 12, 6).tolist())
+            if signature.one_step:
+                yield _chain(signature, f"{sum(chunks)} steps of several rows", 3, [(1,) * sum(chunks)], rng)
+                continue
             groups = [chunks] if signature.streaming == "exact" else [(steps,) for steps in chunks]
             yield _chain(signature, f"{len(chunks)} chunks of {sum(chunks)} steps", 3, groups, rng)
 
@@ -167,7 +174,7 @@ def drift(signature: Signature, effort: Effort, rng: np.random.Generator) -> Ite
         return
     width = sum(math.prod(dim for dim in spec.shape if isinstance(dim, int)) for spec in signature.outputs)
     steps = max(min(effort.steps, int(effort.work / _weight_count(signature)), MAX_OUTPUTS // width), 10)
-    each = signature.fixed_size("seq") is not None or (signature.streaming == "state-only" and signature.states)
+    each = signature.one_step or (signature.streaming == "state-only" and signature.states)
     if each:  # the reference, too, has to take each step by itself
         steps = min(steps, 300)
     marks = sorted({min(steps, digit * 10**power) for power in range(len(str(steps))) for digit in (1, 2, 5)} | {steps})
@@ -201,11 +208,11 @@ def _chain(
 ) -> CaseInputs:
     """A sequence that the artifact gets in calls of these steps, and the reference in one call for each group.
 
-    Where a call takes a fixed number of steps, so does each call of the reference.
+    Where a call is one step, so is each call of the reference.
     """
     sizes = signature.clamp(sizes_of(signature.inputs, batch, sum(map(sum, groups))))
     state = sample_state(signature, sizes["batch"], rng)
-    if signature.fixed_size("seq") is not None:
+    if signature.one_step:
         calls = range(sum(map(len, groups)))
         return CaseInputs(where, state, tuple(Segment(sample_inputs(signature.inputs, sizes, rng)) for _ in calls))
     inputs = sample_inputs(signature.inputs, sizes, rng)

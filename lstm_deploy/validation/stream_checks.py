@@ -16,28 +16,29 @@ ROWS, STEPS, SAVED = 3, 12, 6
 def stream_problems(runtime: Runtime) -> list[str] | None:
     """The problems of streams on an artifact, one sentence each; none where it has no streams."""
     signature = runtime.signature
-    if len(signature.inputs) != 1 or signature.fixed_size("batch") is not None:
+    if len(signature.inputs) != 1:
         return None
     if signature.streaming != "none":
         return _state_stream(runtime)
-    return _window_stream(runtime) if isinstance(signature.task, Forecast) else None
+    has_rows = signature.fixed_size("batch") is None
+    return _window_stream(runtime) if has_rows and isinstance(signature.task, Forecast) else None
 
 
 def _state_stream(runtime: Runtime) -> list[str]:
     """Problems of a stream that carries its state."""
     signature, rng = runtime.signature, np.random.default_rng(5)
     (x,) = signature.inputs
-    one_step = signature.clamp(sizes_of(signature.inputs, ROWS, 1))
-    inputs = [sample_inputs(signature.inputs, one_step, rng)[x.name] for _ in range(STEPS)]
-    first = state = sample_state(signature, ROWS, rng)
+    sizes = signature.clamp(sizes_of(signature.inputs, ROWS, 1))
+    inputs = [sample_inputs(signature.inputs, sizes, rng)[x.name] for _ in range(STEPS)]
+    first = state = sample_state(signature, sizes["batch"], rng)
     expected: list[Array] = []
     for value in inputs:
         outputs = runtime.run(typed_feeds(signature, {x.name: value, **state}))
         expected.append(outputs[signature.outputs[0].name])
         state = signature.next_state(outputs)
 
-    stream = StateStream(runtime, ROWS)
-    rows = [value.squeeze(stream.time_axis) for value in inputs]
+    stream = StateStream(runtime, sizes["batch"])
+    rows = [value.reshape(stream.row_shape) for value in inputs]
     stream.state = first
     problems = _steps(stream, rows[:SAVED], expected[:SAVED], "A step")
     saved = stream.state
@@ -45,6 +46,8 @@ def _state_stream(runtime: Runtime) -> list[str]:
     problems += _states(stream.state, state, "after steps")
     stream.state = saved
     problems += _steps(stream, rows[SAVED:], expected[SAVED:], "A step from a state that was saved")
+    if signature.fixed_size("batch") is not None:  # whose rows are not for several callers
+        return problems
     return problems + _rows(stream, rows[0])
 
 

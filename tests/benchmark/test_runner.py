@@ -50,6 +50,13 @@ def test_a_model_that_fixes_its_window_is_timed_on_that(shape, tmp_path):
     assert {row["seq_len"] for row in result["results"]} == {10}
 
 
+def test_a_model_of_one_step_a_call_is_timed_on_one(tmp_path):
+    bundle = lstm_deploy.export(modules.StepCell().eval(), tmp_path / "b", inputs={"x": "float32[batch,3]"})
+    result = bench([bundle.path], Plan(**{**STREAM, "scenarios": ("stream", "sequence"), "seq_lens": ()}))
+    assert {(row["scenario"], row["seq_len"]) for row in result["results"]} == {("stream", 1), ("sequence", 1)}
+    assert result["left_out"] == []
+
+
 def test_the_json_has_the_documented_fields(document):
     json.dumps(document, allow_nan=False)
     assert document["schema_version"] == 1

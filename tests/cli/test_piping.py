@@ -1,6 +1,7 @@
 import io
 import json
 
+import modules
 import numpy as np
 import pytest
 from feeding import feeders
@@ -65,6 +66,15 @@ def test_a_model_without_a_task_carries_its_state(plain):
     stream = plain.stream()
     for line, row in zip(found, ([1, 2], [3, 4], [-1, 0.5]), strict=True):
         np.testing.assert_allclose([float(cell) for cell in line.split(",")], stream.step([row])[0], rtol=1e-5)
+
+
+def test_a_model_of_one_step_a_call_takes_a_line_a_call(tmp_path):
+    lstm_deploy.export(modules.StepCell().eval(), tmp_path / "b", inputs={"x": "float32[batch,3]"}, formats=["onnx"])
+    model = lstm_deploy.open(tmp_path / "b")
+    found = [[float(cell) for cell in line.split(",")] for line in values(model, "1,2,3\n4,5,6\n1,2,3\n")]
+    wanted = model.stream().feed(np.array([[[1, 2, 3], [4, 5, 6], [1, 2, 3]]], np.float32))
+    np.testing.assert_allclose(found, wanted[0], rtol=1e-5)
+    assert found[0] != found[2]
 
 
 def test_json_has_null_for_what_is_not_there_yet(model):

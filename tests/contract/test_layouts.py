@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from lstm_deploy.contract.layouts import layout_of
 from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
@@ -80,3 +81,30 @@ def test_lengths_are_the_only_other_input():
     assert layout_of(both).width == 3
     with pytest.raises(InputError, match="takes one input, not 2"):
         layout_of(signature("int64[batch,seq]", "float32[batch,2]", LINES, "other:float32[batch,3]"))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "task", "step", "said"),
+    [
+        ("float32[batch,2]", "float32[batch,1]", PAIR, (5, 2), (5, 1)),
+        ("float32[batch,1,2]", "float32[batch,1,1]", PAIR, (5, 1, 2), (5, 1, 1)),
+        ("float32[1,batch,2]", "float32[1,batch,1]", PAIR, (1, 5, 2), (1, 5, 1)),
+        ("float32[batch]", "float32[batch]", ONE, (5,), (5,)),
+        ("float32[batch,1]", "float32[batch,1]", ONE, (5, 1), (5, 1)),
+        ("int64[batch]", "float32[batch,3]", LETTERS, (5,), (5, 3)),
+        ("int64[batch,1]", "float32[batch,1,3]", LETTERS, (5, 1), (5, 1, 3)),
+        ("float32[batch,3]", "float32[batch,3]", LETTERS, (5, 3), (5, 3)),
+    ],
+)
+def test_rows_of_one_step_are_laid_out_as_a_call_takes_them(x, y, task, step, said):
+    layout = layout_of(replace(signature(x, y, task), streaming="exact"))
+    assert layout.one_step
+    assert layout.window is None
+    rows = np.zeros((5, 1), np.int64) if task is LETTERS else np.zeros((5, 1, len(task.features)), np.float32)
+    assert layout.inputs(rows).shape == step
+    assert layout.last(np.zeros(said)).shape == (5, 3 if task is LETTERS else 1)
+
+
+def test_a_step_of_another_width_is_not_a_window_of_one_feature():
+    with pytest.raises(InputError, match="does not take the 1 features"):
+        layout_of(replace(signature("float32[batch,4]", "float32[batch,1]", ONE), streaming="exact"))

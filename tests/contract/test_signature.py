@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
-from lstm_deploy.contract.signature import RecurrentSpec, Signature, TensorSpec
+from lstm_deploy.contract.signature import FixedDim, RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.contract.tasks import Forecast, LanguageModel
 from lstm_deploy.errors import InputError
 
@@ -152,3 +153,50 @@ def test_a_contract_of_a_newer_release_is_refused():
 def test_a_malformed_contract_is_refused(text):
     with pytest.raises(InputError, match="malformed"):
         Signature.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "axes", "over_time"),
+    [
+        ("float32[batch,3]", "float32[batch,2]", (None, None), (("batch", "seq", 3), ("batch", "seq", 2))),
+        ("float32[batch,1]", "float32[batch,1]", (None, None), (("batch", "seq", 1), ("batch", "seq", 1))),
+        ("float32[3]", "float32[2]", (None, None), (("seq", 3), ("seq", 2))),
+        ("float32[4,3]", "float32[4,2]", (None, None), (("seq", 4, 3), ("seq", 4, 2))),
+        ("int64[batch]", "float32[batch,7]", (None, None), (("batch", "seq"), ("batch", "seq", 7))),
+        ("float32[batch,1,3]", "float32[batch,1,2]", (1, 1), (("batch", "seq", 3), ("batch", "seq", 2))),
+        ("float32[batch,1,3]", "float32[batch,1]", (1, None), (("batch", "seq", 3), ("batch", "seq", 1))),
+        ("float32[1,batch,3]", "float32[1,batch,2]", (0, 0), (("seq", "batch", 3), ("seq", "batch", 2))),
+        ("float32[batch,3]", "float32[1,batch,2]", (None, 0), (("batch", "seq", 3), ("seq", "batch", 2))),
+        ("int64[batch,1]", "float32[batch,1,7]", (1, 1), (("batch", "seq"), ("batch", "seq", 7))),
+        (
+            "float32[batch,1,84,84]",
+            "float32[batch,2]",
+            (None, None),
+            (("batch", "seq", 1, 84, 84), ("batch", "seq", 2)),
+        ),
+    ],
+)
+def test_the_axis_of_time_of_one_step(x, y, axes, over_time):
+    inputs, outputs = (TensorSpec.parse(x, "x"),), (TensorSpec.parse(y, "y"),)
+    contract = replace(signature(), inputs=inputs, outputs=outputs, streaming="exact")
+    assert contract.one_step
+    assert contract.clamp({"batch": 3, "seq": 50})["seq"] == 1
+    assert tuple(map(contract.time_axis, (*inputs, *outputs))) == axes
+    assert tuple(contract.over_time(spec).shape for spec in (*inputs, *outputs)) == over_time
+
+
+@pytest.mark.parametrize(
+    ("x", "streaming"),
+    [("float32[batch,10,3]", "none"), ("float32[batch,1,3]", "none"), ("float32[batch,seq,3]", "exact")],
+)
+def test_a_call_of_several_steps_is_not_one_step(x, streaming):
+    contract = replace(signature(), inputs=(TensorSpec.parse(x, "x"),), streaming=streaming)
+    assert not contract.one_step
+    assert contract.clamp({"batch": 3, "seq": 50})["seq"] == 50
+
+
+def test_the_axis_of_time_of_a_loop_is_where_it_was():
+    fixed = (FixedDim(name="seq", size=1, reason="a loop"),)
+    inputs, outputs = (TensorSpec.parse("x:float32[batch,1]"),), (TensorSpec.parse("y:float32[batch,1]"),)
+    contract = replace(signature(), inputs=inputs, outputs=outputs, streaming="exact", fixed=fixed)
+    assert (contract.time_axis(inputs[0]), contract.time_axis(outputs[0])) == (1, 1)

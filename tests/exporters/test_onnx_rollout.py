@@ -65,7 +65,8 @@ def assert_same(got, expected):
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9, "top_k": 3}, {"temperature": 1.3}], ids=str)
 @pytest.mark.parametrize(
-    "name", ["one-hot", "time-major", "two LSTMs", "batch-first state", "last state", "classes first"]
+    "name",
+    ["one-hot", "time-major", "two LSTMs", "batch-first state", "last state", "classes first", "one step, text"],
 )
 def test_texts_are_the_same_token_by_token(bundles, name, sampling):
     model, rollout = opened(bundles(name))
@@ -94,6 +95,8 @@ def test_500_tokens_of_a_trained_model_are_those_of_single_steps(lm_bundle, samp
         "window, bidirectional",
         "learned start",
         "fixed window",
+        "one step, carried",
+        "one step, window",
     ],
 )
 def test_forecasts_are_the_same_value_by_value(bundles, name):

@@ -121,6 +121,33 @@ class ClassesFirst(nn.Module):
         return (9 * self.fc(self.lstm(self.embedding(x))[0]) + self.mask).transpose(1, 2)
 
 
+class StepText(nn.Module):
+    """One token `[batch]` a call, logits of the next out."""
+
+    def __init__(self, size: int = 7) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, 5)
+        self.cell = nn.LSTMCell(5, 6)
+        self.fc = nn.Linear(6, size)
+
+    def forward(self, x, state=None):
+        state = self.cell(self.embedding(x), state)
+        return 9 * self.fc(state[0]), state
+
+
+class StepSeries(nn.Module):
+    """One row `[batch, features]` a call, the next one out."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, 6, 2)
+        self.fc = nn.Linear(6, width)
+
+    def forward(self, x, state=None):
+        y, state = self.lstm(x.unsqueeze(0), state)
+        return self.fc(y[0]), state
+
+
 class Feeder(NamedTuple):
     """A module with what `export` must be told of it."""
 
@@ -153,6 +180,9 @@ def feeders() -> dict[str, Feeder]:
         "window, batch-first state": Feeder(Series(), {"x": "float32[batch,seq,2]"}, PAIR, "reset", "batch-first"),
         "window, bidirectional": Feeder(Series(bidirectional=True), {"x": "float32[batch,seq,2]"}, PAIR),
         "learned start": Feeder(LearnedStart(), {"x": "float32[batch,seq,1]"}, ONE),
+        "one step, text": Feeder(StepText(), {"x": "int64[batch]"}, LETTERS),
+        "one step, carried": Feeder(StepSeries(), {"x": "float32[batch,2]"}, PAIR, "carry"),
+        "one step, window": Feeder(Series(), {"x": "float32[batch,1,2]"}, PAIR),
         "fixed window": Feeder(Window(), {"x": "float32[batch,10]"}, TEN),
     }
     for feeder in made.values():

@@ -356,3 +356,140 @@ class FlattensOutput(nn.Module):
     def forward(self, x, hidden=None):
         out, hidden = self.lstm(x, hidden)
         return self.fc(out.contiguous().view(-1, 4)), hidden
+
+
+class StepCell(nn.Module):
+    """One step a call, as controllers and voice detectors are written: rows without time, a state that may be given."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 5)
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, x, state=None):
+        h, c = self.cell(x, state)
+        return self.fc(h), (h, c)
+
+
+class StepCellApart(StepCell):
+    """`h` and `c` are given apart."""
+
+    def forward(self, x, h=None, c=None):
+        h, c = self.cell(x, None if h is None else (h, c))
+        return self.fc(h), h, c
+
+
+class StepCells(nn.Module):
+    """Two cells, each with its own state."""
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.top = nn.LSTMCell(3, 5), nn.LSTMCell(5, 4)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x, low=None, top=None):
+        low = self.low(x, low)
+        top = self.top(low[0], top)
+        return self.fc(top[0]), low, top
+
+
+class StepLSTM(nn.Module):
+    """An LSTM that gets its axis of time in forward."""
+
+    def __init__(self, batch_first=False):
+        super().__init__()
+        self.axis = 1 if batch_first else 0
+        self.lstm = nn.LSTM(3, 5, 2, batch_first=batch_first)
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, x, hidden=None):
+        y, hidden = self.lstm(x.unsqueeze(self.axis), hidden)
+        return self.fc(y.squeeze(self.axis)), hidden
+
+
+class PlainLSTM(StepLSTM):
+    """An LSTM that gets its input as it is."""
+
+    def forward(self, x, hidden=None):
+        y, hidden = self.lstm(x, hidden)
+        return self.fc(y), hidden
+
+
+class TurnedLSTM(PlainLSTM):
+    """The axis of time is put where that of the rows should be."""
+
+    def forward(self, x, hidden=None):
+        return super().forward(x.unsqueeze(1), hidden)
+
+
+class StepTokens(nn.Module):
+    """The next character from this one."""
+
+    def __init__(self, size=7):
+        super().__init__()
+        self.embedding = nn.Embedding(size, 4)
+        self.cell = nn.LSTMCell(4, 6)
+        self.fc = nn.Linear(6, size)
+
+    def forward(self, x, state=None):
+        h, c = self.cell(self.embedding(x), state)
+        return 9 * self.fc(h), (h, c)
+
+
+class StepFrame(nn.Module):
+    """A frame of samples a call, of which a convolution makes one step."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 3, 8, stride=4)
+        self.rest = StepCell()
+
+    def forward(self, x, state=None):
+        return self.rest(self.conv(x.unsqueeze(1)).relu().mean(-1), state)
+
+
+class StepsInAFrame(StepFrame):
+    """A frame of samples a call, of which a convolution makes several steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.rest = PlainLSTM(batch_first=True)
+
+    def forward(self, x, state=None):
+        return self.rest(self.conv(x.unsqueeze(1)).transpose(1, 2), state)
+
+
+class CellTwiceACall(nn.Module):
+    """Two steps of one cell a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 3)
+
+    def forward(self, x, state=None):
+        h, c = self.cell(x, state)
+        return self.cell(h, (h, c))
+
+
+class KeepsTheLastInput(StepCell):
+    """What it computes also depends on the input before, which it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = 0.0
+
+    def forward(self, x, state=None):
+        change, self.before = x - self.before, x
+        return super().forward(change, state)
+
+
+class StepKeepsState(StepCell):
+    """`self.state` is carried from call to call."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = None
+
+    def forward(self, x):
+        y, self.state = super().forward(x, self.state)
+        return y

@@ -63,3 +63,9 @@ def test_an_error_that_another_calling_convention_does_not_mend_changes_nothing(
             return y[:, 2:], state
 
     assert lift_module(NeedsThree()).signature.least_seq == 3
+
+
+@pytest.mark.parametrize("make", [modules.PlainLSTM, modules.TurnedLSTM])
+def test_an_lstm_that_takes_the_rows_for_steps_is_refused(make):
+    with pytest.raises(LiftingError, match="rows of a batch would be steps"):
+        lift_module(make(), TensorSpec.parse("x:float32[batch,3]"))

@@ -44,7 +44,56 @@ def test_a_model_of_one_fixed_length_does_not_stream():
 
 
 def test_cells_in_a_loop_stream_exactly():
-    assert lift_module(modules.Cells()).signature.streaming == "exact"
+    signature = lift_module(modules.Cells()).signature
+    assert (signature.streaming, signature.one_step, signature.inputs[0].shape) == ("exact", True, ("batch", 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (modules.StepCell, "float32[batch,3]"),
+        (modules.StepCell, "float32[3]"),
+        (modules.StepCell, "float32[4,3]"),
+        (modules.StepCellApart, "float32[batch,3]"),
+        (modules.StepCells, "float32[batch,3]"),
+        (modules.StepLSTM, "float32[batch,3]"),
+        (lambda: modules.StepLSTM(batch_first=True), "float32[batch,3]"),
+        (modules.StepLSTM, "float32[3]"),
+        (modules.PlainLSTM, "float32[1,batch,3]"),
+        (lambda: modules.PlainLSTM(batch_first=True), "float32[batch,1,3]"),
+        (modules.PlainLSTM, "float32[1,3]"),
+        (modules.StepTokens, "int64[batch]"),
+        (modules.StepFrame, "float32[batch,64]"),
+        (modules.StepKeepsState, "float32[batch,3]"),
+    ],
+)
+def test_a_network_of_one_step_a_call_streams(make, x):
+    signature = lift_module(make(), TensorSpec.parse(f"x:{x}")).signature
+    assert (signature.streaming, signature.streaming_reason, signature.one_step) == ("exact", "", True)
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: modules.PlainLSTM(batch_first=True), "float32[batch,10,3]"),
+        (lambda: modules.PlainLSTM(batch_first=True), "float32[batch,2,3]"),
+        (modules.PlainLSTM, "float32[10,batch,3]"),
+        (modules.Cells, "float32[batch,10,3]"),
+        (modules.StepsInAFrame, "float32[batch,64]"),
+        (modules.CellTwiceACall, "float32[batch,3]"),
+        (modules.WindowNorm, "float32[batch,10]"),
+    ],
+)
+def test_a_window_of_steps_is_not_one_step(make, x):
+    signature = lift_module(make(), TensorSpec.parse(f"x:{x}")).signature
+    assert (signature.streaming, signature.one_step) == ("none", False)
+    assert "the number of steps is fixed" in signature.streaming_reason
+
+
+def test_a_network_of_one_step_that_keeps_more_than_its_state_does_not_stream():
+    signature = lift_module(modules.KeepsTheLastInput(), TensorSpec.parse("x:float32[batch,3]")).signature
+    assert signature.streaming == "none"
+    assert "keeps more" in signature.streaming_reason
 
 
 def test_a_small_pool_upon_a_large_residual_is_seen_to_look_across_time():

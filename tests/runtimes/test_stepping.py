@@ -107,7 +107,7 @@ def test_a_forecast_carries_its_state_where_the_training_did(policy):
             signature(ONE, state_policy="carry", streaming="state-only", streaming_reason="why"),
             "from step to step .why",
         ),
-        (signature(ONE, "float32[batch,4]", state_policy="carry"), "a fixed number of steps"),
+        (signature(ONE, "float32[batch,4]", state_policy="carry", streaming="none"), "a fixed number of steps"),
         (signature(Classify(labels=("a",), vocabulary=("b",)), "int64[batch,seq]"), "classifier"),
     ],
 )

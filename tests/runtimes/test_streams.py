@@ -1,10 +1,12 @@
 import tracemalloc
+from itertools import pairwise
 
 import modules
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from properties import examples
 
 import lstm_deploy
 from lstm_deploy.errors import InputError
@@ -320,3 +322,130 @@ def test_a_state_that_is_not_finite_numbers_is_refused(model, window):
         with pytest.raises(InputError):
             stream.state = wrong
     assert all(np.isfinite(value).all() for value in stream.state.values())
+
+
+ONE_STEP = {
+    "cell": (modules.StepCell, "float32[batch,3]"),
+    "cell, h and c apart": (modules.StepCellApart, "float32[batch,3]"),
+    "cell without rows": (modules.StepCell, "float32[3]"),
+    "two cells": (modules.StepCells, "float32[batch,3]"),
+    "LSTM": (modules.StepLSTM, "float32[batch,3]"),
+    "LSTM, batch first": (lambda: modules.StepLSTM(batch_first=True), "float32[batch,3]"),
+    "LSTM with an axis of 1": (lambda: modules.PlainLSTM(batch_first=True), "float32[batch,1,3]"),
+    "LSTM with an axis of 1 in front": (modules.PlainLSTM, "float32[1,batch,3]"),
+    "tokens": (modules.StepTokens, "int64[batch]"),
+    "frames": (modules.StepFrame, "float32[batch,64]"),
+}
+"""Networks whose call is one step."""
+
+
+@pytest.fixture(scope="module")
+def one_step(tmp_path_factory):
+    """By name: a network of `ONE_STEP` as its author has it, and its bundle, exported once it is asked for."""
+    made = {}
+
+    def exported(name):
+        if name not in made:
+            make, x = ONE_STEP[name]
+            torch.manual_seed(1)
+            module, path = make().eval(), tmp_path_factory.mktemp("one_step") / "b"
+            for parameter in module.parameters():
+                parameter.data *= 3  # as drawn, it hardly depends on its state
+            formats = ["onnx", "torchscript"] if name == "frames" else ["onnx", "torchscript", "c"]
+            lstm_deploy.export(module, path, inputs={"x": x}, formats=formats)
+            made[name] = module, lstm_deploy.open(path)
+        return made[name]
+
+    return exported
+
+
+def of_the_author(module, calls):
+    """What the author's own module gives when each call is given the state that the last one returned."""
+    state, outputs = [], []
+    with torch.no_grad():
+        for x in calls:
+            y, *state = module(torch.from_numpy(x), *state)
+            outputs.append(y.numpy())
+    return outputs
+
+
+def calls_of(model, batch, steps, seed=0):
+    """Inputs of some calls of a model."""
+    (x,), rng = model.signature.inputs, np.random.default_rng(seed)
+    shape = x.sized({"batch": batch})
+    if x.dtype == "int64":
+        return [rng.integers(0, 7, shape) for _ in range(steps)]
+    return [rng.standard_normal(shape, np.float32) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torchscript", "native"])
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_a_network_of_one_step_a_call_streams_as_its_author_calls_it(one_step, name, runtime):
+    if (name, runtime) == ("frames", "native"):
+        pytest.skip("convolutions have no counterpart in C")
+    module, model = one_step(name)
+    batch = 1 if name == "cell without rows" else 2
+    calls = calls_of(model, batch, 9)
+    stream = model.stream(batch=batch, runtime=runtime)
+    for x, expected in zip(calls, of_the_author(module, calls), strict=True):
+        y = stream.step(x.reshape(stream.row_shape))
+        np.testing.assert_allclose(y, expected.reshape(y.shape), rtol=1e-4, atol=1e-5)
+
+
+@given(
+    name=st.sampled_from(sorted(ONE_STEP)),
+    batch=st.integers(1, 3),
+    parts=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=examples(25), deadline=None)
+def test_several_steps_are_the_steps_one_after_the_other(one_step, name, batch, parts, seed):
+    module, model = one_step(name)
+    signature, batch = model.signature, 1 if name == "cell without rows" else batch
+    calls = calls_of(model, batch, sum(parts), seed)
+    stream = model.stream(batch=batch)
+    (time,) = (axis for axis, dim in enumerate(signature.over_time(signature.inputs[0]).shape) if dim == "seq")
+    x = np.stack([call.reshape(stream.row_shape) for call in calls], axis=time)
+    places = np.cumsum([0, *parts])
+    fed = [stream.feed(x.take(range(*ends), axis=time)) for ends in pairwise(places)]
+    y = signature.over_time(signature.outputs[0])
+    assert all(part.ndim == len(y.shape) for part in fed)
+    steps = np.moveaxis(np.concatenate(fed, axis=y.shape.index("seq")), y.shape.index("seq"), 0)
+    for step, expected in zip(steps, of_the_author(module, calls), strict=True):
+        np.testing.assert_allclose(step, expected.reshape(step.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_one_step_come_and_go_alone(one_step):
+    module, model = one_step("cell")
+    calls = calls_of(model, 3, 6)
+    stream = model.stream(batch=3)
+    for x in calls[:3]:
+        stream.step(x)
+    saved = stream.state
+    stream.reset(rows=[1])
+    first = stream.step(calls[3][[1]], rows=[1])
+    np.testing.assert_allclose(first, of_the_author(module, [calls[3][[1]]])[0], rtol=1e-4, atol=1e-5)
+    stream.state = saved
+    rest = [stream.step(x) for x in calls[3:]]
+    for y, expected in zip(rest, of_the_author(module, calls)[3:], strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 1, 3)), np.zeros((2, 4)), [[np.nan] * 3] * 2])
+def test_a_wrong_step_of_one_step_is_refused(one_step, wrong):
+    stream = one_step("cell")[1].stream(batch=2)
+    before = stream.state
+    with pytest.raises(InputError):
+        stream.step(wrong)
+    with pytest.raises(InputError):
+        stream.feed(np.full((2, 2, 3), np.inf))
+    assert all(np.array_equal(value, before[name]) for name, value in stream.state.items())
+
+
+def test_a_model_of_a_fixed_number_of_rows_streams_these(tmp_path):
+    lstm_deploy.export(modules.StepCell().eval(), tmp_path / "b", inputs={"x": "float32[4,3]"})
+    model = lstm_deploy.open(tmp_path / "b")
+    assert model.stream().step(np.zeros((4, 3))).shape == (4, 2)
+    assert model.stream().feed(np.zeros((6, 4, 3))).shape == (6, 4, 2)
+    with pytest.raises(InputError, match="has 4 row"):
+        model.stream(batch=3)

@@ -1,5 +1,6 @@
 import copy
 
+import modules
 import numpy as np
 import pytest
 import torch
@@ -112,3 +113,28 @@ def test_every_token_is_tried():
     cases = by_check(make_cases(reference_of(Tokens(), "x:int64[batch,seq]"), SMALL))
     tokens = next(case for case in cases["values"] if case.where == "every token")
     assert set(tokens.calls[0]["x"].ravel()) == set(range(123))
+
+
+def test_steps_of_a_network_of_one_step_a_call_are_those_of_its_author():
+    torch.manual_seed(0)
+    module = modules.StepCell().eval()
+    cases = by_check(make_cases(reference_of(module, "x:float32[batch,3]"), SMALL))
+    assert {len(case.calls) for case in cases["drift"]} == {30}
+    assert all("h_out" in known for check in ("drift", "chunked") for known in cases[check][0].expected)
+    for case in (*cases["chunked"], *cases["drift"]):
+        assert len(case.calls) > 20
+        state = [torch.from_numpy(case.state[name][0]) for name in ("h_in", "c_in")]
+        for call, expected in zip(case.calls, case.expected, strict=True):
+            with torch.no_grad():
+                y, state = module(torch.from_numpy(call["x"]), state)
+            np.testing.assert_allclose(expected["y"], y, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(expected["c_out"][0], state[1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_token_is_tried_also_one_step_a_call():
+    case = next(
+        case
+        for case in by_check(make_cases(reference_of(modules.StepTokens(97), "x:int64[batch]"), SMALL))["values"]
+        if case.where == "every token"
+    )
+    assert set(case.calls[0]["x"]) == set(range(97))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from feeding import feeders
+from modules import StepCell
 
 import lstm_deploy
 from lstm_deploy.runtimes import streams
@@ -22,6 +23,25 @@ def window(tmp_path_factory):
         feeder.module.eval(), tmp_path_factory.mktemp("w") / "b", inputs=feeder.inputs, task=feeder.task
     )
     return open_runtime(bundle.path / "model.onnx")
+
+
+@pytest.fixture(scope="module", params=["float32[batch,3]", "float32[3]"])
+def one_step(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("s") / "b"
+    return open_runtime(lstm_deploy.export(StepCell().eval(), path, inputs={"x": request.param}).path / "model.onnx")
+
+
+def test_streams_of_one_step_a_call_are_checked(one_step, monkeypatch):
+    assert stream_problems(one_step) == []
+    step = streams.StateStream.step
+
+    def forgets(self, x, **more):
+        y = step(self, x, **more)
+        self.reset()
+        return y
+
+    monkeypatch.setattr(streams.StateStream, "step", forgets)
+    assert any("at step 2" in problem for problem in stream_problems(one_step))
 
 
 def test_right_streams_have_no_problems(runtime, window, lm_bundle):

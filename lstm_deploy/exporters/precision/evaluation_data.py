@@ -1,6 +1,6 @@
 """The data that lower precisions are evaluated on: the user's, held-out training data, or random. No PyTorch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -100,6 +100,11 @@ def _series(
         raise InputError(f"{name} has {len(rows)} rows, too few for windows of {task.window}; give a longer one.")
     columns = [task.features.index(target) for target in task.targets]
     layout, x = layout_of(signature), signature.inputs[0].name
+    if layout.one_step:
+        inputs, truth = _series_by_steps(rows, task, first, carries_state=signature.state_policy == "carry")
+        calls = tuple({x: layout.inputs(values)} for values in inputs)
+        truth = [values[..., columns].reshape(len(values), -1) for values in truth]
+        return EvaluationData(_description(name, held_out), "rmse", calls, tuple(truth), carries_state=True)
     carries_state = signature.state_policy == "carry" and task.horizon == 1 and layout.y_time_axis is not None
     if carries_state:
         cuts = _cuts(first - task.window, len(rows) - 1, STEPS)
@@ -115,10 +120,24 @@ def _series(
     return EvaluationData(_description(name, held_out), "rmse", calls, tuple(truth), carries_state)
 
 
+def _series_by_steps(
+    rows: Array, task: Forecast, first: int, *, carries_state: bool
+) -> tuple[list[Array], list[Array]]:
+    """Rows `[windows, 1, features]` for calls of one step, and those after them, `[windows, horizon, features]`.
+
+    Where the state is carried, all that is left of the series is one window; else windows are those of training, of
+    which some are read side by side.
+    """
+    ends, ahead = np.arange(first, len(rows) - task.horizon + 1), np.arange(1, task.horizon + 1)
+    starts = (ends[:1] if carries_state else ends[:: -(-len(ends) // LARGEST_BATCH)]) - task.window
+    places = [starts + step for step in range(ends[-1] - starts[0] if carries_state else task.window)]
+    return [rows[at[:, None]] for at in places], [rows[at[:, None] + ahead] for at in places]
+
+
 def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mapping[str, Any]) -> EvaluationData:
     """A text cut into equal streams that are read side by side, as in training."""
     layout = layout_of(signature)
-    if layout.y_time_axis is None:
+    if layout.y_time_axis is None and not layout.one_step:
         raise InputError(
             "This model predicts only what follows the last character of a call, so a text would take a call for each "
             "character; leave out --data."
@@ -131,9 +150,11 @@ def _text(signature: Signature, task: LanguageModel, path: Path, held_out: Mappi
     if len(tokens) < 3:
         raise InputError(f"{path} has {len(tokens)} {task.unit}s, too few to predict; give a longer text.")
     x, y = parallel_streams(tokens, streams, steps)
-    cuts = _cuts(0, x.shape[1], steps)
+    cuts = _cuts(0, x.shape[1], 1 if layout.one_step else steps)
     calls = tuple({signature.inputs[0].name: layout.inputs(x[:, cut])} for cut in cuts)
     truth = tuple(y[:, cut].T if layout.y_time_axis == 0 else y[:, cut] for cut in cuts)
+    if layout.y_time_axis is None:
+        truth = tuple(tokens[:, 0] for tokens in truth)
     return EvaluationData(_description(path.name, held_out), "bits_per_character", calls, truth, carries_state=True)
 
 
@@ -147,6 +168,8 @@ def _labelled(
     if held_out:
         rows = split_by_label(labelled.labels, held_out["test"], held_out["validation"], held_out["seed"]).test
     layout, x, lengths = layout_of(signature), signature.inputs[0], signature.inputs[1:]
+    if layout.one_step:
+        raise InputError("A call of this model is one step, and a text takes one for each token; leave out --data.")
     calls, truth = [], []
     for cut in _cuts(0, len(rows), LARGEST_BATCH if lengths else 1):
         tokens, counts = pad_sequences(
@@ -178,8 +201,11 @@ def _arrays(signature: Signature, path: Path) -> EvaluationData:
     if missing := [name for name in (*names, "y") if name not in arrays]:
         raise InputError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}.")
     sizes: dict[str, int] = {}
-    feeds = {spec.name: _checked(arrays[spec.name], spec, sizes, path) for spec in signature.inputs}
-    output, truth = signature.outputs[0], arrays["y"]
+    inputs, output, truth = signature.inputs, signature.outputs[0], arrays["y"]
+    by_steps = signature.one_step and not _fits(arrays[names[0]], inputs[0])
+    if by_steps:
+        inputs, output = tuple(map(signature.over_time, inputs)), signature.over_time(output)
+    feeds = {spec.name: _checked(arrays[spec.name], spec, sizes, path) for spec in inputs}
     last = output.shape[-1]
     lacks_axis = truth.ndim == len(output.shape) - 1
     is_classes = truth.dtype.kind in "iu" and lacks_axis and last != 1
@@ -192,10 +218,30 @@ def _arrays(signature: Signature, path: Path) -> EvaluationData:
     else:
         truth = truth[..., None] if lacks_axis and last == 1 else truth
         truth = _checked(truth, TensorSpec(name="y", dtype="float64", shape=output.shape), sizes, path)
+    if by_steps:
+        steps, truths = tuple(_steps(signature, feeds)), tuple(np.moveaxis(truth, output.shape.index("seq"), 0))
+        return EvaluationData(path.name, "accuracy" if is_classes else "rmse", steps, truths, carries_state=True)
     cuts = _cuts(0, sizes.get("batch", 1), LARGEST_BATCH)
     calls = tuple({s.name: _rows(feeds[s.name], s.shape, cut) for s in signature.inputs} for cut in cuts)
     truths = tuple(_rows(truth, output.shape, cut) for cut in cuts)
     return EvaluationData(path.name, "accuracy" if is_classes else "rmse", calls, truths, carries_state=False)
+
+
+def _steps(signature: Signature, feeds: Feeds) -> Iterator[Feeds]:
+    """The inputs of each call of a model whose call is one step, from those of several steps."""
+    steps = {s.name: np.moveaxis(feeds[s.name], signature.over_time(s).shape.index("seq"), 0) for s in signature.inputs}
+    axes = {spec.name: signature.time_axis(spec) for spec in signature.inputs}
+    for values in zip(*steps.values(), strict=True):
+        yield {
+            name: np.ascontiguousarray(x) if axis is None else np.expand_dims(x, axis)
+            for (name, axis), x in zip(axes.items(), values, strict=True)
+        }
+
+
+def _fits(value: Array, spec: TensorSpec) -> bool:
+    """Whether an array has the axes of its specification."""
+    pairs = zip(value.shape, spec.shape, strict=False)
+    return value.ndim == len(spec.shape) and all(isinstance(dim, str) or size == dim for size, dim in pairs)
 
 
 def _checked(value: Array, spec: TensorSpec, sizes: dict[str, int], path: Path) -> Array:
@@ -230,5 +276,6 @@ def _drawn(signature: Signature) -> EvaluationData:
     """Inputs as the contract describes them, chained where the state can be carried."""
     rng = np.random.default_rng(7)
     sizes = signature.clamp(sizes_of(signature.inputs, DRAWN_ROWS, DRAWN_STEPS))
-    calls = tuple(sample_inputs(signature.inputs, sizes, rng) for _ in range(DRAWN_CALLS))
+    count = DRAWN_CALLS * (DRAWN_STEPS if signature.one_step else 1)
+    calls = tuple(sample_inputs(signature.inputs, sizes, rng) for _ in range(count))
     return EvaluationData("inputs drawn at random", "", calls, (), carries_state=signature.streaming != "none")

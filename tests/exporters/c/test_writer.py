@@ -1,6 +1,7 @@
 """C artifacts compute what the ONNX graph computes that they are written from, with every compiler and processor."""
 
 import subprocess
+from ctypes import c_size_t, c_void_p
 
 import authors
 import modules
@@ -28,6 +29,7 @@ from torch import nn
 
 from lstm_deploy import Classify, LanguageModel
 from lstm_deploy.artifacts.files import weights_file
+from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.contract.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
@@ -352,3 +354,33 @@ def test_what_c_cannot_express_is_refused_by_name(make, spec, says, tmp_path):
 @pytest.mark.parametrize(("name", "is_called"), [("aaxj-2024", "aaxj_2024"), ("7 Days", "m7_days"), ("…", "model")])
 def test_functions_are_called_after_the_bundle(name, is_called):
     assert identifier(name) == is_called
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (modules.StepCell, "x:float32[batch,3]"),
+        (modules.PlainLSTM, "x:float32[1,batch,3]"),
+        (modules.StepTokens, "x:int64[batch]"),
+        (modules.Cells, "x:float32[batch,seq,3]"),
+    ],
+)
+def test_a_sequence_of_a_model_of_one_step_a_call_is_its_steps(make, x, tmp_path):
+    """Steps lie one after the other, and each is read and written in its place."""
+    graph, path = written(make(), tmp_path, x)
+    runtime, rng = opened(path), np.random.default_rng(0)
+    (spec,), (y,) = runtime.signature.inputs, runtime.interface.outputs
+    inputs = [sample_inputs([spec], {"batch": 1, "seq": 1}, rng)[spec.name] for _ in range(5)]
+    wanted, state = [], graph.signature.initial_state(1)
+    for value in inputs:
+        outputs = graph.run({spec.name: value, **state})
+        wanted.append(outputs["y"].ravel())
+        state = graph.signature.next_state(outputs)
+    c_state, said = np.zeros(runtime.state_size, np.float32), np.zeros((5, y.size), np.float32)
+    fed = np.ascontiguousarray(np.stack([value.ravel() for value in inputs]))
+    sequence = runtime.function(f"{runtime.interface.name}_sequence", [c_void_p, c_size_t, c_void_p, c_void_p])
+    sequence(c_state.ctypes.data, 5, fed.ctypes.data, said.ctypes.data)
+    np.testing.assert_allclose(said, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        c_state, np.concatenate([state[each.name].ravel() for each in graph.signature.state_inputs]), atol=1e-5
+    )

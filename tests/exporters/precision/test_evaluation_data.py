@@ -149,7 +149,13 @@ def test_values_that_are_not_finite_are_refused(time_major, tmp_path, wrong):
         evaluation_data(time_major.signature, tmp_path / "data.npz")
 
 
-@pytest.mark.parametrize("name", ["fixed window", "carried, last step", "time-major", "classes first", "window"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("fixed window", "carried, last step", "time-major", "classes first", "window"),
+        *("one step, text", "one step, carried", "one step, window"),
+    ],
+)
 def test_data_is_measured_whatever_the_layout(tmp_path, name):
     feeder = feeders()[name]
     lifted = sources.load_module(
