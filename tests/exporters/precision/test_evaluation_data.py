@@ -1,5 +1,7 @@
+import modules
 import numpy as np
 import pytest
+import torch
 from feeding import feeders
 from msgspec.structs import replace
 from torch import nn
@@ -183,3 +185,25 @@ def test_a_text_does_not_measure_a_model_that_predicts_the_last_character_only(t
     (tmp_path / "t.txt").write_text("abc" * 50)
     with pytest.raises(InputError, match="leave out --data"):
         evaluation_data(lifted.signature, tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (modules.StepCell, "float32[batch,3]"),
+        (lambda: modules.PlainLSTM(batch_first=True), "float32[batch,1,3]"),
+    ],
+)
+def test_arrays_of_several_steps_measure_a_model_of_one_step_with_its_state_carried(make, shape, tmp_path):
+    network = make().eval()
+    spec = TensorSpec.parse(shape, "x")
+    lifted = sources.load_module(network, [spec], "layers-first").lifted
+    x, state, y = np.random.default_rng(0).standard_normal((4, 7, 3), np.float32), [], []
+    with torch.no_grad():
+        for step in torch.from_numpy(x).unbind(1):
+            said, *state = network(step.reshape(spec.sized({"batch": 4})), *state)
+            y.append(said.reshape(4, 2).numpy())
+    np.savez(tmp_path / "data.npz", x=x, y=np.stack(y, 1))
+    data = evaluation_data(lifted.signature, tmp_path / "data.npz")
+    assert len(data.calls) == 7
+    assert metrics.measure(EagerRuntime(lifted), data).metric < 1e-5
