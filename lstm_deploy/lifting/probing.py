@@ -8,11 +8,13 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
+from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
 from lstm_deploy.lifting.execution import seeded, shared_copy
+from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, zeros_of
+from lstm_deploy.lifting.row_lengths import find_packing
 
 Recorded = dict[str, list[Call]]
 """The arguments of every call, by the path of the recurrent module."""
@@ -35,20 +37,21 @@ class Start(NamedTuple):
 class ModuleProbe:
     """A module and the inputs that it is run on. Every run is of a fresh copy.
 
-    `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packs`. Every run may correct `convention`.
+    `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packing`. Every run may correct `convention`.
     """
 
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec]) -> None:
         """Raises `LiftingError` if the inputs are not the arguments of `forward`."""
         self.original, self.inputs = original, tuple(inputs)
         self.convention = convention_of(original, inputs)
-        self.packs = False
-        """Whether the module packs padded sequences."""
+        self.packing: Packing | None = None
+        """How the module packs padded sequences; none if it does not."""
         self.least_seq = 1
         self.sizes = sizes_of(inputs, BATCH, SEQ)
 
     def resolve_sizes(self) -> tuple[FixedDim, ...]:
         """Find the dimensions that the module fixes, and fix them in `inputs`."""
+        self.inputs, self.packing = find_packing(self)
         names = dynamic_dims(self.inputs)
         fixed: list[FixedDim] = []
         try:
@@ -57,8 +60,8 @@ class ModuleProbe:
             if "seq" not in names:
                 raise
             fixed += self._resolve_steps(error)
+            self.inputs, self.packing = find_packing(self)
             recorded = self.record(self.sizes)
-        self.packs = any(call.packed for calls in recorded.values() for call in calls)
         batches = _batches(recorded)
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
@@ -124,8 +127,17 @@ class ModuleProbe:
             )
         return starts
 
-    def record(self, sizes: Mapping[str, int], seed: int | None = 0, noise: int = 0) -> Recorded:
-        """Run the module and record every call of every recurrent module; raises `LiftingError` if it does not run."""
+    def record(
+        self,
+        sizes: Mapping[str, int],
+        seed: int | None = 0,
+        noise: int = 0,
+        lengths: Sequence[int] | None = None,
+    ) -> Recorded:
+        """Run the module and record every call of every recurrent module.
+
+        `lengths` are those of the rows. Raises `LiftingError` if it does not run.
+        """
         by_path: dict[str, Calls] = {}
 
         def recorder() -> nn.Module:
@@ -135,15 +147,21 @@ class ModuleProbe:
                 calls.recorded = []
             return copy
 
-        self._run(recorder, sizes, seed, noise)
+        inputs = None if lengths is None else self.tensors(sizes, seed, lengths)
+        self._run(recorder, sizes, seed, noise, inputs)
         return {path: calls.recorded or [] for path, calls in by_path.items()}
 
-    def run(self, sizes: Mapping[str, int], inputs: Sequence[Tensor] | None = None) -> Any:
-        """Run the untouched module on these inputs, or on `tensors(sizes)`; raises as `record`."""
+    def run(self, sizes: Mapping[str, int], lengths: Sequence[int] | None = None) -> Any:
+        """Run the untouched module on `tensors(sizes, lengths=lengths)`; raises as `record`."""
+        inputs = None if lengths is None else self.tensors(sizes, lengths=lengths)
         return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs)
 
-    def tensors(self, sizes: Mapping[str, int], seed: int | None = 0) -> list[Tensor]:
+    def tensors(
+        self, sizes: Mapping[str, int], seed: int | None = 0, lengths: Sequence[int] | None = None
+    ) -> list[Tensor]:
         """Inputs of these sizes: random, or without a seed all zeros but for lengths.
+
+        `lengths` are those of the rows, else random ones, in the order that the module demands.
 
         Raises `LiftingError` for impossible inputs: larger than memory, or of a range that ends before it begins.
         """
@@ -152,9 +170,13 @@ class ModuleProbe:
         except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
             specs = ", ".join(map(str, self.inputs))
             raise LiftingError(f"No input can be {specs} ({one_line(error)}); correct the specification.") from error
+        if lengths is not None:
+            sampled = with_lengths(self.inputs, sampled, lengths)
+        elif self.packing is not None and self.packing.demands_sorted:
+            sampled |= {spec.name: np.sort(sampled[spec.name])[::-1].copy() for spec in self.inputs if spec.is_lengths}
         tensors = {name: torch.from_numpy(value) for name, value in sampled.items()}
         if seed is None:
-            tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.is_lengths}
+            tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.tells_lengths}
         return list(tensors.values())
 
     def required_state(self, sizes: Mapping[str, int], seed: int = 0) -> State | None:

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_deploy.contract import Signature, by_module
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
-from lstm_deploy.lifting.packing import PaddedSequence, kept_padded, pack_padded_sequence, pad_packed_sequence
+from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, pack_padded_sequence, pad_packed_sequence
 
 
 class Port(Struct):
@@ -36,7 +36,6 @@ class Call(NamedTuple):
 
     state: State | None
     """`[layers, batch, size]` each; none where the caller passed none."""
-    packed: bool
     batch: int
 
 
@@ -81,24 +80,26 @@ class StatefulLSTM(nn.LSTM):
     calls: Calls
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
-        if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
+        steps: Any = input.batch_sizes if isinstance(input, PackedSequence) else None
+        if isinstance(steps, Tensor):  # only while calls are recorded: nothing has a port yet
+            self.calls.enter(Call(hx, batch=int(steps[0])))
             return super().forward(input, hx)
-        lengths = input.lengths if isinstance(input, PaddedSequence) else None
-        x = input.data if isinstance(input, PaddedSequence) else input
+        lengths = None if steps is None else steps.lengths
+        x = input if steps is None else steps.steps_of(input.data)
         batched = x.dim() == 3
         batch_axis = 1 if lengths is not None or not self.batch_first else 0
         if not batched:
             x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         batch = x.shape[batch_axis]
-        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
+        state = self.calls.enter(Call(hx, batch=batch))
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
             returned = self.calls.leave(final, (final[0].squeeze(1), final[1].squeeze(1)))
             return y.squeeze(batch_axis), returned
-        return (y if lengths is None else PaddedSequence(y, lengths)), self.calls.leave(final, final)
+        output = y if lengths is None else PaddedSteps(y, lengths, zero_beyond=True).packed()
+        return output, self.calls.leave(final, final)
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
@@ -123,7 +124,7 @@ class StatefulCell(nn.LSTMCell):
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
+        state = self.calls.enter(Call(hx, batch=x.shape[0]))
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))
@@ -148,16 +149,16 @@ class Lifted(nn.Module):
         starts: Sequence[tuple[str, int]],
         convention: CallingConvention,
         *,
-        packs: bool,
+        packing: Packing | None,
     ) -> None:
         """Take over `module`, which must not be used otherwise from here on.
 
         `starts` are the calls (path and number) that begin a chain of states, one for each of `signature.recurrent`;
-        `packs` says whether the module packs padded sequences.
+        `packing` says how the module packs padded sequences, if it does.
         """
         super().__init__()
         self.module, self.signature = module, signature
-        self.starts, self.convention, self.packs = tuple(starts), convention, packs
+        self.starts, self.convention, self.packing = tuple(starts), convention, packing
         self.output_positions: tuple[int, ...] = ()
         """Which of the tensors that `module` returns are outputs; the others are the state."""
         self.notes: tuple[str, ...] = ()
@@ -179,7 +180,7 @@ class Lifted(nn.Module):
             calls.restart()
         for port, given in zip(self.ports, by_module(states), strict=True):
             port.given = given
-        with kept_padded(self.module) if self.packs else nullcontext():
+        with nullcontext() if self.packing is None else kept_padded(self.packing):
             return self.convention.call(self.module, tensors[:count], self.ports[0].given)
 
     def final_states(self) -> list[Tensor]:
