@@ -82,8 +82,7 @@ def _of_lengths(spec: TensorSpec, value: Array, lengths: Array) -> Array:
         return lengths.astype(spec.dtype)
     if not spec.tells_lengths:
         return value
-    batch = spec.shape.index("batch") if "batch" in spec.shape else 1 - spec.shape.index("seq")
-    seq = 1 - batch
+    batch, seq = (1, 0) if spec.shape[0] == "seq" or spec.shape[1] == "batch" else (0, 1)
     ended = np.arange(value.shape[seq]) >= lengths[:, None]
     cut = value.copy()
     np.moveaxis(cut, (batch, seq), (0, 1))[ended] = spec.padding

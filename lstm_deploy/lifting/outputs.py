@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from lstm_deploy.contract import Dim, DType, TensorSpec, by_module
+from lstm_deploy.contract import Dim, DType, TensorSpec
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import Path, flatten
 from lstm_deploy.lifting.execution import seeded, shared_copy
@@ -124,8 +124,7 @@ def run_and_compare(
     )
     if not same:
         raise LiftingError(
-            f"With its state made explicit the module computes something else at {dict(sizes)}; "
-            "forward must be a function of its inputs and the state alone."
+            f"With its state made explicit the module computes something else at {dict(sizes)}; {_remedy(probe)}."
         )
     return actual
 
@@ -142,6 +141,18 @@ def _call(lifted: Lifted, *tensors: Tensor) -> Any:
             f"With its state made explicit the module does not run ({one_line(error)}{user_line(error)}); "
             "forward must be a function of its inputs and the state alone."
         ) from error
+
+
+def _remedy(probe: ModuleProbe) -> str:
+    """What to change in a forward that computes something else once its state is explicit."""
+    if probe.packing is None:
+        return "forward must be a function of its inputs and the state alone"
+    if probe.packing.sorts_rows:
+        return "do not sort rows by length, but pass enforce_sorted=False to pack_padded_sequence"
+    return (
+        "what forward does to the data of a PackedSequence must be the same for each step alone, as a Linear layer is, "
+        "and padded again before steps are put together or returned"
+    )
 
 
 def initial_state(lifted: Lifted, batch: int) -> list[Tensor]:

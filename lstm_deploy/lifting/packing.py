@@ -69,7 +69,7 @@ class PaddedSteps:
 
     def steps_of(self, data: Tensor) -> Tensor:
         """`data`, or what a forward made of it, as `[seq, batch, …]`."""
-        return self.padded if data is self._data else data.unflatten(0, self.padded.shape[:2])
+        return self.padded if data is self._data else data.reshape(*self.padded.shape[:2], *data.shape[1:])
 
     def filled(self, data: Tensor, value: float) -> Tensor:
         """The same with `value` where a row has ended."""
@@ -81,19 +81,22 @@ class PaddedSteps:
         return padded.masked_fill(ended.reshape(*ended.shape, *[1] * (padded.dim() - 2)), value)
 
     def __getitem__(self, step: object) -> int:
-        if isinstance(step, int) and step == 0:
-            return self.padded.shape[1]  # every row has a first step
-        _refuse("reads the batch_sizes of a PackedSequence")
-
-    def __len__(self) -> int:
-        _refuse("reads the batch_sizes of a PackedSequence")
-
-    def __iter__(self) -> Iterator[int]:
-        _refuse("reads the batch_sizes of a PackedSequence")
+        if not isinstance(step, int) or step != 0:
+            self._refused()
+        return self.padded.shape[1]  # every row has a first step
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # of protocols of Python and PyTorch
             raise AttributeError(name)
+        self._refused()
+
+    def _refused(self, *_: object) -> NoReturn:
+        _refuse("reads the batch_sizes of a PackedSequence")
+
+    __len__ = __iter__ = __int__ = __add__ = __sub__ = __gt__ = __lt__ = _refused
+
+    @classmethod
+    def __torch_function__(cls, *_: object) -> NoReturn:
         _refuse("reads the batch_sizes of a PackedSequence")
 
 
@@ -107,12 +110,16 @@ class RowNumbers:
         """As arrays have it."""
         return self
 
+    def item(self) -> "RowNumbers":
+        """As each of several tensors has it: `list(lengths)` holds this alone, in the place of all."""
+        return self
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         _refuse("computes with lengths as numbers")
 
-    def _refused(self, *_: object) -> Any:
+    def _refused(self, *_: object) -> NoReturn:
         _refuse("computes with lengths as numbers")
 
     __len__ = __iter__ = __getitem__ = __int__ = __index__ = __neg__ = __add__ = __sub__ = __mul__ = _refused
@@ -145,10 +152,16 @@ class LengthsAsTensors(TorchFunctionMode):
                 if func is Tensor.__len__:  # list(x) does without it
                     raise TypeError("len() makes a number of a size; use shape[0]")
             if self._packing.sorts_rows and func in self.SORTS:
-                return torch.return_types.sort((x, torch.arange(x.shape[0], device=x.device)))  # type: ignore[attr-defined]
+                return torch.return_types.sort((x, torch.arange(x.shape[0], device=x.device)))
             if self._packing.sorts_rows and func in self.ORDERS:
                 return torch.arange(x.shape[0], device=x.device)
         return func(*args, **(kwargs or {}))
+
+
+def packed_in_any_order(x: Tensor, lengths: Tensor) -> PackedSequence:
+    """Time-major rows as PyTorch packs them, also within `kept_padded`."""
+    with torch._C.DisableTorchFunction():  # sorting by length is no business of the forward here
+        return pack_padded_sequence(x, lengths, enforce_sorted=False)  # type: ignore[no-any-return]
 
 
 @contextmanager

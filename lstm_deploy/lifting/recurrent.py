@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_deploy.contract import Signature, by_module
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
-from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, pack_padded_sequence, pad_packed_sequence
+from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, packed_in_any_order, pad_packed_sequence
 
 
 class Port(Struct):
@@ -105,7 +105,7 @@ class StatefulLSTM(nn.LSTM):
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
         if lengths is None:
             return self.kernel(x, (h, c))
-        packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+        packed = packed_in_any_order(x, lengths.cpu())
         y, final = self.kernel(packed, (h, c))
         return pad_packed_sequence(y, total_length=x.shape[0])[0], final
 

@@ -25,14 +25,16 @@ def check_row_lengths(probe: ModuleProbe, template: Lifted) -> tuple[str, ...]:
     if not any(spec.tells_lengths for spec in signature.inputs):
         return ()
     sizes = {**probe.sizes, "batch": signature.fixed_size("batch") or ROWS}
-    if not any("batch" in spec.shape for spec in signature.inputs):
-        sizes["batch"] = probe.sizes["batch"]
     lengths = falling_lengths(sizes["batch"], steps_of(signature.inputs, sizes), signature.least_seq)
     run_and_compare(probe, shared_copy(template), sizes, lengths)
     if probe.packing is None:
         _check_row_order(probe, template)
         return ()
-    notes = []
+    notes = [
+        f"steps of {spec.name} that are {spec.padding:g} are padding: they end a row, which needs another step before them"
+        for spec in signature.inputs
+        if not spec.is_lengths and spec.tells_lengths
+    ]
     if not probe.packing.demands_sorted:
         run_and_compare(probe, shared_copy(template), sizes, lengths[2:] + lengths[:2])
         _check_row_order(probe, template)

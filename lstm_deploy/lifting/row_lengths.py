@@ -40,7 +40,7 @@ def falling_lengths(rows: int, steps: int, least: int = 1) -> list[int]:
 
 
 def _packing(probe: "ModuleProbe", inputs: Sequence[TensorSpec]) -> Packing | None:
-    falling = falling_lengths(probe.sizes["batch"], steps_of(inputs, probe.sizes))
+    falling = falling_lengths(_rows(probe, inputs), steps_of(inputs, probe.sizes))
     calls = _pack_calls(probe, inputs, falling)
     if not calls:
         return None
@@ -81,7 +81,7 @@ def _candidates(spec: TensorSpec, padding: Sequence[int]) -> Iterator[TensorSpec
 
 def _lengths_follow(probe: "ModuleProbe", inputs: Sequence[TensorSpec]) -> bool:
     """Whether the module packs shorter rows where these inputs say that rows are shorter."""
-    rows, steps = probe.sizes["batch"], steps_of(inputs, probe.sizes)
+    rows, steps = _rows(probe, inputs), steps_of(inputs, probe.sizes)
     try:
         full = _pack_calls(probe, inputs, [steps] * rows)
         cut = _pack_calls(probe, inputs, [*[steps] * (rows - 1), max(1, steps - 2)])
@@ -89,6 +89,14 @@ def _lengths_follow(probe: "ModuleProbe", inputs: Sequence[TensorSpec]) -> bool:
         return False
     pairs = list(zip(full, cut, strict=False))
     return bool(pairs) and all(a.lengths.min() == a.lengths.max() > b.lengths.min() for a, b in pairs)
+
+
+def _rows(probe: "ModuleProbe", inputs: Sequence[TensorSpec]) -> int:
+    """The number of rows, also where it is a number in the shape of the input that tells their lengths."""
+    spec = next((spec for spec in inputs if spec.tells_lengths), inputs[0])
+    if "batch" in spec.shape:
+        return probe.sizes["batch"]
+    return next((dim for dim in spec.shape[:2] if isinstance(dim, int)), 1)
 
 
 def _pack_calls(
