@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 import lstm_deploy
 
 FEATURES, HIDDEN = 3, 4
-STATES = ("without_initial_state",)
+STATES = ("without_initial_state", "with_initial_state")
 ROWS = {"unpacked": (), "packed": ("seq", "batch"), "packed_batch_first": ("batch", "seq")}
 FORMS = list(product((1, 3), (False, True), STATES, ROWS, (0.0, 0.2)))
 
@@ -87,6 +87,7 @@ def assert_plain_runtimes_agree(bundle, feeds, expected):
             np.testing.assert_allclose(np.asarray(result), value.numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout")
 @pytest.mark.parametrize(("layers", "bidirectional", "initial_state", "rows", "dropout"), FORMS)
 def test_every_form_is_what_pytorch_computes(tmp_path, layers, bidirectional, initial_state, rows, dropout):
     torch.manual_seed(0)
