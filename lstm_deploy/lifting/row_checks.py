@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lstm_deploy.contract import by_module, steps_of
-from lstm_deploy.errors import LiftingError
+from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.outputs import initial_state, run_and_compare
@@ -46,14 +46,24 @@ def check_row_lengths(probe: ModuleProbe, template: Lifted) -> tuple[str, ...]:
 
 
 def _takes_any_order(probe: ModuleProbe, template: Lifted, sizes: dict[str, int], lengths: list[int]) -> bool:
-    """Whether the lifted module gives the same rows for rows in another order, which the untouched one refuses."""
+    """Whether the lifted module gives the same rows for rows in another order, which the untouched one refuses.
+
+    Raises `LiftingError` if forward itself refuses them: a graph cannot.
+    """
     signature = template.signature
     inputs, states = probe.tensors(sizes, lengths=lengths), initial_state(template, sizes["batch"])
     turned = [
         x.flip(spec.shape.index("batch")) if "batch" in spec.shape else x
         for spec, x in zip(signature.inputs, inputs, strict=True)
     ]
-    expected, actual = shared_copy(template)(*inputs, *states), shared_copy(template)(*turned, *states)
+    expected = shared_copy(template)(*inputs, *states)
+    try:
+        actual = shared_copy(template)(*turned, *states)
+    except Exception as error:  # whatever the user's forward raises
+        raise LiftingError(
+            f"forward refuses rows that are not sorted by length ({one_line(error)}{user_line(error)}), which depends "
+            "on the values of its inputs; leave that to pack_padded_sequence."
+        ) from error
     specs = (*signature.outputs, *signature.state_outputs)
     return all(
         torch.allclose(a.flip(spec.shape.index("batch")) if "batch" in spec.shape else a, b, rtol=1e-4, atol=1e-5)

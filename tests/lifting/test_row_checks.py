@@ -40,6 +40,12 @@ class AddsInput(packed_modules.Packed):
         return super().forward(x, lengths)[..., :3] + x
 
 
+class ChecksOrder(packed_modules.Packed):
+    def forward(self, x, lengths):
+        assert (lengths[:-1] >= lengths[1:]).all(), "sort your rows"
+        return super().forward(x, lengths)
+
+
 @pytest.mark.parametrize("make", [modules.PoolsPadding, AddsInput])
 def test_outputs_that_depend_on_padding_are_noted(make):
     assert "must fill the time axis" in lift(make().eval(), SPECS).notes[0]
@@ -59,3 +65,8 @@ def test_what_is_padding_is_noted():
 def test_a_state_of_another_row_is_refused(make, x):
     with pytest.raises(LiftingError, match="enforce_sorted=False"):
         lift(make().eval(), [x, SPECS[1]])
+
+
+def test_a_forward_that_checks_the_order_itself_is_refused_with_its_line():
+    with pytest.raises(LiftingError, match=r"sort your rows.*, at .*test_row_checks\.py:\d+.*leave that to"):
+        lift(ChecksOrder().eval(), SPECS)
