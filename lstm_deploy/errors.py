@@ -13,6 +13,7 @@ A message is one sentence: what is wrong, then what to do.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import ClassVar
 
 
@@ -92,13 +93,18 @@ def _limit(error: Exception) -> InputError | None:
     return InputError(_LIMITS[0][1].format(text)) if isinstance(cause, MemoryError) else None
 
 
+def is_user_code(frame: FrameType) -> bool:
+    """Whether a frame runs the user's own code, not that of a library that runs it."""
+    module = frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] not in ("torch", "lstm_deploy", "onnxscript", "contextlib")
+
+
 def user_line(error: BaseException) -> str:
     """`, at FILE:LINE`: the innermost line of the user's own code in a traceback; empty if there is none."""
     place = ""
     traceback = error.__traceback__
     while traceback is not None:
-        module = traceback.tb_frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] not in ("torch", "lstm_deploy", "onnxscript", "contextlib"):
+        if is_user_code(traceback.tb_frame):
             place = f", at {traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return place

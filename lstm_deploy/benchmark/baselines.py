@@ -120,7 +120,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     """
     signature, convention = lifted.signature, lifted.convention
     children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
-    if convention.hardcodes_device or convention.mutates_inputs or lifted.packs:
+    if convention.hardcodes_device or convention.mutates_inputs or lifted.packing:
         return []
     if len(signature.state_inputs) != 2 * len(children) or any(len(group) != 2 for group in signature.state_groups):
         return []

@@ -25,6 +25,8 @@ from .sampling import (
     sample_inputs as sample_inputs,
     sample_state as sample_state,
     sizes_of as sizes_of,
+    steps_of as steps_of,
+    with_lengths as with_lengths,
 )
 from .signature import (
     CONTRACT_FILE as CONTRACT_FILE,

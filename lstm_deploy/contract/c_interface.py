@@ -79,7 +79,7 @@ def call_mode(signature: Signature) -> CallMode:
             )
     if signature.fixed_size("batch") not in (None, 1):
         raise InputError("The model fixes its batch size, and a C artifact computes one row; leave out --format c.")
-    lengths = any(spec.is_lengths for spec in signature.inputs)
+    lengths = any(spec.tells_lengths for spec in signature.inputs)
     one_step = signature.streaming == "exact" and not lengths
     dynamic = (
         not one_step and signature.fixed_size("seq") is None and any("seq" in spec.shape for spec in signature.inputs)

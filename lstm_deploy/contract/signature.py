@@ -50,6 +50,9 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     """Largest value seen in training, as `low`; for tokens, the largest valid one."""
     is_lengths: bool = False
     """Whether it holds the number of valid steps of each row, the others being padding."""
+    padding: float | msgspec.UnsetType = msgspec.UNSET
+    """The value of steps after the last valid one of a row, where the network finds lengths by it, as in
+    `(tokens != 0).sum(1)`. Every row begins with another value."""
 
     @classmethod
     def parse(cls, text: str, name: str | None = None) -> "TensorSpec":
@@ -73,6 +76,11 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
             dims.append(int(dim) if number else dim)
         is_lengths = dtype in ("int32", "int64") and dims == ["batch"] and "len" in name.lower()
         return cls(name=name, dtype=cast(DType, dtype), shape=tuple(dims), is_lengths=is_lengths)
+
+    @property
+    def tells_lengths(self) -> bool:
+        """Whether the lengths of rows can be read from it."""
+        return self.is_lengths or self.padding is not msgspec.UNSET
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with each dynamic dimension looked up in `sizes`."""

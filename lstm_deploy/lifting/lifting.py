@@ -18,9 +18,10 @@ from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePol
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, flatten
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
-from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_padding, measure_outputs
+from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
 from lstm_deploy.lifting.probing import ModuleProbe
 from lstm_deploy.lifting.recurrent import AuthorsModule, Lifted
+from lstm_deploy.lifting.row_checks import check_row_lengths
 from lstm_deploy.lifting.state_flow import Start, find_flow
 from lstm_deploy.lifting.state_search import find_optional_state, find_required_state
 from lstm_deploy.lifting.streaming import measure_streaming
@@ -62,15 +63,13 @@ def lift(
             least_seq=probe.least_seq,
             task=task,
         )
-        lifted = Lifted(shared_copy(original), signature, flow, probe.convention, packs=probe.packs).eval()
+        lifted = Lifted(shared_copy(original), signature, flow, probe.convention, packing=probe.packing).eval()
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
         lifted.output_positions, outputs = measure_outputs(probe, lifted)
         lifted.signature = replace(signature, outputs=outputs)
         check_sizes(probe, lifted)
-        check_row_order(probe, lifted)
+        lifted.notes = check_row_lengths(probe, lifted)
         streaming, reason = measure_streaming(lifted, inputs)
-        if lifted.packs and not ignores_padding(probe, lifted):
-            lifted.notes = ("the outputs look at padded steps, so the longest row of a batch must fill the time axis",)
     lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
     lifted.notes = (*lifted.notes, *_state_notes(probe, lifted.signature))
     if flow.is_authored:

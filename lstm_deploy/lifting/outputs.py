@@ -4,7 +4,7 @@ Every run is of a copy, and its results are compared with those of the untouched
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lstm_deploy.contract import Dim, DType, TensorSpec, sample_state
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import KEPT, flatten
 from lstm_deploy.lifting.execution import seeded, shared_copy
+from lstm_deploy.lifting.packing import check_returned
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.state_structure import Path
@@ -30,7 +31,7 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     """
     sizes, signature = probe.sizes, template.signature
     lifted = shared_copy(template)
-    leaves = _run_and_compare(probe, lifted, sizes)
+    leaves = run_and_compare(probe, lifted, sizes)
     returned = (state for port in lifted.ports for state in port.returned or ())
     finals = {(state.data_ptr(), state.shape) for state in returned}
     results = {carried.result for carried in lifted.flow.states if carried.result is not None}
@@ -45,7 +46,7 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     shapes: list[list[Dim]] = [list(tensor.shape) for _, tensor in outputs]
     for dim in sorted(dynamic_dims((*signature.inputs, *signature.state_inputs))):
         varied = sizes[dim], sizes[dim] + STEP
-        larger = _run_and_compare(probe, shared_copy(template), {**sizes, dim: varied[1]})
+        larger = run_and_compare(probe, shared_copy(template), {**sizes, dim: varied[1]})
         for position, shape in zip(positions, shapes, strict=True):
             for axis, pair in enumerate(zip(leaves[position][1].shape, larger[position][1].shape, strict=True)):
                 if pair[0] != pair[1]:
@@ -80,7 +81,7 @@ def check_sizes(probe: ModuleProbe, template: Lifted) -> None:
         sizes = {**probe.sizes, **case}
         where = " and ".join(f"{dim} {size}" for dim, size in sorted(case.items()))
         try:
-            leaves = _run_and_compare(probe, shared_copy(template), sizes)
+            leaves = run_and_compare(probe, shared_copy(template), sizes)
         except LiftingError as error:
             if (cause := error.__cause__) is None:
                 raise
@@ -100,64 +101,24 @@ def check_sizes(probe: ModuleProbe, template: Lifted) -> None:
                 )
 
 
-def check_row_order(probe: ModuleProbe, template: Lifted) -> None:
-    """Raise `LiftingError` if an LSTM gets the rows in another order than the inputs: then its state is another row's.
-
-    A forward that sorts rows by length before it packs them does that.
-    """
-    signature = template.signature
-    if not any(spec.is_lengths for spec in signature.inputs) or signature.fixed_size("batch") is not None:
-        return
-    sizes = {**probe.sizes, "batch": 2}
-    lengths = torch.tensor([sizes["seq"] - 2, sizes["seq"]])
-    finals = []
-    for seed in (0, 1):  # of the first row of the inputs; the second stays
-        inputs = [
-            lengths.to(x.dtype)
-            if spec.is_lengths
-            else torch.cat([other[:1], x[1:]])
-            if spec.shape[:1] == ("batch",)
-            else x
-            for spec, x, other in zip(signature.inputs, probe.tensors(sizes), probe.tensors(sizes, seed), strict=True)
-        ]
-        lifted = shared_copy(template)
-        returned = flatten(lifted.call(*inputs, *_initial_state(lifted, 2)))
-        finals.append(lifted.flow.returned(dict(returned), lifted.ports))
-    for state, before, after in zip(signature.state_specs, *finals, strict=True):
-        if (before != after).any(-1).any(0).tolist() == [False, True]:  # but the state of the second row changed
-            raise LiftingError(
-                f"{state.module or 'The LSTM'} gets the rows of a batch in another order than the inputs have, so "
-                "its state would be another row's; do not sort by length, but pass enforce_sorted=False to "
-                "pack_padded_sequence."
-            )
-
-
-def ignores_padding(probe: ModuleProbe, lifted: Lifted) -> bool:
-    """Whether outputs without a time axis stay the same when no row fills it, as with `pad_packed_sequence`."""
-    inputs = [
-        x.clamp(max=probe.sizes["seq"] - 2) if spec.is_lengths else x
-        for spec, x in zip(probe.inputs, probe.tensors(probe.sizes), strict=True)
-    ]
-    expected = flatten(probe.run(probe.sizes, inputs))
-    actual = flatten(shared_copy(lifted).call(*inputs, *_initial_state(lifted, probe.sizes["batch"])))
-    pairs = [(expected[position][1], actual[position][1]) for position in lifted.output_positions]
-    return all(a.shape != b.shape or torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
-
-
 def many_steps(lifted: Lifted) -> int:
     """Enough steps to show a dependence far back in time, and not too many for large weights."""
     weights = sum(parameter.numel() for parameter in lifted.parameters())
     return max(24, min(200, WORK // max(1, weights)))
 
 
-def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int]) -> list[tuple[Path, Tensor]]:
+def run_and_compare(
+    probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int], lengths: Sequence[int] | None = None
+) -> list[tuple[Path, Tensor]]:
     """Run both modules from the same state: random where `forward` takes it, else that which the untouched one has.
+
+    On rows of these lengths, if they are given.
 
     Returns the leaves of the lifted one; raises `LiftingError` if the untouched module returns something else.
     """
     states = [torch.from_numpy(state) for state in sample_state(lifted.signature, sizes["batch"], _rng()).values()]
     given = lifted.flow.leaves([lifted.in_layout(state) for state in states]) if lifted.flow.arguments else None
-    recorded = probe.record(sizes, state=given)
+    recorded = probe.record(sizes, lengths=lengths, state=given)
     for position, carried in enumerate(lifted.flow.states):
         if carried.given is not None:
             path, number = lifted.flow.starts[carried.given.start]
@@ -165,9 +126,9 @@ def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int
                 states[position] = lifted.in_layout(start[carried.given.state])
             else:
                 states[position] = torch.zeros_like(states[position])
-    actual = _compare(probe, lifted, sizes, states, given)
-    if probe.same_without_state:
-        _compare(probe, lifted, sizes, _initial_state(lifted, sizes["batch"]), None)  # as without a state
+    actual = _compare(probe, lifted, sizes, lengths, states, given)
+    if probe.same_without_state:  # then without a state, too
+        _compare(probe, lifted, sizes, lengths, initial_state(lifted, sizes["batch"]), None)
     return actual
 
 
@@ -175,24 +136,25 @@ def _compare(
     probe: ModuleProbe,
     lifted: Lifted,
     sizes: Mapping[str, int],
+    lengths: Sequence[int] | None,
     states: Sequence[Tensor],
     given: Sequence[Tensor] | None,
 ) -> list[tuple[Path, Tensor]]:
-    expected = flatten(probe.run(sizes, state=given))
-    with seeded(0):  # as `probe.run` is
-        actual = flatten(lifted.call(*probe.tensors(sizes), *states))
+    returned = probe.run(sizes, lengths, state=given)
+    check_returned(returned)
+    expected = flatten(returned)
+    actual = flatten(_call(lifted, *probe.tensors(sizes, lengths=lengths), *states))
     if len(lifted.flow.returned(dict(actual), lifted.ports)) != len(states):
         raise LiftingError("An LSTM of this module is not always called, so it has no single state; always call it.")
     if given is None:
         actual = [(path, value) for path, value in actual if path[:1] != (KEPT,)]
     same = [path for path, _ in expected] == [path for path, _ in actual] and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+        a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
         for (_, a), (_, b) in zip(expected, actual, strict=True)
     )
     if not same:
         raise LiftingError(
-            f"With its state made explicit the module computes something else at {dict(sizes)}; "
-            "forward must be a function of its inputs and the state alone."
+            f"With its state made explicit the module computes something else at {dict(sizes)}; {_remedy(probe)}."
         )
     return actual
 
@@ -201,7 +163,34 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(1)
 
 
-def _initial_state(lifted: Lifted, batch: int) -> list[Tensor]:
+def _call(lifted: Lifted, *tensors: Tensor) -> Any:
+    """What the lifted module returns; raises `LiftingError` if it does not run where the untouched one has run."""
+    try:
+        with seeded(0):  # as `probe.run` is
+            return lifted.call(*tensors)
+    except LiftingError:
+        raise
+    except Exception as error:  # whatever the user's forward raises
+        raise LiftingError(
+            f"With its state made explicit the module does not run ({one_line(error)}{user_line(error)}); "
+            "forward must be a function of its inputs and the state alone."
+        ) from error
+
+
+def _remedy(probe: ModuleProbe) -> str:
+    """What to change in a forward that computes something else once its state is explicit."""
+    if probe.packing is None:
+        return "forward must be a function of its inputs and the state alone"
+    if probe.packing.sorts_rows:
+        return "do not sort rows by length, but pass enforce_sorted=False to pack_padded_sequence"
+    return (
+        "what forward does to the data of a PackedSequence must be the same for each step alone, as a Linear layer is, "
+        "and padded again before steps are put together or returned"
+    )
+
+
+def initial_state(lifted: Lifted, batch: int) -> list[Tensor]:
+    """The state of the contract before the first step."""
     return [torch.from_numpy(state) for state in lifted.signature.initial_state(batch).values()]
 
 

@@ -9,11 +9,13 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
+from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten
 from lstm_deploy.lifting.execution import seeded, shared_copy
+from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.recurrent import Call, Calls, Disturbance, make_stateful
+from lstm_deploy.lifting.row_lengths import find_packing
 from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of
 
 Disturb = Callable[[str, int], Disturbance]
@@ -39,15 +41,15 @@ class Recording(NamedTuple):
 class ModuleProbe:
     """A module and the inputs that it is run on. Every run is of a fresh copy.
 
-    `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packs`. Every run may correct `convention`.
+    `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packing`. Every run may correct `convention`.
     """
 
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec]) -> None:
         """Raises `LiftingError` if the inputs are not the arguments of `forward`."""
         self.original, self.inputs = original, tuple(inputs)
         self.convention = convention_of(original, inputs)
-        self.packs = False
-        """Whether the module packs padded sequences."""
+        self.packing: Packing | None = None
+        """How the module packs padded sequences; none if it does not."""
         self.requires_state = False
         """Whether it does not run without a state."""
         self.same_without_state = False
@@ -57,6 +59,7 @@ class ModuleProbe:
 
     def resolve_sizes(self) -> tuple[FixedDim, ...]:
         """Find the dimensions that the module fixes, and fix them in `inputs`."""
+        self.inputs, self.packing = find_packing(self)
         names = dynamic_dims(self.inputs)
         fixed: list[FixedDim] = []
         try:
@@ -65,8 +68,8 @@ class ModuleProbe:
             if "seq" not in names:
                 raise
             fixed += self._resolve_steps(error)
+            self.inputs, self.packing = find_packing(self)
             recorded = self.record(self.sizes)
-        self.packs = any(call.packed for calls in recorded.calls.values() for call in calls)
         batches = _batches(recorded)
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
@@ -117,12 +120,14 @@ class ModuleProbe:
         noise: int = 0,
         *,
         inputs: Sequence[Tensor] | None = None,
+        lengths: Sequence[int] | None = None,
         state: Sequence[Tensor] | None = None,
         disturb: Disturb | None = None,
     ) -> Recording:
         """Run the module and record every call of every recurrent module; raises `LiftingError` if it does not run.
 
-        `state` fills the arguments that take one; None leaves it out, or draws it where it is required.
+        `inputs` are drawn unless given, with rows of these `lengths`. `state` fills the arguments that take one; None
+        leaves it out, or draws it where it is required.
         """
         by_path: dict[str, Calls] = {}
 
@@ -135,6 +140,8 @@ class ModuleProbe:
                     calls.disturb = partial(disturb, path)
             return copy
 
+        if lengths is not None:
+            inputs = self.tensors(sizes, seed, lengths)
         returned = flatten(self._run(recorder, sizes, seed, noise, inputs, state))
         calls = {path: calls.recorded or [] for path, calls in by_path.items()}
         return Recording(calls, {path: calls.finals for path, calls in by_path.items()}, returned)
@@ -142,11 +149,12 @@ class ModuleProbe:
     def run(
         self,
         sizes: Mapping[str, int],
-        inputs: Sequence[Tensor] | None = None,
+        lengths: Sequence[int] | None = None,
         *,
         state: Sequence[Tensor] | None = None,
     ) -> Any:
-        """Run the untouched module on these inputs, or on `tensors(sizes)`; raises as `record`."""
+        """Run the untouched module on `tensors(sizes, lengths=lengths)`; raises as `record`."""
+        inputs = None if lengths is None else self.tensors(sizes, lengths=lengths)
         return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs, state=state)
 
     def leaves(self, sizes: Mapping[str, int], seed: int = 0) -> list[Tensor]:
@@ -167,8 +175,12 @@ class ModuleProbe:
         self._run(lambda: module, sizes)
         return {path: value for path, value in attributes_of(module).items() if differ(value, before.get(path))}
 
-    def tensors(self, sizes: Mapping[str, int], seed: int | None = 0) -> list[Tensor]:
+    def tensors(
+        self, sizes: Mapping[str, int], seed: int | None = 0, lengths: Sequence[int] | None = None
+    ) -> list[Tensor]:
         """Inputs of these sizes: random, or without a seed all zeros but for lengths.
+
+        `lengths` are those of the rows, else random ones, in the order that the module demands.
 
         Raises `LiftingError` for impossible inputs: larger than memory, or of a range that ends before it begins.
         """
@@ -177,9 +189,13 @@ class ModuleProbe:
         except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
             specs = ", ".join(map(str, self.inputs))
             raise LiftingError(f"No input can be {specs} ({one_line(error)}); correct the specification.") from error
+        if lengths is not None:
+            sampled = with_lengths(self.inputs, sampled, lengths)
+        elif self.packing is not None and self.packing.demands_sorted:
+            sampled |= {spec.name: np.sort(sampled[spec.name])[::-1].copy() for spec in self.inputs if spec.is_lengths}
         tensors = {name: torch.from_numpy(value) for name, value in sampled.items()}
         if seed is None:
-            tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.is_lengths}
+            tensors |= {s.name: torch.zeros_like(tensors[s.name]) for s in self.inputs if not s.tells_lengths}
         return list(tensors.values())
 
     def _run(

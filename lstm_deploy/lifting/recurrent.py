@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lstm_deploy.contract import Signature
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
 from lstm_deploy.lifting.carried_state import Carried, Stack, assembled, selected
-from lstm_deploy.lifting.packing import PaddedSequence, kept_padded, pack_padded_sequence, pad_packed_sequence
+from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, packed_in_any_order, pad_packed_sequence
 from lstm_deploy.lifting.state_structure import Path, cloned
 
 
@@ -41,7 +41,6 @@ class Call(NamedTuple):
 
     state: State | None
     """`[layers, batch, size]` each; none where the caller passed none."""
-    packed: bool
     batch: int
     steps: int
 
@@ -104,30 +103,32 @@ class StatefulLSTM(nn.LSTM):
     calls: Calls
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
-        if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0]), steps=len(input.batch_sizes)))
+        packed: Any = input.batch_sizes if isinstance(input, PackedSequence) else None
+        if isinstance(packed, Tensor):  # only while calls are recorded: nothing has a port yet
+            self.calls.enter(Call(hx, batch=int(packed[0]), steps=len(packed)))
             result = super().forward(input, hx)
             return self.calls.leave(result[0], result[1], result[1])
-        lengths = input.lengths if isinstance(input, PaddedSequence) else None
-        x = input.data if isinstance(input, PaddedSequence) else input
+        lengths = None if packed is None else packed.lengths
+        x = input if packed is None else packed.steps_of(input.data)
         batched = x.dim() == 3
         batch_axis = 1 if lengths is not None or not self.batch_first else 0
         if not batched:
             x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         batch, steps = x.shape[batch_axis], x.shape[1 - batch_axis]
-        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch, steps=steps))
+        state = self.calls.enter(Call(hx, batch=batch, steps=steps))
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
             return self.calls.leave(y.squeeze(batch_axis), final, (final[0].squeeze(1), final[1].squeeze(1)))
-        return self.calls.leave(y if lengths is None else PaddedSequence(y, lengths), final, final)
+        output = y if lengths is None else PaddedSteps(y, lengths, zero_beyond=True).packed()
+        return self.calls.leave(output, final, final)
 
     def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
         if lengths is None:
             return self.kernel(x, (h, c))
-        packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+        packed = packed_in_any_order(x, lengths.cpu())
         y, final = self.kernel(packed, (h, c))
         return pad_packed_sequence(y, total_length=x.shape[0])[0], final
 
@@ -146,7 +147,7 @@ class StatefulCell(nn.LSTMCell):
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0], steps=1))
+        state = self.calls.enter(Call(hx, batch=x.shape[0], steps=1))
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(None, final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))[1]
@@ -199,15 +200,21 @@ class Lifted(nn.Module):
     """A module with explicit state; `signature` names its inputs and outputs, in order."""
 
     def __init__(
-        self, module: nn.Module, signature: Signature, flow: StateFlow, convention: CallingConvention, *, packs: bool
+        self,
+        module: nn.Module,
+        signature: Signature,
+        flow: StateFlow,
+        convention: CallingConvention,
+        *,
+        packing: Packing | None,
     ) -> None:
         """Take over `module`, which must not be used otherwise from here on.
 
-        `packs` says whether it packs padded sequences.
+        `packing` says how it packs padded sequences, if it does.
         """
         super().__init__()
         self.module, self.signature = module, signature
-        self.flow, self.convention, self.packs = flow, convention, packs
+        self.flow, self.convention, self.packing = flow, convention, packing
         self.output_positions: tuple[int, ...] = ()
         """Which of the tensors that `module` returns are outputs; the others are the state."""
         self.notes: tuple[str, ...] = ()
@@ -234,7 +241,7 @@ class Lifted(nn.Module):
             given = tuple(state for carried, state in pairs if carried.given and carried.given.start == number)
             port.given = given or None
         leaves = self.flow.leaves(states) if self.flow.arguments else None
-        with kept_padded(self.module) if self.packs else nullcontext():
+        with nullcontext() if self.packing is None else kept_padded(self.packing):
             return self.convention.call(self.module, tensors[:count], leaves)
 
     def in_layout(self, state: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state
 from lstm_deploy.lifting.carried_state import Selection, Target, selected
+from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, Recording
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
@@ -46,6 +47,7 @@ def find_required_state(probe: ModuleProbe) -> None:
             _try_attributes_of_one_row(probe)
         return
     probe.requires_state = True
+    probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
     if _try_required(probe):
         return
     others = [name for name in missing if not named_like_state(name)] or missing

@@ -7,7 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec, sample_inputs, sample_state, sizes_of
+from lstm_deploy.contract import (
+    Array,
+    Feeds,
+    Outputs,
+    Signature,
+    TensorSpec,
+    sample_inputs,
+    sample_state,
+    sizes_of,
+    steps_of,
+    with_lengths,
+)
 from lstm_deploy.validation.tolerances import HUGE_CELLS, LARGE_CELLS
 
 
@@ -145,12 +156,11 @@ def rows(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[
 
 def lengths(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """Rows of unequal length, unsorted."""
-    for spec in signature.inputs:
-        if spec.is_lengths:
-            usual = single_call(signature, 5, 9, rng, "lengths from 1 to all")
-            full = usual.feeds[spec.name]
-            unequal = np.resize([1, 9, 4, 1, 8], full.shape).clip(max=full.max())
-            yield usual.feeding({spec.name: unequal.astype(spec.dtype)})
+    if any(spec.tells_lengths for spec in signature.inputs):
+        usual = single_call(signature, 5, 9, rng, "lengths from 1 to all")
+        sizes = signature.clamp(sizes_of(signature.inputs, 5, 9))
+        unequal = np.resize([1, 9, 4, 1, 8], sizes["batch"]).clip(max=steps_of(signature.inputs, sizes))
+        yield usual.feeding(with_lengths(signature.inputs, usual.feeds, unequal.tolist()))
 
 
 def chunked(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:

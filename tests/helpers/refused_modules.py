@@ -3,7 +3,6 @@
 import torch
 from modules import OneLSTM
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 
 class Subclassed(nn.Module):
@@ -63,16 +62,6 @@ class Squeezes(OneLSTM):
 
     def forward(self, x):
         return self.lstm(x)[0][:, -1].squeeze()
-
-
-class SortsByLength(OneLSTM):
-    """As before PyTorch could pack unsorted rows: sort, pack, unpack, sort back."""
-
-    def forward(self, x, lengths):
-        lengths, order = lengths.sort(descending=True)
-        out, _ = self.lstm(pack_padded_sequence(x[order], lengths.cpu(), batch_first=True))
-        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
-        return out[order.argsort()]
 
 
 class TakesLen(OneLSTM):

@@ -2,12 +2,11 @@ import modules
 import pytest
 import refused_modules
 import torch
-from lift_modules import X, lift_module
+from lift_modules import lift_module
 from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.outputs import many_steps
 
 
@@ -44,12 +43,6 @@ def test_outputs_may_be_true_or_false():
     assert lift_module(Above()).signature.outputs[0].dtype == "bool"
 
 
-def test_outputs_that_depend_on_padding_are_noted():
-    specs = [X, TensorSpec.parse("lengths:int64[batch]")]
-    assert "must fill the time axis" in lift(modules.PoolsPadding().eval(), specs).notes[0]
-    assert lift(modules.Packs().eval(), specs).notes == ()
-
-
 def test_the_state_of_a_cell_is_not_exported_twice_either():
     class Step(nn.Module):
         """As a published voice detector is written: one step a call, the state returned as it came."""
@@ -81,13 +74,6 @@ def test_an_axis_that_vanishes_where_its_size_is_one_is_refused():
     assert lift_module(refused_modules.Squeezes(), TensorSpec.parse("x:float32[1,seq,3]")).signature.outputs[
         0
     ].shape == (4,)
-
-
-def test_rows_that_are_sorted_before_the_lstm_are_refused():
-    """Its state would be another row's, whatever the ties."""
-    lengths = TensorSpec.parse("lengths:int64[batch]")
-    with pytest.raises(LiftingError, match="enforce_sorted=False"):
-        lift(refused_modules.SortsByLength().eval(), [X, lengths])
 
 
 def test_many_steps_are_fewer_where_weights_are_many():
