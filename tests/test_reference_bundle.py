@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from msgspec.structs import replace
 
 import lstm_deploy
 from lstm_deploy.artifacts.files import read_npz
@@ -36,6 +37,8 @@ def test_a_fresh_export_has_the_same_contract_and_trace(tmp_path, layout):
         REFERENCE.with_suffix(".safetensors"), tmp_path / "b", formats=["onnx"], state_layout=layout
     )
     if layout == "layers-first":
-        assert fresh.signature == lstm_deploy.open(REFERENCE).signature
+        old_contract = lstm_deploy.open(REFERENCE).signature  # of a time when contracts did not say where a state is
+        assert replace(fresh.signature, states=()) == old_contract
+        assert fresh.signature.state_inputs == old_contract.state_inputs
     old, new = read_npz(REFERENCE / "golden.npz"), read_npz(tmp_path / "b" / "golden.npz")
     np.testing.assert_allclose(new["3.y"], old["3.y"], rtol=1e-9)

@@ -18,6 +18,7 @@ from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePol
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, flatten
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
+from lstm_deploy.lifting.kept_state import check_repeatable, find_kept_state, find_kept_state_of_one_row
 from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
 from lstm_deploy.lifting.probing import ModuleProbe
 from lstm_deploy.lifting.recurrent import AuthorsModule, Lifted
@@ -48,8 +49,11 @@ def lift(
         # PyTorch warns of every projection on a CPU, which nobody can change.
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
         find_required_state(probe)
+        find_kept_state_of_one_row(probe)
         fixed = probe.resolve_sizes()
         find_optional_state(probe)
+        find_kept_state(probe)
+        check_repeatable(probe)
         starts, flow = find_flow(probe)
         keeps = any(argument.attribute for argument in probe.convention.state)
         signature = Signature(
@@ -72,7 +76,7 @@ def lift(
         streaming, reason = measure_streaming(lifted, inputs)
     lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
     lifted.notes = (*lifted.notes, *_state_notes(probe, lifted.signature))
-    if flow.is_authored:
+    if flow.is_authored and _takes_any_lengths(probe):
         lifted.author = AuthorsModule(original, lifted)
     return lifted
 
@@ -111,6 +115,12 @@ def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[Recurr
             )
         )
     return tuple(specs)
+
+
+def _takes_any_lengths(probe: ModuleProbe) -> bool:
+    """Whether rows can be sorted by an input that holds their lengths, where the author's code demands sorted ones."""
+    sorts = probe.packing is not None and probe.packing.demands_sorted
+    return not sorts or any(spec.is_lengths for spec in probe.inputs)
 
 
 def _state_notes(probe: ModuleProbe, signature: Signature) -> tuple[str, ...]:

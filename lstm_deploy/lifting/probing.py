@@ -157,6 +157,10 @@ class ModuleProbe:
         inputs = None if lengths is None else self.tensors(sizes, lengths=lengths)
         return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs, state=state)
 
+    def run_again(self, module: nn.Module, state: Sequence[Tensor] | None) -> Any:
+        """Run a copy of the module that may have been run before, on the usual inputs."""
+        return self._run(lambda: module, self.sizes, state=state)
+
     def leaves(self, sizes: Mapping[str, int], seed: int = 0) -> list[Tensor]:
         """Random tensors for the arguments that take a state."""
         generator = torch.Generator().manual_seed(seed)

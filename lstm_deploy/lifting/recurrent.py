@@ -16,7 +16,7 @@ from msgspec import Struct
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lstm_deploy.contract import Signature
+from lstm_deploy.contract import Signature, TensorSpec
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
 from lstm_deploy.lifting.carried_state import Carried, Stack, assembled, selected
 from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, packed_in_any_order, pad_packed_sequence
@@ -256,9 +256,19 @@ class AuthorsModule:
         """`module` is not changed; `lifted` says how the state of the contract becomes that of the author."""
         self.module, self.flow, self.convention = module, lifted.flow, lifted.convention
         self.signature, self.output_positions = lifted.signature, lifted.output_positions
+        self.sorts = lifted.packing is not None and lifted.packing.demands_sorted
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """As `Lifted.forward`."""
+        """As `Lifted.forward`, which takes rows in any order: they are sorted by length where the author demands it."""
+        specs = (*self.signature.inputs, *self.signature.state_inputs)
+        lengths = next((x for spec, x in zip(specs, tensors, strict=True) if spec.is_lengths), None)
+        if not self.sorts or lengths is None:
+            return self._call(*tensors)
+        order = lengths.argsort(descending=True, stable=True)
+        outputs = self._call(*_rows_taken(specs, tensors, order))
+        return _rows_taken((*self.signature.outputs, *self.signature.state_outputs), outputs, order.argsort())
+
+    def _call(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         count, batch_first = len(self.signature.inputs), self.signature.state_layout == "batch-first"
         states = [state.transpose(0, 1) if batch_first else state for state in tensors[count:]]
         returned = flatten(self.convention.call(self.module, tensors[:count], self.flow.leaves(states)))
@@ -277,6 +287,14 @@ class AuthorsModule:
     def __deepcopy__(self, memo: Any) -> "AuthorsModule":
         """Itself: its weights are those of the module that was lifted, which no run changes."""
         return self
+
+
+def _rows_taken(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], order: Tensor) -> tuple[Tensor, ...]:
+    """The tensors with their rows in another order."""
+    return tuple(
+        x.index_select(spec.shape.index("batch"), order) if "batch" in spec.shape else x
+        for spec, x in zip(specs, tensors, strict=True)
+    )
 
 
 def make_stateful(module: nn.Module) -> dict[str, Calls]:

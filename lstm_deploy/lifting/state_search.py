@@ -43,8 +43,6 @@ def find_required_state(probe: ModuleProbe) -> None:
     """
     missing = probe.convention.missing
     if not missing:
-        if has_rows(probe):
-            _try_attributes_of_one_row(probe)
         return
     probe.requires_state = True
     probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
@@ -58,17 +56,11 @@ def find_required_state(probe: ModuleProbe) -> None:
     )
 
 
-def find_optional_state(probe: ModuleProbe) -> None:
-    """Find the optional parameters and the attributes that hold a state."""
-    _try_optional(probe)
-    _try_attributes(probe)
-
-
 def parts_of(probe: ModuleProbe) -> list[Part]:
     """The states that `forward` takes, those that are stacked in one tensor apart."""
     parts = []
     leaves = probe.leaves(probe.sizes, 0)
-    for number, (_, leaf) in enumerate(_all_leaves(probe.convention.state)):
+    for number, (_, leaf) in enumerate(all_leaves(probe.convention.state)):
         parts += _split(probe, leaves, number, leaf, ())
     return parts
 
@@ -81,12 +73,12 @@ def reached(probe: ModuleProbe, leaves: Sequence[Tensor], leaf: int, selections:
     entry += 0.5 * torch.sign(entry) + 0.1
     other = probe.record(probe.sizes, state=changed)
     chained = probe.record(probe.sizes, state=leaves, disturb=lambda *_: DISTURBED)
-    return {target for target in _differing(base, other) if target not in _differing(base, chained)}
+    return {target for target in differing(base, other) if target not in differing(base, chained)}
 
 
 def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> list[Path | None]:
     """For each part, the path of the returned tensor that follows from it; none if nothing that is returned does."""
-    arguments = _all_leaves(probe.convention.state)
+    arguments = all_leaves(probe.convention.state)
     returned = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0))
     wider = _wider(probe)
     larger = probe.record(wider, state=probe.leaves(wider, 0)).returned
@@ -148,8 +140,8 @@ def _steps(probe: ModuleProbe) -> list[int]:
     return list(dict.fromkeys([usual, 1, *LONGER[:2], *sorted(windows)]))
 
 
-def _try_optional(probe: ModuleProbe) -> None:
-    """Add the optional parameters that take a state, together if they are called like one, else one by one."""
+def find_optional_state(probe: ModuleProbe) -> None:
+    """Find the optional parameters that take a state, together if they are called like one, else one by one."""
     named = tuple(name for name in probe.convention.optional if named_like_state(name))
     groups = [named, *((name,) for name in probe.convention.optional)]
     if not any(groups):
@@ -178,22 +170,22 @@ def _fed_back(probe: ModuleProbe, returned: Any, wider: Any, arguments: int) -> 
     pairs = zip(returned_structures(returned, arguments), returned_structures(wider, arguments), strict=False)
     for values, others in pairs:
         try:
-            yield tuple(_structure(probe, value, other) for value, other in zip(values, others, strict=True))
+            yield tuple(structure_in(probe, value, other) for value, other in zip(values, others, strict=True))
         except ValueError:  # no state
             continue
 
 
-def _structure(probe: ModuleProbe, value: Any, wider: Any) -> Any:
+def structure_in(probe: ModuleProbe, value: Any, wider: Any) -> Any:
     """As `structure_of`; where the number of rows is fixed, the axis of rows is where PyTorch has it."""
     batch = probe.sizes["batch"]
     structure = structure_of(value, wider, batch)
     if has_rows(probe):
         return structure
 
-    return _marked(structure, batch)
+    return with_rows_marked(structure, batch)
 
 
-def _marked(structure: Any, batch: int) -> Any:
+def with_rows_marked(structure: Any, batch: int) -> Any:
     """The structure with the axis of rows marked where PyTorch has it: the last but one."""
 
     def marked(leaf: Leaf) -> Leaf:
@@ -223,7 +215,7 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
             for name, structure in zip(parameters, structures, strict=True)
         ]
         probe.convention = replace(probe.convention, state=(*before, *arguments))
-        if _reaches(probe, len(_all_leaves(before))):
+        if reaches(probe, len(all_leaves(before))):
             if all(result is not None for result in find_results(probe, parts_of(probe))):
                 return True
             second = second or probe.convention.state
@@ -231,60 +223,13 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
     return bool(second)
 
 
-def _reaches(probe: ModuleProbe, known: int) -> bool:
+def reaches(probe: ModuleProbe, known: int) -> bool:
     """Whether the module runs with its state, and each tensor of it but the first `known` reaches an LSTM's start."""
     leaves = probe.leaves(probe.sizes, 0)
     try:
         return len(leaves) > known and all(reached(probe, leaves, leaf, ()) for leaf in range(known, len(leaves)))
     except LiftingError:
         return False
-
-
-def _try_attributes(probe: ModuleProbe) -> None:
-    """Add the attributes in which the module keeps a state between its calls."""
-    before = probe.convention
-    settled = {argument.attribute for argument in probe.convention.state}
-    kept = probe.kept_attributes(probe.sizes)
-    wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if has_rows(probe) else kept
-    for path, value in kept.items():
-        if path in settled:
-            continue
-        try:
-            structure = _structure(probe, value, wider.get(path))
-        except ValueError:
-            structure = None
-        if structure is None or not leaves_of(structure):
-            continue
-        argument = StateArgument(attribute=path, structure=structure)
-        known = len(_all_leaves(probe.convention.state))
-        probe.convention = replace(probe.convention, state=(*probe.convention.state, argument))
-        if not _reaches(probe, known):
-            probe.convention = replace(probe.convention, state=before.state)
-        before = probe.convention
-
-
-def _try_attributes_of_one_row(probe: ModuleProbe) -> None:
-    """Find attributes that keep the state of one row, where the module runs on no other number of rows than that."""
-    sizes = probe.sizes
-    try:
-        probe.run(sizes)
-    except LiftingError:
-        probe.sizes = {**sizes, "batch": 1}
-        try:
-            kept = probe.kept_attributes(probe.sizes)
-        except LiftingError:
-            return  # it is not that, as will be reported
-        finally:
-            probe.sizes = sizes
-        arguments = []
-        for path, value in kept.items():
-            structure = _marked(structure_of(value, value, 1), 1)
-            if leaves_of(structure):
-                arguments.append(StateArgument(attribute=path, structure=structure))
-        probe.convention = replace(probe.convention, state=tuple(arguments))
-        probe.requires_state = bool(arguments)
-        if arguments and not _reaches(probe, 0):
-            probe.convention, probe.requires_state = replace(probe.convention, state=()), False
 
 
 def _split(
@@ -361,7 +306,7 @@ def _wider(probe: ModuleProbe) -> dict[str, int]:
     return {name: size + STEP if name in dynamic else size for name, size in probe.sizes.items()}
 
 
-def _differing(a: Recording, b: Recording) -> set[Target]:
+def differing(a: Recording, b: Recording) -> set[Target]:
     """The states that calls start from and that differ between two runs."""
     different = set()
     for path, calls in a.calls.items():
@@ -374,7 +319,7 @@ def _differing(a: Recording, b: Recording) -> set[Target]:
     return different
 
 
-def _all_leaves(arguments: Sequence[StateArgument]) -> list[tuple[Path, Leaf]]:
+def all_leaves(arguments: Sequence[StateArgument]) -> list[tuple[Path, Leaf]]:
     """The leaves of all arguments; their paths begin with the parameter, or with `KEPT` and the attribute."""
     return [
         ((argument.parameter, *path) if argument.parameter else (KEPT, argument.attribute, *path), leaf)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lstm_deploy.contract import Streaming, TensorSpec, sample_inputs, sample_state, sizes_of
 from lstm_deploy.errors import one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
-from lstm_deploy.lifting.execution import frozen_copy, in_float64, seeded
+from lstm_deploy.lifting.execution import frozen_copy, in_float64
 from lstm_deploy.lifting.outputs import many_steps
 from lstm_deploy.lifting.probing import BATCH, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
@@ -19,8 +19,6 @@ NEARBY = 1e-12
 DAMPINGS = (1.0, 0.1, 0.01, 0.0)
 """Factors for the recurrent weights, tried in turn where a network amplifies rounding until nothing can be compared.
 Whether its code looks across time does not depend on their size."""
-SINGLE_STEPS = 4
-"""Calls after which a network of one step a call shows that it keeps more than its state."""
 
 Returned = tuple[Tensor, ...]
 """The outputs of a lifted module, then its final states."""
@@ -40,7 +38,7 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
     if any("seq" in spec.shape for spec in specs):
         return _measure_chunks(lifted, specs, one_step=one_step)
     if takes_one_step(lifted):
-        return _measure_single_steps(lifted)
+        return "exact", ""  # a sequence is its steps, as nothing but the state is kept between calls
     reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")
     return "none", f"the number of steps is fixed{reason}"
 
@@ -83,23 +81,6 @@ def takes_one_step(lifted: Lifted) -> bool:
         (path, number): call for path, calls in copy.calls.items() for number, call in enumerate(calls.recorded or ())
     }
     return recorded.keys() == set(lifted.flow.starts) and all(call.steps == 1 for call in recorded.values())
-
-
-def _measure_single_steps(lifted: Lifted) -> tuple[Streaming, str]:
-    """`measure_streaming` where a call is one step: a sequence is its steps, if nothing but the state is kept."""
-    kept, count = frozen_copy(lifted), len(lifted.signature.outputs)
-    states = sample_state(lifted.signature, lifted.signature.fixed_size("batch") or BATCH, np.random.default_rng(1))
-    state: Sequence[Tensor] = [torch.from_numpy(value) for value in states.values()]
-    for step in range(SINGLE_STEPS):
-        inputs = example_inputs(lifted.signature, seed=step)[: len(lifted.signature.inputs)]
-        results: list[Returned] = []
-        for module in (kept, frozen_copy(lifted)):
-            with seeded(step):
-                results.append(module(*(x.clone() for x in (*inputs, *state))))
-        if not _close(*results):
-            return "none", "forward keeps more from one call to the next than the state of its LSTMs"
-        state = results[1][count:]
-    return "exact", ""
 
 
 def _run_in_chunks_and_whole(

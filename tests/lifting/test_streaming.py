@@ -90,10 +90,11 @@ def test_a_window_of_steps_is_not_one_step(make, x):
     assert "the number of steps is fixed" in signature.streaming_reason
 
 
-def test_a_network_of_one_step_that_keeps_more_than_its_state_does_not_stream():
+def test_a_network_of_one_step_that_keeps_its_last_input_streams_with_that_as_a_state():
     signature = lift_module(modules.KeepsTheLastInput(), TensorSpec.parse("x:float32[batch,3]")).signature
-    assert signature.streaming == "none"
-    assert "keeps more" in signature.streaming_reason
+    assert signature.streaming == "exact"
+    assert [spec.name for spec in signature.state_inputs] == ["h_in", "c_in", "before_in"]
+    assert signature.states[2].argument == "self.before"
 
 
 def test_a_small_pool_upon_a_large_residual_is_seen_to_look_across_time():
