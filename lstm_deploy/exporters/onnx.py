@@ -94,12 +94,30 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
             verbose=False,
         )
     assert exported is not None  # it is None only for the deprecated exporter
-    initializers = exported.model.graph.initializers
+    graph = exported.model.graph
+    _name_apart(graph)
+    initializers = graph.initializers
     weights = {}
     for name, value in initializers.items():
         weights[name], value.const_value = value.const_value, None  # the optimizer's rules keep the value for good
     initializers.clear()
     return exported.model_proto, weights
+
+
+def _name_apart(graph: Any) -> None:
+    """Rename inner values that are called as an input or output: the exporter names them after operators."""
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    values = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    inner = [value for value in values if id(value) not in ends]
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    names = {*taken, *(value.name for value in inner)}
+    for value in inner:
+        if value.name in taken:
+            name = f"{value.name}_inner"
+            while name in names:
+                name += "_"
+            value.name = name
+            names.add(name)
 
 
 def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:

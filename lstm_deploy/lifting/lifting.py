@@ -7,14 +7,14 @@ start from a state of their own is found by running the module, and so is the re
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
 from msgspec.structs import replace
 from torch import nn
 
-from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
+from lstm_deploy.contract import LSTM, RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
@@ -22,6 +22,8 @@ from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_pa
 from lstm_deploy.lifting.probing import ModuleProbe, Start
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.streaming import measure_streaming
+
+_STATE_NAMES = [f"{state.name}_{suffix}" for state in LSTM.states for suffix in ("in", "out")]
 
 
 def lift(
@@ -48,7 +50,7 @@ def lift(
         signature = Signature(
             inputs=probe.inputs,
             outputs=(),
-            recurrent=_recurrent_specs(original, starts),
+            recurrent=_recurrent_specs(original, starts, {spec.name for spec in inputs}),
             state_layout=state_layout,
             state_policy=state_policy,
             fixed=fixed,
@@ -84,13 +86,17 @@ def _check_recurrent(module: nn.Module) -> None:
         raise LiftingError(f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to lift.")
 
 
-def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:
+def _recurrent_specs(module: nn.Module, starts: Sequence[Start], taken: Collection[str]) -> tuple[RecurrentSpec, ...]:
+    """The recurrent modules; none of their states is called as an input (`taken`)."""
     paths = [start.path for start in starts]
-    specs = []
+    specs: list[RecurrentSpec] = []
     for index, start in enumerate(starts):
         prefix = "" if len(starts) == 1 else start.path.replace(".", "_") + "_"
         if paths.count(start.path) > 1:
             prefix += f"{paths[: index + 1].count(start.path)}_"
+        names = {*taken, *(f"{spec.prefix}{name}" for spec in specs for name in _STATE_NAMES)}
+        while any(f"{prefix}{name}" in names for name in _STATE_NAMES):
+            prefix = f"state_{prefix}" if prefix or not start.path else start.path.replace(".", "_") + "_"
         child = module.get_submodule(start.path)
         initial = [tuple(map(tuple, state.tolist())) for state in start.initial or ()]
         specs.append(

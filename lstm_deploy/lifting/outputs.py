@@ -3,7 +3,8 @@
 Every run is of a copy, and its results are compared with those of the untouched module.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast, get_args
 
 import torch
@@ -17,6 +18,8 @@ from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
 
+_NO_NAME = re.compile(r"[^\w.:/-]+")
+"""What a key of a mapping may hold, and the name of an output may not: programs are written with it."""
 WORK = 2_000_000_000
 """Upper limit for steps × weights of one run on many steps."""
 
@@ -43,13 +46,7 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
             for axis, pair in enumerate(zip(leaves[position][1].shape, larger[position][1].shape, strict=True)):
                 if pair[0] != pair[1]:
                     shape[axis] = dim if pair == varied else f"{dim}_{axis}"
-    names = _output_names([path for path, _ in outputs])
-    all_names = [*signature.input_names, *names, *(spec.name for spec in signature.state_outputs)]
-    if duplicates := sorted({name for name in all_names if all_names.count(name) > 1}):
-        raise LiftingError(
-            f"Two inputs or outputs would be called {duplicates[0]!r}; rename the module's own argument, key or "
-            "submodule."
-        )
+    names = _output_names([path for path, _ in outputs], {*signature.input_names, *signature.output_names})
     specs = []
     for name, (_, tensor), shape in zip(names, outputs, shapes, strict=True):
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -174,8 +171,21 @@ def _initial_state(lifted: Lifted, batch: int) -> list[Tensor]:
     return [torch.from_numpy(state) for state in lifted.signature.initial_state(batch).values()]
 
 
-def _output_names(paths: Sequence[Path]) -> list[str]:
-    """Keys of mappings name outputs; positions become `y`, or `y0`, `y1`, … where there are several."""
+def _output_names(paths: Sequence[Path], taken: Collection[str]) -> list[str]:
+    """Keys of mappings name outputs; positions become `y`, or `y0`, `y1`, … where there are several.
+
+    A name that an input, a state (`taken`) or an output before it has already gets `_out` at its end.
+    """
     if len(paths) == 1 and all(isinstance(key, int) for key in paths[0]):
-        return ["y"]
-    return [("y" if isinstance(path[0], int) else "") + "_".join(map(str, path)) for path in paths]
+        wanted = ["y"]
+    else:
+        wanted = [("y" if isinstance(path[0], int) else "") + "_".join(map(str, path)) for path in paths]
+    wanted = [_NO_NAME.sub("_", name) for name in wanted]
+    wanted = [name if name[:1].isalpha() or name[:1] == "_" else f"y{name}" for name in wanted]
+    names: list[str] = []
+    for first in wanted:
+        name = first
+        while name in taken or name in names or (name != first and name in wanted):
+            name += "_out"
+        names.append(name)
+    return names
