@@ -5,6 +5,7 @@ Every run is of a copy, and its results are compared with those of the untouched
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from typing import cast, get_args
 
 import torch
@@ -38,14 +39,19 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     if not positions:  # nothing but the state is returned: then it is the output too
         positions = tuple(range(len(leaves)))
     outputs = [leaves[position] for position in positions]
-    shapes: list[list[Dim]] = [list(tensor.shape) for _, tensor in outputs]
-    for dim in sorted(dynamic_dims((*signature.inputs, *signature.state_inputs))):
-        varied = sizes[dim], sizes[dim] + STEP
-        larger = _run_and_compare(probe, shared_copy(template), {**sizes, dim: varied[1]})
-        for position, shape in zip(positions, shapes, strict=True):
-            for axis, pair in enumerate(zip(leaves[position][1].shape, larger[position][1].shape, strict=True)):
-                if pair[0] != pair[1]:
-                    shape[axis] = dim if pair == varied else f"{dim}_{axis}"
+    dims = dynamic_dims((*signature.inputs, *signature.state_inputs))
+    varied = [(dim, {**sizes, dim: sizes[dim] + STEP}) for dim in sorted(dims, key=lambda dim: (dim == "seq", dim))]
+    runs = [(dim, larger, _run_and_compare(probe, shared_copy(template), larger)) for dim, larger in varied]
+    axis_names: dict[str, tuple[int, ...]] = {dim: (sizes[dim], *(larger[dim] for _, larger in varied)) for dim in dims}
+    shapes: list[list[Dim]] = []
+    for position in positions:
+        grown = [leaves[position][1].shape, *(run[position][1].shape for _, _, run in runs)]
+        shapes.append(
+            [
+                _axis_name(axis, axis_sizes, [dim for dim, _ in varied], axis_names)
+                for axis, axis_sizes in enumerate(zip(*grown, strict=True))
+            ]
+        )
     names = _output_names([path for path, _ in outputs], {*signature.input_names, *signature.output_names})
     specs = []
     for name, (_, tensor), shape in zip(names, outputs, shapes, strict=True):
@@ -54,6 +60,22 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
             raise LiftingError(f"The output {name} is {tensor.dtype}, which is not supported; return floats.")
         specs.append(TensorSpec(name=name, dtype=cast(DType, dtype), shape=tuple(shape)))
     return positions, tuple(specs)
+
+
+def _axis_name(axis: int, sizes: tuple[int, ...], dims: Sequence[str], known: dict[str, tuple[int, ...]]) -> Dim:
+    """The name of an axis of these `sizes`: usually, and with each of `dims` larger in turn; a number if it is fixed.
+
+    An axis that follows from others gets a name of its own: that of the last dimension it varies with, and a number. It
+    is added to `known`, the sizes of axes that have names.
+    """
+    varies_with = [dim for dim, size in zip(dims, sizes[1:], strict=True) if size != sizes[0]]
+    if not varies_with:
+        return sizes[0]
+    if name := next((name for name, others in known.items() if others == sizes), None):
+        return name
+    name = next(name for number in count(axis) if (name := f"{varies_with[-1]}_{number}") not in known)
+    known[name] = sizes
+    return name
 
 
 def check_sizes(probe: ModuleProbe, template: Lifted) -> None:

@@ -358,6 +358,35 @@ class FlattensOutput(nn.Module):
         return self.fc(out.contiguous().view(-1, 4)), hidden
 
 
+class FlattensTimeFirst(FlattensOutput):
+    """As PyTorch's own language model ends: all rows of a step, then those of the next."""
+
+    def forward(self, x, hidden=None):
+        out, hidden = self.lstm(x, hidden)
+        return torch.log_softmax(self.fc(out.transpose(0, 1)).reshape(-1, 5), dim=1), hidden
+
+
+class FlattensRows(FlattensOutput):
+    """Time and features become one axis."""
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0]).flatten(1)
+
+
+class FlattensWithoutMean(FlattensOutput):
+    def forward(self, x):
+        out = self.fc(self.lstm(x)[0])
+        return (out - out.mean(1, keepdim=True)).flatten(0, 1)
+
+
+class Tags(FlattensOutput):
+    """Scores, the best tag of each step, and whether the last is likely."""
+
+    def forward(self, x):
+        out = self.fc(self.lstm(x)[0])
+        return {"scores": out, "best": out.view(-1, 5).argmax(1), "likely": out[:, -1].softmax(-1) > 0.2}
+
+
 def named(arguments, returned="out"):
     """A module whose `forward` has these arguments, such as `x, cat`, and returns this expression of `out`."""
     source = f"""
