@@ -17,6 +17,7 @@ from torch import nn
 from lstm_deploy.contract import LSTM, RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
+from lstm_deploy.lifting.derived_weights import keep_weights
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
 from lstm_deploy.lifting.outputs import check_row_order, check_sizes, ignores_padding, measure_outputs
 from lstm_deploy.lifting.probing import ModuleProbe, Start
@@ -58,7 +59,10 @@ def lift(
             task=task,
         )
         calls = [(start.path, start.number) for start in starts]
-        lifted = Lifted(shared_copy(original), signature, calls, probe.convention, packs=probe.packs).eval()
+        copy = shared_copy(original)
+        for path, weights in probe.weights().items():
+            keep_weights(copy.get_submodule(path), weights)
+        lifted = Lifted(copy, signature, calls, probe.convention, packs=probe.packs).eval()
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
         lifted.output_positions, outputs = measure_outputs(probe, lifted)
         lifted.signature = replace(signature, outputs=outputs)

@@ -174,7 +174,13 @@ def _run_and_compare(probe: ModuleProbe, lifted: Lifted, sizes: Mapping[str, int
             states[2 * port : 2 * port + 2] = map(lifted.in_layout, state)
     expected = flatten(probe.run(sizes))
     with seeded(0):  # as `probe.run` is
-        actual = flatten(lifted.call(*probe.tensors(sizes), *states))
+        try:
+            actual = flatten(lifted.call(*probe.tensors(sizes), *states))
+        except Exception as error:  # of code that changes its LSTM while it runs, for example
+            raise LiftingError(
+                f"With its state made explicit the module does not run ({one_line(error)}{user_line(error)}); "
+                "forward must call its LSTMs as they are."
+            ) from None
     if len(lifted.final_states()) != 2 * len(lifted.ports):
         raise LiftingError("An LSTM of this module is not always called, so it has no single state; always call it.")
     same = [path for path, _ in expected] == [path for path, _ in actual] and all(

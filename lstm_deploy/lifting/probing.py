@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, CallingConvention, State, convention_of
+from lstm_deploy.lifting.derived_weights import Weights, check_constant
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.recurrent import Call, Calls, make_stateful, zeros_of
 
@@ -123,6 +124,18 @@ class ModuleProbe:
                 "leave the state out of the inputs, so that it can be made explicit."
             )
         return starts
+
+    def weights(self) -> dict[str, Weights]:
+        """The weights that each recurrent module computes with, by its path, whichever way it gets them.
+
+        Raises `LiftingError` if they are not the same in every call.
+        """
+        runs = [self.record(self.sizes, seed=seed) for seed in (0, 1)]
+        weights = {path: calls[0].weights for path, calls in runs[0].items() if calls}
+        for path, calls in (pair for run in runs for pair in run.items()):
+            for call in calls:
+                check_constant(path, weights[path], call.weights)
+        return weights
 
     def record(self, sizes: Mapping[str, int], seed: int | None = 0, noise: int = 0) -> Recorded:
         """Run the module and record every call of every recurrent module; raises `LiftingError` if it does not run."""

@@ -8,6 +8,7 @@ began at a port lies there afterwards.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lstm_deploy.contract import Signature, by_module
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
+from lstm_deploy.lifting.derived_weights import KeepsWeights, Weights, weights_in_use
 from lstm_deploy.lifting.packing import PaddedSequence, kept_padded, pack_padded_sequence, pad_packed_sequence
 
 
@@ -38,6 +40,8 @@ class Call(NamedTuple):
     """`[layers, batch, size]` each; none where the caller passed none."""
     packed: bool
     batch: int
+    weights: Weights = MappingProxyType({})
+    """That it computes with, where recording is on."""
 
 
 class Calls:
@@ -57,10 +61,10 @@ class Calls:
         for port in self.ports.values():
             port.final = None
 
-    def enter(self, call: Call) -> State | None:
-        """The state that this call starts from; none for zeros."""
+    def enter(self, call: Call, module: nn.Module) -> State | None:
+        """The state that this call of `module` starts from; none for zeros."""
         if self.recorded is not None:
-            self.recorded.append(call)
+            self.recorded.append(call._replace(weights=weights_in_use(module)))
         port = self.ports.get(self._count)
         self._count += 1
         if port is None:
@@ -75,14 +79,14 @@ class Calls:
         return returned
 
 
-class StatefulLSTM(nn.LSTM):
+class StatefulLSTM(KeepsWeights, nn.LSTM):
     """An `nn.LSTM` with ports; takes unbatched, padded and packed inputs as `nn.LSTM` does."""
 
     calls: Calls
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
         if isinstance(input, PackedSequence):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])))
+            self.calls.enter(Call(hx, packed=True, batch=int(input.batch_sizes[0])), self)
             return super().forward(input, hx)
         lengths = input.lengths if isinstance(input, PaddedSequence) else None
         x = input.data if isinstance(input, PaddedSequence) else input
@@ -92,7 +96,7 @@ class StatefulLSTM(nn.LSTM):
             x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         batch = x.shape[batch_axis]
-        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch))
+        state = self.calls.enter(Call(hx, packed=lengths is not None, batch=batch), self)
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
@@ -113,7 +117,7 @@ class StatefulLSTM(nn.LSTM):
         return super().forward(x, state)
 
 
-class StatefulCell(nn.LSTMCell):
+class StatefulCell(KeepsWeights, nn.LSTMCell):
     """An `nn.LSTMCell` with ports; the states of a port have one layer."""
 
     calls: Calls
@@ -123,7 +127,7 @@ class StatefulCell(nn.LSTMCell):
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]))
+        state = self.calls.enter(Call(hx, packed=False, batch=x.shape[0]), self)
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))

@@ -115,7 +115,7 @@ def _joined(parts: Sequence[Tensor], whole: Tensor, chunks: Sequence[int]) -> Te
             return joined
         for before in (size for size in range(1, entries + 1) if entries % size == 0):
             split = [
-                part.unflatten(axis, (before, steps, entries // before))
+                part.reshape(*part.shape[:axis], before, steps, entries // before, *part.shape[axis + 1 :])
                 for part, steps in zip(parts, chunks, strict=True)
             ]
             other = torch.cat(split, axis + 1).flatten(axis, axis + 2)

@@ -387,6 +387,45 @@ class Tags(FlattensOutput):
         return {"scores": out, "best": out.view(-1, 5).argmax(1), "likely": out[:, -1].softmax(-1) > 0.2}
 
 
+class DropsWeights(OneLSTM):
+    """Dropout of recurrent weights, which are set as an attribute in each forward: AWD-LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight_hh_l0_raw = nn.Parameter(self.lstm.weight_hh_l0.detach() * 3)
+        del self.lstm.weight_hh_l0
+
+    def forward(self, x):
+        self.lstm.weight_hh_l0 = self.dropped()
+        return self.lstm(x)[0]
+
+    def dropped(self):
+        return nn.functional.dropout(self.weight_hh_l0_raw, 0.5, training=self.training)
+
+
+class DropsWeightsAsParameters(DropsWeights):
+    def dropped(self):
+        return nn.Parameter(super().dropped())
+
+
+class SharesWeights(nn.Module):
+    """Two LSTMs with the same recurrent weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+        self.second.weight_hh_l0 = self.first.weight_hh_l0
+
+    def forward(self, x):
+        return self.second(self.first(x)[0])[0]
+
+
+class ReadsWeights(OneLSTM):
+    def forward(self, x):
+        self.lstm.flatten_parameters()
+        return self.lstm(x)[0] / self.lstm.weight_hh_l0.norm()
+
+
 def named(arguments, returned="out"):
     """A module whose `forward` has these arguments, such as `x, cat`, and returns this expression of `out`."""
     source = f"""
