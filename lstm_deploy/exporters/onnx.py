@@ -16,7 +16,7 @@ from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
 from lstm_deploy.exporters.plan import OPSET
-from lstm_deploy.lifting import Lifted, example_inputs, frozen_size_error, shared_copy, trace, wrong_sizes
+from lstm_deploy.lifting import Lifted, example_inputs, frozen_size_error, shared_copy, sizes_traced, trace, wrong_sizes
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
@@ -82,7 +82,8 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
     dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=2**20) for name in sorted(names)}
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with _quiet(), torch.no_grad():
-        program = torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
+        with sizes_traced(lowered.module):
+            program = torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
         exported = torch.onnx.export(
             program,
             input_names=signature.input_names,

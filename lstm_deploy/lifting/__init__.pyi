@@ -6,5 +6,6 @@ from .probing import example_inputs as example_inputs
 from .recognition import recognize as recognize
 from .recurrent import Lifted as Lifted, StatefulCell as StatefulCell, StatefulLSTM as StatefulLSTM
 from .sources import Origin as Origin, origin_to_json as origin_to_json
+from .traced_sizes import sizes_traced as sizes_traced
 from .tracing import frozen_size_error as frozen_size_error, trace as trace, wrong_sizes as wrong_sizes
 from .weight_files import read_weights as read_weights

@@ -38,17 +38,23 @@ def _unpack(
     return sequence.data.transpose(0, 1) if batch_first else sequence.data, sequence.lengths
 
 
+def namespaces_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The global names of the code of a module and its children, PyTorch's and ours left out; each once."""
+    found: list[dict[str, Any]] = []
+    for child in module.modules():
+        home = type(child).__module__
+        if home in sys.modules and not home.startswith(("torch.", "lstm_deploy.")):
+            found.append(vars(sys.modules[home]))
+        if hasattr(child.forward, "__func__") and home.partition(".")[0] != "lstm_deploy":
+            found.append(child.forward.__func__.__globals__)
+    return list({id(names): names for names in found}.values())
+
+
 @contextmanager
 def kept_padded(module: nn.Module) -> Iterator[None]:
     """Within the block, `module` and its children pack and unpack with the stand-ins, whatever name they call."""
     stand_ins = {id(pack_padded_sequence): _pack, id(pad_packed_sequence): _unpack}
-    namespaces: list[dict[str, Any]] = [vars(rnn)]
-    for child in module.modules():
-        home = type(child).__module__
-        if home in sys.modules and not home.startswith(("torch.", "lstm_deploy.")):
-            namespaces.append(vars(sys.modules[home]))
-        if hasattr(child.forward, "__func__") and home.partition(".")[0] != "lstm_deploy":
-            namespaces.append(child.forward.__func__.__globals__)
+    namespaces = [vars(rnn), *namespaces_of(module)]
     replaced = [(names, key, value) for names in namespaces for key, value in names.items() if id(value) in stand_ins]
     for names, key, value in replaced:
         names[key] = stand_ins[id(value)]

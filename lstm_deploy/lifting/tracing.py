@@ -13,6 +13,7 @@ from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import dynamic_dims, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.traced_sizes import sizes_traced
 
 SIZES = ((1, 1), (1, 6), (5, 1), (5, 9), (1, 40))
 """Batch and sequence length at which a trace is compared with the module; it was made at none of them."""
@@ -29,9 +30,10 @@ class Traced(NamedTuple):
 
 def trace(lifted: Lifted) -> Traced:
     """Trace a copy of `lifted`."""
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    copy = shared_copy(lifted)
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad(), sizes_traced(copy.module):
         warnings.simplefilter("always")
-        script = torch.jit.trace(shared_copy(lifted), example_inputs(lifted.signature), check_trace=False)  # type: ignore[no-untyped-call]
+        script = torch.jit.trace(copy, example_inputs(lifted.signature), check_trace=False)  # type: ignore[no-untyped-call]
     lines = (
         f"{warning.filename}:{warning.lineno}"
         for warning in caught
