@@ -1,4 +1,4 @@
-"""Sizes that user code reads in ways that tracers do not follow, as with `len(x)`, followed while a module is traced."""
+"""Sizes that user code reads in ways that tracers do not follow, as with `len(x)`; here they are made to."""
 
 import builtins
 from collections.abc import Iterator

@@ -75,10 +75,16 @@ class SortsByLength(OneLSTM):
         return out[order.argsort()]
 
 
-class TakesLen(OneLSTM):
+class TakesInt(OneLSTM):
     def forward(self, x):
-        h0 = torch.zeros(1, len(x), 4)
-        return self.lstm(x, (h0, h0))[0].reshape(len(x), -1, 2, 2)
+        h0 = torch.zeros(1, int(x.shape[0]), 4)
+        return self.lstm(x, (h0, h0))[0].reshape(h0.shape[1], -1, 2, 2)
+
+
+class LoopsOverTime(OneLSTM):
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        return torch.stack([out[:, step] * 2 for step in range(out.shape[1])], 1)
 
 
 class MakesWeights(OneLSTM):

@@ -142,6 +142,7 @@ ALL = {**{"x": "float32[batch,seq,3]"}}
             ["h_in"],
             ["scores: float32[batch, seq, 5]", "best: int64[seq_0]", "likely: bool[batch, 5]"],
         ),
+        (modules.ReadsSizes, ALL, ["h_in"], ["y0: float32[batch, seq, 2, 2]", "y1: float32[batch, 4]"]),
         (modules.Subsamples, ALL, ["h_in"], ["y: float32[batch, seq_1, 4]"]),
         (modules.Casts, {"x": "int64[batch,seq]"}, ["h_in"], ["y: float32[batch, 4]"]),
     ],
