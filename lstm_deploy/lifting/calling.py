@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from msgspec import Struct
@@ -27,6 +28,8 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
 
     input_parameters: tuple[str, ...] | None
     """Parameters that take the inputs; none to pass the inputs by position."""
+    batch_names: tuple[str, ...] = ()
+    """Names of the inputs in the one mapping or object that `input_parameters` takes; none for tensors as they are."""
     state_parameters: tuple[str, ...] = ()
     """Required parameters that take a state: one for the pair `(h, c)`, or one for each."""
     state_is_mapping: bool = False
@@ -41,7 +44,10 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
         arguments = self.state_arguments(state)
         if self.mutates_inputs:
             inputs = [x.clone() for x in inputs]
-        if self.input_parameters is not None:
+        if self.batch_names and self.input_parameters:
+            arguments[self.input_parameters[0]] = Batch(zip(self.batch_names, inputs, strict=True))
+            inputs = ()
+        elif self.input_parameters is not None:
             arguments |= zip(self.input_parameters, inputs, strict=True)
             inputs = ()
         with StayOnCPU() if self.hardcodes_device else nullcontext():
@@ -52,6 +58,16 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
         if state is not None and len(self.state_parameters) == 1:
             return {self.state_parameters[0]: StateByKey(h=state[0], c=state[1]) if self.state_is_mapping else state}
         return {} if state is None else dict(zip(self.state_parameters, state, strict=False))
+
+
+class Batch(dict[str, Tensor]):
+    """Inputs in one argument, by name: as `batch["mels"]` or `batch.mels`."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the batch has no input {name!r}; describe it with --input") from None
 
 
 class StateByKey(dict[str, Tensor]):
@@ -73,6 +89,8 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
         return CallingConvention(input_parameters=None)
     names = [p.name for p in parameters]
     given = [spec.name for spec in inputs]
+    if len(given) > len(names) == 1 and given != names:
+        return CallingConvention(input_parameters=tuple(names), batch_names=tuple(given))
     if len(given) > len(names):
         raise LiftingError(f"forward takes {len(names)} argument(s), {', '.join(names)}; give as many inputs.")
     passed = given if set(given) <= set(names) else names[: len(given)]
@@ -88,11 +106,13 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
 
 
 def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
-    """The tensors in nested tuples, lists and mappings, each with the keys that lead to it."""
+    """The tensors in nested tuples, lists, mappings and dataclasses, each with the keys that lead to it."""
     if isinstance(value, Tensor):
         return [(path, value)]
     if isinstance(value, Mapping):
         return [leaf for key, child in value.items() for leaf in flatten(child, (*path, str(key)))]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [leaf for field in fields(value) for leaf in flatten(getattr(value, field.name), (*path, field.name))]
     if isinstance(value, tuple | list):
         return [leaf for index, child in enumerate(value) for leaf in flatten(child, (*path, index))]
     return []

@@ -33,6 +33,8 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     sizes, signature = probe.sizes, template.signature
     lifted = shared_copy(template)
     leaves = _run_and_compare(probe, lifted, sizes)
+    if not leaves:
+        raise LiftingError("forward returns no tensor, so there is nothing to export; return its outputs.")
     returned = (state for port in lifted.ports for state in port.returned or ())
     finals = {(state.data_ptr(), state.shape) for state in returned}
     positions = tuple(i for i, (_, tensor) in enumerate(leaves) if (tensor.data_ptr(), tensor.shape) not in finals)

@@ -216,6 +216,12 @@ class ModuleProbe:
         convention, text = self.convention, str(error)
         if not convention.hardcodes_device and ("CUDA" in text or "device" in text):
             return replace(convention, hardcodes_device=True)
+        # An error about an index that is a name, or an attribute of that name: it takes a batch, not a tensor.
+        if isinstance(error, IndexError | TypeError | AttributeError) and not convention.batch_names:
+            names = tuple(spec.name for spec in self.inputs)
+            by_attribute = isinstance(error, AttributeError) and getattr(error, "name", None) in names
+            if len(names) == 1 and (by_attribute or "data type 'str'" in text or "too many indices" in text):
+                return replace(convention, batch_names=names)
         # An error about a tuple: it was given the pair (h, c).
         if len(convention.state_parameters) == 1 and not convention.state_is_mapping and "tuple" in text:
             return replace(convention, state_is_mapping=True)

@@ -1,6 +1,7 @@
 """Modules as their authors write them: none knows of lstm-deploy."""
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -426,6 +427,24 @@ class ReadsWeights(OneLSTM):
     def forward(self, x):
         self.lstm.flatten_parameters()
         return self.lstm(x)[0] / self.lstm.weight_hh_l0.norm()
+
+
+class TakesBatch(OneLSTM):
+    """All inputs in one argument, and a dataclass as the result."""
+
+    @dataclass
+    class Result:
+        loss: torch.Tensor | None
+        scores: torch.Tensor
+
+    def __init__(self, read, names):
+        super().__init__()
+        self.read, self.names = read, names
+
+    def forward(self, batch):
+        by_key = "[" in self.read
+        x = sum(batch[name] if by_key else getattr(batch, name) for name in self.names)
+        return self.Result(None, self.lstm(x)[0])
 
 
 def scaled(x: torch.Tensor, steps: int):

@@ -120,3 +120,17 @@ def test_many_steps_are_fewer_where_weights_are_many():
     assert many_steps(small) == 200
     small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))
     assert many_steps(small) == 24
+
+
+def test_a_forward_that_returns_nothing_is_refused():
+    with pytest.raises(LiftingError, match="returns no tensor"):
+        lift_module(modules.named("x", "None"))
+
+
+def test_an_lstm_whose_rows_are_not_those_of_the_batch_is_refused():
+    with pytest.raises(LiftingError, match="lstm computes 12 rows where the batch has 2"):
+        lift_module(refused_modules.RunsOnBands(), TensorSpec.parse("x:float32[batch,6,seq,3]"))
+
+
+def test_fields_of_a_dataclass_name_outputs():
+    assert lift_module(modules.TakesBatch("batch['{}']", ("x",))).signature.output_names[0] == "scores"
