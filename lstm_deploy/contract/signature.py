@@ -259,6 +259,11 @@ class Signature(Struct, frozen=True, kw_only=True):
         """The only size of a dimension that is usually dynamic, such as `batch`; None where any size will do."""
         return next((fixed.size for fixed in self.fixed if fixed.name == dim), None)
 
+    def shares_time(self, spec: TensorSpec) -> bool:
+        """Whether an output has an axis whose size follows from the number of steps, as `[batch * seq, …]` has."""
+        given = {dim for tensor in self.inputs for dim in tensor.shape}
+        return any(isinstance(dim, str) and dim not in given and dim.startswith("seq_") for dim in spec.shape)
+
     @property
     def batch_axis_of_state(self) -> int:
         return 0 if self.state_layout == "batch-first" else 1

@@ -94,8 +94,6 @@ def lower(lifted: Lifted) -> None:
     for path in lifted.calls:
         module = lifted.module.get_submodule(path)
         weights = to_onnx_order(module, path)
-        for name in list(module._parameters):
-            delattr(module, name)
         for name, value in weights.items():
             module.register_buffer(name, value)
         module.__class__ = LoweredLSTM if isinstance(module, nn.LSTM) else LoweredCell

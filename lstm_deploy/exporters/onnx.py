@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,9 +15,19 @@ import torch
 
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
+from lstm_deploy.exporters.frozen_lines import first_frozen_line
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
 from lstm_deploy.exporters.plan import OPSET
-from lstm_deploy.lifting import Lifted, example_inputs, frozen_size_error, shared_copy, trace, wrong_sizes
+from lstm_deploy.lifting import (
+    Lifted,
+    dynamic_dims,
+    example_inputs,
+    frozen_size_error,
+    shared_copy,
+    sizes_traced,
+    trace,
+    wrong_sizes,
+)
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
@@ -26,12 +37,7 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     """
     signature = lifted.signature
     frozen = _check_ones(lifted)
-    try:
-        model, weights = _translate(lifted)
-    except torch._dynamo.exc.UserError as error:
-        if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
-            raise
-        raise frozen_size_error(frozen) from error
+    model, weights = _translate(lifted, frozen)
     _strip_traces(model)
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
@@ -69,20 +75,11 @@ def _check_ones(lifted: Lifted) -> tuple[str, ...]:
     return traced.frozen
 
 
-def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def _translate(lifted: Lifted, frozen: tuple[str, ...]) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph without its initializers, and those by name."""
     signature = lifted.signature
-    lowered = shared_copy(lifted)
-    lower(lowered)
-    specs = (*signature.inputs, *signature.state_inputs)
-    names = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
-    # The exporter takes a size of 1 for a constant, and refuses a size that might become 1. So where a call needs some
-    # steps, it must not consider so few that one is left inside; the graph runs on them all the same, which is proven.
-    least = {"seq": 1 if signature.least_seq == 1 else 4 * signature.least_seq}
-    dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=2**20) for name in sorted(names)}
-    dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with _quiet(), torch.no_grad():
-        program = torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
+        program = _program(lifted, frozen)
         exported = torch.onnx.export(
             program,
             input_names=signature.input_names,
@@ -94,12 +91,74 @@ def _translate(lifted: Lifted) -> tuple[onnx.ModelProto, dict[str, Any]]:
             verbose=False,
         )
     assert exported is not None  # it is None only for the deprecated exporter
-    initializers = exported.model.graph.initializers
+    graph = exported.model.graph
+    _name_apart(graph)
+    initializers = graph.initializers
     weights = {}
     for name, value in initializers.items():
         weights[name], value.const_value = value.const_value, None  # the optimizer's rules keep the value for good
     initializers.clear()
     return exported.model_proto, weights
+
+
+def _name_apart(graph: Any) -> None:
+    """Rename inner values that are called as an input or output: the exporter names them after operators."""
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    values = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    inner = [value for value in values if id(value) not in ends]
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    names = {*taken, *(value.name for value in inner)}
+    for value in inner:
+        if value.name in taken:
+            name = f"{value.name}_inner"
+            while name in names:
+                name += "_"
+            value.name = name
+            names.add(name)
+
+
+def _program(lifted: Lifted, frozen: tuple[str, ...]) -> torch.export.ExportedProgram:
+    """The lowered module, exported; raises `LiftingError` with the line where a size becomes a number."""
+    signature = lifted.signature
+    lowered = shared_copy(lifted)
+    lower(lowered)
+    # The exporter takes a size of 1 for a constant, and refuses a size that might become 1. So where a call needs some
+    # steps, it must not consider so few that one is left inside; the graph runs on them all the same, which is proven.
+    least = {"seq": 1 if signature.least_seq == 1 else 4 * signature.least_seq}
+    names = sorted(dynamic_dims((*signature.inputs, *signature.state_inputs)))
+    try:
+        return _exported(lowered, {name: torch.export.Dim(name, min=least.get(name, 1), max=2**20) for name in names})
+    except torch._dynamo.exc.UserError as error:
+        if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        if lines := (*filter(None, [first_frozen_line(lowered, partial(_exported_freely, lowered))]), *frozen):
+            raise frozen_size_error(tuple(dict.fromkeys(lines))) from error
+    # It was an inequality of sizes that holds, and that the exporter's solver cannot show, as n // 2 < n.
+    return _exported_freely(lowered)
+
+
+def _exported(lowered: Lifted, dims: Mapping[str, Any]) -> torch.export.ExportedProgram:
+    """`lowered` in the exporter's form; `dims` says what is known of each dynamic dimension."""
+    signature = lowered.signature
+    specs = (*signature.inputs, *signature.state_inputs)
+    dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
+    with sizes_traced(lowered.module):
+        return torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
+
+
+def _exported_freely(lowered: Lifted) -> torch.export.ExportedProgram:
+    """The same with nothing known of the dimensions, so that whatever the code assumes of them is not refused."""
+    names = dynamic_dims((*lowered.signature.inputs, *lowered.signature.state_inputs))
+    return _exported(lowered, dict.fromkeys(names, torch.export.Dim.DYNAMIC))
+
+
+def frozen_line(lifted: Lifted) -> tuple[str, ...]:
+    """The line of the user's code that makes a number of a size, found by exporting; empty if that finds none."""
+    lowered = shared_copy(lifted)
+    lower(lowered)
+    with _quiet(), torch.no_grad():
+        line = first_frozen_line(lowered, partial(_exported_freely, lowered))
+    return (line,) if line else ()
 
 
 def _check(model: onnx.ModelProto, weights: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from lstm_deploy.contract import CONTRACT_FILE
 from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.onnx import frozen_line
 from lstm_deploy.lifting import Lifted, frozen_size_error, trace, wrong_sizes
 from lstm_deploy.training import NETWORK_FILE, InferredConfig, NetworkConfig, NetworkDocument
 
@@ -25,7 +26,7 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
         )
     traced = trace(lifted)
     if wrong := wrong_sizes(traced, lifted):
-        raise frozen_size_error(traced.frozen, wrong[0])
+        raise frozen_size_error(traced.frozen or frozen_line(lifted), wrong[0])
     extra = {CONTRACT_FILE: lifted.signature.to_json()}
     config = getattr(lifted.module, "config", None)
     if isinstance(config, NetworkConfig | InferredConfig):

@@ -2,9 +2,11 @@ from . import onnx_order as onnx_order, sources as sources
 from .calling import RECURRENT_MODULES as RECURRENT_MODULES, State as State, flatten as flatten
 from .execution import in_float64 as in_float64, shared_copy as shared_copy
 from .onnx_order import to_onnx_order as to_onnx_order
-from .probing import example_inputs as example_inputs
+from .packing import namespaces_of as namespaces_of
+from .probing import dynamic_dims as dynamic_dims, example_inputs as example_inputs
 from .recognition import recognize as recognize
 from .recurrent import Lifted as Lifted, StatefulCell as StatefulCell, StatefulLSTM as StatefulLSTM
 from .sources import Origin as Origin, origin_to_json as origin_to_json
+from .traced_sizes import sizes_traced as sizes_traced
 from .tracing import frozen_size_error as frozen_size_error, trace as trace, wrong_sizes as wrong_sizes
 from .weight_files import read_weights as read_weights

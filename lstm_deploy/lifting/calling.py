@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -44,6 +45,8 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
 
     input_parameters: tuple[str, ...] | None
     """Parameters that take the inputs; none to pass the inputs by position."""
+    batch_names: tuple[str, ...] = ()
+    """Names of the inputs in the one mapping or object that `input_parameters` takes; none for tensors as they are."""
     missing: tuple[str, ...] = ()
     """Required parameters that are no inputs: they take a state, or nothing can be called."""
     optional: tuple[str, ...] = ()
@@ -63,7 +66,10 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
         arguments, attributes = self._placed(state)
         if self.mutates_inputs:
             inputs = [x.clone() for x in inputs]
-        if self.input_parameters is not None:
+        if self.batch_names and self.input_parameters:
+            arguments[self.input_parameters[0]] = Batch(zip(self.batch_names, inputs, strict=True))
+            inputs = ()
+        elif self.input_parameters is not None:
             arguments |= zip(self.input_parameters, inputs, strict=True)
             inputs = ()
         with StayOnCPU() if self.hardcodes_device else nullcontext():
@@ -87,6 +93,16 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
             {argument.parameter: value for argument, value in values if argument.parameter},
             {argument.attribute: value for argument, value in values if argument.attribute},
         )
+
+
+class Batch(dict[str, Tensor]):
+    """Inputs in one argument, by name: as `batch["mels"]` or `batch.mels`."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the batch has no input {name!r}; describe it with --input") from None
 
 
 class Kept(NamedTuple):
@@ -120,6 +136,8 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
         return CallingConvention(input_parameters=None)
     names = [p.name for p in parameters]
     given = [spec.name for spec in inputs]
+    if len(given) > len(names) == 1 and given != names:
+        return CallingConvention(input_parameters=tuple(names), batch_names=tuple(given))
     if len(given) > len(names):
         raise LiftingError(f"forward takes {len(names)} argument(s), {', '.join(names)}; give as many inputs.")
     passed = given if set(given) <= set(names) else names[: len(given)]
@@ -137,7 +155,7 @@ def named_like_state(parameter: str) -> bool:
 
 
 def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
-    """The tensors in nested tuples, lists and mappings, each with the keys that lead to it.
+    """The tensors in nested tuples, lists, mappings and dataclasses, each with the keys that lead to it.
 
     Those that a module keeps have `KEPT` as their first key, and the attribute as the second.
     """
@@ -148,6 +166,8 @@ def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
         return [*flatten(value.returned, path), *kept]
     if isinstance(value, Mapping):
         return [leaf for key, child in value.items() for leaf in flatten(child, (*path, str(key)))]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [leaf for field in fields(value) for leaf in flatten(getattr(value, field.name), (*path, field.name))]
     if isinstance(value, tuple | list):
         return [leaf for index, child in enumerate(value) for leaf in flatten(child, (*path, index))]
     return []

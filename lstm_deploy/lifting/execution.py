@@ -1,6 +1,6 @@
 """How a user's module is run: on copies that share its weights, on the CPU, in float64, with seeded random numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.errors import LiftingError, one_line
+from lstm_deploy.lifting.derived_weights import remove_parametrizations
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -20,16 +21,30 @@ def shared_copy(module: Module) -> Module:
     A forward may change a buffer, as batch normalization does, but not a parameter.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    computed = [tensor for child in module.modules() for tensor in _tensors(vars(child)) if tensor.grad_fn is not None]
+    memo |= {id(tensor): tensor.detach() for tensor in computed}  # deepcopy refuses them
     return deepcopy(module, memo)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among attributes, and in their lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | Mapping):
+        for child in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(child)
 
 
 def frozen_copy(module: Module) -> Module:
     """Copy in evaluation mode, in float32 on the CPU; weights that already are both share their memory.
 
+    Weights that a parametrization computes become plain parameters.
     Raises `LiftingError` for a module that cannot be copied.
     """
     try:
-        return shared_copy(module).cpu().float().eval()
+        copy = shared_copy(module).cpu().float().eval()
+        remove_parametrizations(copy)
+        return copy
     except Exception as error:  # tensors that are part of an autograd graph, modules that forbid copying
         raise LiftingError(f"The module cannot be copied ({one_line(error)}); use plain parameters.") from error
 

@@ -17,6 +17,7 @@ from torch import nn
 from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, flatten
+from lstm_deploy.lifting.derived_weights import keep_weights
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
 from lstm_deploy.lifting.kept_state import check_repeatable, find_kept_state, find_kept_state_of_one_row
 from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
@@ -55,6 +56,7 @@ def lift(
         find_kept_state(probe)
         check_repeatable(probe)
         starts, flow = find_flow(probe)
+        _check_rows(probe, starts)
         keeps = any(argument.attribute for argument in probe.convention.state)
         signature = Signature(
             inputs=probe.inputs,
@@ -67,7 +69,10 @@ def lift(
             least_seq=probe.least_seq,
             task=task,
         )
-        lifted = Lifted(shared_copy(original), signature, flow, probe.convention, packing=probe.packing).eval()
+        copy = shared_copy(original)
+        for path, weights in probe.weights().items():
+            keep_weights(copy.get_submodule(path), weights)
+        lifted = Lifted(copy, signature, flow, probe.convention, packing=probe.packing).eval()
         # Measured on copies, so that what the user's forward keeps on the module stays out of the export.
         lifted.output_positions, outputs = measure_outputs(probe, lifted)
         lifted.signature = replace(signature, outputs=outputs)
@@ -94,6 +99,18 @@ def _check_recurrent(module: nn.Module) -> None:
             raise LiftingError(f"{name}, a subclass of nn.{base.__name__} with its own forward; use the class itself.")
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
         raise LiftingError(f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to lift.")
+
+
+def _check_rows(probe: ModuleProbe, starts: Sequence[Start]) -> None:
+    """Refuse an LSTM whose rows are not those of the batch, as bands or words: its state would have no row to be of."""
+    recorded, batch = probe.record(probe.sizes), probe.sizes["batch"]
+    for start in starts:
+        if (rows := recorded.calls[start.path][start.number].batch) != batch:
+            raise LiftingError(
+                f"{start.path or 'The LSTM'} computes {rows} rows where the batch has {batch}, so its state is not one "
+                "of the batch's rows; export the part that runs on these rows as a module of its own, with all of them "
+                "as its batch."
+            )
 
 
 def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:

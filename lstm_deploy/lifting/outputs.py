@@ -3,7 +3,9 @@
 Every run is of a copy, and its results are compared with those of the untouched module.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -20,6 +22,8 @@ from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.state_structure import Path
 
+_NO_NAME = re.compile(r"[^\w.:/-]+")
+"""What a key of a mapping may hold, and the name of an output may not: programs are written with it."""
 WORK = 2_000_000_000
 """Upper limit for steps × weights of one run on many steps."""
 
@@ -32,6 +36,8 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     sizes, signature = probe.sizes, template.signature
     lifted = shared_copy(template)
     leaves = run_and_compare(probe, lifted, sizes)
+    if not leaves:
+        raise LiftingError("forward returns no tensor, so there is nothing to export; return its outputs.")
     returned = (state for port in lifted.ports for state in port.returned or ())
     finals = {(state.data_ptr(), state.shape) for state in returned}
     results = {carried.result for carried in lifted.flow.states if carried.result is not None}
@@ -43,21 +49,20 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     if not positions:  # nothing but the state is returned: then it is the output too
         positions = tuple(range(len(leaves)))
     outputs = [leaves[position] for position in positions]
-    shapes: list[list[Dim]] = [list(tensor.shape) for _, tensor in outputs]
-    for dim in sorted(dynamic_dims((*signature.inputs, *signature.state_inputs))):
-        varied = sizes[dim], sizes[dim] + STEP
-        larger = run_and_compare(probe, shared_copy(template), {**sizes, dim: varied[1]})
-        for position, shape in zip(positions, shapes, strict=True):
-            for axis, pair in enumerate(zip(leaves[position][1].shape, larger[position][1].shape, strict=True)):
-                if pair[0] != pair[1]:
-                    shape[axis] = dim if pair == varied else f"{dim}_{axis}"
-    names = _output_names([path for path, _ in outputs])
-    all_names = [*signature.input_names, *names, *(spec.name for spec in signature.state_outputs)]
-    if duplicates := sorted({name for name in all_names if all_names.count(name) > 1}):
-        raise LiftingError(
-            f"Two inputs or outputs would be called {duplicates[0]!r}; rename the module's own argument, key or "
-            "submodule."
+    dims = dynamic_dims((*signature.inputs, *signature.state_inputs))
+    varied = [(dim, {**sizes, dim: sizes[dim] + STEP}) for dim in sorted(dims, key=lambda dim: (dim == "seq", dim))]
+    runs = [(dim, larger, run_and_compare(probe, shared_copy(template), larger)) for dim, larger in varied]
+    axis_names: dict[str, tuple[int, ...]] = {dim: (sizes[dim], *(larger[dim] for _, larger in varied)) for dim in dims}
+    shapes: list[list[Dim]] = []
+    for position in positions:
+        grown = [leaves[position][1].shape, *(run[position][1].shape for _, _, run in runs)]
+        shapes.append(
+            [
+                _axis_name(axis, axis_sizes, [dim for dim, _ in varied], axis_names)
+                for axis, axis_sizes in enumerate(zip(*grown, strict=True))
+            ]
         )
+    names = _output_names([path for path, _ in outputs], {*signature.input_names, *signature.output_names})
     specs = []
     for name, (_, tensor), shape in zip(names, outputs, shapes, strict=True):
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -65,6 +70,22 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
             raise LiftingError(f"The output {name} is {tensor.dtype}, which is not supported; return floats.")
         specs.append(TensorSpec(name=name, dtype=cast(DType, dtype), shape=tuple(shape)))
     return positions, tuple(specs)
+
+
+def _axis_name(axis: int, sizes: tuple[int, ...], dims: Sequence[str], known: dict[str, tuple[int, ...]]) -> Dim:
+    """The name of an axis of these `sizes`: usually, and with each of `dims` larger in turn; a number if it is fixed.
+
+    An axis that follows from others gets a name of its own: that of the last dimension it varies with, and a number. It
+    is added to `known`, the sizes of axes that have names.
+    """
+    varies_with = [dim for dim, size in zip(dims, sizes[1:], strict=True) if size != sizes[0]]
+    if not varies_with:
+        return sizes[0]
+    if name := next((name for name, others in known.items() if others == sizes), None):
+        return name
+    name = next(name for number in count(axis) if (name := f"{varies_with[-1]}_{number}") not in known)
+    known[name] = sizes
+    return name
 
 
 def check_sizes(probe: ModuleProbe, template: Lifted) -> None:
@@ -194,8 +215,21 @@ def initial_state(lifted: Lifted, batch: int) -> list[Tensor]:
     return [torch.from_numpy(state) for state in lifted.signature.initial_state(batch).values()]
 
 
-def _output_names(paths: Sequence[Path]) -> list[str]:
-    """Keys of mappings name outputs; positions become `y`, or `y0`, `y1`, … where there are several."""
+def _output_names(paths: Sequence[Path], taken: Collection[str]) -> list[str]:
+    """Keys of mappings name outputs; positions become `y`, or `y0`, `y1`, … where there are several.
+
+    A name that an input, a state (`taken`) or an output before it has already gets `_out` at its end.
+    """
     if len(paths) == 1 and all(isinstance(key, int) for key in paths[0]):
-        return ["y"]
-    return [("y" if isinstance(path[0], int) else "") + "_".join(map(str, path)) for path in paths]
+        wanted = ["y"]
+    else:
+        wanted = [("y" if isinstance(path[0], int) else "") + "_".join(map(str, path)) for path in paths]
+    wanted = [_NO_NAME.sub("_", name) for name in wanted]
+    wanted = [name if name[:1].isalpha() or name[:1] == "_" else f"y{name}" for name in wanted]
+    names: list[str] = []
+    for first in wanted:
+        name = first
+        while name in taken or name in names or (name != first and name in wanted):
+            name += "_out"
+        names.append(name)
+    return names

@@ -13,7 +13,7 @@ from types import CodeType, FunctionType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
@@ -162,6 +162,18 @@ def packed_in_any_order(x: Tensor, lengths: Tensor) -> PackedSequence:
     """Time-major rows as PyTorch packs them, also within `kept_padded`."""
     with torch._C.DisableTorchFunction():  # sorting by length is no business of the forward here
         return pack_padded_sequence(x, lengths, enforce_sorted=False)  # type: ignore[no-any-return]
+
+
+def namespaces_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The global names of the code of a module and its children, PyTorch's and ours left out; each once."""
+    found: list[dict[str, Any]] = []
+    for child in module.modules():
+        home = type(child).__module__
+        if home in sys.modules and not home.startswith(("torch.", "lstm_deploy.")):
+            found.append(vars(sys.modules[home]))
+        if hasattr(child.forward, "__func__") and home.partition(".")[0] != "lstm_deploy":
+            found.append(child.forward.__func__.__globals__)
+    return list({id(names): names for names in found}.values())
 
 
 @contextmanager

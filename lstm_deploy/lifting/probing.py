@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten
+from lstm_deploy.lifting.derived_weights import Weights, check_constant
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.recurrent import Call, Calls, Disturbance, make_stateful
@@ -146,6 +147,18 @@ class ModuleProbe:
         calls = {path: calls.recorded or [] for path, calls in by_path.items()}
         return Recording(calls, {path: calls.finals for path, calls in by_path.items()}, returned)
 
+    def weights(self) -> dict[str, Weights]:
+        """The weights that each recurrent module computes with, by its path, whichever way it gets them.
+
+        Raises `LiftingError` if they are not the same in every call.
+        """
+        runs = [self.record(self.sizes, seed=seed).calls for seed in (0, 1)]
+        weights = {path: calls[0].weights for path, calls in runs[0].items() if calls}
+        for path, calls in (pair for run in runs for pair in run.items()):
+            for call in calls:
+                check_constant(path, weights[path], call.weights)
+        return weights
+
     def run(
         self,
         sizes: Mapping[str, int],
@@ -242,6 +255,12 @@ class ModuleProbe:
         convention, text = self.convention, str(error)
         if not convention.hardcodes_device and ("CUDA" in text or "device" in text):
             return replace(convention, hardcodes_device=True)
+        # An error about an index that is a name, or an attribute of that name: it takes a batch, not a tensor.
+        if isinstance(error, IndexError | TypeError | AttributeError) and not convention.batch_names:
+            names = tuple(spec.name for spec in self.inputs)
+            by_attribute = isinstance(error, AttributeError) and getattr(error, "name", None) in names
+            if len(names) == 1 and (by_attribute or "data type 'str'" in text or "too many indices" in text):
+                return replace(convention, batch_names=names)
         return None
 
     def _runs(self, steps: int) -> bool:

@@ -9,6 +9,7 @@ began at a port lies there afterwards.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lstm_deploy.contract import Signature, TensorSpec
 from lstm_deploy.lifting.calling import CallingConvention, State, flatten
 from lstm_deploy.lifting.carried_state import Carried, Stack, assembled, selected
+from lstm_deploy.lifting.derived_weights import KeepsWeights, Weights, weights_in_use
 from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, packed_in_any_order, pad_packed_sequence
 from lstm_deploy.lifting.state_structure import Path, cloned
 
@@ -43,6 +45,8 @@ class Call(NamedTuple):
     """`[layers, batch, size]` each; none where the caller passed none."""
     batch: int
     steps: int
+    weights: Weights = MappingProxyType({})
+    """That it computes with, where recording is on."""
 
 
 class Disturbance(NamedTuple):
@@ -73,10 +77,10 @@ class Calls:
         for port in self.ports.values():
             port.final = None
 
-    def enter(self, call: Call) -> State | None:
-        """The state that this call starts from; none for zeros."""
+    def enter(self, call: Call, module: nn.Module) -> State | None:
+        """The state that this call of `module` starts from; none for zeros."""
         if self.recorded is not None:  # a copy, as a module may write into its own state
-            self.recorded.append(call._replace(state=cloned(call.state)))
+            self.recorded.append(call._replace(state=cloned(call.state), weights=weights_in_use(module)))
         port = self.ports.get(self._count)
         self._count += 1
         if port is None:
@@ -97,7 +101,7 @@ class Calls:
         return y, returned
 
 
-class StatefulLSTM(nn.LSTM):
+class StatefulLSTM(KeepsWeights, nn.LSTM):
     """An `nn.LSTM` with ports; takes unbatched, padded and packed inputs as `nn.LSTM` does."""
 
     calls: Calls
@@ -105,7 +109,7 @@ class StatefulLSTM(nn.LSTM):
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
         packed: Any = input.batch_sizes if isinstance(input, PackedSequence) else None
         if isinstance(packed, Tensor):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, batch=int(packed[0]), steps=len(packed)))
+            self.calls.enter(Call(hx, batch=int(packed[0]), steps=len(packed)), self)
             result = super().forward(input, hx)
             return self.calls.leave(result[0], result[1], result[1])
         lengths = None if packed is None else packed.lengths
@@ -116,7 +120,7 @@ class StatefulLSTM(nn.LSTM):
             x = x.unsqueeze(batch_axis)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         batch, steps = x.shape[batch_axis], x.shape[1 - batch_axis]
-        state = self.calls.enter(Call(hx, batch=batch, steps=steps))
+        state = self.calls.enter(Call(hx, batch=batch, steps=steps), self)
         h, c = zeros_of(self, x, batch) if state is None else state
         y, final = self.compute(x, h, c, lengths)
         if not batched:
@@ -137,7 +141,7 @@ class StatefulLSTM(nn.LSTM):
         return super().forward(x, state)
 
 
-class StatefulCell(nn.LSTMCell):
+class StatefulCell(KeepsWeights, nn.LSTMCell):
     """An `nn.LSTMCell` with ports; the states of a port have one layer."""
 
     calls: Calls
@@ -147,7 +151,7 @@ class StatefulCell(nn.LSTMCell):
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
             hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, batch=x.shape[0], steps=1))
+        state = self.calls.enter(Call(hx, batch=x.shape[0], steps=1), self)
         final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
         h, c = final[0].squeeze(0), final[1].squeeze(0)
         return self.calls.leave(None, final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))[1]
@@ -278,8 +282,10 @@ class AuthorsModule:
 
     def sharing(self, lifted: Lifted) -> "AuthorsModule":
         """The same module with the weights of `lifted`, which may have another type, and buffers of that type."""
-        weights = dict(lifted.module.named_parameters())
-        memo: dict[int, Any] = {id(value): weights[name] for name, value in self.module.named_parameters()}
+        weights = dict(lifted.module.named_parameters(remove_duplicate=False))
+        memo: dict[int, Any] = {
+            id(value): weights[name] for name, value in self.module.named_parameters() if name in weights
+        }
         copy = deepcopy(self.module, memo)
         dtype = next((value.dtype for value in weights.values()), torch.float32)
         return AuthorsModule(copy.to(dtype), lifted)

@@ -60,14 +60,22 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
             "leave the state out of the inputs, so that it can be made explicit."
         )
     paths = [path for path, *_ in starts]
-    named = []
+    named: list[Start] = []
     for index, (path, number, is_authored, initial) in enumerate(starts):
         prefix = "" if len(starts) == 1 else path.replace(".", "_") + "_"
         if paths.count(path) > 1:
             prefix += f"{paths[: index + 1].count(path)}_"
+        taken = {spec.name for spec in probe.inputs} | {name for start in named for name in _names(start.prefix)}
+        while taken & _names(prefix):
+            prefix = f"state_{prefix}" if prefix or not path else path.replace(".", "_") + "_"
         named.append(Start(path, number, prefix, is_authored, initial))
     check_vanishing_inputs(probe, [start for start in named if not start.is_authored])
     return named
+
+
+def _names(prefix: str) -> set[str]:
+    """The inputs and outputs for the states of a recurrent module with this prefix."""
+    return {f"{prefix}{state.name}_{suffix}" for state in LSTM.states for suffix in ("in", "out")}
 
 
 def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
@@ -80,7 +88,8 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     # A tensor that is the state of one call, and is so alone, bears the name of that; any other has the author's name.
     alone = [index for index, targets in enumerate(reach) if len(targets) == 1 and reach.count(targets) == 1]
     own = {target: index for index in alone for target in reach[index]}
-    names = _author_names(probe)
+    taken = {spec.name for spec in probe.inputs}
+    names = [f"state_{name}" if f"{name}_in" in taken else name for name in _author_names(probe)]
     states: list[Carried] = []
     positions: dict[int, int] = {}
     for index, start in enumerate(starts):

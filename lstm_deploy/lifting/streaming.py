@@ -62,7 +62,7 @@ def _measure_chunks(lifted: Lifted, specs: Sequence[TensorSpec], *, one_step: bo
         if lifted.flow.is_authored:
             return "state-only", "forward changes the state on its way in or out, so each cut of a sequence counts"
         return "none", "the state after chunks differs from that after the whole: something looks across time"
-    outputs = [_joined([part[index] for part in parts], whole[index]) for index in range(count)]
+    outputs = [_joined([part[index] for part in parts], whole[index], chunks) for index in range(count)]
     if not _close(outputs, whole[:count]):
         return "state-only", "the output looks across time, so it depends on how the sequence is cut"
     return "exact", ""
@@ -123,14 +123,31 @@ def _run_in_chunks_and_whole(
     return parts, whole
 
 
-def _joined(parts: Sequence[Tensor], whole: Tensor) -> Tensor:
-    """Outputs of chunks joined along the time axis, or the last one where the whole has no such axis."""
+def _joined(parts: Sequence[Tensor], whole: Tensor, chunks: Sequence[int]) -> Tensor:
+    """Outputs of chunks joined along the time axis, or the last one where the whole has no such axis.
+
+    Time may be one axis with others, as in `[batch * seq, …]`: then it is found by trying all places that it may have.
+    """
+    joined = parts[-1]
     for axis in range(whole.dim()):
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
-        if shape == list(whole.shape):
-            return torch.cat(list(parts), axis)
-    return parts[-1]
+        if shape != list(whole.shape):
+            continue
+        joined = torch.cat(list(parts), axis)
+        entries, rest = divmod(whole.shape[axis], sum(chunks))
+        if rest or any(part.shape[axis] != entries * steps for part, steps in zip(parts, chunks, strict=True)):
+            return joined
+        for before in (size for size in range(1, entries + 1) if entries % size == 0):
+            split = [
+                part.reshape(*part.shape[:axis], before, steps, entries // before, *part.shape[axis + 1 :])
+                for part, steps in zip(parts, chunks, strict=True)
+            ]
+            other = torch.cat(split, axis + 1).flatten(axis, axis + 2)
+            if _close([other], [whole]):
+                return other
+        return joined
+    return joined
 
 
 def _close(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

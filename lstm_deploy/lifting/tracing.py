@@ -1,5 +1,6 @@
 """Tracing with `torch.jit`, and the sizes that a trace has frozen: it holds one path through the user's code."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch.jit._trace import TracerWarning
 
 import lstm_deploy
 from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting import traced_sizes
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import dynamic_dims, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
@@ -29,15 +31,28 @@ class Traced(NamedTuple):
 
 def trace(lifted: Lifted) -> Traced:
     """Trace a copy of `lifted`."""
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    copy, lines = shared_copy(lifted), dict[str, None]()
+
+    def note(_: object, category: type[Warning], filename: str, line: int, *_rest: object) -> None:
+        if filename == traced_sizes.__file__:  # whose mode stands between the user's code and PyTorch
+            filename, line = _caller_of_mode()
+        if issubclass(category, TracerWarning) and not filename.startswith(_LIBRARIES):
+            lines[f"{filename}:{line}"] = None
+
+    with warnings.catch_warnings(), torch.no_grad(), traced_sizes.sizes_traced(copy.module):
         warnings.simplefilter("always")
-        script = torch.jit.trace(shared_copy(lifted), example_inputs(lifted.signature), check_trace=False)  # type: ignore[no-untyped-call]
-    lines = (
-        f"{warning.filename}:{warning.lineno}"
-        for warning in caught
-        if issubclass(warning.category, TracerWarning) and not warning.filename.startswith(_LIBRARIES)
-    )
-    return Traced(script, tuple(dict.fromkeys(lines)))
+        warnings.showwarning = note  # type: ignore[assignment]
+        script = torch.jit.trace(copy, example_inputs(lifted.signature), check_trace=False)  # type: ignore[no-untyped-call]
+    return Traced(script, tuple(lines))
+
+
+def _caller_of_mode() -> tuple[str, int]:
+    """The file and line of the code whose call of PyTorch a `TorchFunctionMode` is handling now."""
+    frame, inside = inspect.currentframe(), False
+    while frame is not None and not (inside and frame.f_code.co_name != "__torch_function__"):
+        inside |= frame.f_code.co_name == "__torch_function__"
+        frame = frame.f_back
+    return (frame.f_code.co_filename, frame.f_lineno) if frame else ("", 0)
 
 
 def wrong_sizes(traced: Traced, lifted: Lifted) -> list[Mapping[str, int]]:
@@ -66,15 +81,15 @@ def wrong_sizes(traced: Traced, lifted: Lifted) -> list[Mapping[str, int]]:
 
 def frozen_size_error(frozen: tuple[str, ...], sizes: Mapping[str, int] | None = None) -> LiftingError:
     """The error for a module whose code keeps its sizes from being dynamic, at lines `frozen`, wrong at `sizes`."""
-    if not frozen:
-        return LiftingError(
-            "Some operator in forward turns a size into a number when PyTorch exports it (MaxPool1d does, of seq), so "
-            "that size cannot be dynamic; give it as a number, as in x:float32[batch,6,3], or use --format torchscript."
-        )
     where = " and ".join(f"{name} {size}" for name, size in (sizes or {}).items())
     consequence = f"so an export would differ at {where}" if where else "so its sizes cannot be dynamic"
+    if not frozen:
+        return LiftingError(
+            f"Something in forward makes a number of a size when PyTorch traces it (as torch.tensor(x.shape) does), "
+            f"{consequence}; use sizes only as x.shape[0], or give them as numbers, as in x:float32[batch,6,3]."
+        )
     return LiftingError(
         f"forward branches on a size or a value, or turns one into a number, at {', '.join(frozen[:3])}, "
-        f"{consequence}; use sizes only as x.shape[0], not as len(x), int(…) or in an if, or give them as numbers, "
+        f"{consequence}; use sizes only as x.shape[0], not as int(…), in a loop or in an if, or give them as numbers, "
         "as in x:float32[1,seq,3]."
     )

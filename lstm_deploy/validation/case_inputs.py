@@ -166,15 +166,17 @@ def lengths(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterat
 def chunked(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """A sequence in chunks; the reference gets it whole, unless its output depends on how a sequence is cut.
 
-    Where a call is one step there are no chunks but steps, one after the other.
+    Where a call is one step there are no chunks but steps, one after the other. It gets chunks also where steps and
+    rows share an axis of an output: those of a chunk lie apart in the whole.
     """
+    whole = signature.streaming == "exact" and not any(map(signature.shares_time, signature.outputs))
     if signature.streaming != "none":
         for split in range(effort.splits):
             chunks = CHUNKS if split == 0 else tuple(rng.integers(1, 12, 6).tolist())
             if signature.one_step:
                 yield _chain(signature, f"{sum(chunks)} steps of several rows", 3, [(1,) * sum(chunks)], rng)
                 continue
-            groups = [chunks] if signature.streaming == "exact" else [(steps,) for steps in chunks]
+            groups = [chunks] if whole else [(steps,) for steps in chunks]
             yield _chain(signature, f"{len(chunks)} chunks of {sum(chunks)} steps", 3, groups, rng)
 
 

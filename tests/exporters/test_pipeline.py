@@ -27,7 +27,8 @@ INPUTS = {"x": "float32[batch,seq,3]"}
     [
         (refused_modules.BranchesOnRows, "if x.size(0) == 1"),
         (refused_modules.BranchesOnSteps, "if x.shape[1] > 10"),
-        (refused_modules.TakesLen, "torch.zeros(1, len(x), 4)"),
+        (refused_modules.TakesInt, "torch.zeros(1, int(x.shape[0]), 4)"),
+        (refused_modules.LoopsOverTime, "for step in range(out.shape[1])"),
     ],
 )
 def test_a_size_that_forward_branches_on_is_refused_with_the_line(tmp_path, make, text, format_):

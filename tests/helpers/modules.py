@@ -1,5 +1,8 @@
 """Modules as their authors write them: none knows of lstm-deploy."""
 
+import warnings
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -493,3 +496,131 @@ class StepKeepsState(StepCell):
     def forward(self, x):
         y, self.state = super().forward(x, self.state)
         return y
+
+
+class FlattensTimeFirst(FlattensOutput):
+    """As PyTorch's own language model ends: all rows of a step, then those of the next."""
+
+    def forward(self, x, hidden=None):
+        out, hidden = self.lstm(x, hidden)
+        return torch.log_softmax(self.fc(out.transpose(0, 1)).reshape(-1, 5), dim=1), hidden
+
+
+class FlattensRows(FlattensOutput):
+    """Time and features become one axis."""
+
+    def forward(self, x):
+        return self.fc(self.lstm(x)[0]).flatten(1)
+
+
+class FlattensWithoutMean(FlattensOutput):
+    def forward(self, x):
+        out = self.fc(self.lstm(x)[0])
+        return (out - out.mean(1, keepdim=True)).flatten(0, 1)
+
+
+class Tags(FlattensOutput):
+    """Scores, the best tag of each step, and whether the last is likely."""
+
+    def forward(self, x):
+        out = self.fc(self.lstm(x)[0])
+        return {"scores": out, "best": out.view(-1, 5).argmax(1), "likely": out[:, -1].softmax(-1) > 0.2}
+
+
+class DropsWeights(OneLSTM):
+    """Dropout of recurrent weights, which are set as an attribute in each forward: AWD-LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight_hh_l0_raw = nn.Parameter(self.lstm.weight_hh_l0.detach() * 3)
+        del self.lstm.weight_hh_l0
+
+    def forward(self, x):
+        self.lstm.weight_hh_l0 = self.dropped()
+        return self.lstm(x)[0]
+
+    def dropped(self):
+        return nn.functional.dropout(self.weight_hh_l0_raw, 0.5, training=self.training)
+
+
+class DropsWeightsAsParameters(DropsWeights):
+    def dropped(self):
+        return nn.Parameter(super().dropped())
+
+
+class SharesWeights(nn.Module):
+    """Two LSTMs with the same recurrent weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+        self.second.weight_hh_l0 = self.first.weight_hh_l0
+
+    def forward(self, x):
+        return self.second(self.first(x)[0])[0]
+
+
+class ReadsWeights(OneLSTM):
+    def forward(self, x):
+        self.lstm.flatten_parameters()
+        return self.lstm(x)[0] / self.lstm.weight_hh_l0.norm()
+
+
+class TakesBatch(OneLSTM):
+    """All inputs in one argument, and a dataclass as the result."""
+
+    @dataclass
+    class Result:
+        loss: torch.Tensor | None
+        scores: torch.Tensor
+
+    def __init__(self, read, names):
+        super().__init__()
+        self.read, self.names = read, names
+
+    def forward(self, batch):
+        by_key = "[" in self.read
+        x = sum(batch[name] if by_key else getattr(batch, name) for name in self.names)
+        return self.Result(None, self.lstm(x)[0])
+
+
+def scaled(x: torch.Tensor, steps: int):
+    """Scripted below."""
+    return x * (steps / (1 + steps))
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # as torch.jit.script warns that it is deprecated
+    scaled = torch.jit.script(scaled)
+
+
+class ReadsSizes(OneLSTM):
+    """By `len`, of `x.data`, of lists, in arithmetic, and for a scripted function."""
+
+    def forward(self, x):
+        rows, steps, features = x.data.shape
+        x = scaled(x.reshape(rows, steps, features), steps)
+        start = torch.zeros(1, len(x), 4)
+        out, _ = self.lstm(x, (start, start))
+        places = torch.arange(len(x[0])) / x.size(1)
+        return out.reshape(len(x), -1, 2, 2) + places[:, None, None], out[:, steps // 2]
+
+
+def named(arguments, returned="out"):
+    """A module whose `forward` has these arguments, such as `x, cat`, and returns this expression of `out`."""
+    source = f"""
+def forward(self, {arguments}):
+    out, _ = self.lstm(torch.cat([{arguments}], -1).relu())
+    return {returned}
+"""
+    scope = {"torch": torch}
+    exec(source, scope)
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3 * len(arguments.split(",")), 4, batch_first=True)
+
+        forward = scope["forward"]
+
+    return Named()

@@ -64,7 +64,45 @@ class Squeezes(OneLSTM):
         return self.lstm(x)[0][:, -1].squeeze()
 
 
-class TakesLen(OneLSTM):
+class TakesInt(OneLSTM):
     def forward(self, x):
-        h0 = torch.zeros(1, len(x), 4)
-        return self.lstm(x, (h0, h0))[0].reshape(len(x), -1, 2, 2)
+        h0 = torch.zeros(1, int(x.shape[0]), 4)
+        return self.lstm(x, (h0, h0))[0].reshape(h0.shape[1], -1, 2, 2)
+
+
+class LoopsOverTime(OneLSTM):
+    def forward(self, x):
+        out, _ = self.lstm(x)
+        return torch.stack([out[:, step] * 2 for step in range(out.shape[1])], 1)
+
+
+class MakesWeights(OneLSTM):
+    """A network that makes the weights of another from its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.make = nn.Linear(3, 48)
+
+    def forward(self, x):
+        weight = self.make(x.mean((0, 1))).view(16, 3)
+        return torch.func.functional_call(self.lstm, {"weight_ih_l0": weight}, (x,))[0]
+
+
+class TakesItsLSTMApart(OneLSTM):
+    """Adds to a weight for the time of a call."""
+
+    def forward(self, x):
+        weight = self.lstm.weight_hh_l0
+        del self.lstm.weight_hh_l0
+        self.lstm.weight_hh_l0 = weight + 1
+        out, _ = self.lstm(x)
+        del self.lstm.weight_hh_l0
+        self.lstm.weight_hh_l0 = weight
+        return out
+
+
+class RunsOnBands(OneLSTM):
+    """Each of several bands is a row of its own."""
+
+    def forward(self, x):
+        return self.lstm(x.flatten(0, 1))[0].reshape(*x.shape[:3], 4)

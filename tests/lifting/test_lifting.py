@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import modules
+import numpy as np
+import onnxruntime as ort
 import pytest
 import refused_modules
 import torch
@@ -132,6 +134,15 @@ ALL = {**{"x": "float32[batch,seq,3]"}}
         (modules.HidesState, {"x": "float32[4,seq,3]"}, ["h_in"], ["y: float32[4, 2]"]),
         (modules.KeepsState, ALL, ["h_in"], ["y: float32[batch, seq, 4]"]),
         (modules.FlattensOutput, ALL, ["h_in"], ["y: float32[seq_0, 5]"]),
+        (modules.FlattensTimeFirst, ALL, ["h_in"], ["y: float32[seq_0, 5]"]),
+        (modules.FlattensRows, ALL, ["h_in"], ["y: float32[batch, seq_1]"]),
+        (
+            modules.Tags,
+            ALL,
+            ["h_in"],
+            ["scores: float32[batch, seq, 5]", "best: int64[seq_0]", "likely: bool[batch, 5]"],
+        ),
+        (modules.ReadsSizes, ALL, ["h_in"], ["y0: float32[batch, seq, 2, 2]", "y1: float32[batch, 4]"]),
         (modules.Subsamples, ALL, ["h_in"], ["y: float32[batch, seq_1, 4]"]),
         (modules.Casts, {"x": "int64[batch,seq]"}, ["h_in"], ["y: float32[batch, 4]"]),
     ],
@@ -144,6 +155,23 @@ def test_a_module_is_exported_as_its_author_wrote_it(tmp_path, make, inputs, sta
     assert [spec.name for spec in signature.state_inputs][::2] == states
     assert [str(spec) for spec in signature.outputs] == outputs
     assert bundle.manifest.parity.passed
+
+
+@pytest.mark.parametrize("arguments", ["x, cat", "relu, transpose", "y", "h_in", "val_0, lstm_lstm", "int, steps"])
+def test_an_input_may_be_called_as_an_operator_an_output_or_a_state(tmp_path, arguments):
+    """Its values are those of the author's argument."""
+    torch.manual_seed(0)
+    names = arguments.split(", ")
+    module = modules.named(arguments).eval()
+    inputs = dict.fromkeys(names, "float32[batch,seq,3]")
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs=inputs, formats=["onnx", "torchscript"])
+    given = {name: torch.randn(2, 5, 3) for name in names}
+    with torch.no_grad():
+        expected = module(**given).numpy()
+    session = ort.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])
+    feeds = {**{name: value.numpy() for name, value in given.items()}, **bundle.signature.initial_state(2)}
+    assert [value.name for value in session.get_inputs()] == list(feeds)
+    np.testing.assert_allclose(session.run(None, feeds)[0], expected, atol=1e-5)
 
 
 def test_lengths_leave_padded_steps_out_for_unsorted_rows_and_rows_of_one(tmp_path):

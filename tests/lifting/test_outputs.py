@@ -35,6 +35,31 @@ def test_positions_name_several_outputs():
     assert lift_module(Several()).signature.output_names[:3] == ["y0", "y1_0", "y1_1"]
 
 
+@pytest.mark.parametrize(
+    ("argument", "returned", "inputs", "outputs"),
+    [
+        ("y", "out", ["y", "h_in", "c_in"], ["y_out"]),
+        (
+            "x",
+            "{'x': out, 'h_out': out + 1, 'x_out': out + 2}",
+            ["x", "h_in", "c_in"],
+            ["x_out_out", "h_out_out", "x_out"],
+        ),
+        ("x", "{'a_b': out, 'a': {'b': out + 1}}", ["x", "h_in", "c_in"], ["a_b", "a_b_out"]),
+        ("x", "{'class prob': out, '': out + 1, 0: out + 2}", ["x", "h_in", "c_in"], ["class_prob", "y", "y0"]),
+        ("h_in", "out", ["h_in", "lstm_h_in", "lstm_c_in"], ["y"]),
+        ("c_out", "out", ["c_out", "lstm_h_in", "lstm_c_in"], ["y"]),
+        ("lstm_h_in", "out", ["lstm_h_in", "h_in", "c_in"], ["y"]),
+    ],
+)
+def test_inputs_keep_their_names_and_what_would_be_called_alike_gets_another(argument, returned, inputs, outputs):
+    signature = lift_module(
+        modules.named(argument, returned), TensorSpec.parse(f"{argument}:float32[batch,seq,3]")
+    ).signature
+    assert signature.input_names == inputs
+    assert [spec.name for spec in signature.outputs] == outputs
+
+
 def test_outputs_may_be_true_or_false():
     class Above(modules.HidesState):
         def forward(self, x):
@@ -81,3 +106,17 @@ def test_many_steps_are_fewer_where_weights_are_many():
     assert many_steps(small) == 200
     small.register_parameter("large", nn.Parameter(torch.empty(10**9, device="meta")))
     assert many_steps(small) == 24
+
+
+def test_a_forward_that_returns_nothing_is_refused():
+    with pytest.raises(LiftingError, match="returns no tensor"):
+        lift_module(modules.named("x", "None"))
+
+
+def test_an_lstm_whose_rows_are_not_those_of_the_batch_is_refused():
+    with pytest.raises(LiftingError, match="lstm computes 12 rows where the batch has 2"):
+        lift_module(refused_modules.RunsOnBands(), TensorSpec.parse("x:float32[batch,6,seq,3]"))
+
+
+def test_fields_of_a_dataclass_name_outputs():
+    assert lift_module(modules.TakesBatch("batch['{}']", ("x",))).signature.output_names[0] == "scores"
