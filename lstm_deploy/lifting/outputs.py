@@ -194,7 +194,7 @@ def _call(lifted: Lifted, *tensors: Tensor) -> Any:
     except Exception as error:  # whatever the user's forward raises
         raise LiftingError(
             f"With its state made explicit the module does not run ({one_line(error)}{user_line(error)}); "
-            "forward must be a function of its inputs and the state alone."
+            "forward must call its LSTMs as they are, and be a function of its inputs and the state alone."
         ) from error
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import Dim
 from lstm_deploy.lifting.recurrent import zeros_of
-from lstm_deploy.lifting.state_structure import Leaf, StatePair, children_of
+from lstm_deploy.lifting.state_structure import Leaf, StateList, StatePair, children_of
 
 Structures = tuple[Any, ...]
 """One for each argument."""
@@ -61,7 +61,7 @@ def _of_modules(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) 
             yield tuple(leaf for pair in pairs for leaf in pair)
             yield (*hs, *cs)
         if arguments == 1:
-            yield (list(pairs),)
+            yield (StateList(pairs),)
             yield ([leaf for pair in pairs for leaf in pair],)
             yield (dict(zip(recurrent, pairs, strict=True)),)
         if arguments <= 2:
@@ -71,7 +71,12 @@ def _of_modules(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) 
             if arguments <= 2:
                 yield from _pair_or_both(Leaf((count, *dims)), Leaf((count, *dims)), arguments)
             if arguments == 1:
-                yield from ((Leaf(shape),) for shape in ((2, count, *dims), (count, 2, *dims), (2 * count, *dims)))
+                yield from ((Leaf(shape),) for shape in _stacks(count, dims))
+
+
+def _stacks(count: int, dims: tuple[Dim, ...]) -> list[tuple[Dim, ...]]:
+    """Shapes of one tensor that holds `h` and `c` of several LSTMs of one size."""
+    return [(2, count, *dims), (count, 2, *dims), (count, *dims, 2), (2 * count, *dims)]
 
 
 def _of_one(dims: Sequence[tuple[Dim, ...]], arguments: int) -> Iterator[Structures]:
@@ -82,6 +87,7 @@ def _of_one(dims: Sequence[tuple[Dim, ...]], arguments: int) -> Iterator[Structu
         return
     if h == c:
         yield (Leaf((2, *h)),)
+        yield (Leaf((*h, 2)),)
         if h[0] == "batch":
             yield (Leaf(("batch", 2, *h[1:])),)
     widths = [size for size in (h[-1], c[-1]) if isinstance(size, int)]

@@ -240,7 +240,7 @@ def _split(
     whole = [Part(number, selections, leaf, frozenset(targets))]
     if len(targets) <= 1:
         return whole
-    for axis, size in enumerate(leaf.dims[:-1]):
+    for axis, size in enumerate(leaf.dims):
         if not isinstance(size, int) or not 1 < size <= MOST_STACKED:
             continue
         dims = Leaf(leaf.dims[:axis] + leaf.dims[axis + 1 :])

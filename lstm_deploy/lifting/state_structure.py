@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -46,6 +46,34 @@ class StatePair(tuple[Any, ...]):
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and bool(_H.fullmatch(key.lower()) or _C.fullmatch(key.lower()))
+
+
+class StateList(list[Any]):
+    """The states of several LSTMs as a list that is read like a mapping or an object, too: `states.actor`.
+
+    Names count in the order in which they are first used.
+    """
+
+    def __init__(self, states: Iterable[Any]) -> None:
+        super().__init__(states)
+        self._names: list[str] = []
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        if key not in self._names:
+            if len(self._names) == len(self):
+                raise KeyError(key)
+            self._names.append(key)
+        return super().__getitem__(self._names.index(key))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or hasattr(Tensor, name):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 def leaves_of(structure: Any, path: Path = ()) -> list[tuple[Path, Leaf]]:
