@@ -136,14 +136,14 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
         return CallingConvention(input_parameters=None)
     names = [p.name for p in parameters]
     given = [spec.name for spec in inputs]
-    if len(given) > len(names) == 1 and given != names:
-        return CallingConvention(input_parameters=tuple(names), batch_names=tuple(given))
-    if len(given) > len(names):
+    takes_batch = len(given) > 1 and not set(given) & set(names) and all(map(named_like_state, names[1:]))
+    passed = given if set(given) <= set(names) else names[:1] if takes_batch else names[: len(given)]
+    if len(given) > len(names) and not takes_batch:
         raise LiftingError(f"forward takes {len(names)} argument(s), {', '.join(names)}; give as many inputs.")
-    passed = given if set(given) <= set(names) else names[: len(given)]
     rest = [p for p in parameters if p.name not in passed]
     return CallingConvention(
         input_parameters=tuple(passed),
+        batch_names=tuple(given) if takes_batch else (),
         missing=tuple(p.name for p in rest if p.default is p.empty),
         optional=tuple(p.name for p in rest if p.default is None),
     )

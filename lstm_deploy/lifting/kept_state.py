@@ -1,5 +1,6 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,30 +46,33 @@ def find_kept_state(probe: ModuleProbe) -> None:
     Raises `LiftingError` for one whose shape does not follow the number of rows.
     """
     before = probe.convention
-    settled = {argument.attribute for argument in probe.convention.state}
+    settled = {argument.attribute for argument in before.state}
     kept = probe.kept_attributes(probe.sizes)
     wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if has_rows(probe) else kept
-    for path, value in kept.items():
-        if path in settled:
-            continue
+    arguments = []
+    for path in kept.keys() - settled:
         try:
-            structure = structure_in(probe, value, wider.get(path))
+            structure = structure_in(probe, kept[path], wider.get(path))
         except ValueError:
-            structure = None
-        if structure is None or not leaves_of(structure):
             continue
-        argument = StateArgument(attribute=path, structure=structure)
-        known = len(all_leaves(before.state))
-        probe.convention = replace(before, state=(*before.state, argument))
-        if not _matters(probe, known):
-            probe.convention = before
+        if leaves_of(structure):
+            arguments.append(StateArgument(attribute=path, structure=structure))
+    # All at once: a module may make its states anew as long as one of them is missing.
+    arguments.sort(key=lambda argument: list(kept).index(argument.attribute))
+    probe.convention = replace(before, state=(*before.state, *arguments))
+    known = len(all_leaves(before.state))
+    for argument in arguments:
+        count = len(leaves_of(argument.structure))
+        if not _matters(probe, range(known, known + count)):
+            rest = tuple(other for other in probe.convention.state if other is not argument)
+            probe.convention = replace(probe.convention, state=rest)
             continue
-        if has_rows(probe) and any("batch" not in leaf.dims for _, leaf in leaves_of(structure)):
+        known += count
+        if has_rows(probe) and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
             raise LiftingError(
-                f"forward keeps a state in self.{path}, whose shape does not follow the number of rows, so that it "
-                "cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
+                f"forward keeps a state in self.{argument.attribute}, whose shape does not follow the number of rows, "
+                "so that it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
             )
-        before = probe.convention
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
@@ -89,21 +93,22 @@ def check_repeatable(probe: ModuleProbe) -> None:
     )
 
 
-def _matters(probe: ModuleProbe, known: int) -> bool:
-    """Whether each tensor of the state but the first `known` reaches an LSTM's start, or changes what is returned."""
+def _matters(probe: ModuleProbe, numbers: Iterable[int]) -> bool:
+    """Whether one of these tensors of the state reaches an LSTM's start, or changes what is returned."""
     leaves = probe.leaves(probe.sizes, 0)
     try:
-        for leaf in range(known, len(leaves)):
+        before = probe.record(probe.sizes, state=leaves)
+        for number in numbers:
             others = list(leaves)
-            others[leaf] = torch.randn(leaves[leaf].shape, generator=torch.Generator().manual_seed(1))
-            runs = [probe.record(probe.sizes, state=state) for state in (leaves, others)]
-            values = [[value for path, value in run.returned if path[:1] != (KEPT,)] for run in runs]
+            others[number] = torch.randn(leaves[number].shape, generator=torch.Generator().manual_seed(1))
+            after = probe.record(probe.sizes, state=others)
+            values = [[value for path, value in run.returned if path[:1] != (KEPT,)] for run in (before, after)]
             same = all(torch.equal(a, b) for a, b in zip(*values, strict=True))
-            if same and not differing(*runs):
-                return False
+            if not same or differing(before, after):
+                return True
     except LiftingError:
-        return False
-    return True
+        pass
+    return False
 
 
 def _is_other(value: Any, before: Any) -> bool:

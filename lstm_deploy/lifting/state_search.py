@@ -264,7 +264,7 @@ def _scores(
     """
     scores: dict[int, int] = {}
     for target in targets:
-        last = len(returned.calls[target.path]) - 1
+        last = _last_of_chain(probe, returned, target)
         offsets = tuple(0.25 if state == target.state else 0.0 for state in range(2))
 
         def disturb(path: str, number: int, target: Target = target, last: int = last, offsets: Any = offsets) -> Any:
@@ -278,6 +278,17 @@ def _scores(
             elif not torch.equal(changed[position][1], value):
                 scores[position] = max(1, scores.get(position, 0))
     return scores
+
+
+def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:
+    """The last call of the chain that begins with a call: the last one whose start follows from what that leaves."""
+
+    def disturb(path: str, number: int) -> Disturbance:
+        return Disturbance(0.0, DISTURBED.state) if (path, number) == target[:2] else Disturbance()
+
+    after = differing(base, probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb))
+    numbers = [other.number for other in after if other.path == target.path and other.number > target.number]
+    return max(numbers, default=target.number)
 
 
 def _window(numbers: Sequence[int], scores: Mapping[int, Mapping[int, int]], count: int) -> dict[int, int]:

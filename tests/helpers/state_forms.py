@@ -342,6 +342,78 @@ class TwoOptionalPairs(TwoLSTMs):
         return dict(zip(("hidden1", "hidden2"), returned[1], strict=True))
 
 
+class States(NamedTuple):
+    low: tuple[Tensor, Tensor]
+    top: tuple[Tensor, Tensor]
+
+
+class TwoNamedPairs(TwoLSTMs):
+    """As recurrent actors and critics have it; rows that begin anew are set to zeros."""
+
+    inputs = FLAGGED
+
+    def forward(self, x, done, states: States):
+        keep = (1 - done).view(1, -1, 1)
+        x, low = self.low(x, (states.low[0] * keep, states.low[1] * keep))
+        x, top = self.top(x, (states.top[0] * keep, states.top[1] * keep))
+        return x, States(low, top)
+
+    def first(self, rows):
+        zeros = [torch.zeros(layers, rows, 4) for layers in (1, 2)]
+        return {"states": States((zeros[0], zeros[0]), (zeros[1], zeros[1]))}
+
+    def following(self, returned):
+        return {"states": returned[1]}
+
+
+class TwoInOneTensor(nn.Module):
+    """`[LSTM, rows, units, h or c]`, as speech enhancers have it."""
+
+    inputs = SEQUENCE
+    states = TwoLSTMs.states
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.top = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x, in_states):
+        pairs = []
+        for index, lstm in enumerate((self.low, self.top)):
+            h, c = (in_states[index : index + 1, :, :, part].contiguous() for part in (0, 1))
+            x, pair = lstm(x, (h, c))
+            pairs.append(torch.cat(pair))
+        return x, torch.stack([pair.transpose(0, 1).transpose(1, 2) for pair in pairs])
+
+    def first(self, rows):
+        return {"in_states": torch.zeros(2, rows, 4, 2)}
+
+    def following(self, returned):
+        return {"in_states": returned[1]}
+
+
+class CalledFromTwoStates(nn.Module):
+    """One LSTM for both hands, each with a state of its own."""
+
+    inputs = SEQUENCE
+    states = ("lstm_1_h_in", "lstm_1_c_in", "lstm_2_h_in", "lstm_2_c_in")
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, states=None):
+        states = states or {"left": None, "right": None}
+        left, left_state = self.lstm(-x, states["left"])
+        right, right_state = self.lstm(x, states["right"])
+        return left + 2 * right, {"left": left_state, "right": right_state}
+
+    def first(self, rows):
+        return {}
+
+    def following(self, returned):
+        return {"states": returned[1]}
+
+
 class StateOfOneOfTwo(TwoOptionalPairs):
     """The first LSTM starts anew at each call: its state is made explicit at the LSTM itself."""
 
@@ -420,6 +492,28 @@ class KeepsInBuffers(Keeps):
         return self.head(y)
 
 
+class KeepsOfTwoCells(nn.Module):
+    """Two cells, whose states and the last output are made together at the first call."""
+
+    inputs = STEP
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.top = nn.LSTMCell(3 + 2, 5), nn.LSTMCell(5, 4)
+        self.head = nn.Linear(4, 2)
+        self.low_state = self.top_state = self.last = None
+
+    def forward(self, x):
+        if self.low_state is None:
+            self.low_state = (x.new_zeros(len(x), 5), x.new_zeros(len(x), 5))
+            self.top_state = (x.new_zeros(len(x), 4), x.new_zeros(len(x), 4))
+            self.last = x.new_zeros(len(x), 2)
+        self.low_state = self.low(torch.cat([x, self.last], 1), self.low_state)
+        self.top_state = self.top(self.low_state[0], self.top_state)
+        self.last = self.head(self.top_state[0])
+        return self.last
+
+
 TAKEN = [
     ResetsRows,
     ClipsReturned,
@@ -442,7 +536,10 @@ TAKEN = [
     CellsInOneTensor,
     TwoLSTMs,
     TwoOptionalPairs,
+    TwoNamedPairs,
+    TwoInOneTensor,
+    CalledFromTwoStates,
     StateOfOneOfTwo,
     NeverCallsOne,
 ]
-KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers]
+KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsOfTwoCells]

@@ -75,7 +75,7 @@ def test_a_state_that_is_kept_on_the_module_is_carried(make):
         rows = 1 if make is state_forms.KeepsInBuffers or make is state_forms.KeepsOfOneRow else ROWS
         states = [torch.from_numpy(value) for value in lifted.signature.initial_state(rows).values()]
         for number in range(CALLS):
-            x = torch.randn(rows, 1 + number, 3)
+            x = torch.randn(rows, *([1 + number] if "seq" in lifted.signature.inputs[0].shape else []), 3)
             y, *states = lifted(x, *states)
             assert same(module(x), y)
 
