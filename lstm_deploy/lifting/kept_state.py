@@ -71,7 +71,7 @@ def find_kept_state(probe: ModuleProbe) -> None:
         if has_rows(probe) and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
             raise LiftingError(
                 f"forward keeps a state in self.{argument.attribute}, whose shape does not follow the number of rows, "
-                "so that it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
+                "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
             )
 
 
