@@ -128,12 +128,15 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
         return []
     device = next((parameter.device for parameter in lifted.parameters()), torch.device("cpu"))
     x, *states = (tensor.to(device) for tensor in _example(lifted, 2, 3, seed=1))
-    expected = lifted(x, *states)[0]
+    first = lifted(x, *states)
+    expected = (first[0], lifted(x, *first[len(signature.outputs) :])[0])
     for child in children:
         child.__class__ = CarryingLSTM  # type: ignore[assignment]
     _set_states(lifted, children, states)
     try:
-        if torch.allclose(flatten(_original_call(lifted)(x))[lifted.output_positions[0]][1], expected, atol=1e-5):
+        call, position = _original_call(lifted), lifted.output_positions[0]
+        # Twice, as a forward may change the state that it returns.
+        if all(torch.allclose(flatten(call(x))[position][1], value, atol=1e-5) for value in expected):
             return children
     except Exception:  # whatever the user's forward raises when it is called differently
         pass
@@ -240,7 +243,7 @@ def _export_stock(lifted: Lifted, path: Path, case: BenchCase, names: dict[str, 
 
 def _original_call(lifted: Lifted) -> Any:
     """The user's module as a function of its input; LSTMs that carry their state ignore one that it requires."""
-    if not lifted.flow.arguments:
+    if not lifted.convention.missing:
         return lifted.module
     zeros = [lifted.in_layout(torch.from_numpy(value)) for value in lifted.signature.initial_state(1).values()]
     return partial(lifted.module, **lifted.convention.arguments(lifted.flow.leaves(zeros)))

@@ -56,7 +56,6 @@ def lift(
         find_kept_state(probe)
         check_repeatable(probe)
         starts, flow = find_flow(probe)
-        _check_rows(probe, starts)
         keeps = any(argument.attribute for argument in probe.convention.state)
         signature = Signature(
             inputs=probe.inputs,
@@ -99,18 +98,6 @@ def _check_recurrent(module: nn.Module) -> None:
             raise LiftingError(f"{name}, a subclass of nn.{base.__name__} with its own forward; use the class itself.")
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
         raise LiftingError(f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to lift.")
-
-
-def _check_rows(probe: ModuleProbe, starts: Sequence[Start]) -> None:
-    """Refuse an LSTM whose rows are not those of the batch, as bands or words: its state would have no row to be of."""
-    recorded, batch = probe.record(probe.sizes), probe.sizes["batch"]
-    for start in starts:
-        if (rows := recorded.calls[start.path][start.number].batch) != batch:
-            raise LiftingError(
-                f"{start.path or 'The LSTM'} computes {rows} rows where the batch has {batch}, so its state is not one "
-                "of the batch's rows; export the part that runs on these rows as a module of its own, with all of them "
-                "as its batch."
-            )
 
 
 def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:

@@ -74,7 +74,7 @@ class ModuleProbe:
         batches = _batches(recorded)
         for name in sorted(names - {dim.name for dim in fixed}):
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
-            if name != "batch" and _batches(larger) != batches:
+            if name != "batch" and _batches(larger) != batches and not self._rows_follow_batch(batches):
                 raise LiftingError(
                     f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
                 )
@@ -96,6 +96,13 @@ class ModuleProbe:
             fewer = range(2, self.sizes["seq"])
             self.least_seq = next((steps for steps in fewer if self._runs(steps)), self.sizes["seq"])
         return tuple(fixed)
+
+    def _rows_follow_batch(self, batches: set[int]) -> bool:
+        """Whether the LSTMs compute twice as many rows (`batches` at the usual sizes) for twice the batch."""
+        if "batch" not in dynamic_dims(self.inputs):
+            return False
+        larger = _batches(self.record({**self.sizes, "batch": 2 * self.sizes["batch"]}))
+        return larger == {2 * rows for rows in batches}
 
     def _resolve_steps(self, error: LiftingError) -> list[FixedDim]:
         """Set `sizes["seq"]` to a number of steps that the module runs on, which is fixed if it runs on no other.

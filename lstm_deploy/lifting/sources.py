@@ -40,6 +40,9 @@ from lstm_deploy.training import (
     read_spec,
 )
 
+_COMPARED = ("inputs", "outputs", "recurrent", "state_inputs", "state_outputs")
+"""What the contract of an archive must have in common with that of the network in it."""
+
 
 class Origin(Struct, frozen=True, kw_only=True):
     """A file of weights, and the network that they belong to."""
@@ -173,7 +176,7 @@ def _load_archive(path: Path, extra: Mapping[str, bytes], state_layout: StateLay
         network = _build(config, path)
     task, state_policy = contract.task, contract.state_policy
     lifted = lift(network, contract.inputs, task=task, state_policy=state_policy, state_layout=state_layout)
-    if any(getattr(lifted.signature, part) != getattr(contract, part) for part in ("inputs", "outputs", "recurrent")):
+    if any(getattr(lifted.signature, part) != getattr(contract, part) for part in _COMPARED):
         raise InputError(f"The contract of {path} is not that of the network in it; export its source again.")
     return _from_file(path, "checkpoint", lifted)
 

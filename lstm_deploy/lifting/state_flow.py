@@ -47,13 +47,23 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
         raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
     authored = {(target.path, target.number) for part in parts for target in part.targets}
     starts: list[tuple[str, int, bool, State | None]] = []
+    other_rows: list[tuple[str, int]] = []
     for path, calls in first.calls.items():
         for number, call in enumerate(calls):
             if (path, number) in authored:
                 starts.append((path, number, True, None))
+            elif call.batch != probe.sizes["batch"]:  # rows such as bands or words, which begin anew in each call
+                other_rows.append((path, call.batch))
             elif all(_same(call.state, run.calls[path][number].state) for run in other_runs):
                 random = not _same(call.state, reseeded.calls[path][number].state)
                 starts.append((path, number, False, None if random else learned(call.state, path)))
+    if not starts and other_rows:
+        path, rows = other_rows[0]
+        raise LiftingError(
+            f"{path or 'The LSTM'} computes {rows} rows where the batch has {probe.sizes['batch']}, so its state is "
+            "not one of the batch's rows; export the part that runs on these rows as a module of its own, with all of "
+            "them as its batch."
+        )
     if not starts:
         raise LiftingError(
             "Every LSTM of this module starts from a state that is computed from the inputs; "

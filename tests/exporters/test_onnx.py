@@ -1,3 +1,4 @@
+import warnings
 from collections import Counter
 
 import modules
@@ -5,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import state_forms
 import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from properties import examples
@@ -13,6 +15,7 @@ from torch import nn
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.probing import example_inputs
 
@@ -111,3 +114,40 @@ def test_a_projection_without_full_rank_is_refused(tmp_path):
         module.weight_hr_l0[1] = 2 * module.weight_hr_l0[0]
     with pytest.raises(LiftingError, match="linearly dependent"):
         onnx_of(module, tmp_path / "m.onnx", "seq,batch")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        state_forms.ResetsRows,
+        state_forms.ProjectsGiven,
+        state_forms.TwoNamedPairs,
+        state_forms.CellsInOneTensor,
+        state_forms.CalledFromTwoStates,
+        state_forms.KeepsInBuffers,
+        state_forms.KeepsOfTwoCells,
+    ],
+)
+def test_states_of_any_form_are_carried_by_plain_onnxruntime_and_torchscript(tmp_path, make):
+    torch.manual_seed(0)
+    lifted = lift(make().eval(), [TensorSpec.parse(text, name) for name, text in make.inputs.items()])
+    signature = lifted.signature
+    export_onnx(lifted, tmp_path / "model.onnx")
+    export_torchscript(lifted, tmp_path / "model.torchscript")
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
+        script = torch.jit.load(str(tmp_path / "model.torchscript"))
+    states = [torch.randn(spec.sized({"batch": 3})) for spec in signature.state_inputs]
+    for seq in (1, 4, 2):
+        shapes = [spec.sized({"batch": 3, "seq": seq}) for spec in signature.inputs]
+        inputs = [torch.randint(0, 2, shape).float() if len(shape) == 1 else torch.randn(shape) for shape in shapes]
+        tensors = [*inputs, *states]
+        with torch.no_grad():
+            expected = lifted.author(*tensors)
+            scripted = script(*tensors)
+        feeds = dict(zip(signature.input_names, (x.numpy() for x in tensors), strict=True))
+        for value, a, b in zip(expected, session.run(None, feeds), scripted, strict=True):
+            np.testing.assert_allclose(a, value.numpy(), atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(b.numpy(), value.numpy(), atol=1e-5, rtol=1e-5)
+        states = expected[len(signature.outputs) :]

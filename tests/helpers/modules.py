@@ -624,3 +624,16 @@ def forward(self, {arguments}):
         forward = scope["forward"]
 
     return Named()
+
+
+class WordsOfCharacters(nn.Module):
+    """One LSTM runs on the characters of each word, one on the words: the rows of the first are batch times words."""
+
+    def __init__(self):
+        super().__init__()
+        self.characters, self.words = nn.LSTM(3, 5, batch_first=True), nn.LSTM(5, 4, batch_first=True)
+
+    def forward(self, x):
+        rows, words = x.shape[:2]
+        _, (h, _) = self.characters(x.flatten(0, 1))
+        return self.words(h[-1].reshape(rows, words, -1))[0]
