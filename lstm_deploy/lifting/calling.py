@@ -145,8 +145,13 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
         input_parameters=tuple(passed),
         batch_names=tuple(given) if takes_batch else (),
         missing=tuple(p.name for p in rest if p.default is p.empty),
-        optional=tuple(p.name for p in rest if p.default is None),
+        optional=tuple(p.name for p in rest if _is_nothing(p.default)),
     )
+
+
+def _is_nothing(default: Any) -> bool:
+    """Whether the default of a parameter stands for no state: `None`, or an empty tuple, list or mapping."""
+    return default is None or (isinstance(default, tuple | list | Mapping) and not default)
 
 
 def named_like_state(parameter: str) -> bool:

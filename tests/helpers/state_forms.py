@@ -61,8 +61,10 @@ class ClipsReturned(Recurrent):
 
 
 class ScalesGiven(Recurrent):
-    def forward(self, x, state=None):
-        h, c = self.zeros(x.shape[0]) if state is None else state
+    """No state is an empty tuple."""
+
+    def forward(self, x, state=()):
+        h, c = state or self.zeros(x.shape[0])
         y, state = self.lstm(x, (h * 0.5, torch.tanh(c)))
         return self.head(y), state
 
