@@ -244,11 +244,12 @@ def labels(unit):
 def others():
     """Networks of every layout, and of every task."""
     torch.manual_seed(3)
+    text = OneHotText(256)  # before the others, so that another model does not change what it writes
     columns = Forecast(features=("a", "b", "c"), targets=("b", "c"), window=4, horizon=3)
     return {
         **feeders(),
         **{f"classifier of {unit}s": labels(unit) for unit in ("word", "token", "character")},
-        "bytes": Feeder(OneHotText(256), {"x": "float32[batch,seq,256]"}, LanguageModel(vocabulary=BYTES, unit="byte")),
+        "bytes": Feeder(text, {"x": "float32[batch,seq,256]"}, LanguageModel(vocabulary=BYTES, unit="byte")),
         "horizon": Feeder(Ahead(), {"x": "float32[batch,seq,3]"}, columns),
         "no task": Feeder(Ahead(), {"x": "float32[batch,seq,3]"}, None),
         "one step": Feeder(StepCell(), {"x": "float32[batch,3]"}, None),
