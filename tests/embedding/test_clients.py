@@ -244,7 +244,7 @@ def labels(unit):
 def others():
     """Networks of every layout, and of every task."""
     torch.manual_seed(26)
-    text = OneHotText(256)  # writes ASCII: what is no UTF-8 is written as it is by some programs, and replaced by others
+    text = OneHotText(256)  # writes ASCII: some programs write what is no UTF-8 as it is, and others replace it
     columns = Forecast(features=("a", "b", "c"), targets=("b", "c"), window=4, horizon=3)
     return {
         **feeders(),
