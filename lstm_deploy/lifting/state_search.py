@@ -142,8 +142,14 @@ def _steps(probe: ModuleProbe) -> list[int]:
 
 def find_optional_state(probe: ModuleProbe) -> None:
     """Find the optional parameters that take a state, together if they are called like one, else one by one."""
-    named = tuple(name for name in probe.convention.optional if named_like_state(name))
-    groups = [named, *((name,) for name in probe.convention.optional)]
+    optional = probe.convention.optional
+    named = tuple(name for name in optional if named_like_state(name))
+    windows = [
+        optional[start : start + size]
+        for size in range(len(optional), 1, -1)
+        for start in range(len(optional) - size + 1)
+    ]
+    groups = [named, *windows, *((name,) for name in optional)]
     if not any(groups):
         return
     returned, wider = _returned_twice(probe)
@@ -265,19 +271,24 @@ def _scores(
     scores: dict[int, int] = {}
     for target in targets:
         last = _last_of_chain(probe, returned, target)
-        offsets = tuple(0.25 if state == target.state else 0.0 for state in range(2))
-
-        def disturb(path: str, number: int, target: Target = target, last: int = last, offsets: Any = offsets) -> Any:
-            return Disturbance(0.0, offsets) if (path, number) == (target.path, last) else Disturbance()
-
-        changed = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned
+        runs = [_disturbed(probe, target, last, offset) for offset in (0.25, 10.0, -10.0)]  # a clip hides small ones
         final = returned.finals[target.path][last][target.state]
         for position, value in fitting.items():
             if value.numel() == final.numel() and torch.equal(value.flatten(), final.flatten()):
                 scores[position] = 2
-            elif not torch.equal(changed[position][1], value):
+            elif any(not torch.equal(run[position][1], value) for run in runs):
                 scores[position] = max(1, scores.get(position, 0))
     return scores
+
+
+def _disturbed(probe: ModuleProbe, target: Target, last: int, offset: float) -> list[tuple[Path, Tensor]]:
+    """What `forward` returns if this is added to one of the final states of a call."""
+    offsets = tuple(offset if state == target.state else 0.0 for state in range(2))
+
+    def disturb(path: str, number: int) -> Disturbance:
+        return Disturbance(0.0, offsets) if (path, number) == (target.path, last) else Disturbance()
+
+    return probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned
 
 
 def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:

@@ -393,6 +393,24 @@ class TwoInOneTensor(nn.Module):
         return {"in_states": returned[1]}
 
 
+class TwoOptionalApart(TwoLSTMs):
+    """Four optional arguments that need each other; `h` is scaled on its way out."""
+
+    def forward(self, x, h1=None, c1=None, h2=None, c2=None):
+        if h1 is None:
+            h1 = c1 = x.new_zeros(1, len(x), 4)
+            h2 = c2 = x.new_zeros(2, len(x), 4)
+        x, (h1, c1) = self.low(x, (h1, c1))
+        x, (h2, c2) = self.top(x, (h2, c2))
+        return x, h1 * 0.5, c1, h2 * 0.5, c2
+
+    def first(self, rows):
+        return {}
+
+    def following(self, returned):
+        return dict(zip(("h1", "c1", "h2", "c2"), returned[1:], strict=True))
+
+
 class CalledFromTwoStates(nn.Module):
     """One LSTM for both hands, each with a state of its own."""
 
@@ -540,6 +558,7 @@ TAKEN = [
     TwoOptionalPairs,
     TwoNamedPairs,
     TwoInOneTensor,
+    TwoOptionalApart,
     CalledFromTwoStates,
     StateOfOneOfTwo,
     NeverCallsOne,
