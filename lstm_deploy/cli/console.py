@@ -54,10 +54,8 @@ def say_contract(contract: Any) -> None:
         say(f"  in   {spec}")
     for spec in (*contract.outputs, *contract.state_outputs):
         say(f"  out  {spec}")
-    reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
     starts = {"reset": "from the initial state", "carry": "from where the last one ended"}[contract.state_policy]
-    one_step = ", one step a call" if contract.one_step else ""
-    say(f"  streaming {contract.streaming}{one_step}{reason}; a new sequence starts {starts} ({contract.state_policy})")
+    say(f"  streaming {contract.streaming_text}; a new sequence starts {starts} ({contract.state_policy})")
 
 
 def flat(value: Any) -> str:

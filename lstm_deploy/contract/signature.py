@@ -220,6 +220,13 @@ class Signature(Struct, frozen=True, kw_only=True):
         """Whether a call is one step: the state is carried, and no input has an axis along which steps could lie."""
         return self.streaming != "none" and not any("seq" in spec.shape for spec in self.inputs)
 
+    @property
+    def streaming_text(self) -> str:
+        """`streaming` in words, with its reason."""
+        one_step = ", one step a call" if self.one_step else ""
+        reason = f" ({self.streaming_reason})" if self.streaming_reason else ""
+        return f"{self.streaming}{one_step}{reason}"
+
     def time_axis(self, spec: TensorSpec) -> int | None:
         """The axis of time of an input or output, also of one step only; None if it has none.
 

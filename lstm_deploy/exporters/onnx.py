@@ -131,7 +131,7 @@ def _program(lifted: Lifted, frozen: tuple[str, ...]) -> torch.export.ExportedPr
     except torch._dynamo.exc.UserError as error:
         if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
             raise
-        if lines := (*filter(None, [first_frozen_line(lowered, partial(_exported_freely, lowered))]), *frozen):
+        if lines := (*_frozen_line(lowered), *frozen):
             raise frozen_size_error(tuple(dict.fromkeys(lines))) from error
     # It was an inequality of sizes that holds, and that the exporter's solver cannot show, as n // 2 < n.
     return _exported_freely(lowered)
@@ -157,7 +157,11 @@ def frozen_line(lifted: Lifted) -> tuple[str, ...]:
     lowered = shared_copy(lifted)
     lower(lowered)
     with _quiet(), torch.no_grad():
-        line = first_frozen_line(lowered, partial(_exported_freely, lowered))
+        return _frozen_line(lowered)
+
+
+def _frozen_line(lowered: Lifted) -> tuple[str, ...]:
+    line = first_frozen_line(lowered, partial(_exported_freely, lowered))
     return (line,) if line else ()
 
 

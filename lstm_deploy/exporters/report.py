@@ -134,9 +134,7 @@ def _markdown(manifest: Manifest) -> str:
     lines += ["## Contract", "", "| tensor | |", "|---|---|"]
     lines += [f"| input | `{spec}` |" for spec in (*contract.inputs, *contract.state_inputs)]
     lines += [f"| output | `{spec}` |" for spec in (*contract.outputs, *contract.state_outputs)]
-    reason = f" ({contract.streaming_reason})" if contract.streaming_reason else ""
-    one_step = ", one step a call" if contract.one_step else ""
-    lines += ["", f"Streaming: {contract.streaming}{one_step}{reason}. State policy: {contract.state_policy}.", ""]
+    lines += ["", f"Streaming: {contract.streaming_text}. State policy: {contract.state_policy}.", ""]
     if isinstance(task := contract.task, Forecast):
         columns = f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}."
         lines += [f"{columns} Window: {task.window}.", ""]

@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.execution import StayOnCPU
-from lstm_deploy.lifting.state_structure import Path, cloned, filled
+from lstm_deploy.lifting.state_structure import Leaf, Path, children_of, cloned, filled, leaves_of
 
 State = tuple[Tensor, ...]
 """Of one recurrent module, as it takes and returns it: `h` and `c` of an LSTM."""
@@ -38,6 +37,11 @@ class StateArgument(Struct, frozen=True, kw_only=True):
     def root(self) -> str:
         """The place as the author would write it."""
         return self.parameter or f"self.{self.attribute}"
+
+
+def state_leaves(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument, Path, Leaf]]:
+    """The tensors of the state in their order, each with its argument and the keys that lead to it there."""
+    return [(argument, path, leaf) for argument in arguments for path, leaf in leaves_of(argument.structure)]
 
 
 class CallingConvention(Struct, frozen=True, kw_only=True):
@@ -169,10 +173,4 @@ def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
     if isinstance(value, Kept):
         kept = [leaf for name, child in value.kept.items() for leaf in flatten(child, (KEPT, name))]
         return [*flatten(value.returned, path), *kept]
-    if isinstance(value, Mapping):
-        return [leaf for key, child in value.items() for leaf in flatten(child, (*path, str(key)))]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [leaf for field in fields(value) for leaf in flatten(getattr(value, field.name), (*path, field.name))]
-    if isinstance(value, tuple | list):
-        return [leaf for index, child in enumerate(value) for leaf in flatten(child, (*path, index))]
-    return []
+    return [leaf for key, child in children_of(value) for leaf in flatten(child, (*path, key))]

@@ -10,12 +10,11 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import State, flatten
+from lstm_deploy.lifting.calling import State, flatten, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, taken_apart
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, Recording
 from lstm_deploy.lifting.recurrent import StateFlow
-from lstm_deploy.lifting.state_structure import leaves_of
 
 _MAKER = re.compile(r"(init|initial|zero|begin|blank|empty|new).*(hidden|state|memory|carry)|(hidden|state)s?_init")
 """Names of methods that make a state to begin with."""
@@ -109,7 +108,7 @@ def _rows(flow: StateFlow, values: Sequence[Tensor | None], batch: int) -> list[
 def _made_by_methods(probe: ModuleProbe) -> Iterator[list[Tensor]]:
     """The tensors of the state as methods of the module make them for some rows, if they have its shapes."""
     batch = probe.sizes["batch"]
-    leaves = [leaf for argument in probe.convention.state for _, leaf in leaves_of(argument.structure)]
+    leaves = [leaf for *_, leaf in state_leaves(probe.convention.state)]
     for name in dir(type(probe.original)):
         if not _MAKER.search(name) or name in dir(nn.Module):
             continue

@@ -7,16 +7,16 @@ import torch
 from msgspec.structs import replace
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten
+from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, state_leaves
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, attributes_of, differ
-from lstm_deploy.lifting.state_search import all_leaves, differing, has_rows, reaches, structure_in, with_rows_marked
+from lstm_deploy.lifting.state_search import differing, reaches, structure_in, with_rows_marked
 from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
 
 
 def find_kept_state_of_one_row(probe: ModuleProbe) -> None:
     """Find attributes that keep the state of one row, where the module runs on no other number of rows than that."""
-    if probe.requires_state or not has_rows(probe):
+    if probe.requires_state or not probe.has_rows:
         return
     sizes = probe.sizes
     try:
@@ -48,19 +48,18 @@ def find_kept_state(probe: ModuleProbe) -> None:
     before = probe.convention
     settled = {argument.attribute for argument in before.state}
     kept = probe.kept_attributes(probe.sizes)
-    wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if has_rows(probe) else kept
+    wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if probe.has_rows else kept
     arguments = []
-    for path in kept.keys() - settled:
+    for path, value in kept.items():
         try:
-            structure = structure_in(probe, kept[path], wider.get(path))
+            structure = structure_in(probe, value, wider.get(path))
         except ValueError:
             continue
-        if leaves_of(structure):
+        if path not in settled and leaves_of(structure):
             arguments.append(StateArgument(attribute=path, structure=structure))
     # All at once: a module may make its states anew as long as one of them is missing.
-    arguments.sort(key=lambda argument: list(kept).index(argument.attribute))
     probe.convention = replace(before, state=(*before.state, *arguments))
-    known = len(all_leaves(before.state))
+    known = len(state_leaves(before.state))
     for argument in arguments:
         count = len(leaves_of(argument.structure))
         if not _matters(probe, range(known, known + count)):
@@ -68,7 +67,7 @@ def find_kept_state(probe: ModuleProbe) -> None:
             probe.convention = replace(probe.convention, state=rest)
             continue
         known += count
-        if has_rows(probe) and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
+        if probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
             raise LiftingError(
                 f"forward keeps a state in self.{argument.attribute}, whose shape does not follow the number of rows, "
                 "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."

@@ -8,13 +8,12 @@ start from a state of their own is found by running the module, and so is the re
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from msgspec.structs import replace
 from torch import nn
 
-from lstm_deploy.contract import RecurrentSpec, Signature, StateLayout, StatePolicy, Task, TensorSpec
+from lstm_deploy.contract import Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import RECURRENT_MODULES, flatten
 from lstm_deploy.lifting.derived_weights import keep_weights
@@ -24,7 +23,7 @@ from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
 from lstm_deploy.lifting.probing import ModuleProbe
 from lstm_deploy.lifting.recurrent import AuthorsModule, Lifted
 from lstm_deploy.lifting.row_checks import check_row_lengths
-from lstm_deploy.lifting.state_flow import Start, find_flow
+from lstm_deploy.lifting.state_flow import find_flow, recurrent_spec
 from lstm_deploy.lifting.state_search import find_optional_state, find_required_state
 from lstm_deploy.lifting.streaming import measure_streaming
 
@@ -60,7 +59,7 @@ def lift(
         signature = Signature(
             inputs=probe.inputs,
             outputs=(),
-            recurrent=_recurrent_specs(original, starts),
+            recurrent=tuple(recurrent_spec(original, start) for start in starts),
             states=tuple(carried.spec for carried in flow.states) if flow.arguments else (),
             state_layout=state_layout,
             state_policy=state_policy or ("carry" if keeps else "reset"),
@@ -98,27 +97,6 @@ def _check_recurrent(module: nn.Module) -> None:
             raise LiftingError(f"{name}, a subclass of nn.{base.__name__} with its own forward; use the class itself.")
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
         raise LiftingError(f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to lift.")
-
-
-def _recurrent_specs(module: nn.Module, starts: Sequence[Start]) -> tuple[RecurrentSpec, ...]:
-    specs = []
-    for start in starts:
-        child = module.get_submodule(start.path)
-        initial = [tuple(map(tuple, state.tolist())) for state in start.initial or ()]
-        specs.append(
-            RecurrentSpec(
-                module=start.path,
-                prefix=start.prefix,
-                input_size=cast(int, child.input_size),
-                hidden_size=cast(int, child.hidden_size),
-                proj_size=cast(int, getattr(child, "proj_size", 0)),
-                num_layers=cast(int, getattr(child, "num_layers", 1)),
-                num_directions=2 if getattr(child, "bidirectional", False) else 1,
-                initial_h=initial[0] if initial else None,
-                initial_c=initial[1] if initial else None,
-            )
-        )
-    return tuple(specs)
 
 
 def _takes_any_lengths(probe: ModuleProbe) -> bool:

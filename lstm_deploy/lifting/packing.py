@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.errors import LiftingError, is_user_code
+from lstm_deploy.lifting.state_structure import children_of
 
 
 def _own(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,12 +210,8 @@ def check_returned(returned: Any) -> None:
     """Raise `LiftingError` where a forward returns a packed sequence."""
     if isinstance(returned, PackedSequence):
         raise LiftingError("forward returns a PackedSequence; return what pad_packed_sequence makes of it.")
-    for child in returned.values() if isinstance(returned, dict) else returned if _is_plain(returned) else ():
+    for _, child in children_of(returned):
         check_returned(child)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, tuple | list)
 
 
 def _pack(input: Tensor, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True) -> PackedSequence:  # noqa: A002, ARG001

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten
+from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten, state_leaves
 from lstm_deploy.lifting.derived_weights import Weights, check_constant
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.recurrent import Call, Calls, Disturbance, make_stateful
 from lstm_deploy.lifting.row_lengths import find_packing
-from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of
+from lstm_deploy.lifting.state_structure import Path, cloned
 
 Disturb = Callable[[str, int], Disturbance]
 """By the path of a recurrent module and the number of its call."""
@@ -57,6 +57,11 @@ class ModuleProbe:
         """Whether it does without a state what it does with the contract's initial one."""
         self.least_seq = 1
         self.sizes = sizes_of(inputs, BATCH, SEQ)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the number of rows is dynamic."""
+        return "batch" in dynamic_dims(self.inputs)
 
     def resolve_sizes(self) -> tuple[FixedDim, ...]:
         """Find the dimensions that the module fixes, and fix them in `inputs`."""
@@ -99,7 +104,7 @@ class ModuleProbe:
 
     def _rows_follow_batch(self, batches: set[int]) -> bool:
         """Whether the LSTMs compute twice as many rows (`batches` at the usual sizes) for twice the batch."""
-        if "batch" not in dynamic_dims(self.inputs):
+        if not self.has_rows:
             return False
         larger = _batches(self.record({**self.sizes, "batch": 2 * self.sizes["batch"]}))
         return larger == {2 * rows for rows in batches}
@@ -184,8 +189,8 @@ class ModuleProbe:
     def leaves(self, sizes: Mapping[str, int], seed: int = 0) -> list[Tensor]:
         """Random tensors for the arguments that take a state."""
         generator = torch.Generator().manual_seed(seed)
-        leaves = [leaf for argument in self.convention.state for _, leaf in leaves_of(argument.structure)]
-        return [torch.randn(leaf.sized(sizes["batch"]), generator=generator) for leaf in leaves]
+        leaves = state_leaves(self.convention.state)
+        return [torch.randn(leaf.sized(sizes["batch"]), generator=generator) for *_, leaf in leaves]
 
     def left_behind(self) -> list[Any]:
         """What the attributes that keep a state hold before any call here."""

@@ -181,6 +181,15 @@ class StateFlow(Struct, frozen=True, kw_only=True):
         """Whether the author's `forward` takes and gives back all of it."""
         return all(carried.given is None and carried.result is not None for carried in self.states)
 
+    @property
+    def given(self) -> list[tuple[int, ...]]:
+        """For each of `starts`, the numbers of the states that are taken at the recurrent module itself."""
+        states = list(enumerate(self.states))
+        return [
+            tuple(position for position, carried in states if carried.given and carried.given.start == start)
+            for start in range(len(self.starts))
+        ]
+
     def leaves(self, states: Sequence[Tensor]) -> list[Tensor]:
         """The tensors that `forward` takes, from the states, layers first."""
         own = [carried.to_author(state) for carried, state in zip(self.states, states, strict=True)]
@@ -227,12 +236,12 @@ class Lifted(nn.Module):
         """The untouched module, where its `forward` takes and gives back all of the state."""
         self.calls = make_stateful(module)
         self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in flow.starts]
+        self.given = flow.given
+        """For each port the positions of its states; none where they are the author's."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Take all inputs, then all states; return all outputs, then the new states."""
-        returned = flatten(self.call(*tensors))
-        outputs = [returned[position][1] for position in self.output_positions]
-        return (*outputs, *map(self.in_layout, self.flow.returned(dict(returned), self.ports)))
+        return _outputs_and_states(self, self.call(*tensors), self.ports)
 
     def call(self, *tensors: Tensor) -> Any:
         """Call `module` on the same arguments as `forward`, and return what it returns."""
@@ -240,17 +249,15 @@ class Lifted(nn.Module):
         states = [self.in_layout(state) for state in tensors[count:]]
         for calls in self.calls.values():
             calls.restart()
-        for number, port in enumerate(self.ports):
-            pairs = zip(self.flow.states, states, strict=True)
-            given = tuple(state for carried, state in pairs if carried.given and carried.given.start == number)
-            port.given = given or None
+        for port, positions in zip(self.ports, self.given, strict=True):
+            port.given = tuple(states[position] for position in positions) or None
         leaves = self.flow.leaves(states) if self.flow.arguments else None
         with nullcontext() if self.packing is None else kept_padded(self.packing):
             return self.convention.call(self.module, tensors[:count], leaves)
 
     def in_layout(self, state: Tensor) -> Tensor:
         """Convert a state from layers first to the layout of the contract, or back."""
-        return state.transpose(0, 1) if self.signature.state_layout == "batch-first" else state
+        return _in_layout(self.signature, state)
 
 
 class AuthorsModule:
@@ -269,16 +276,13 @@ class AuthorsModule:
         if not self.sorts or lengths is None:
             return self._call(*tensors)
         order = lengths.argsort(descending=True, stable=True)
-        outputs = self._call(*_rows_taken(specs, tensors, order))
-        return _rows_taken((*self.signature.outputs, *self.signature.state_outputs), outputs, order.argsort())
+        outputs = self._call(*rows_taken(specs, tensors, order))
+        return rows_taken((*self.signature.outputs, *self.signature.state_outputs), outputs, order.argsort())
 
     def _call(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        count, batch_first = len(self.signature.inputs), self.signature.state_layout == "batch-first"
-        states = [state.transpose(0, 1) if batch_first else state for state in tensors[count:]]
-        returned = flatten(self.convention.call(self.module, tensors[:count], self.flow.leaves(states)))
-        after = self.flow.returned(dict(returned), ())
-        outputs = [returned[position][1] for position in self.output_positions]
-        return (*outputs, *(state.transpose(0, 1) if batch_first else state for state in after))
+        count = len(self.signature.inputs)
+        leaves = self.flow.leaves([_in_layout(self.signature, state) for state in tensors[count:]])
+        return _outputs_and_states(self, self.convention.call(self.module, tensors[:count], leaves), ())
 
     def sharing(self, lifted: Lifted) -> "AuthorsModule":
         """The same module with the weights of `lifted`, which may have another type, and buffers of that type."""
@@ -295,7 +299,19 @@ class AuthorsModule:
         return self
 
 
-def _rows_taken(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], order: Tensor) -> tuple[Tensor, ...]:
+def _in_layout(signature: Signature, state: Tensor) -> Tensor:
+    return state.transpose(0, 1) if signature.state_layout == "batch-first" else state
+
+
+def _outputs_and_states(model: Lifted | AuthorsModule, returned: Any, ports: Sequence[Port]) -> tuple[Tensor, ...]:
+    """The outputs and then the new states of the contract, from what a forward returned and what lies at its ports."""
+    leaves = flatten(returned)
+    outputs = [leaves[position][1] for position in model.output_positions]
+    states = model.flow.returned(dict(leaves), ports)
+    return (*outputs, *(_in_layout(model.signature, state) for state in states))
+
+
+def rows_taken(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], order: Tensor) -> tuple[Tensor, ...]:
     """The tensors with their rows in another order."""
     return tuple(
         x.index_select(spec.shape.index("batch"), order) if "batch" in spec.shape else x

@@ -9,7 +9,7 @@ from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.outputs import initial_state, run_and_compare
 from lstm_deploy.lifting.probing import ModuleProbe
-from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.recurrent import Lifted, rows_taken
 from lstm_deploy.lifting.row_lengths import falling_lengths
 
 ROWS = 5
@@ -52,10 +52,8 @@ def _takes_any_order(probe: ModuleProbe, template: Lifted, sizes: dict[str, int]
     """
     signature = template.signature
     inputs, states = probe.tensors(sizes, lengths=lengths), initial_state(template, sizes["batch"])
-    turned = [
-        x.flip(spec.shape.index("batch")) if "batch" in spec.shape else x
-        for spec, x in zip(signature.inputs, inputs, strict=True)
-    ]
+    backwards = torch.arange(sizes["batch"]).flip(0)
+    turned = rows_taken(signature.inputs, inputs, backwards)
     expected = shared_copy(template)(*inputs, *states)
     try:
         actual = shared_copy(template)(*turned, *states)
@@ -65,10 +63,8 @@ def _takes_any_order(probe: ModuleProbe, template: Lifted, sizes: dict[str, int]
             "on the values of its inputs; leave that to pack_padded_sequence."
         ) from error
     specs = (*signature.outputs, *signature.state_outputs)
-    return all(
-        torch.allclose(a.flip(spec.shape.index("batch")) if "batch" in spec.shape else a, b, rtol=1e-4, atol=1e-5)
-        for spec, a, b in zip(specs, actual, expected, strict=True)
-    )
+    pairs = zip(rows_taken(specs, actual, backwards), expected, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
 
 
 def _check_row_order(probe: ModuleProbe, template: Lifted) -> None:

@@ -2,21 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.contract import LSTM, StateSpec
+from lstm_deploy.contract import LSTM, RecurrentSpec, StateSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, State
+from lstm_deploy.lifting.calling import KEPT, State, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
 from lstm_deploy.lifting.initial_state import learned, with_initial
-from lstm_deploy.lifting.probing import ModuleProbe, Recording
+from lstm_deploy.lifting.probing import ModuleProbe
 from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
-from lstm_deploy.lifting.state_search import Part, find_results, parts_of
-from lstm_deploy.lifting.state_structure import Path, leaves_of, written
+from lstm_deploy.lifting.state_search import Part, differing, find_results, parts_of
+from lstm_deploy.lifting.state_structure import Path, written
 
 
 class Start(NamedTuple):
@@ -121,28 +121,33 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     return starts, with_initial(probe, flow)
 
 
+def recurrent_spec(module: nn.Module, start: Start) -> RecurrentSpec:
+    """The recurrent module in `module` whose call begins a chain of states, for the contract."""
+    child = module.get_submodule(start.path)
+    initial = [tuple(map(tuple, state.tolist())) for state in start.initial or ()]
+    return RecurrentSpec(
+        module=start.path,
+        prefix=start.prefix,
+        input_size=cast(int, child.input_size),
+        hidden_size=cast(int, child.hidden_size),
+        proj_size=cast(int, getattr(child, "proj_size", 0)),
+        num_layers=cast(int, getattr(child, "num_layers", 1)),
+        num_directions=2 if getattr(child, "bidirectional", False) else 1,
+        initial_h=initial[0] if initial else None,
+        initial_c=initial[1] if initial else None,
+    )
+
+
 def _at_port(probe: ModuleProbe, start: Start, number: int, state: int) -> Carried:
     """A state that is taken at the recurrent module itself."""
-    module: Any = probe.original.get_submodule(start.path)
-    layers, _, size = zeros_of(module, torch.empty(0), 1)[state].shape
-    cell_state = LSTM.states[state]
-    initial = None if start.initial is None else tuple(map(tuple, start.initial[state].tolist()))
-    spec = StateSpec(
-        name=f"{start.prefix}{cell_state.name}",
-        layers=layers,
-        size=size,
-        bounded=cell_state.is_output,
-        initial=initial,
-        module=start.path,
-    )
-    port = PortState(number, state)
-    return Carried(spec=spec, dims=(layers, "batch", size), given=port, final=port)
+    spec, port = recurrent_spec(probe.original, start).states[state], PortState(number, state)
+    return Carried(spec=spec, dims=(spec.layers, "batch", spec.size), given=port, final=port)
 
 
 def _authored(probe: ModuleProbe, part: Part, result: Path | None, name: str, starts: Sequence[Start]) -> Carried:
     """A state that `forward` takes, in an argument or an attribute."""
-    path, root = _places(probe)[part.leaf]
-    argument = _written(path, root, part)
+    taken, path, _ = state_leaves(probe.convention.state)[part.leaf]
+    argument = _written(path, taken.root, part)
     target = next(iter(part.targets)) if len(part.targets) == 1 else None
     layers, size = layers_and_size(part.leaf_dims.dims)
     spec = StateSpec(
@@ -173,16 +178,11 @@ def _authored(probe: ModuleProbe, part: Part, result: Path | None, name: str, st
     )
 
 
-def _places(probe: ModuleProbe) -> list[tuple[Path, str]]:
-    """For each tensor of the state, the keys that lead to it in its argument, and that argument."""
-    return [(path, argument.root) for argument in probe.convention.state for path, _ in leaves_of(argument.structure)]
-
-
 def _author_names(probe: ModuleProbe) -> list[str]:
     """A name for each tensor of the state, after its argument."""
     names = []
-    for path, root in _places(probe):
-        words = "_".join([root.removeprefix("self."), *map(str, path)])
+    for argument, path, _ in state_leaves(probe.convention.state):
+        words = "_".join([argument.parameter or argument.attribute, *map(str, path)])
         names.append(re.sub(r"\W+", "_", words).removesuffix("_in"))
     return names
 
@@ -225,27 +225,22 @@ def check_vanishing_inputs(probe: ModuleProbe, starts: Sequence[Start]) -> None:
     """
     if not starts:
         return
-    base_inputs = probe.tensors(probe.sizes, 0)
+    usual, others = (probe.tensors(probe.sizes, seed) for seed in (0, 1))
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     with NonzeroStart():
-        base = probe.record(probe.sizes, inputs=base_inputs, state=state)
+        base = probe.record(probe.sizes, inputs=usual, state=state)
     for position, spec in enumerate(probe.inputs):
-        inputs = list(base_inputs)
-        inputs[position] = probe.tensors(probe.sizes, 1)[position]
+        inputs = [*usual[:position], others[position], *usual[position + 1 :]]
         with NonzeroStart():
-            other = probe.record(probe.sizes, inputs=inputs, state=state)
+            changed = differing(base, probe.record(probe.sizes, inputs=inputs, state=state))
+        calls = {(target.path, target.number) for target in changed}
         for start in starts:
-            ours, others = (_state_of(run, start) for run in (base, other))
-            if ours is not None and others is not None and not _same(ours, others):
+            if (start.path, start.number) in calls:
                 raise LiftingError(
                     f"{spec.name} acts on the state that {start.path or 'the LSTM'} starts from, which forward itself "
                     "sets to zeros, so it would have no effect; let forward take the state (state=None) and return the "
                     f"new one, or leave {spec.name} out."
                 )
-
-
-def _state_of(run: Recording, start: Start) -> State | None:
-    return run.calls[start.path][start.number].state
 
 
 def _same(a: State | None, b: State | None) -> bool:

@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state
+from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, state_leaves
 from lstm_deploy.lifting.carried_state import Selection, Target, selected
 from lstm_deploy.lifting.packing import Packing
-from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, Recording
+from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, Recording, dynamic_dims
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
-from lstm_deploy.lifting.state_structure import Leaf, Path, leaves_of, mapped, structure_of
+from lstm_deploy.lifting.state_structure import Leaf, Path, mapped, structure_of
 
 DISTURBED = Disturbance(0.25, (0.25, 0.25))
 MOST_STACKED = 16
@@ -59,34 +59,41 @@ def find_required_state(probe: ModuleProbe) -> None:
 def parts_of(probe: ModuleProbe) -> list[Part]:
     """The states that `forward` takes, those that are stacked in one tensor apart."""
     parts = []
-    leaves = probe.leaves(probe.sizes, 0)
-    for number, (_, leaf) in enumerate(all_leaves(probe.convention.state)):
-        parts += _split(probe, leaves, number, leaf, ())
+    usual = Usual(probe)
+    for number, (*_, leaf) in enumerate(state_leaves(probe.convention.state)):
+        parts += _split(usual, number, leaf, ())
     return parts
 
 
-def reached(probe: ModuleProbe, leaves: Sequence[Tensor], leaf: int, selections: Sequence[Selection]) -> set[Target]:
-    """The states that calls start from and that change with a tensor of the state, or with one entry of it."""
-    base = probe.record(probe.sizes, state=leaves)
-    changed = [value.clone() for value in leaves]
-    entry = selected(changed[leaf], selections)
-    entry += 0.5 * torch.sign(entry) + 0.1
-    other = probe.record(probe.sizes, state=changed)
-    chained = probe.record(probe.sizes, state=leaves, disturb=lambda *_: DISTURBED)
-    return {target for target in differing(base, other) if target not in differing(base, chained)}
+class Usual:
+    """Runs of a module with a usual state, to compare others with."""
+
+    def __init__(self, probe: ModuleProbe) -> None:
+        """Raises `LiftingError` if the module does not run with a state in the structures of its convention."""
+        self.probe, self.leaves = probe, probe.leaves(probe.sizes, 0)
+        self.run = probe.record(probe.sizes, state=self.leaves)
+        disturbed = probe.record(probe.sizes, state=self.leaves, disturb=lambda *_: DISTURBED)
+        self.chained = differing(self.run, disturbed)
+        """The starts that follow from what another call of an LSTM leaves."""
+
+    def reached(self, leaf: int, selections: Sequence[Selection]) -> set[Target]:
+        """The states that calls start from and that change with a tensor of the state, or with one entry of it."""
+        changed = [value.clone() for value in self.leaves]
+        entry = selected(changed[leaf], selections)
+        entry += 0.5 * torch.sign(entry) + 0.1
+        return differing(self.run, self.probe.record(self.probe.sizes, state=changed)) - self.chained
 
 
 def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> list[Path | None]:
     """For each part, the path of the returned tensor that follows from it; none if nothing that is returned does."""
-    arguments = all_leaves(probe.convention.state)
     returned = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0))
     wider = _wider(probe)
     larger = probe.record(wider, state=probe.leaves(wider, 0)).returned
     results: dict[int, Path | None] = {}
     scores: dict[int, dict[int, int]] = {}
-    for number, (path, leaf) in enumerate(arguments):
-        if path[0] == KEPT:
-            results[number] = path
+    for number, (argument, path, leaf) in enumerate(state_leaves(probe.convention.state)):
+        if argument.attribute:
+            results[number] = (KEPT, argument.attribute, *path)
             continue
         targets = {target for part in parts if part.leaf == number for target in part.targets}
         fitting = {
@@ -121,12 +128,12 @@ def _try_required(probe: ModuleProbe) -> bool:
 
 def _batched(probe: ModuleProbe) -> bool:
     """Whether the inputs have, or may have, an axis of rows."""
-    return has_rows(probe) or any(len(spec.shape) > 2 for spec in probe.inputs)
+    return probe.has_rows or any(len(spec.shape) > 2 for spec in probe.inputs)
 
 
 def _batches(probe: ModuleProbe) -> list[int]:
     """Numbers of rows to try: where no input has an axis of rows by name, one of its numbers may be that."""
-    if has_rows(probe):
+    if probe.has_rows:
         return [probe.sizes["batch"]]
     numbers = [dim for spec in probe.inputs[:1] for dim in spec.shape[:2] if isinstance(dim, int)]
     return list(dict.fromkeys([*numbers, 1]))
@@ -141,7 +148,7 @@ def _steps(probe: ModuleProbe) -> list[int]:
 
 
 def find_optional_state(probe: ModuleProbe) -> None:
-    """Find the optional parameters that take a state, together if they are called like one, else one by one."""
+    """Find the optional parameters that take a state: those called like one, then several together, then each alone."""
     optional = probe.convention.optional
     named = tuple(name for name in optional if named_like_state(name))
     windows = [
@@ -166,7 +173,7 @@ def find_optional_state(probe: ModuleProbe) -> None:
 
 def _returned_twice(probe: ModuleProbe) -> tuple[Any, Any]:
     """What `forward` returns without a state, for two numbers of rows if it takes several."""
-    if not has_rows(probe):
+    if not probe.has_rows:
         returned = probe.run(probe.sizes)
         return returned, returned
     return probe.run(probe.sizes), probe.run({**probe.sizes, "batch": probe.sizes["batch"] + STEP})
@@ -185,10 +192,7 @@ def structure_in(probe: ModuleProbe, value: Any, wider: Any) -> Any:
     """As `structure_of`; where the number of rows is fixed, the axis of rows is where PyTorch has it."""
     batch = probe.sizes["batch"]
     structure = structure_of(value, wider, batch)
-    if has_rows(probe):
-        return structure
-
-    return with_rows_marked(structure, batch)
+    return structure if probe.has_rows else with_rows_marked(structure, batch)
 
 
 def with_rows_marked(structure: Any, batch: int) -> Any:
@@ -201,11 +205,6 @@ def with_rows_marked(structure: Any, batch: int) -> Any:
         return leaf
 
     return mapped(structure, marked)
-
-
-def has_rows(probe: ModuleProbe) -> bool:
-    """Whether the number of rows is dynamic."""
-    return any("batch" in spec.shape for spec in probe.inputs)
 
 
 def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Structures]) -> bool:
@@ -221,7 +220,7 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
             for name, structure in zip(parameters, structures, strict=True)
         ]
         probe.convention = replace(probe.convention, state=(*before, *arguments))
-        if reaches(probe, len(all_leaves(before))):
+        if reaches(probe, len(state_leaves(before))):
             if all(result is not None for result in find_results(probe, parts_of(probe))):
                 return True
             second = second or probe.convention.state
@@ -231,18 +230,17 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
 
 def reaches(probe: ModuleProbe, known: int) -> bool:
     """Whether the module runs with its state, and each tensor of it but the first `known` reaches an LSTM's start."""
-    leaves = probe.leaves(probe.sizes, 0)
     try:
-        return len(leaves) > known and all(reached(probe, leaves, leaf, ()) for leaf in range(known, len(leaves)))
+        usual = Usual(probe)
+        numbers = range(known, len(usual.leaves))
+        return bool(numbers) and all(usual.reached(number, ()) for number in numbers)
     except LiftingError:
         return False
 
 
-def _split(
-    probe: ModuleProbe, leaves: Sequence[Tensor], number: int, leaf: Leaf, selections: tuple[Selection, ...]
-) -> list[Part]:
+def _split(usual: Usual, number: int, leaf: Leaf, selections: tuple[Selection, ...]) -> list[Part]:
     """The states in one tensor: itself, or the entries of an axis each of which is the state of another LSTM."""
-    targets = reached(probe, leaves, number, selections)
+    targets = usual.reached(number, selections)
     whole = [Part(number, selections, leaf, frozenset(targets))]
     if len(targets) <= 1:
         return whole
@@ -251,9 +249,7 @@ def _split(
             continue
         dims = Leaf(leaf.dims[:axis] + leaf.dims[axis + 1 :])
         parts = [
-            part
-            for index in range(size)
-            for part in _split(probe, leaves, number, dims, (*selections, Selection(axis, index)))
+            part for index in range(size) for part in _split(usual, number, dims, (*selections, Selection(axis, index)))
         ]
         reach = [part.targets for part in parts]
         if all(len(targets) == 1 for targets in reach) and len(set(reach)) == len(reach):
@@ -324,7 +320,7 @@ def _greedy(scores: Mapping[int, Mapping[int, int]]) -> dict[int, int]:
 
 
 def _wider(probe: ModuleProbe) -> dict[str, int]:
-    dynamic = {dim for spec in probe.inputs for dim in spec.shape if isinstance(dim, str)}
+    dynamic = dynamic_dims(probe.inputs)
     return {name: size + STEP if name in dynamic else size for name, size in probe.sizes.items()}
 
 
@@ -339,15 +335,6 @@ def differing(a: Recording, b: Recording) -> set[Target]:
                 if pair[0].shape != pair[1].shape or not torch.equal(*pair):
                     different.add(Target(path, number, state))
     return different
-
-
-def all_leaves(arguments: Sequence[StateArgument]) -> list[tuple[Path, Leaf]]:
-    """The leaves of all arguments; their paths begin with the parameter, or with `KEPT` and the attribute."""
-    return [
-        ((argument.parameter, *path) if argument.parameter else (KEPT, argument.attribute, *path), leaf)
-        for argument in arguments
-        for path, leaf in leaves_of(argument.structure)
-    ]
 
 
 def recurrent_of(module: nn.Module) -> dict[str, nn.Module]:

@@ -190,8 +190,8 @@ def _repeatable(runtime: Runtime, cases: Sequence[ParityCase]) -> Findings:
     feeds = typed_feeds(runtime.signature, {**case.calls[0], **case.state})
     try:
         first = {name: value.copy() for name, value in runtime.run(feeds).items()}
-        told = {spec.name for spec in runtime.signature.inputs if spec.tells_lengths}
-        runtime.run({name: np.flip(x).copy() if name in told else _other_value(x) for name, x in feeds.items()})
+        telling = {spec.name for spec in runtime.signature.inputs if spec.tells_lengths}
+        runtime.run({name: np.flip(x).copy() if name in telling else _other_value(x) for name, x in feeds.items()})
         second = runtime.run(feeds)
     except Exception as error:  # whatever a runtime raises
         return Findings([f"The call failed: {one_line(error)}."], "")
