@@ -1,6 +1,7 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from msgspec.structs import replace
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, state_leaves
 from lstm_deploy.lifting.execution import shared_copy
-from lstm_deploy.lifting.probing import STEP, ModuleProbe, attributes_of, differ
-from lstm_deploy.lifting.state_search import differing, reaches, structure_in, with_rows_marked
+from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
+from lstm_deploy.lifting.state_parts import differing
+from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
 from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
 
 
@@ -47,22 +49,17 @@ def find_kept_state(probe: ModuleProbe) -> None:
     """
     before = probe.convention
     settled = {argument.attribute for argument in before.state}
-    kept = probe.kept_attributes(probe.sizes)
-    wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if probe.has_rows else kept
-    arguments = []
-    for path, value in kept.items():
-        try:
-            structure = structure_in(probe, value, wider.get(path))
-        except ValueError:
-            continue
-        if path not in settled and leaves_of(structure):
-            arguments.append(StateArgument(attribute=path, structure=structure))
+    arguments = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
     probe.convention = replace(before, state=(*before.state, *arguments))
     known = len(state_leaves(before.state))
     for argument in arguments:
         count = len(leaves_of(argument.structure))
-        if not _matters(probe, range(known, known + count)):
+        numbers = range(known, known + count)
+        matters = _matters(probe, probe.sizes, numbers)
+        if any(_matters(probe, sizes, numbers) != matters for sizes in _other_steps(probe)):
+            raise some_steps_only(probe, argument.root)
+        if not matters:
             rest = tuple(other for other in probe.convention.state if other is not argument)
             probe.convention = replace(probe.convention, state=rest)
             continue
@@ -72,6 +69,7 @@ def find_kept_state(probe: ModuleProbe) -> None:
                 f"forward keeps a state in self.{argument.attribute}, whose shape does not follow the number of rows, "
                 "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
             )
+    _check_kept_as_given(probe)
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
@@ -92,15 +90,36 @@ def check_repeatable(probe: ModuleProbe) -> None:
     )
 
 
-def _matters(probe: ModuleProbe, numbers: Iterable[int]) -> bool:
+def _check_kept_as_given(probe: ModuleProbe) -> None:
+    """Raise `LiftingError` for an attribute that a call leaves in another structure, as a list that grows."""
+    if not any(argument.attribute for argument in probe.convention.state):
+        return
+    returned = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0)).returned
+    for argument in probe.convention.state:
+        left = [path[2:] for path, _ in returned if path[:2] == (KEPT, argument.root)]
+        if argument.attribute and left != [path for path, _ in leaves_of(argument.structure)]:
+            raise LiftingError(
+                f"forward keeps a state in {argument.root}, which a second call leaves in another structure than the "
+                "first, as a list that grows; keep the last state alone."
+            )
+
+
+def _other_steps(probe: ModuleProbe) -> list[dict[str, int]]:
+    """Sizes with other numbers of steps, one of them 1 if the module takes that."""
+    if "seq" not in dynamic_dims(probe.inputs):
+        return []
+    return [{**probe.sizes, "seq": steps} for steps in (probe.least_seq, 2 * probe.sizes["seq"])]
+
+
+def _matters(probe: ModuleProbe, sizes: Mapping[str, int], numbers: Iterable[int]) -> bool:
     """Whether one of these tensors of the state reaches an LSTM's start, or changes what is returned."""
-    leaves = probe.leaves(probe.sizes, 0)
+    leaves = probe.leaves(sizes, 0)
     try:
-        before = probe.record(probe.sizes, state=leaves)
-        for number in numbers:
+        for number, seed in product(numbers, range(3)):  # an input such as a flag may hide it
+            before = probe.record(sizes, seed, state=leaves)
             others = list(leaves)
             others[number] = torch.randn(leaves[number].shape, generator=torch.Generator().manual_seed(1))
-            after = probe.record(probe.sizes, state=others)
+            after = probe.record(sizes, seed, state=others)
             values = [[value for path, value in run.returned if path[:1] != (KEPT,)] for run in (before, after)]
             same = all(torch.equal(a, b) for a, b in zip(*values, strict=True))
             if not same or differing(before, after):
