@@ -177,8 +177,8 @@ def _states_read_by_name(module: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def _is_nothing(default: Any) -> bool:
-    """Whether the default of a parameter stands for no state: `None`, or an empty tuple, list or mapping."""
-    return default is None or (isinstance(default, tuple | list | Mapping) and not default)
+    """Whether the default of a parameter stands for no state: `None`, or an empty tuple, list, mapping or tensor."""
+    return default is None or (isinstance(default, tuple | list | Mapping | Tensor) and not len(default))
 
 
 def named_like_state(parameter: str) -> bool:

@@ -1,0 +1,112 @@
+"""The state that comes out of a module, held against the chain of its author's own calls."""
+
+import modules
+import pytest
+import returned_states
+import torch
+from returned_states import RETURNED, Returns
+from state_chains import CALLS, ROWS, carried, inputs_of, lifted_of, same
+from state_forms import Recurrent
+
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
+from lstm_deploy.lifting.calling import flatten
+from lstm_deploy.lifting.lifting import lift
+
+
+@pytest.mark.parametrize("make", RETURNED)
+def test_a_chain_of_calls_is_that_of_the_author(make):
+    module, lifted = lifted_of(make)
+    arguments = module.first(ROWS)
+    with torch.no_grad():
+        for number, y in enumerate(carried(lifted)):
+            returned = module(*inputs_of(lifted.signature, number), *arguments.pop("*", ()), **arguments)
+            arguments = module.following(returned, arguments)
+            assert same(y, flatten(returned)[0][1]), number
+    assert number == CALLS - 1
+
+
+def test_all_that_makes_up_a_state_is_in_the_contract():
+    _, lifted = lifted_of(returned_states.CacheInState)
+    states = {spec.name: (spec.argument, spec.result) for spec in lifted.signature.states}
+    assert states == {
+        "h": ('state["h"]', '[1]["h"]'),
+        "c": ('state["c"]', '[1]["c"]'),
+        "state_cache": ('state["cache"]', '[1]["cache"]'),
+    }
+
+
+def test_values_that_are_changed_in_place_are_where_they_were_given():
+    _, lifted = lifted_of(returned_states.TensorsInPlace)
+    assert [(spec.argument, spec.result) for spec in lifted.signature.states] == [("h", "h"), ("c", "c")]
+
+
+def test_two_values_that_may_be_the_state_are_refused():
+    class Both(Returns):
+        def forward(self, x, state=None):
+            y, (h, c) = self.lstm(x, state)
+            return self.head(y), (h, c), (h * 0.5, c * 0.5)
+
+    with pytest.raises(LiftingError, match=r"Both \[1\] and \[2\] of what forward returns may be the next state"):
+        lifted_of(Both)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_state_that_is_used_for_some_numbers_of_steps_only_is_refused(kept):
+    class Taken(Recurrent):
+        def forward(self, x, state=None):
+            y, state = self.lstm(x, state if x.shape[1] == 1 else None)
+            return y, state
+
+    class Kept(Recurrent):
+        def __init__(self):
+            super().__init__()
+            self.state = None
+
+        def forward(self, x):
+            y, self.state = self.lstm(x, self.state if x.shape[1] == 1 else None)
+            return y
+
+    with pytest.raises(LiftingError, match="for some numbers of steps only"):
+        lifted_of(Kept if kept else Taken)
+    one_step = lift((Kept if kept else Taken)().eval(), [TensorSpec.parse("x:float32[batch,1,3]")])
+    assert all(spec.argument and spec.result for spec in one_step.signature.states)
+
+
+def test_a_list_that_grows_is_no_state():
+    class Appends(Recurrent):
+        def __init__(self):
+            super().__init__()
+            self.states = []
+
+        def forward(self, x):
+            y, state = self.lstm(x, self.states[-1] if self.states else None)
+            self.states.append(state)
+            return y
+
+    with pytest.raises(LiftingError, match=r"self\.states, which a second call leaves in another structure"):
+        lifted_of(Appends)
+
+
+def test_a_state_that_no_constant_begins_is_refused():
+    class Encodes(Recurrent):
+        def forward(self, x, state=None):
+            if state is None:
+                state = (x[:, :1, :1].transpose(0, 1).expand(1, len(x), 8).contiguous(),) * 2
+            return self.lstm(x, state)
+
+    with pytest.raises(LiftingError, match="make state a required parameter of forward"):
+        lifted_of(Encodes)
+
+
+def test_parameters_that_are_left_out_are_noted():
+    class Optional(modules.OneLSTM):
+        def forward(self, x, context=None, scale=2.0, verbose=False):
+            y = self.lstm(x)[0] * scale
+            return y if context is None else y + context
+
+    torch.manual_seed(0)
+    lifted = lift(Optional().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert lifted.notes == (
+        "forward is called with context=None, scale=2.0; an --input of that name makes it an input",
+    )
