@@ -15,6 +15,9 @@ from lstm_deploy.lifting.state_parts import differing
 from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
 from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
 
+REPEATED = 4
+"""How often a module is called to see whether it keeps anything: what one call keeps, another may only pass on."""
+
 
 def find_kept_state_of_one_row(probe: ModuleProbe) -> None:
     """Find attributes that keep the state of one row, where the module runs on no other number of rows than that."""
@@ -73,19 +76,21 @@ def find_kept_state(probe: ModuleProbe) -> None:
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
-    """Raise `LiftingError` if a second call on the same inputs and state returns something else."""
+    """Raise `LiftingError` if later calls on the same inputs and state return something else."""
     module = shared_copy(probe.original)
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     before = {path: cloned(value) for path, value in attributes_of(module).items()}
-    first, second = (flatten(probe.run_again(module, state)) for _ in range(2))
-    if [path for path, _ in first] == [path for path, _ in second] and all(
-        torch.allclose(a, b, equal_nan=True) for (_, a), (_, b) in zip(first, second, strict=True)
+    first, *later = (flatten(probe.run_again(module, state)) for _ in range(REPEATED))
+    if all(
+        [path for path, _ in first] == [path for path, _ in other]
+        and all(torch.allclose(a, b, equal_nan=True) for (_, a), (_, b) in zip(first, other, strict=True))
+        for other in later
     ):
         return
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
     names = " and ".join(f"self.{path}" for path in changed) or "what it keeps"
     raise LiftingError(
-        f"A second call of forward returns something else, because of {names}, which cannot be an input; keep a state "
+        f"A later call of forward returns something else, because of {names}, which cannot be an input; keep a state "
         "in tensors of floats with an axis of rows, or let forward take and return it."
     )
 

@@ -97,10 +97,13 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     starts = find_starts(probe, parts)
     results, ambiguous = find_results(probe, parts)
     for root, *places in ambiguous:
-        first, second = (written("", place) or "the result" for place in places)
+        first, second = (
+            f"what it leaves in {place[1]}" if place[:1] == (KEPT,) else written("", place) or "the result"
+            for place in places
+        )
         raise LiftingError(
             f"Both {first} and {second} of what forward returns may be the next {root}; return only that, or a mapping "
-            f"in which it is called {root}."
+            f"in which it is called next_{root}."
         )
     numbers = {(start.path, start.number): index for index, start in enumerate(starts)}
     reach = [part.targets for part in parts]

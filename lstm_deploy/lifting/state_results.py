@@ -19,6 +19,7 @@ from lstm_deploy.lifting.state_structure import Path, children_of, leaves_of, ma
 
 IS_FINAL, FOLLOWS, FOLLOWS_EARLIER = 3, 2, 1
 """How a returned tensor depends on a state: it is the final one of a call, or changes with that, or with one before."""
+_NEXT = re.compile(r"^(new|next)_|_(new|next|out)$")
 _AFFIXES = re.compile(r"^(new|next|last|final|out)_|_(new|next|out|n)$")
 
 
@@ -38,8 +39,8 @@ class _Match(NamedTuple):
     path: Path
     results: dict[int, Path]
     """By the number of the tensor of the state."""
-    rank: tuple[int, bool, int]
-    """How likely it is: by name, then whether each tensor follows from the argument, then how closely."""
+    rank: tuple[tuple[int, int], bool, int]
+    """How likely it is: by name and its depth, then whether each tensor follows from the argument, then how closely."""
 
 
 def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> Results:
@@ -68,16 +69,29 @@ def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> Results:
         (match.argument.root, chosen[match.argument.root].path, match.path)
         for match in matches
         if match.argument.root in chosen
-        and match.rank[:2] == chosen[match.argument.root].rank[:2] == (0, True)
+        and match.rank[1]
+        and match.rank[:2] == chosen[match.argument.root].rank[:2]
         and not set(match.results.values()) & set(results.values())
         and influence.differ(match.results, chosen[match.argument.root].results)
     ]
     for argument, numbers in numbered:
-        if argument.is_written and numbers[0] not in results:
-            results |= _kept(argument, numbers)
+        if not argument.is_written:
+            continue
+        after = _kept(argument, numbers)
+        if numbers[0] not in results:
+            results |= after
+        elif influence.differ(after, results):
+            rivals.append((argument.root, results[numbers[0]], after[numbers[0]]))
     rest = [number for _, numbers in numbered for number in numbers if number not in results]
     scores = {number: influence.free(number, results.values()) for number in rest}
-    positions = _window(rest, scores, len(influence.paths)) or _greedy(scores)
+    windows = _windows(rest, scores, len(influence.paths))
+    positions = windows[0] if windows else _greedy(scores)
+    for other in windows[1:]:
+        ours, others = ({number: influence.paths[place] for number, place in way.items()} for way in (positions, other))
+        is_output = len(other) == 1 and 0 in other.values()
+        if not is_output and not set(ours.values()) & set(others.values()) and influence.differ(ours, others):
+            leaves = state_leaves(probe.convention.state)
+            rivals += [(leaves[number][0].root, ours[number], others[number]) for number in rest[:1]]
     results |= {number: influence.paths[position] for number, position in positions.items()}
     return Results([results.get(part.leaf) for part in parts], rivals)
 
@@ -127,8 +141,10 @@ class _Influence:
             full = all(score for number, score in scores.items() if self.targets[number])
             own = sum(self._own(number, found) for number, found in zip(numbers, paths, strict=True))
             # All that is returned is no state on its own where some of it does not follow from one.
-            if named or (len(paths) > 1 and (full or (path and any(scores.values())))):
-                yield _Match(argument, path, dict(zip(numbers, paths, strict=True)), (named, full, own))
+            follows = any(scores.values()) or not targets
+            if follows and (named or (len(paths) > 1 and (full or path))):
+                likeness = (named, -len(path) if named else 0)
+                yield _Match(argument, path, dict(zip(numbers, paths, strict=True)), (likeness, full, own))
 
     def free(self, number: int, taken: Any) -> dict[int, int]:
         """The positions of returned tensors that may be the new value of a tensor of the state, and how likely each is.
@@ -182,10 +198,12 @@ def _parts(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def _likeness(path: Path, parameter: str) -> int:
-    """Whether a result is called as a parameter is (2), or nearly so (1), as `next_state` is like `state`."""
+    """How alike two names are: 3 for `next_state`, 2 for `state` itself, 1 for `final_state`, else 0."""
     name = path[-1] if path else ""
     if name == parameter:
         return 2
+    if isinstance(name, str) and name and _NEXT.sub("", name) == parameter:
+        return 3
     return int(isinstance(name, str) and bool(name) and _AFFIXES.sub("", name) == _AFFIXES.sub("", parameter))
 
 
@@ -210,15 +228,15 @@ def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:
     return max(numbers, default=target.number)
 
 
-def _window(numbers: Sequence[int], scores: Mapping[int, Mapping[int, int]], count: int) -> dict[int, int]:
-    """Consecutive returned tensors that fit the arguments in their order; of several, the best, and then the last."""
-    best, chosen = 0, {}
-    for start in range(count - len(numbers) + 1):
+def _windows(numbers: Sequence[int], scores: Mapping[int, Mapping[int, int]], count: int) -> list[dict[int, int]]:
+    """Consecutive returned tensors that fit the arguments in their order: the best first, then the last."""
+    found = []
+    for start in range(count - len(numbers) + 1 if numbers else 0):
         window = {number: start + offset for offset, number in enumerate(numbers)}
         fits = [scores[number].get(position, 0) for number, position in window.items()]
-        if all(fits) and sum(fits) >= best:
-            best, chosen = sum(fits), window
-    return chosen
+        if all(fits):
+            found.append((sum(fits), start, window))
+    return [window for *_, window in sorted(found, key=lambda fit: fit[:2], reverse=True)]
 
 
 def _greedy(scores: Mapping[int, Mapping[int, int]]) -> dict[int, int]:

@@ -124,6 +124,8 @@ def structure_of(value: Any, wider: Any, batch: int) -> Any:
             raise ValueError("more than the number of rows varies")
         return Leaf(tuple("batch" if axis in varied else size for axis, size in enumerate(value.shape)))
     children, others = children_of(value), children_of(wider)
+    if not children and not isinstance(value, bool | int | float | str | tuple | list | Mapping | None):
+        raise ValueError("an object of a class of its own")
     if [key for key, _ in children] != [key for key, _ in others] or (not children and value != wider):
         raise ValueError("the structure varies")
     inner = [structure_of(child, other, batch) for (_, child), (_, other) in zip(children, others, strict=True)]
