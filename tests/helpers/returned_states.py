@@ -51,6 +51,56 @@ class NamedBesideRaw(Returns):
         return {"state": returned["state"]}
 
 
+class EchoesItsState(Returns):
+    """Also gives back the state that it was given."""
+
+    def forward(self, x, state=None):
+        state = self.zeros(len(x)) if state is None else state
+        y, new = self.lstm(x, state)
+        return {"y": self.head(y), "state": state, "next_state": new}
+
+    def following(self, returned, arguments):
+        return {"state": returned["next_state"]}
+
+
+class DeeperNamesake(Returns):
+    def forward(self, x, state=None):
+        y, (h, c) = self.lstm(x, state)
+        return {"y": self.head(y), "aux": {"state": (h, c)}, "state": (h * 0.5, c * 0.5)}
+
+    def following(self, returned, arguments):
+        return {"state": returned["state"]}
+
+
+class ReplacesEntries(Recurrent):
+    """Puts its new state into the list that it was given, and uses the old one afterwards."""
+
+    def forward(self, x, states):
+        before = states[0]
+        y, (states[0], states[1]) = self.lstm(x, tuple(states))
+        return self.head(y + before[-1][:, None]), states
+
+    def first(self, rows):
+        return {"states": list(self.zeros(rows))}
+
+    def following(self, returned, arguments):
+        return {"states": returned[1]}
+
+
+class UpdatesMapping(Recurrent):
+    def forward(self, x, state):
+        h, c = state["h"], state["c"]
+        y, (h, c) = self.lstm(x, (h, c))
+        state.update(h=h * 0.5, c=c)
+        return self.head(y), state
+
+    def first(self, rows):
+        return {"state": dict(zip("hc", self.zeros(rows), strict=True))}
+
+    def following(self, returned, arguments):
+        return {"state": returned[1]}
+
+
 class RunsOnAfterwards(Returns):
     """Looks ahead: the LSTM is called once more after the state that is returned."""
 
@@ -218,6 +268,10 @@ RETURNED = [
     HiddenTwice,
     FirstOutput,
     NamedBesideRaw,
+    EchoesItsState,
+    DeeperNamesake,
+    ReplacesEntries,
+    UpdatesMapping,
     RunsOnAfterwards,
     Starred,
     InKeywords,

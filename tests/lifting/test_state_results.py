@@ -51,6 +51,45 @@ def test_two_values_that_may_be_the_state_are_refused():
         lifted_of(Both)
 
 
+def test_two_runs_of_tensors_that_may_be_the_state_are_refused():
+    class Apart(Recurrent):
+        def forward(self, x, h, c):
+            y, (h, c) = self.lstm(x, (h, c))
+            return self.head(y), h * 0.5, c * 0.5, h.tanh(), c.tanh()
+
+    with pytest.raises(LiftingError, match="may be the next h; return only that"):
+        lifted_of(Apart)
+
+
+def test_a_state_in_an_object_that_cannot_be_opened_is_refused():
+    class State:
+        def __init__(self, h, c):
+            self.h, self.c = h, c
+
+    class Holds(Recurrent):
+        def forward(self, x, state=None):
+            y, (h, c) = self.lstm(x, None if state is None else (state.h, state.c))
+            return self.head(y), State(h * 0.5, c)
+
+    with pytest.raises(LiftingError, match="forward returns tensors in a State; return them in a tuple"):
+        lifted_of(Holds)
+
+
+def test_what_is_kept_for_the_call_after_the_next_is_refused():
+    class Delays(Recurrent):
+        def __init__(self):
+            super().__init__()
+            self.old = self.new = None
+
+        def forward(self, x):
+            y, state = self.lstm(x, self.old)
+            self.old, self.new = self.new, state
+            return y
+
+    with pytest.raises(LiftingError, match=r"A later call of forward returns something else, because of .*self\.new"):
+        lifted_of(Delays)
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_state_that_is_used_for_some_numbers_of_steps_only_is_refused(kept):
     class Taken(Recurrent):
