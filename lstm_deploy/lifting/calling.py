@@ -48,6 +48,15 @@ def state_leaves(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument
     return [(argument, path, leaf) for argument in arguments for path, leaf in leaves_of(argument.structure)]
 
 
+def numbered(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument, range]]:
+    """Each argument with the numbers of its tensors among `state_leaves(arguments)`."""
+    pairs: list[tuple[StateArgument, range]] = []
+    for argument in arguments:
+        first = pairs[-1][1].stop if pairs else 0
+        pairs.append((argument, range(first, first + len(leaves_of(argument.structure)))))
+    return pairs
+
+
 class CallingConvention(Struct, frozen=True, kw_only=True):
     """How inputs and states become arguments of the user's `forward`."""
 
@@ -178,7 +187,9 @@ def _states_read_by_name(module: nn.Module, names: Sequence[str]) -> list[str]:
 
 def _is_nothing(default: Any) -> bool:
     """Whether the default of a parameter stands for no state: `None`, or an empty tuple, list, mapping or tensor."""
-    return default is None or (isinstance(default, tuple | list | Mapping | Tensor) and not len(default))
+    if isinstance(default, Tensor):
+        return default.numel() == 0
+    return default is None or (isinstance(default, tuple | list | Mapping) and not default)
 
 
 def named_like_state(parameter: str) -> bool:

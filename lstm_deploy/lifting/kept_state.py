@@ -1,17 +1,16 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
-from collections.abc import Iterable, Mapping
-from itertools import product
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from msgspec.structs import replace
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, state_leaves
+from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, numbered
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
-from lstm_deploy.lifting.state_parts import differing
+from lstm_deploy.lifting.state_parts import Usual
 from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
 from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
 
@@ -50,26 +49,20 @@ def find_kept_state(probe: ModuleProbe) -> None:
 
     Raises `LiftingError` for one whose shape does not follow the number of rows.
     """
-    before = probe.convention
-    settled = {argument.attribute for argument in before.state}
-    arguments = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
+    settled = {argument.attribute for argument in probe.convention.state}
+    found = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
-    probe.convention = replace(before, state=(*before.state, *arguments))
-    known = len(state_leaves(before.state))
-    for argument in arguments:
-        count = len(leaves_of(argument.structure))
-        numbers = range(known, known + count)
-        matters = _matters(probe, probe.sizes, numbers)
-        if any(_matters(probe, sizes, numbers) != matters for sizes in _other_steps(probe)):
+    probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
+    for argument in found:
+        matters = _matters(probe, probe.sizes, argument)
+        if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
             raise some_steps_only(probe, argument.root)
         if not matters:
             rest = tuple(other for other in probe.convention.state if other is not argument)
             probe.convention = replace(probe.convention, state=rest)
-            continue
-        known += count
-        if probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
+        elif probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
             raise LiftingError(
-                f"forward keeps a state in self.{argument.attribute}, whose shape does not follow the number of rows, "
+                f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, "
                 "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
             )
     _check_kept_as_given(probe)
@@ -116,18 +109,13 @@ def _other_steps(probe: ModuleProbe) -> list[dict[str, int]]:
     return [{**probe.sizes, "seq": steps} for steps in (probe.least_seq, 2 * probe.sizes["seq"])]
 
 
-def _matters(probe: ModuleProbe, sizes: Mapping[str, int], numbers: Iterable[int]) -> bool:
-    """Whether one of these tensors of the state reaches an LSTM's start, or changes what is returned."""
-    leaves = probe.leaves(sizes, 0)
+def _matters(probe: ModuleProbe, sizes: Mapping[str, int], argument: StateArgument) -> bool:
+    """Whether a tensor of an argument of the state reaches an LSTM's start, or changes what is returned."""
+    numbers = next(numbers for other, numbers in numbered(probe.convention.state) if other is argument)
     try:
-        for number, seed in product(numbers, range(3)):  # an input such as a flag may hide it
-            before = probe.record(sizes, seed, state=leaves)
-            others = list(leaves)
-            others[number] = torch.randn(leaves[number].shape, generator=torch.Generator().manual_seed(1))
-            after = probe.record(sizes, seed, state=others)
-            values = [[value for path, value in run.returned if path[:1] != (KEPT,)] for run in (before, after)]
-            same = all(torch.equal(a, b) for a, b in zip(*values, strict=True))
-            if not same or differing(before, after):
+        for seed in range(3):  # an input such as a flag may hide it
+            usual = Usual(probe, sizes, seed)
+            if any(usual.reached(number) or usual.matters(number) for number in numbers):
                 return True
     except LiftingError:
         pass

@@ -65,6 +65,11 @@ class ModuleProbe:
         """Whether the number of rows is dynamic."""
         return "batch" in dynamic_dims(self.inputs)
 
+    @property
+    def more_rows(self) -> dict[str, int]:
+        """The sizes with another number of rows, if that is dynamic."""
+        return {**self.sizes, "batch": self.sizes["batch"] + STEP} if self.has_rows else self.sizes
+
     def resolve_sizes(self) -> tuple[FixedDim, ...]:
         """Find the dimensions that the module fixes, and fix them in `inputs`."""
         self.inputs, self.packing = find_packing(self)

@@ -38,7 +38,7 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
     """The calls that start from a state that `forward` takes, from nothing, from a constant, or from a random state.
 
     The others start from a state that was computed from the inputs, as in a loop over time or after an encoder: it
-    changes when other inputs are run.
+    changes when other inputs are run. Beside a state that `forward` takes, only the calls that start from it count.
     """
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     first = probe.record(probe.sizes, seed=0, state=state)

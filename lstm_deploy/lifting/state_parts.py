@@ -1,6 +1,6 @@
 """The states that an author's `forward` takes, and the calls of LSTMs that start from each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,11 +39,15 @@ def parts_of(probe: ModuleProbe) -> list[Part]:
 class Usual:
     """Runs of a module with a usual state, to compare others with."""
 
-    def __init__(self, probe: ModuleProbe) -> None:
-        """Raises `LiftingError` if the module does not run with a state in the structures of its convention."""
-        self.probe, self.leaves = probe, probe.leaves(probe.sizes, 0)
-        self.run = probe.record(probe.sizes, state=self.leaves)
-        disturbed = probe.record(probe.sizes, state=self.leaves, disturb=lambda *_: DISTURBED)
+    def __init__(self, probe: ModuleProbe, sizes: Mapping[str, int] | None = None, seed: int = 0) -> None:
+        """`sizes` of the inputs, by default the usual ones, which are drawn with `seed`.
+
+        Raises `LiftingError` if the module does not run with a state in the structures of its convention.
+        """
+        self.probe, self.sizes, self.seed = probe, sizes or probe.sizes, seed
+        self.leaves = probe.leaves(self.sizes, 0)
+        self.run = probe.record(self.sizes, seed, state=self.leaves)
+        disturbed = probe.record(self.sizes, seed, state=self.leaves, disturb=lambda *_: DISTURBED)
         self.chained = differing(self.run, disturbed)
         """The starts that follow from what another call of an LSTM leaves."""
 
@@ -61,7 +65,7 @@ class Usual:
         changed = [value.clone() for value in self.leaves]
         entry = selected(changed[leaf], selections)
         entry += 0.5 * torch.sign(entry) + 0.1
-        return self.probe.record(self.probe.sizes, state=changed)
+        return self.probe.record(self.sizes, self.seed, state=changed)
 
 
 def _split(usual: Usual, number: int, leaf: Leaf, selections: tuple[Selection, ...]) -> list[Part]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lstm_deploy.lifting.calling import KEPT, Kept, StateArgument, state_leaves
+from lstm_deploy.lifting.calling import KEPT, Kept, StateArgument, numbered, state_leaves
 from lstm_deploy.lifting.carried_state import Target
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, Recording, dynamic_dims
 from lstm_deploy.lifting.recurrent import Disturbance
@@ -23,13 +23,16 @@ _NEXT = re.compile(r"^(new|next)_|_(new|next|out)$")
 _AFFIXES = re.compile(r"^(new|next|last|final|out)_|_(new|next|out|n)$")
 
 
+Rivals = list[tuple[str, Path, Path]]
+"""Arguments for which two returned values are equally likely: the argument as written, and both paths."""
+
+
 class Results(NamedTuple):
     """Where the states of a module come out of it."""
 
     paths: list[Path | None]
     """For each part of the state, the path of the returned tensor; none if nothing that is returned is one."""
-    ambiguous: list[tuple[str, Path, Path]]
-    """Arguments for which two returned values are equally likely: the argument as written, and both paths."""
+    ambiguous: Rivals
 
 
 class _Match(NamedTuple):
@@ -46,16 +49,29 @@ class _Match(NamedTuple):
 def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> Results:
     """Find, for each part of the state, the returned tensor that is its value for the next call."""
     influence = _Influence(probe, parts)
+    arguments = numbered(probe.convention.state)
     results: dict[int, Path] = {}
-    numbered: list[tuple[StateArgument, range]] = []
-    for argument in probe.convention.state:
-        first = numbered[-1][1].stop if numbered else 0
-        numbered.append((argument, range(first, first + len(leaves_of(argument.structure)))))
+    for argument, numbers in arguments:
         if argument.attribute:
-            results |= _kept(*numbered[-1])
+            results |= _kept(argument, numbers)
+    rivals = _add_by_structure(influence, arguments, results)
+    for argument, numbers in arguments:
+        after = _kept(argument, numbers) if argument.is_written else {}
+        if after and numbers[0] not in results:
+            results |= after
+        elif after and influence.differ(after, results):
+            rivals.append((argument.root, results[numbers[0]], after[numbers[0]]))
+    rivals += _add_by_influence(influence, arguments, results)
+    return Results([results.get(part.leaf) for part in parts], rivals)
+
+
+def _add_by_structure(
+    influence: "_Influence", arguments: Sequence[tuple[StateArgument, range]], results: dict[int, Path]
+) -> Rivals:
+    """Add the likeliest part of what is returned that is built as an argument is, for each; returns equal rivals."""
     matches = [
         match
-        for argument, numbers in numbered
+        for argument, numbers in arguments
         if not argument.attribute
         for match in influence.matches(argument, numbers)
     ]
@@ -65,35 +81,33 @@ def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> Results:
         if match.argument.root not in chosen and not set(match.results.values()) & set(results.values()):
             chosen[match.argument.root] = match
             results |= match.results
-    rivals = [
-        (match.argument.root, chosen[match.argument.root].path, match.path)
-        for match in matches
-        if match.argument.root in chosen
-        and match.rank[1]
-        and match.rank[:2] == chosen[match.argument.root].rank[:2]
+    pairs = [(chosen[match.argument.root], match) for match in matches if match.argument.root in chosen]
+    return [
+        (match.argument.root, best.path, match.path)
+        for best, match in pairs
+        if match.rank[1]
+        and match.rank[:2] == best.rank[:2]
         and not set(match.results.values()) & set(results.values())
-        and influence.differ(match.results, chosen[match.argument.root].results)
+        and influence.differ(match.results, best.results)
     ]
-    for argument, numbers in numbered:
-        if not argument.is_written:
-            continue
-        after = _kept(argument, numbers)
-        if numbers[0] not in results:
-            results |= after
-        elif influence.differ(after, results):
-            rivals.append((argument.root, results[numbers[0]], after[numbers[0]]))
-    rest = [number for _, numbers in numbered for number in numbers if number not in results]
-    scores = {number: influence.free(number, results.values()) for number in rest}
-    windows = _windows(rest, scores, len(influence.paths))
-    positions = windows[0] if windows else _greedy(scores)
-    for other in windows[1:]:
-        ours, others = ({number: influence.paths[place] for number, place in way.items()} for way in (positions, other))
-        is_output = len(other) == 1 and 0 in other.values()
-        if not is_output and not set(ours.values()) & set(others.values()) and influence.differ(ours, others):
-            leaves = state_leaves(probe.convention.state)
-            rivals += [(leaves[number][0].root, ours[number], others[number]) for number in rest[:1]]
-    results |= {number: influence.paths[position] for number, position in positions.items()}
-    return Results([results.get(part.leaf) for part in parts], rivals)
+
+
+def _add_by_influence(
+    influence: "_Influence", arguments: Sequence[tuple[StateArgument, range]], results: dict[int, Path]
+) -> Rivals:
+    """Add tensors that follow from those of the state that have no result yet; returns rivals of the first of them."""
+    rest = [(number, argument.root) for argument, numbers in arguments for number in numbers if number not in results]
+    scores = {number: influence.free(number, results.values()) for number, _ in rest}
+    windows = _windows(list(scores), scores, len(influence.paths)) or [_greedy(scores)]
+    best, *others = ({number: influence.paths[position] for number, position in window.items()} for window in windows)
+    results |= best
+    return [
+        (rest[0][1], best[rest[0][0]], other[rest[0][0]])
+        for other in others
+        if not (len(other) == 1 and influence.paths[0] in other.values())  # that is the module's output
+        and not set(best.values()) & set(other.values())
+        and influence.differ(best, other)
+    ]
 
 
 class _Influence:

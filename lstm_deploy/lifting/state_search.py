@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from torch import nn
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, state_leaves
+from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, numbered
 from lstm_deploy.lifting.initial_state import states_made_by_methods
 from lstm_deploy.lifting.packing import Packing
-from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, dynamic_dims
+from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
 from lstm_deploy.lifting.state_parts import Usual, parts_of
 from lstm_deploy.lifting.state_results import find_results
@@ -117,8 +117,7 @@ def some_steps_only(probe: ModuleProbe, place: str) -> LiftingError:
 
 def kept_arguments(probe: ModuleProbe) -> list[StateArgument]:
     """The attributes that hold tensors and that a call changes, in the structures that they have after it."""
-    kept = probe.kept_attributes(probe.sizes)
-    wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if probe.has_rows else kept
+    kept, wider = probe.kept_attributes(probe.sizes), probe.kept_attributes(probe.more_rows)
     arguments = []
     for path, value in kept.items():
         try:
@@ -140,7 +139,7 @@ def _try_optional(probe: ModuleProbe) -> bool:
         for start in range(len(optional) - size + 1)
     ]
     groups = [named, *windows, *((name,) for name in optional)]
-    returned, wider = _returned_twice(probe)
+    returned, wider = probe.run(probe.sizes), probe.run(probe.more_rows)
     accepted: set[str] = set()
     for group in groups:
         if not group or accepted & set(group):
@@ -158,13 +157,8 @@ def _try_optional(probe: ModuleProbe) -> bool:
 
 def _made(probe: ModuleProbe, arguments: int) -> Iterator[Structures]:
     """Structures of the states that methods such as `init_hidden` make."""
-    batch = probe.sizes["batch"]
-    pairs = zip(
-        states_made_by_methods(probe.original, batch),
-        states_made_by_methods(probe.original, batch + STEP if probe.has_rows else batch),
-        strict=True,
-    )
-    for value, wider in pairs:
+    made = [states_made_by_methods(probe.original, sizes["batch"]) for sizes in (probe.sizes, probe.more_rows)]
+    for value, wider in zip(*made, strict=True):
         try:
             structure = structure_in(probe, value, wider)
         except ValueError:
@@ -173,14 +167,6 @@ def _made(probe: ModuleProbe, arguments: int) -> Iterator[Structures]:
             yield (structure,)
         elif isinstance(structure, tuple | list) and len(structure) == arguments:
             yield tuple(structure)
-
-
-def _returned_twice(probe: ModuleProbe) -> tuple[Any, Any]:
-    """What `forward` returns without a state, for two numbers of rows if it takes several."""
-    if not probe.has_rows:
-        returned = probe.run(probe.sizes)
-        return returned, returned
-    return probe.run(probe.sizes), probe.run({**probe.sizes, "batch": probe.sizes["batch"] + STEP})
 
 
 def _fed_back(probe: ModuleProbe, returned: Any, wider: Any, arguments: int) -> Iterator[Structures]:
@@ -244,12 +230,8 @@ def reaches(probe: ModuleProbe, known: int) -> bool:
     """
     try:
         usual = Usual(probe)
-        first, reached = 0, []
-        for position, argument in enumerate(probe.convention.state):
-            numbers = range(first, first + len(leaves_of(argument.structure)))
-            first = numbers.stop
-            if position < known:
-                continue
+        reached = []
+        for argument, numbers in numbered(probe.convention.state)[known:]:
             own = [bool(usual.reached(number)) for number in numbers]
             if not any(own) and not named_like_state(argument.parameter):
                 return False
@@ -267,12 +249,13 @@ def _mark_written(probe: ModuleProbe) -> None:
     marked = [replace(argument, is_written=bool(argument.parameter)) for argument in convention.state]
     probe.convention = replace(convention, state=tuple(marked))
     after = dict(probe.record(probe.sizes, state=leaves).returned)
-    written = set()
-    for (argument, path, _), value in zip(state_leaves(convention.state), leaves, strict=True):
-        now = after.get((KEPT, argument.root, *path))
-        if argument.parameter and now is not None and not torch.equal(now, value):
-            written.add(argument.root)
-    settled = [replace(argument, is_written=argument.root in written) for argument in convention.state]
+    settled = []
+    for argument, numbers in numbered(convention.state):
+        now = [after.get((KEPT, argument.root, *path)) for path, _ in leaves_of(argument.structure)]
+        pairs = [(value, leaves[number]) for value, number in zip(now, numbers, strict=True) if value is not None]
+        # A structure that has lost some of its places, as a list that is emptied, holds no state.
+        is_written = len(pairs) == len(now) and any(not torch.equal(*pair) for pair in pairs)
+        settled.append(replace(argument, is_written=bool(argument.parameter) and is_written))
     probe.convention = replace(convention, state=tuple(settled))
 
 

@@ -112,6 +112,27 @@ def test_a_state_that_is_used_for_some_numbers_of_steps_only_is_refused(kept):
     assert all(spec.argument and spec.result for spec in one_step.signature.states)
 
 
+def test_the_default_of_a_parameter_may_be_a_number_in_a_tensor():
+    class Scales(modules.OneLSTM):
+        def forward(self, x, scale=torch.tensor(2.0)):  # noqa: B008 - as some authors write it
+            return self.lstm(x)[0] * scale
+
+    _, lifted = lifted_of(type("Scales", (Scales,), {"inputs": {"x": "float32[batch,seq,3]"}}))
+    assert lifted.signature.states == ()
+
+
+def test_a_list_that_forward_empties_is_no_place_for_the_new_state():
+    class Empties(Recurrent):
+        def forward(self, x, states):
+            y, (h, c) = self.lstm(x, (states[0], states[1]))
+            states[0] = h * 0.5
+            states.pop()
+            return self.head(y), h, c
+
+    _, lifted = lifted_of(Empties)
+    assert [spec.result for spec in lifted.signature.states] == ["[1]", "[2]"]
+
+
 def test_a_list_that_grows_is_no_state():
     class Appends(Recurrent):
         def __init__(self):
