@@ -30,6 +30,8 @@ class Leaf(Struct, frozen=True):
 class StatePair(tuple[Any, ...]):
     """`h` and `c` as a tuple that is read like a mapping or a named tuple, too: `state["h"]`, `state.cell`."""
 
+    __slots__ = ()  # so that code that sets an attribute fails, whose new state would not be seen
+
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
@@ -58,6 +60,8 @@ class StateList(list[Any]):
 
     Names count in the order in which they are first used.
     """
+
+    __slots__ = ("_names",)
 
     def __init__(self, states: Iterable[Any]) -> None:
         super().__init__(states)

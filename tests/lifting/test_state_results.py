@@ -75,6 +75,17 @@ def test_a_state_in_an_object_that_cannot_be_opened_is_refused():
         lifted_of(Holds)
 
 
+def test_a_state_that_is_set_on_an_object_is_refused():
+    class Sets(Recurrent):
+        def forward(self, x, state):
+            y, (h, c) = self.lstm(x, (state.h, state.c))
+            state.h, state.c = h * 0.5, c
+            return self.head(y), state
+
+    with pytest.raises(LiftingError, match="forward also needs state"):
+        lifted_of(Sets)
+
+
 def test_what_is_kept_for_the_call_after_the_next_is_refused():
     class Delays(Recurrent):
         def __init__(self):
