@@ -2,6 +2,7 @@
 
 import modules
 import pytest
+import refused_modules
 import state_forms
 import torch
 from state_chains import CALLS, ROWS, carried, inputs_of, lifted_of, same
@@ -141,3 +142,8 @@ def test_a_state_in_the_batch_first_layout_is_the_same_state(make):
     count = len(lifted.signature.outputs)
     assert all(same(a, b) for a, b in zip(ours[:count], others[:count], strict=True))
     assert all(same(a, b.transpose(0, 1)) for a, b in zip(ours[count:], others[count:], strict=True))
+
+
+def test_a_first_call_that_does_something_else_is_refused():
+    with pytest.raises(LiftingError, match=r"first call of forward does something else .* because of self\.ready"):
+        lift(refused_modules.FirstCallApart().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
