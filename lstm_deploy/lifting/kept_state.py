@@ -56,7 +56,7 @@ def find_kept_state(probe: ModuleProbe) -> None:
     found = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
-    for argument in found:
+    for argument in [argument for argument in probe.convention.state if argument.attribute]:
         matters = _matters(probe, probe.sizes, argument)
         if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
             raise some_steps_only(probe, argument.root)
