@@ -154,6 +154,18 @@ class DictOfBoth(Recurrent):
         return {"state": returned["state"]}
 
 
+class NamedEntries(Recurrent):
+    """Required, under names of its own."""
+
+    def first(self, rows):
+        h, c = self.zeros(rows)
+        return {"state": {"lstm_c": c, "lstm_h": h}}
+
+    def forward(self, x, state):
+        y, (h, c) = self.lstm(x, (state["lstm_h"], state["lstm_c"]))
+        return self.head(y), {"lstm_h": h, "lstm_c": c}
+
+
 @dataclass
 class Memory:
     hidden: Tensor
@@ -580,6 +592,7 @@ TAKEN = [
     RowsFirst,
     NamedPair,
     DictOfBoth,
+    NamedEntries,
     DataclassPair,
     StateComesFirst,
     HiddenAlone,

@@ -160,3 +160,21 @@ def test_a_state_in_the_batch_first_layout_is_the_same_state(make):
 def test_a_first_call_that_does_something_else_is_refused():
     with pytest.raises(LiftingError, match=r"first call of forward does something else .* because of self\.ready"):
         lift(refused_modules.FirstCallApart().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+
+
+def test_a_required_state_of_unusual_form_is_what_a_method_makes():
+    class Cached(state_forms.Recurrent):
+        def forward(self, x, cache):
+            x = torch.cat([cache["past"], x], 1)
+            y, (h, c) = self.lstm(x[:, :-1] + x[:, 1:], (cache["h"], cache["c"]))
+            return y, {"past": x[:, -1:], "h": h, "c": c}
+
+    class Begins(Cached):
+        def init_state(self, batch_size):
+            h, c = self.zeros(batch_size)
+            return {"past": torch.zeros(batch_size, 1, 3), "h": h, "c": c}
+
+    with pytest.raises(LiftingError, match=r"give the module a method init_state\(batch_size\)"):
+        lifted_of(Cached)
+    _, lifted = lifted_of(Begins)
+    assert [spec.argument for spec in lifted.signature.states] == ['cache["h"]', 'cache["c"]', 'cache["past"]']
