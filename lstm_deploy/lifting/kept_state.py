@@ -52,10 +52,11 @@ def find_kept_state(probe: ModuleProbe) -> None:
     Raises `LiftingError` for one whose shape does not follow the number of rows.
     """
     settled = {argument.attribute for argument in probe.convention.state}
-    probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
     found = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
+    if any(argument.attribute for argument in probe.convention.state):
+        probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
     for argument in [argument for argument in probe.convention.state if argument.attribute]:
         matters = _matters(probe, probe.sizes, argument)
         if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
@@ -80,7 +81,7 @@ def check_repeatable(probe: ModuleProbe) -> None:
     module = shared_copy(probe.original)
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     before = {path: cloned(value) for path, value in attributes_of(module).items()}
-    first, *later = (flatten(probe.run_on(module, probe.sizes, state)) for _ in range(REPEATED))
+    first, *later = (flatten(probe.run_on(module, probe.sizes, state=state)) for _ in range(REPEATED))
     if all(_same(first, other) for other in later):
         return
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
@@ -92,19 +93,24 @@ def check_repeatable(probe: ModuleProbe) -> None:
 
 
 def _kept_numbers(probe: ModuleProbe) -> tuple[KeptNumber, ...]:
-    """What calls set on the module beside tensors and leave so: the number of rows, or a flag that it has a state."""
-    once, twice, wider = shared_copy(probe.original), shared_copy(probe.original), shared_copy(probe.original)
-    for module, sizes in ((once, probe.sizes), (twice, probe.sizes), (twice, probe.sizes), (wider, probe.more_rows)):
-        probe.run_on(module, sizes)
-    before, again, others = (attributes_of(module) for module in (probe.original, twice, wider))
-    batch, more = probe.sizes["batch"], probe.more_rows["batch"]
+    """What calls set on the module beside tensors and leave so: the number of rows, or a flag that it has a state.
+
+    They are the same after a second call, on other inputs, and on other numbers of steps.
+    """
+    sizes = [probe.sizes, probe.more_rows, *_other_steps(probe)]
+    modules = [shared_copy(probe.original) for _ in sizes]
+    for seed, (module, of_call) in enumerate(zip(modules, sizes, strict=True)):
+        probe.run_on(module, of_call, seed=seed)
+    probe.run_on(modules[0], probe.sizes, seed=len(sizes))
+    before, first, *others = map(attributes_of, (probe.original, *modules))
     numbers = []
-    for path, value in attributes_of(once).items():
-        if not isinstance(value, _NUMBERS) or again.get(path) != value:
+    for path, value in first.items():
+        if not isinstance(value, _NUMBERS) or any(path not in other for other in others):
             continue
-        if batch != more and (value, others.get(path)) == (batch, more):
+        values = [other[path] for other in (first, *others)]
+        if probe.has_rows and values == [of_call["batch"] for of_call in sizes]:
             numbers.append(KeptNumber(attribute=path, value=value, is_rows=True))
-        elif others.get(path) == value != before.get(path):
+        elif value != before.get(path) and all(other == value for other in values):
             numbers.append(KeptNumber(attribute=path, value=value))
     return tuple(numbers)
 

@@ -189,9 +189,11 @@ class ModuleProbe:
         inputs = None if lengths is None else self.tensors(sizes, lengths=lengths)
         return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs, state=state)
 
-    def run_on(self, module: nn.Module, sizes: Mapping[str, int], state: Sequence[Tensor] | None = None) -> Any:
+    def run_on(
+        self, module: nn.Module, sizes: Mapping[str, int], seed: int = 0, *, state: Sequence[Tensor] | None = None
+    ) -> Any:
         """Run a copy of the module that may have been run before; raises as `record`."""
-        return self._run(lambda: module, sizes, state=state)
+        return self._run(lambda: module, sizes, seed, state=state)
 
     def leaves(self, sizes: Mapping[str, int], seed: int = 0) -> list[Tensor]:
         """Random tensors for the arguments that take a state."""

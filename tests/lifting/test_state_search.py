@@ -178,3 +178,16 @@ def test_a_required_state_of_unusual_form_is_what_a_method_makes():
         lifted_of(Cached)
     _, lifted = lifted_of(Begins)
     assert [spec.argument for spec in lifted.signature.states] == ['cache["h"]', 'cache["c"]', 'cache["past"]']
+
+
+def test_a_number_that_follows_the_inputs_is_no_part_of_a_kept_state():
+    class Counts(state_forms.Keeps):
+        steps = 0
+
+        def forward(self, x):
+            y, self.hidden = self.lstm(x + 0.1 * self.steps, self.hidden)
+            self.steps = x.shape[1]
+            return self.head(y)
+
+    with pytest.raises(LiftingError, match=r"returns something else, because of self\.steps"):
+        lifted_of(Counts)
