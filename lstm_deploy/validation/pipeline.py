@@ -1,13 +1,21 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
+from lstm_deploy.artifacts import (
+    MANIFEST,
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    ParityReport,
+    onnx_graph,
+    read_interface,
+    scratch_folder,
+)
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
@@ -60,7 +68,7 @@ def validate(
     on_progress(0, 1, "reading the reference")
     against, described = find_reference(bundle, reference)
     left_out: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
+    with scratch_folder() as folder:
         if bundle is not None:
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
@@ -68,7 +76,7 @@ def validate(
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
         elif against is not None:
-            subjects = [_without_bundle(path, against.signature, names, Path(folder))]
+            subjects = [_without_bundle(path, against.signature, names, folder)]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         for subject in subjects:
