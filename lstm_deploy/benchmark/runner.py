@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from lstm_deploy.artifacts import Bundle, environment, format_value, scratch_folder
+from lstm_deploy.artifacts import Bundle, environment, format_value, restore, scratch_folder
 from lstm_deploy.benchmark import peaks, roofline
 from lstm_deploy.benchmark.statistics import (
     LEAST_ROUNDS,
@@ -90,6 +90,8 @@ def bench(
     """
     _check(plan)
     paths = [Path(target) for target in targets]
+    for path in paths:
+        restore(path)
     origin = _origin(reference, paths)
     for provider in plan.providers:
         check_provider(provider)  # before asking for a validation on it

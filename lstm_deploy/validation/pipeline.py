@@ -14,6 +14,7 @@ from lstm_deploy.artifacts import (
     ParityReport,
     onnx_graph,
     read_interface,
+    restore,
     scratch_folder,
 )
 from lstm_deploy.contract import Signature
@@ -147,6 +148,7 @@ def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = Fals
 
 
 def _bundle_of(path: Path) -> Bundle | None:
+    restore(path)
     if path.is_dir():
         return Bundle(path)
     if not path.is_file():
