@@ -60,23 +60,39 @@ class Model:
 
     @machine_limits()
     def run(
-        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
+        self,
+        feeds: Feeds,
+        *,
+        provider: str = "cpu",
+        precision: str = "float32",
+        runtime: str | None = None,
+        allow_nan: bool = False,
     ) -> Outputs:
-        """One call: all outputs by name. State that is not fed is the initial state."""
+        """One call: all outputs by name. State that is not fed is the initial state.
+
+        Raises `InputError` for inputs that are not those of the contract, and for NaN and infinities in them, unless
+        with `allow_nan`: runtimes give numbers for NaN.
+        """
         loaded = self.runtime(provider, precision, runtime)
-        return loaded.run(complete_feeds(loaded.signature, feeds))
+        return loaded.run(complete_feeds(loaded.signature, feeds, allow_nan=allow_nan))
 
     @machine_limits()
     def rollout(
-        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
+        self,
+        feeds: Feeds,
+        *,
+        provider: str = "cpu",
+        precision: str = "float32",
+        runtime: str | None = None,
+        allow_nan: bool = False,
     ) -> Outputs:
         """Many steps, the model fed with its own outputs; `contract.rollouts` describes the inputs and outputs.
 
         One call of the bundle's rollout where it has one; else one call of the model for each step, which gives the
-        same. Raises `InputError` for a model that cannot feed itself.
+        same. Raises `InputError` for a model that cannot feed itself, and for inputs as `run` does.
         """
         loaded = self.runtime(provider, precision, runtime)
-        completed = complete_feeds(self.rollout_contract, feeds)
+        completed = complete_feeds(self.rollout_contract, feeds, allow_nan=allow_nan)
         check_rollout_inputs(self.rollout_contract, completed)
         if loaded.signature.rollout:  # the file that was opened is one
             return loaded.run(completed)

@@ -57,7 +57,7 @@ def test_a_wrong_line_ends_the_pipe_with_one_sentence(pipe):
     out, err = pipe.communicate(b"1,2,3,4\n1,2,3,nan\n1,2,3,4\n", timeout=60)
     assert out == b"nan,nan,nan,nan\n"
     (line,) = err.decode().strip().splitlines()
-    assert line.startswith("error: Line 2: x holds nan, which would spoil the state for good")
+    assert line.startswith("error: Line 2: x holds nan, which would spoil all results from there on")
     assert pipe.returncode == 2
 
 
