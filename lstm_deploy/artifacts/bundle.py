@@ -164,6 +164,8 @@ class Bundle:
         self.path = Path(path)
         restore(self.path)
         file = self.path / MANIFEST
+        if not self.path.exists():
+            raise InputError(f"{self.path} does not exist; give a bundle, as lstm-deploy export writes it.")
         if not file.is_file():
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
         self.manifest = decode_json(file.read_bytes(), Manifest, f"The manifest of {self.path}")

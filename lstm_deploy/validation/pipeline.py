@@ -95,6 +95,8 @@ def validate(
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
         )
+    if bundle is not None and Bundle(bundle.path).manifest.exported != bundle.manifest.exported:
+        raise InputError(f"{bundle.path} was exported anew while it was validated; validate it again.")
     return replace(_report(results, described), diagnoses=diagnoses, left_out=tuple(left_out))
 
 
