@@ -173,6 +173,7 @@ class Bundle:
             raise InputError(
                 f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
             )
+        self.manifest.contract.check(f"The contract of {self.path}")
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
 

@@ -20,14 +20,11 @@ from lstm_deploy.errors import InputError
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file to write, which is renamed to `path` if the block ends without an error.
 
-    A link is followed; a device or pipe is written to itself. Raises `InputError` for a directory.
+    It takes the place of a link or a pipe of that name, which a bundle from elsewhere may have. Raises `InputError` for
+    a directory.
     """
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         raise InputError(f"{path} is a directory; give a file name.")
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        yield path
-        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch_file(f".{path.name}.partial-", path.parent) as partial:
@@ -51,7 +48,7 @@ def check_output(path: Path, *inputs: Path | None) -> None:
 
 def check_parent(path: Path) -> None:
     """Raise `InputError` unless the folder of `path` is there, or can be made, and can be written to."""
-    folder = next(parent for parent in path.resolve().parents if os.path.lexists(parent))
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise InputError(f"{folder} is not a directory, so {path} cannot be written; choose another place.")
     if not os.access(folder, os.W_OK | os.X_OK):

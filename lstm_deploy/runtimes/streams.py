@@ -141,6 +141,8 @@ class StateStream(Stream):
             raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
         if len(signature.inputs) != 1 or not (signature.one_step or "seq" in signature.inputs[0].shape):
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
+        if not signature.outputs:
+            raise InputError("This model gives nothing but its state, so there is nothing to stream; call run instead.")
         self.signature, self.batch = signature, _check_rows(signature, batch)
         self._batch_axis, self._state_specs = signature.batch_axis_of_state, signature.state_inputs
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan
