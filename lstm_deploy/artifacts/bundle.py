@@ -166,9 +166,12 @@ class Bundle:
         file = self.path / MANIFEST
         if not self.path.exists():
             raise InputError(f"{self.path} does not exist; give a bundle, as lstm-deploy export writes it.")
-        if not file.is_file():
+        text = None
+        with suppress(FileNotFoundError):
+            text = file.read_bytes() if file.is_file() else None
+        if text is None:
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
-        self.manifest = decode_json(file.read_bytes(), Manifest, f"The manifest of {self.path}")
+        self.manifest = decode_json(text, Manifest, f"The manifest of {self.path}")
         if self.manifest.contract.schema_version > SCHEMA_VERSION:  # which the manifest's own version does not say
             raise InputError(
                 f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
@@ -236,7 +239,9 @@ class Bundle:
     def is_unchanged(self, name: str, digest: str) -> bool:
         """Whether the bundle has a file of this name with this SHA-256."""
         path = self._resolve(name)
-        return path.is_relative_to(self.path.resolve()) and path.is_file() and sha256(path) == digest
+        with suppress(FileNotFoundError):  # replaced at this moment
+            return path.is_relative_to(self.path.resolve()) and path.is_file() and sha256(path) == digest
+        return False
 
     def changed_files(self) -> list[str]:
         """The files of all artifacts, and the golden trace, that are missing or changed."""
