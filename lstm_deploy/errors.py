@@ -68,6 +68,9 @@ _LIMITS = (
 )
 """Phrases with which PyTorch, oneDNN, onnxruntime and NumPy report a limit of the machine, and our message for it."""
 
+_NUMPY_TOO_LARGE = ("array is too big", "Maximum allowed dimension exceeded")
+"""NumPy's `ValueError` for sizes that no memory could have."""
+
 
 @contextmanager
 def machine_limits() -> Iterator[None]:
@@ -84,6 +87,8 @@ def _limit(error: Exception) -> InputError | None:
     """The error to raise if the cause, possibly behind an error of ours, is a limit of the machine."""
     cause = error.__cause__ if isinstance(error, LstmDeployError) else error
     from_library = type(cause).__module__.startswith("onnxruntime.")
+    if isinstance(cause, ValueError) and str(cause).startswith(_NUMPY_TOO_LARGE):
+        cause = MemoryError(str(cause))
     if cause is None or not (from_library or isinstance(cause, RuntimeError | MemoryError)):
         return None
     text = one_line(cause, 160)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -42,6 +43,12 @@ def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)) as raised, machine_limits():
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize("rows", [10**12, 10**18, 10**19])
+def test_sizes_that_no_memory_has_are_refused(rows):
+    with pytest.raises(InputError, match="does not fit into memory"), machine_limits():
+        np.zeros((rows, 8, 8))
 
 
 def test_a_batch_too_large_for_memory_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from .bundle import (
     Source as Source,
     atomic_bundle as atomic_bundle,
     check_destination as check_destination,
+    check_unchanged as check_unchanged,
     write_manifest as write_manifest,
 )
 from .c_blocks import (
@@ -34,6 +35,8 @@ from .c_blocks import (
 from .c_source import read_interface as read_interface
 from .files import (
     atomic_write as atomic_write,
+    check_output as check_output,
+    check_parent as check_parent,
     new_file_mode as new_file_mode,
     read_npz as read_npz,
     read_text as read_text,
@@ -48,6 +51,7 @@ from .isolation import CrashError as CrashError, run_isolated as run_isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
+from .replacement import restore as restore
 from .report_style import (
     BLUE as BLUE,
     GREEN as GREEN,
@@ -58,6 +62,7 @@ from .report_style import (
     format_value as format_value,
     markdown_table as markdown_table,
 )
+from .scratch import scratch_folder as scratch_folder
 from .torchscript_archives import (
     extra_files as extra_files,
     is_torchscript as is_torchscript,

@@ -1,11 +1,9 @@
 """The bundle: a directory with a manifest, the artifacts it lists, a golden trace and a report.
 
-It is written completely or not at all: in a temporary directory beside it, which is then renamed.
+It is written completely or not at all: in a temporary directory beside it, which then takes its place.
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +12,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lstm_deploy.artifacts.files import atomic_write, new_file_mode, sha256, weights_file
+from lstm_deploy.artifacts.files import atomic_write, check_parent, new_file_mode, sha256, weights_file
 from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.artifacts.parity_report import ParityReport
+from lstm_deploy.artifacts.replacement import old_prefix, replace_folder, restore
+from lstm_deploy.artifacts.scratch import scratch_folder, scratch_paths, sweep
 from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode_json
 from lstm_deploy.errors import InputError
 
@@ -162,14 +162,21 @@ class Bundle:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read the manifest; raises `InputError` if it is missing or malformed."""
         self.path = Path(path)
+        restore(self.path)
         file = self.path / MANIFEST
-        if not file.is_file():
+        if not self.path.exists():
+            raise InputError(f"{self.path} does not exist; give a bundle, as lstm-deploy export writes it.")
+        text = None
+        with suppress(FileNotFoundError):
+            text = file.read_bytes() if file.is_file() else None
+        if text is None:
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
-        self.manifest = decode_json(file.read_bytes(), Manifest, f"The manifest of {self.path}")
+        self.manifest = decode_json(text, Manifest, f"The manifest of {self.path}")
         if self.manifest.contract.schema_version > SCHEMA_VERSION:  # which the manifest's own version does not say
             raise InputError(
                 f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
             )
+        self.manifest.contract.check(f"The contract of {self.path}")
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
 
@@ -209,6 +216,22 @@ class Bundle:
         available = ", ".join(f"{a.format} {a.precision}" for a in self.manifest.artifacts)
         raise InputError(f"{self.path} has no {format} artifact in {precision}; use one of those it has: {available}.")
 
+    def check_unchanged(self, artifact: Artifact) -> None:
+        """Raise `InputError` unless an artifact's files have the SHA-256 that is in the manifest.
+
+        The rule of all that opens an artifact to run it. It finds what was changed, mixed up or cut off, not who did
+        it: whoever can write the files can write the manifest.
+        """
+        if not (changed := self.changed(artifact)):
+            return
+        if Bundle(self.path).manifest.exported != self.manifest.exported:
+            raise InputError(f"{self.path} was exported anew since it was opened; open it again.")
+        what = "is not the file that was exported" if (self.path / changed[0]).exists() else "is missing"
+        raise InputError(
+            f"{self.path / changed[0]} {what} (by the SHA-256 in the manifest); copy the whole bundle again, or export "
+            "the model again."
+        )
+
     def changed(self, artifact: Artifact) -> list[str]:
         """The files of an artifact that are missing or whose SHA-256 is not that in the manifest."""
         return [name for name, digest in artifact.files if not self.is_unchanged(name, digest)]
@@ -216,7 +239,9 @@ class Bundle:
     def is_unchanged(self, name: str, digest: str) -> bool:
         """Whether the bundle has a file of this name with this SHA-256."""
         path = self._resolve(name)
-        return path.is_relative_to(self.path.resolve()) and path.is_file() and sha256(path) == digest
+        with suppress(FileNotFoundError):  # replaced at this moment
+            return path.is_relative_to(self.path.resolve()) and path.is_file() and sha256(path) == digest
+        return False
 
     def changed_files(self) -> list[str]:
         """The files of all artifacts, and the golden trace, that are missing or changed."""
@@ -232,6 +257,17 @@ class Bundle:
         write_manifest(self.path, self.manifest)
 
 
+def check_unchanged(path: Path) -> None:
+    """`Bundle.check_unchanged` of a file that a bundle beside it lists; other files pass."""
+    try:
+        bundle = Bundle(path.parent)
+    except InputError:  # other programs have a manifest.json, too
+        return
+    for artifact in bundle.manifest.exported:
+        if artifact.path == path.name:
+            bundle.check_unchanged(artifact)
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into a directory, atomically."""
     with atomic_write(directory / MANIFEST) as file:
@@ -240,25 +276,21 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def atomic_bundle(path: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary directory to fill, which is renamed to `path` if the block ends without an error.
+    """A temporary directory to fill, which takes the place of `path` if the block ends without an error.
 
-    Raises `InputError` as `check_destination`, before anything is written.
+    Whatever is killed, and whenever, there is a whole bundle at `path`, the old or the new one, or none if there was
+    none; what killed exports left behind is removed. Raises `InputError` as `check_destination`, before anything is
+    written, and again if another process wrote to `path` meanwhile.
     """
     check_destination(path, force=force)
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    try:
+    sweep(old_prefix(path), path.parent)
+    with scratch_folder(f".{path.name}.partial-", path.parent) as partial:
         yield partial
         partial.chmod(0o777 & new_file_mode())  # mkdtemp makes it private
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            path.rename(old / path.name)
-            partial.rename(path)
-            shutil.rmtree(old)
-        else:
-            partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        check_destination(path, force=force)
+        replace_folder(partial, path)
 
 
 def check_destination(path: Path, *, force: bool) -> None:
@@ -266,10 +298,14 @@ def check_destination(path: Path, *, force: bool) -> None:
 
     A bundle or an empty directory is replaced, but only with `force`; anything else never.
     """
+    restore(path)
     if not path.exists() and not path.is_symlink():
+        check_parent(path)
         return
     if not path.is_dir() or path.is_symlink():
         raise InputError(f"{path} is not a directory; choose another output with -o.")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise InputError(f"{path.resolve()} is the current directory; give the name of a new one with -o.")
     if foreign := _foreign_files(path):
         raise InputError(f"{path} holds {foreign[0]}, which is not of a bundle; choose another output with -o.")
     if not force:
@@ -282,4 +318,7 @@ def _foreign_files(path: Path) -> list[str]:
     with suppress(InputError):
         names = [name for artifact in Bundle(path).manifest.exported for name, _ in artifact.files]
         expected = {MANIFEST, GOLDEN, REPORT, REPORT_PLOTS, *names}
-    return sorted(file.name for file in path.iterdir() if file.name not in expected)
+    half_written = {
+        file.name for name in expected for file in scratch_paths(f".{name}.partial-", path)
+    }  # by the killed
+    return sorted(file.name for file in path.iterdir() if file.name not in expected | half_written)

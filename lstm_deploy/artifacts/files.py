@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,22 +12,47 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from lstm_deploy.artifacts.scratch import scratch_file
 from lstm_deploy.errors import InputError
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which is renamed to `path` if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    """A temporary file to write, which is renamed to `path` if the block ends without an error.
+
+    It takes the place of a link or a pipe of that name, which a bundle from elsewhere may have. Raises `InputError` for
+    a directory.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise InputError(f"{path} is a directory; give a file name.")
     try:
-        yield partial
-        partial.chmod(0o666 & new_file_mode())  # mkstemp makes it private
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_file(f".{path.name}.partial-", path.parent) as partial:
+            yield partial
+            partial.chmod(0o666 & new_file_mode())  # mkstemp makes it private
+            partial.replace(path)
+    except OSError as error:
+        if str(error.filename).startswith(str(path.parent / f".{path.name}.partial-")):
+            error.filename = str(path)  # the name that the user knows
+        raise
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Raise `InputError` unless a file can be written to `path` that is none of the files it is made from."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give a file name.")
+    if any(file and file.exists() and path.exists() and path.samefile(file) for file in inputs):
+        raise InputError(f"{path} is the file that is read; give another name to write to.")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Raise `InputError` unless the folder of `path` is there, or can be made, and can be written to."""
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a directory, so {path} cannot be written; choose another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written to; choose another place for {path.name}.")
 
 
 def weights_file(path: Path) -> Path:
@@ -75,7 +99,9 @@ def require_file(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal; raises `InputError` for a pipe, which can be read only once."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file that can be read twice; write it to one first.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

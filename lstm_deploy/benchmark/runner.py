@@ -7,7 +7,6 @@ is smaller than between these two is noise.
 
 import os
 import random
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from lstm_deploy.artifacts import Bundle, environment, format_value
+from lstm_deploy.artifacts import Bundle, environment, format_value, restore, scratch_folder
 from lstm_deploy.benchmark import peaks, roofline
 from lstm_deploy.benchmark.statistics import (
     LEAST_ROUNDS,
@@ -91,6 +90,8 @@ def bench(
     """
     _check(plan)
     paths = [Path(target) for target in targets]
+    for path in paths:
+        restore(path)
     origin = _origin(reference, paths)
     for provider in plan.providers:
         check_provider(provider)  # before asking for a validation on it
@@ -99,10 +100,10 @@ def bench(
     before = environment.state()
     results: list[dict[str, Any]] = []
     all_peaks: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         selection = Selection(plan.providers, plan.baselines, cases, plan.unvalidated, origin)
         on_progress(0, 1, "preparing")
-        variants, left_out = variants_of(paths, selection, Path(folder))
+        variants, left_out = variants_of(paths, selection, folder)
         progress = Progress(len(plan.threads) * len(cases) * plan.rounds, on_progress)
         for threads in plan.threads:
             with ExitStack() as stack:

@@ -294,6 +294,8 @@ def _works(bundle: Bundle) -> dict[str, Work]:
 
 def _graph(path: Path) -> onnx.ModelProto | None:
     """The graph of a file; none where it cannot be read, which is reported when it is opened."""
+    if not path.is_file():
+        return None
     try:
         return onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):

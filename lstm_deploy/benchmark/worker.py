@@ -115,7 +115,8 @@ def open_workload(
     """Open the workload that the fields of a `Variant` describe."""
     file = Path(path)
     if kind in FORMATS:
-        return ArtifactWorkload(open_runtime(file, provider, threads, settings))
+        # `variants` refused it if it was changed, unless it was asked for even so.
+        return ArtifactWorkload(open_runtime(file, provider, threads, settings, even_changed=True))
     match kind:
         case "floor":
             from lstm_deploy.runtimes import OnnxRuntime

@@ -1,5 +1,6 @@
 """`lstm-deploy bench` and `lstm-deploy compare`: latency, and what became slower."""
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,9 +64,10 @@ def bench(
     json: JsonOption = None,
 ) -> None:
     """Measure latency: state carried, interleaved with the alternatives, against the machine's limits."""
+    from lstm_deploy.artifacts import Bundle
     from lstm_deploy.benchmark import BASELINES, runner, tables
 
-    _check_outputs(plot, table, json)
+    _check_outputs(plot, table, json, (*targets, reference))
     if len(targets) > 1 and any(target.suffix == ".json" for target in targets):
         raise InputError("One .json is shown at a time; lstm-deploy compare holds two against each other.")
     if targets[0].suffix == ".json":
@@ -87,10 +89,11 @@ def bench(
         roofline=roofline,
         unvalidated=unvalidated,
     )
+    recorded = Bundle(targets[0]) if record and len(targets) == 1 and targets[0].is_dir() else None
     with console.progress("bench") as on_progress:
         document = runner.bench(targets, plan, on_progress, arguments.origin(reference, source) if reference else None)
-    if record and len(targets) == 1 and targets[0].is_dir():
-        record_in(targets[0], measurements=runner.without_samples(document))
+    if recorded is not None:
+        record_in(recorded, lambda _: {"measurements": runner.without_samples(document)})
     _show(document, plot, table, json)
 
 
@@ -128,16 +131,19 @@ def compare(
         raise typer.Exit(5)
 
 
-def _check_outputs(plot: Path | None, table: Path | None, json: str | None) -> None:
+def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inputs: Sequence[Path | None]) -> None:
     """Raise `InputError` for files that could not be written after a long measurement."""
+    from lstm_deploy.artifacts import check_output
     from lstm_deploy.benchmark import tables
     from lstm_deploy.exporters import report
 
     if json and json.startswith("-") and json != "-":
         raise InputError("--json needs a file name, or - for standard output.")
-    for path in (plot, table, Path(json) if json else None):
+    for path in (plot, table, Path(json) if json and json != "-" else None):
         if path and not path.absolute().parent.is_dir():
             raise InputError(f"{path.parent} is not a directory; make it, or choose another place for {path.name}.")
+        if path:
+            check_output(path, *inputs)
     if plot:
         report.check_plot(plot)
     if table and table.suffix not in tables.WRITERS:

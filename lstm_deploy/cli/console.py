@@ -69,11 +69,14 @@ def flat(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all, and say so."""
+    """Write a file, whole or not at all, and say so; a link is followed, and a device or pipe is written to itself."""
     from lstm_deploy.artifacts import atomic_write
 
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        with atomic_write(path.resolve()) as partial:
+            partial.write_text(text, encoding="utf-8")
     note(f"wrote {path}")
 
 

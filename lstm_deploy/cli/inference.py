@@ -4,7 +4,7 @@ No PyTorch, unless a TorchScript artifact is asked for.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Model, Stepper
 from lstm_deploy.training import Series, Values
 
-Where = Mapping[str, str]
+Where = Mapping[str, Any]
 """The `provider`, `precision` and `format` of `Model.runtime`."""
 CPU: Where = {}
 

@@ -15,6 +15,7 @@ from lstm_deploy.artifacts import (
     lint,
     onnx_graph,
     read_interface,
+    restore,
     weights_file,
 )
 from lstm_deploy.contract import CONTRACT_FILE, Signature
@@ -32,6 +33,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
     Raises `InputError` for any other file.
     """
+    restore(path)
     if path.is_dir():
         return _bundle(path)
     if not path.is_file():

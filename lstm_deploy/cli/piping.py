@@ -30,7 +30,7 @@ def stream_of(model: Model, where: Where) -> Stream:
     signature = model.signature
     task = signature.task
     windows = isinstance(task, Forecast) and signature.state_policy == "reset"
-    return model.stream(**where, window=task.window if windows else None)  # type: ignore[arg-type, union-attr]
+    return model.stream(**where, window=task.window if windows else None)  # type: ignore[union-attr]
 
 
 def pipe_frames(model: Model, source: BinaryIO, sink: BinaryIO, where: Where) -> None:

@@ -86,6 +86,7 @@ def run(
             raise InputError("--stream reads standard input and writes standard output; leave out files and --prompt.")
         _stream(model, on, text, steps, raw, json)
         return
+    _check_outputs(bundle, input, output, plot)
     result, document = _answer(model, on, input, prompt, steps, text, plot)
     if output:
         console.write_text(output, result + "\n")
@@ -116,6 +117,18 @@ def _check_options(task: Any, stream: bool, text: TextOptions, **given: Any) -> 
     }.get(type(task).__name__, ("plot", "steps", *TextOptions.__struct_fields__))
     if wrong := [name for name in unused if given[name]]:
         raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for this bundle here; leave it out.")
+
+
+def _check_outputs(bundle: Path, file: Path | None, output: Path | None, plot: Path | None) -> None:
+    """Raise `InputError` for files that cannot be written, before anything is computed."""
+    from lstm_deploy.artifacts import check_output
+
+    read = (file, *(bundle.iterdir() if bundle.is_dir() else [bundle]))
+    for path in (output, plot):
+        if path is not None:
+            check_output(path, *read)
+    if output is not None and plot is not None and output.resolve() == plot.resolve():
+        raise InputError(f"{output} cannot be both the forecast and its plot; give another name to one of them.")
 
 
 def _answer(
@@ -176,20 +189,19 @@ def _generate(
     return "\n".join(map("".join, pairs)), documents[0] if len(documents) == 1 else documents
 
 
-def _classify(model: Any, task: Any, file: Path, on: dict[str, str]) -> tuple[str, list[dict[str, Any]]]:
-    """Text and JSON of the class of each line of a file."""
+def _classify(model: Any, task: Any, file: Path, on: dict[str, str]) -> tuple[str, list[dict[str, Any] | None]]:
+    """Text and JSON of the class of each line of a file; a blank line has a blank answer, so that lines correspond."""
     from lstm_deploy.artifacts import read_text
     from lstm_deploy.cli import inference
 
     classes = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), 1):
         try:
-            classes.append(inference.classify(model, task, line, on))
+            classes.append(inference.classify(model, task, line, on) if line.strip() else None)
         except InputError as error:
             raise InputError(f"Line {number} of {file}: {error}") from error
-    return "\n".join(map(str, classes)), [each._asdict() for each in classes]
+    text = "\n".join("" if found is None else str(found) for found in classes)
+    return text, [None if found is None else found._asdict() for found in classes]
 
 
 def _stream(model: Any, on: dict[str, str], text: TextOptions, steps: int | None, raw: bool, json: bool) -> None:

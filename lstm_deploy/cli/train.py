@@ -9,6 +9,7 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
+from lstm_deploy.artifacts import check_output, check_parent
 from lstm_deploy.cli import arguments, console
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, grouped
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
@@ -107,10 +108,14 @@ def train(
     given = {field: getattr(recipe, option) for field, option in OPTIONS.items()}
     chosen = make_recipe(task, **given)
     output = output or Path(f"{data.data or (file.stem if file else '') or 'model'}.safetensors")
-    folder = output.with_suffix(".training")
     _check_data(task, file, data, given)
     space = _search_space(search, chosen, given)
-    _check_output(output, folder, force=force, resume=resume)
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output} must end in .safetensors, the only format that train writes; name a file with -o.")
+    folder = output.with_suffix(".training")
+    check_output(output, file, data.vectors)
+    check_parent(folder / "any")
+    _check_replaced(output, folder, force=force, resume=resume)
     training_data = _read(task, file, data, chosen.seed, output)
     if is_rank_zero():
         for remark in training_data.remarks:
@@ -233,13 +238,10 @@ def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, An
     return make_search_space(arguments.pairs("range", options.range), recipe, fixed)
 
 
-def _check_output(output: Path, folder: Path, *, force: bool, resume: bool) -> None:
+def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) -> None:
+    """Raise `InputError` for what is there already, unless that is wanted."""
     from lstm_deploy.training import LAST_STATE, is_rank_zero
 
-    if output.suffix != ".safetensors":
-        raise InputError(f"{output} must end in .safetensors, the only format that train writes.")
-    if output.is_dir():
-        raise InputError(f"{output} is a directory; give a file name with -o.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, and the training writes a folder of that name; choose another with -o.")
     if force and resume:

@@ -40,12 +40,13 @@ def validate(
     """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
     import msgspec
 
-    from lstm_deploy.artifacts import SUFFIXES
+    from lstm_deploy.artifacts import SUFFIXES, Bundle
     from lstm_deploy.validation import GOLDEN_TRACE, validate as compare
 
     against: Any = reference
     if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
         against = arguments.origin(reference, source)
+    recorded = Bundle(target) if record and target.is_dir() else None
     with console.progress("validate") as on_progress:
         report = compare(
             target,
@@ -63,8 +64,10 @@ def validate(
             "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
             "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."
         )
-    elif record and target.is_dir():
-        _record_parity(target, provider, report)
+    elif recorded is not None and (atol or rtol):
+        console.note("not recorded: the differences allowed are not those of the contract.")
+    elif recorded is not None:
+        _record_parity(recorded, provider, report)
     if json:
         console.say_json(msgspec.to_builtins(report))
     else:
@@ -91,10 +94,8 @@ def _show(parity: Any) -> None:
     console.say(f"{outcome}, against {parity.reference}.")
 
 
-def _record_parity(target: Path, provider: str, parity: Any) -> None:
-    from lstm_deploy.artifacts import Bundle
-
+def _record_parity(bundle: Any, provider: str, parity: Any) -> None:
     if provider == "cpu":
-        record_in(target, parity=parity)
+        record_in(bundle, lambda _: {"parity": parity})
     else:
-        record_in(target, parity_elsewhere={**Bundle(target).manifest.parity_elsewhere, provider: parity})
+        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: parity}})

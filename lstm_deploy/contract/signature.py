@@ -7,11 +7,11 @@ It is independent of frameworks and file formats; every artifact contains it as 
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 from numpy.typing import NDArray
 
 from lstm_deploy.contract.cells import LSTM, Cell
@@ -28,7 +28,9 @@ T = TypeVar("T")
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 Outputs = dict[str, Array]
-Dim = int | str
+Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""Of an axis; no runtime has longer ones."""
+Dim = Size | str
 DType = Literal["float32", "float64", "float16", "int64", "int32", "bool"]
 StateLayout = Literal["layers-first", "batch-first"]
 StateDtype = Literal["float32", "float16"]
@@ -94,8 +96,8 @@ class StateSpec(Struct, frozen=True, kw_only=True):
     """One tensor of the state, `[layers, batch, size]`: `NAME_in` before a call, `NAME_out` after it."""
 
     name: str
-    layers: int
-    size: int
+    layers: Size
+    size: Size
     bounded: bool = True
     """Whether it lies within -1 and 1, as the outputs of a cell do."""
     initial: tuple[tuple[float, ...], ...] | None = None
@@ -116,12 +118,12 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
     """Path inside the network, as in `named_modules()`."""
     prefix: str
     """Prefix of `h_in`, …: empty if the network has one recurrent module."""
-    input_size: int
-    hidden_size: int
-    proj_size: int
+    input_size: Size
+    hidden_size: Size
+    proj_size: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     """Size of the projected output, 0 for no projection."""
-    num_layers: int
-    num_directions: int
+    num_layers: Size
+    num_directions: Size
     initial_h: tuple[tuple[float, ...], ...] | None = None
     """Learned initial `h` as `[layers*directions][size]`; None means zeros."""
     initial_c: tuple[tuple[float, ...], ...] | None = None
@@ -156,7 +158,7 @@ class FixedDim(Struct, frozen=True, kw_only=True):
     """A dimension that is usually dynamic but that this network fixes."""
 
     name: str
-    size: int
+    size: Size
     reason: str
 
 
@@ -177,7 +179,7 @@ class Signature(Struct, frozen=True, kw_only=True):
     """Why `streaming` is not `exact`; empty if it is."""
     state_policy: StatePolicy = "reset"
     fixed: tuple[FixedDim, ...] = ()
-    least_seq: int = 1
+    least_seq: Size = 1
     """Fewest steps of one call: convolution and pooling over time need some."""
     task: Task | None = None
     rollout: bool = False
@@ -310,8 +312,23 @@ class Signature(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Signature":
-        """Read a contract; raises `InputError` if it is malformed or of a newer version."""
-        return decode_json(text, cls, "The contract")
+        """Read a contract; raises `InputError` if it is malformed, contradicts itself or is of a newer version."""
+        contract = decode_json(text, cls, "The contract")
+        contract.check("The contract")
+        return contract
+
+    def check(self, what: str) -> None:
+        """Raise `InputError`, about `what`, for a contract that no network has."""
+        problem = ""
+        for names in (self.input_names, self.output_names):
+            if len(set(names)) < len(names):
+                problem = f"it names {max(names, key=names.count)!r} twice"
+        for state in self.state_specs:
+            rows = state.initial
+            if rows is not None and (len(rows) != state.layers or {len(row) for row in rows} != {state.size}):
+                problem = f"the initial {state.name} is not of its size"
+        if problem:
+            raise InputError(f"{what} is malformed ({problem}); export the model again.")
 
 
 def decode_json(text: str | bytes, kind: type[T], what: str) -> T:
@@ -327,7 +344,7 @@ def decode_json(text: str | bytes, kind: type[T], what: str) -> T:
                 "upgrade lstm-deploy."
             )
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{what} is malformed ({error}); export the model again.") from error
 
 

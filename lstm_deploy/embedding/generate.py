@@ -3,14 +3,13 @@
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_deploy.artifacts import Artifact, Bundle, new_file_mode, weights_file
+from lstm_deploy.artifacts import Artifact, Bundle, check_parent, new_file_mode, scratch_folder, weights_file
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
@@ -35,7 +34,8 @@ def embed(
     """Write a client of a bundle's model into the folder `output`, and return the names of its files.
 
     Raises `InputError` for an unsupported language or precision, for a bundle whose files are not those that were
-    exported, and, without `force`, where a file would be replaced. Other files in the folder stay as they are.
+    exported, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
+    the folder stay as they are.
     """
     if language not in LANGUAGES:
         raise InputError(f"There is no client in {language!r}; use one of {', '.join(LANGUAGES)}.")
@@ -106,31 +106,46 @@ def _artifacts(bundle: Bundle, formats: tuple[str, ...], precision: str) -> list
 
 
 def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:
-    """Write files into a folder, all or none; a `Path` is copied."""
+    """Write files into a folder; a `Path` is copied. A new folder appears whole, in another the trace comes first."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is not a directory; choose another output with -o.")
+    check_parent(folder / "any")
     existing = [name for name in files if (folder / name).exists()]
     if existing and not force:
         raise InputError(
             f"{folder / existing[0]} already exists; replace it with --force or choose another output with -o."
         )
+    if existing and not _holds_client(folder):
+        raise InputError(
+            f"{folder / existing[0]} is not of a client that embed wrote, so it is not replaced; choose another output "
+            "with -o."
+        )
     if folders := [name for name in existing if (folder / name).is_dir()]:
         raise InputError(f"{folder / folders[0]} is a directory; choose another output with -o.")
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        for name, content in files.items():
-            if isinstance(content, Path):
-                shutil.copyfile(content, partial / name)
-            else:
-                (partial / name).write_text(content, encoding="utf-8", newline="\n")
-            (partial / name).chmod(0o666 & new_file_mode())
-        for name in files:
-            (partial / name).replace(folder / name)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = folder.resolve()
+    if folder.exists():
+        with scratch_folder(".partial-", folder) as partial:
+            _fill(partial, files)
+            for name in files:
+                (partial / name).replace(folder / name)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(f".{folder.name}.partial-", folder.parent) as partial:
+        _fill(partial, files)
+        partial.chmod(0o777 & new_file_mode())
+        partial.rename(folder)
+
+
+def _fill(folder: Path, files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        if isinstance(content, Path):
+            shutil.copyfile(content, folder / name)
+        else:
+            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+        (folder / name).chmod(0o666 & new_file_mode())
+
+
+def _holds_client(folder: Path) -> bool:
+    """Whether a folder has a golden trace, as all clients have; other folders have a README.md of their own, too."""
+    traces = (file for file in folder.glob("golden*.txt") if file.is_file())
+    return any(file.read_bytes().startswith(b"reset ") for file in traces)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from lstm_deploy.artifacts import (
     check_destination,
     environment,
     relative_path,
+    scratch_folder,
     sha256,
     write_manifest,
 )
@@ -155,9 +155,9 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
     on_stage(0, "lifting")
     loaded = load()
     written, last = len(plan.formats), plan.stages - 1
-    with TemporaryDirectory() as scratch, atomic_bundle(plan.output, force=force) as folder:
+    with scratch_folder() as scratch, atomic_bundle(plan.output, force=force) as folder:
         # C is written from the ONNX graph, also if that is not one of the formats.
-        graph = (folder if "onnx" in plan.formats else Path(scratch)) / FORMATS["onnx"].file_name()
+        graph = (folder if "onnx" in plan.formats else scratch) / FORMATS["onnx"].file_name()
         data = None
         if plan.precision.requested:
             beside = Path(loaded.source.path or "").parent

@@ -31,6 +31,8 @@ def write(bundle: Bundle) -> None:
     """Write `report.md` and the plots beside it."""
     manifest = bundle.manifest
     plots = bundle.path / REPORT_PLOTS
+    if plots.is_symlink():
+        plots.unlink()  # it leads out of the bundle
     plots.mkdir(exist_ok=True)
     if (parity := manifest.parity) and parity.checks:
         save_plot(parity_plot(parity), plots / "parity.png")
@@ -120,6 +122,8 @@ def check_plot(path: Path) -> None:
     formats = Figure().canvas.get_supported_filetypes()
     if path.suffix and path.suffix.removeprefix(".").lower() not in formats:
         raise InputError(f"{path.suffix} is not a format of plots; use .png, .svg or .pdf.")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is a device or a pipe; give a file name for the plot.")
 
 
 def save_plot(figure: Figure, path: Path) -> None:

@@ -11,10 +11,9 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-from lstm_deploy.artifacts import read_interface
+from lstm_deploy.artifacts import read_interface, scratch_folder
 from lstm_deploy.contract import CInterface
 from lstm_deploy.errors import InputError, one_line
 
@@ -105,10 +104,10 @@ def build(path: Path) -> None:
         raise InputError(
             f"{library.parent} cannot be made for compiled C ({one_line(error)}); name another folder with {CACHE}."
         ) from error
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with scratch_folder(parent=library.parent) as folder:
         for file in (path, path.with_suffix(".h")):
             shutil.copy(file, folder)
-        source, partial = Path(folder) / "glue.c", Path(folder) / "library"
+        source, partial = folder / "glue.c", folder / "library"
         source.write_text(glue(path.name, interface), encoding="utf-8")
         arguments = [*command, *FLAGS, str(source), "-o", str(partial), "-lm"]
         try:

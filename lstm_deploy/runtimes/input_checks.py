@@ -10,27 +10,31 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature, TensorSpec
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 
 TINY = 1e-30
 """The largest float32 times this, a million times over, is still finite."""
 
 
-def complete_feeds(signature: Signature, feeds: Feeds) -> Outputs:
-    """All inputs of a call, checked; state that is not given is the initial state."""
+def complete_feeds(signature: Signature, feeds: Feeds, *, allow_nan: bool = False) -> Outputs:
+    """All inputs of a call, checked; state that is not given is the initial state.
+
+    Raises `InputError` for what is missing, unknown, of another shape or type, and, unless allowed, for NaN and
+    infinities.
+    """
     if not isinstance(feeds, Mapping):
         raise InputError(f"Feeds are a mapping of arrays by name; there is {', '.join(signature.input_names)}.")
     arrays = dict(feeds)
     for spec in signature.inputs:
         if spec.name not in arrays:
             raise InputError(f"The input {spec.name!r} is missing; feed {spec}.")
-        arrays[spec.name] = checked(arrays[spec.name], spec)
+        arrays[spec.name] = checked(arrays[spec.name], spec, allow_nan=allow_nan)
     batched = (spec for spec in signature.inputs if "batch" in spec.shape)
     batch = next((arrays[spec.name].shape[spec.shape.index("batch")] for spec in batched), 1)
     for spec in signature.state_inputs:
         if spec.name in arrays:
-            arrays[spec.name] = checked(arrays[spec.name], spec, {"batch": batch})
-    if unknown := sorted(set(arrays) - set(signature.input_names)):
+            arrays[spec.name] = checked(arrays[spec.name], spec, {"batch": batch}, allow_nan=allow_nan)
+    if unknown := [name for name in arrays if name not in signature.input_names]:
         raise InputError(f"There is no input {unknown[0]!r}; feed {', '.join(signature.input_names)}.")
     return {**signature.initial_state(batch), **arrays}
 
@@ -51,19 +55,31 @@ def checked(
         at = "".join(f" with {name} {size}" for name, size in sizes.items())
         raise InputError(f"{spec.name} is {array.dtype}{list(array.shape)}; feed {spec}{at}.")
     _check_tokens(array, spec)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-        array = array.astype(spec.dtype, copy=False)
+    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        converted = array.astype(spec.dtype, copy=False)
+    if converted.dtype.kind == "i" and converted is not array and (converted != array).any():
+        raise InputError(f"{spec.name} holds {array[converted != array][0]}, which is no {spec.dtype}; feed {spec}.")
     if not allow_nan:
-        _check_finite(array, spec)
-    return array
+        _check_finite(converted, spec)
+    return converted
 
 
 def as_array(value: ArrayLike) -> Array:
-    """An array; raises `InputError` for nested sequences whose lengths differ."""
+    """An array; raises `InputError` for what is none, and for masked entries, which NumPy would take for numbers."""
+    if _has_masked(value):
+        raise InputError("Entries of a masked array are masked; put numbers in their place, as with x.filled(0).")
     try:
         return np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"The rows differ in shape ({error}); feed one array.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the object's own conversion raises; ValueError where its rows differ in shape
+        raise InputError(f"An input is no array of numbers ({one_line(error)}); feed one array.") from error
+
+
+def _has_masked(value: object) -> bool:
+    if isinstance(value, np.ma.MaskedArray):
+        return bool(np.ma.is_masked(value))
+    return isinstance(value, list | tuple) and any(map(_has_masked, value))
 
 
 def check_values(array: Array, spec: TensorSpec) -> None:
@@ -106,8 +122,8 @@ def _check_finite(array: Array, spec: TensorSpec) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         value = array[~np.isfinite(array)][0]
         raise InputError(
-            f"{spec.name} holds {value}, which would spoil the state for good; leave the step out, or put a number "
-            "in its place."
+            f"{spec.name} holds {value}, which would spoil all results from there on; leave the step out, or put a "
+            "number in its place."
         )
 
 

@@ -1,10 +1,11 @@
 """Using a bundle from Python without PyTorch: whole calls, rollouts, and streams that carry their state."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-from lstm_deploy.artifacts import Bundle
+from lstm_deploy.artifacts import Artifact, Bundle, restore
 from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_rollout_inputs, rollout_contract
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.runtimes.input_checks import complete_feeds
@@ -34,6 +35,7 @@ class Model:
     """
 
     def __init__(self, path: Path) -> None:
+        restore(path)
         if not path.exists():
             raise InputError(f"{path} does not exist; give a bundle or an artifact of one.")
         self.path = path
@@ -54,27 +56,43 @@ class Model:
         """The runtime of an artifact, loaded once; raises `InputError` where the bundle has no such artifact."""
         if self.bundle is None:
             return self._load(self.path, provider)
-        return self._load(self.bundle.file(self.bundle.find(_format_of(self.bundle, runtime), precision)), provider)
+        return self._of_bundle(self.bundle, self.bundle.find(_format_of(self.bundle, runtime), precision), provider)
 
     @machine_limits()
     def run(
-        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
+        self,
+        feeds: Feeds,
+        *,
+        provider: str = "cpu",
+        precision: str = "float32",
+        runtime: str | None = None,
+        allow_nan: bool = False,
     ) -> Outputs:
-        """One call: all outputs by name. State that is not fed is the initial state."""
+        """One call: all outputs by name. State that is not fed is the initial state.
+
+        Raises `InputError` for inputs that are not those of the contract, and for NaN and infinities in them, unless
+        with `allow_nan`: runtimes give numbers for NaN.
+        """
         loaded = self.runtime(provider, precision, runtime)
-        return loaded.run(complete_feeds(loaded.signature, feeds))
+        return loaded.run(complete_feeds(loaded.signature, feeds, allow_nan=allow_nan))
 
     @machine_limits()
     def rollout(
-        self, feeds: Feeds, *, provider: str = "cpu", precision: str = "float32", runtime: str | None = None
+        self,
+        feeds: Feeds,
+        *,
+        provider: str = "cpu",
+        precision: str = "float32",
+        runtime: str | None = None,
+        allow_nan: bool = False,
     ) -> Outputs:
         """Many steps, the model fed with its own outputs; `contract.rollouts` describes the inputs and outputs.
 
         One call of the bundle's rollout where it has one; else one call of the model for each step, which gives the
-        same. Raises `InputError` for a model that cannot feed itself.
+        same. Raises `InputError` for a model that cannot feed itself, and for inputs as `run` does.
         """
         loaded = self.runtime(provider, precision, runtime)
-        completed = complete_feeds(self.rollout_contract, feeds)
+        completed = complete_feeds(self.rollout_contract, feeds, allow_nan=allow_nan)
         check_rollout_inputs(self.rollout_contract, completed)
         if loaded.signature.rollout:  # the file that was opened is one
             return loaded.run(completed)
@@ -105,11 +123,17 @@ class Model:
             return WindowStream(loaded, batch, window, allow_nan=allow_nan)
         return StateStream(loaded, batch, allow_nan=allow_nan)
 
-    def _load(self, path: Path, provider: str) -> Runtime:
+    def _of_bundle(self, bundle: Bundle, artifact: Artifact, provider: str) -> Runtime:
+        return self._load(bundle.file(artifact), provider, lambda: bundle.check_unchanged(artifact))
+
+    def _load(self, path: Path, provider: str, check: Callable[[], None] | None = None) -> Runtime:
+        """The runtime of a file; `check` stands in place of that of `open_runtime`, which reads the manifest anew."""
         with self._loading:
             if (path, provider) not in self._runtimes:
+                if check:
+                    check()
                 # One thread: a step of an LSTM is too short to share, and waiting threads cost other programs.
-                self._runtimes[path, provider] = open_runtime(path, provider, threads=1)
+                self._runtimes[path, provider] = open_runtime(path, provider, threads=1, even_changed=bool(check))
             return self._runtimes[path, provider]
 
     def _rollout_file(self, provider: str, precision: str, runtime: str | None) -> Runtime | None:
@@ -117,7 +141,7 @@ class Model:
             return None
         rollouts = {(artifact.format, artifact.precision): artifact for artifact in self.bundle.manifest.rollouts}
         artifact = rollouts.get((_format_of(self.bundle, runtime), precision))
-        return self._load(self.bundle.file(artifact), provider) if artifact else None
+        return self._of_bundle(self.bundle, artifact, provider) if artifact else None
 
 
 def _format_of(bundle: Bundle, runtime: str | None) -> str:

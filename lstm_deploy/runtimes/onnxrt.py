@@ -27,6 +27,8 @@ SHAPE_OPERATORS = (
     *("Squeeze", "Unsqueeze", "Cast", "Range", "ConstantOfShape"),
 )
 """Left to the CPU by a provider, as they compute sizes. On values they would need copies between devices: Memcpy."""
+MOST_WEIGHTS = 50_000
+"""Tensors of weights in a file: onnxruntime opens it in a time that is quadratic in these, 20 s for so many."""
 ERRORS_ONLY, FATAL_ONLY = 3, 4
 """Log severities: problems that a user can act on arrive as exceptions."""
 
@@ -220,11 +222,16 @@ def open_session(
 
 
 def _refuse(path: Path, provider: Provider) -> None:
-    """Raise `InputError` for an LSTM that the provider has no kernel for: onnxruntime crashes, or runs it elsewhere."""
+    """Raise `InputError` for too many weights, and for an LSTM that the provider has no kernel for.
+
+    onnxruntime is busy for minutes with the former, and crashes on the latter, or runs it elsewhere.
+    """
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return  # a file that is no model is reported when the session opens it
+    if (count := len(model.graph.initializer)) > MOST_WEIGHTS:
+        raise InputError(f"{path} has {count:,} tensors of weights, too many for onnxruntime to open; do not use it.")
     is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operator_counts(model)[LSTM.quantized_operator]
     for applies, precision, remedy in (
         (is_float16, "float16", "use --provider cuda, or the float32 artifact"),

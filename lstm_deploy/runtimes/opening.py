@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from lstm_deploy.artifacts import FORMATS, SUFFIXES
+from lstm_deploy.artifacts import FORMATS, SUFFIXES, check_unchanged
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes.c_compiler import find_compiler
 from lstm_deploy.runtimes.native import NativeRuntime
@@ -68,13 +68,22 @@ def cannot_run(format: str, precision: str, provider: str) -> str:  # noqa: A002
 
 
 def open_runtime(
-    path: Path, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
+    path: Path,
+    provider: str = "cpu",
+    threads: int | None = None,
+    settings: Sequence[str] = (),
+    *,
+    even_changed: bool = False,
 ) -> Runtime:
     """Load an artifact by its suffix.
 
+    One of a bundle is refused unless its files are those that were exported, by their SHA-256; `even_changed` is for
+    those who check that themselves, as `validate`, whose report says so.
+
     `threads` bounds the threads within one operator; by default the runtime chooses. `settings` are some of the
     provider's.
-    Raises `InputError` for a file that is not an artifact and `ProviderError` for a provider that cannot be used.
+    Raises `InputError` for a file that is not an artifact, or was changed, and `ProviderError` for a provider that
+    cannot be used.
     """
     find_provider(provider)
     if not path.is_file():
@@ -85,6 +94,8 @@ def open_runtime(
     if provider not in record.providers:
         there = " or ".join(record.providers)
         raise ProviderError(f"{_not_on(record.name, provider)}; use --provider {there}, or the ONNX artifact.")
+    if not even_changed:
+        check_unchanged(path)
     return RUNTIMES[record.name].load(path, provider, threads, settings)
 
 

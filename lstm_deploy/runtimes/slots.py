@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from lstm_deploy.contract import Array, Feeds, Outputs
 from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes.input_checks import as_array
 from lstm_deploy.runtimes.streams import Stream
 
 
@@ -55,7 +56,7 @@ class Slots:
             return {}
         numbers = list(x)
         try:
-            rows = np.stack([np.asarray(row) for row in x.values()])
+            rows = np.stack([as_array(row) for row in x.values()])
         except ValueError as error:
             raise InputError(f"The rows of the slots differ in shape ({error}); feed one step for each.") from error
         in_order = numbers == list(range(self._stream.batch))

@@ -59,15 +59,7 @@ class Stream:
 
     @state.setter
     def state(self, state: Feeds) -> None:
-        remedy = "set what was read from the state of a stream"
-        if not isinstance(state, Mapping):
-            raise InputError(f"{state!r} is no state; {remedy}.")
-        if missing := [spec.name for spec in self._state_specs if spec.name not in state]:
-            raise InputError(f"The state has no {missing[0]!r}; {remedy}.")
-        sizes = {"batch": self.batch}
-        self._set_state(
-            {spec.name: checked(state[spec.name], spec, sizes, allow_nan=self._allow_nan) for spec in self._state_specs}
-        )
+        self._set_state(self._checked_state(state, self.batch))
 
     def reset(self, rows: Rows | None = None) -> None:
         """Go back to the initial state, in some rows or in all."""
@@ -84,14 +76,20 @@ class Stream:
     def set_rows(self, rows: Rows, state: Feeds) -> None:
         """Put a state, as `get_rows` gives it, into some rows; the others stay as they are."""
         numbers, whole = self._row_numbers(rows), self.state
-        for name, value in whole.items():
-            part = np.asarray(state[name]) if name in state else None
-            shape = (*value.shape[: self._batch_axis], len(numbers), *value.shape[self._batch_axis + 1 :])
-            if part is None or part.shape != shape:
-                actual = "missing" if part is None else f"{list(part.shape)}"
-                raise InputError(f"{name} of the state is {actual}, not {list(shape)}; set what get_rows gave.")
-            np.moveaxis(value, self._batch_axis, 0)[numbers] = np.moveaxis(part, self._batch_axis, 0)
-        self.state = whole
+        for name, part in self._checked_state(state, len(numbers)).items():
+            np.moveaxis(whole[name], self._batch_axis, 0)[numbers] = np.moveaxis(part, self._batch_axis, 0)
+        self._set_state(whole)
+
+    def _checked_state(self, state: Feeds, batch: int) -> Outputs:
+        remedy = "set what was read from the state of a stream"
+        if not isinstance(state, Mapping):
+            raise InputError(f"{state!r} is no state; {remedy}.")
+        if missing := [spec.name for spec in self._state_specs if spec.name not in state]:
+            raise InputError(f"The state has no {missing[0]!r}; {remedy}.")
+        return {
+            spec.name: checked(state[spec.name], spec, {"batch": batch}, allow_nan=self._allow_nan)
+            for spec in self._state_specs
+        }
 
     def _get_state(self) -> Outputs:
         raise NotImplementedError
@@ -129,7 +127,7 @@ class Stream:
             if len(np.unique(numbers)) != len(numbers):
                 raise IndexError("one is named twice")
             return np.asarray(numbers)
-        except IndexError as error:
+        except (IndexError, ValueError, TypeError) as error:
             raise InputError(f"There are no rows {rows!r} in a batch of {self.batch} ({error}).") from error
 
 
@@ -143,6 +141,8 @@ class StateStream(Stream):
             raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
         if len(signature.inputs) != 1 or not (signature.one_step or "seq" in signature.inputs[0].shape):
             raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
+        if not signature.outputs:
+            raise InputError("This model gives nothing but its state, so there is nothing to stream; call run instead.")
         self.signature, self.batch = signature, _check_rows(signature, batch)
         self._batch_axis, self._state_specs = signature.batch_axis_of_state, signature.state_inputs
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan

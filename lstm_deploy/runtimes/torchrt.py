@@ -32,7 +32,7 @@ class TorchRuntime(Runtime):
             return result
 
     def tensor(self, value: Any) -> torch.Tensor:
-        tensor = torch.from_numpy(np.asarray(value, order="C"))
+        tensor = torch.from_numpy(np.require(value, requirements=("C", "W")))
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def run(self, feeds: Feeds) -> Outputs:

@@ -123,7 +123,14 @@ ONLY: dict[str, tuple[TaskName, ...]] = {
 
 
 def make_recipe(task: TaskName, **options: Any) -> Recipe:
-    """A recipe from options, of which `None` means the default; raises `InputError` for options that conflict."""
+    """A recipe from options, of which `None` means the default.
+
+    Raises `InputError` for an unknown task, unknown options, and for those that conflict.
+    """
+    if task not in DEFAULTS:
+        raise InputError(f"{task!r} is not a task; use {', '.join(DEFAULTS)}.")
+    if unknown := [name for name in options if name not in Recipe.__struct_fields__]:
+        raise InputError(f"A recipe has no {unknown[0]!r}; use {', '.join(Recipe.__struct_fields__)}.")
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
         if name in ONLY and task not in ONLY[name]:

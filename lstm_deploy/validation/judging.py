@@ -91,7 +91,7 @@ def check_file(
     """
     model = None
     if subject.model is not None:
-        with closing(open_runtime(subject.model, provider)) as model:
+        with closing(open_runtime(subject.model, provider, even_changed=True)) as model:
             cases, tolerances = make_rollout_cases(model, subject.rollout_steps), AS_MODEL
     with closing(open_emulating(subject.path, subject.precision, provider)) as runtime:
         if model is None:
@@ -120,7 +120,7 @@ def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
         from lstm_deploy.runtimes import OnnxRuntime
 
         return OnnxRuntime(in_float32(path), provider)
-    return open_runtime(path, provider)
+    return open_runtime(path, provider, even_changed=True)
 
 
 def check_files(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:

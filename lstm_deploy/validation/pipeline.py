@@ -1,13 +1,22 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
+from lstm_deploy.artifacts import (
+    MANIFEST,
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    ParityReport,
+    onnx_graph,
+    read_interface,
+    restore,
+    scratch_folder,
+)
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
@@ -60,7 +69,7 @@ def validate(
     on_progress(0, 1, "reading the reference")
     against, described = find_reference(bundle, reference)
     left_out: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
+    with scratch_folder() as folder:
         if bundle is not None:
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
@@ -68,7 +77,7 @@ def validate(
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
         elif against is not None:
-            subjects = [_without_bundle(path, against.signature, names, Path(folder))]
+            subjects = [_without_bundle(path, against.signature, names, folder)]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         for subject in subjects:
@@ -86,6 +95,8 @@ def validate(
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
         )
+    if bundle is not None and Bundle(bundle.path).manifest.exported != bundle.manifest.exported:
+        raise InputError(f"{bundle.path} was exported anew while it was validated; validate it again.")
     return replace(_report(results, described), diagnoses=diagnoses, left_out=tuple(left_out))
 
 
@@ -139,6 +150,7 @@ def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = Fals
 
 
 def _bundle_of(path: Path) -> Bundle | None:
+    restore(path)
     if path.is_dir():
         return Bundle(path)
     if not path.is_file():

@@ -1,11 +1,25 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import killed
 import pytest
+from msgspec.structs import replace
 
-from lstm_deploy.artifacts.bundle import MANIFEST, Artifact, Bundle, atomic_bundle, check_destination
+from lstm_deploy.artifacts.bundle import (
+    GOLDEN,
+    MANIFEST,
+    Artifact,
+    Bundle,
+    atomic_bundle,
+    check_destination,
+    check_unchanged,
+    write_manifest,
+)
 from lstm_deploy.errors import InputError
 
 
@@ -146,3 +160,84 @@ def test_only_c_artifacts_have_a_header(tmp_path):
     artifact = Artifact.of(tmp_path / "model.c", "c")
     assert [name for name, _ in artifact.files] == ["model.c", "model.h"]
     assert artifact.bytes == 14
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("how", [["force"], ["fresh"], ["force", "in-two-steps"]], ids=" ".join)
+def test_a_kill_at_any_point_leaves_a_whole_bundle_and_the_next_export_sweeps(forecast_bundle, tmp_path, how):
+    (tmp_path / "one").mkdir()
+    manifest = Bundle(forecast_bundle).manifest
+    small = replace(manifest, artifacts=manifest.artifacts[:1], rollouts=(), parity=None)
+    write_manifest(tmp_path / "one", small)
+    for name in (small.artifacts[0].path, GOLDEN):
+        shutil.copy(forecast_bundle / name, tmp_path / "one")
+    (tmp_path / "all").mkdir()
+    program = [sys.executable, killed.__file__, tmp_path / "one", tmp_path / "all", *how]
+    result = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 50
+
+
+def test_what_a_killed_process_left_in_a_bundle_is_not_foreign(bundle_copy):
+    (bundle_copy / f".{MANIFEST}.partial-abcdefgh").touch()
+    check_destination(bundle_copy, force=True)
+    (bundle_copy / ".notes.partial-abcdefgh").touch()
+    with pytest.raises(InputError, match="not of a bundle"):
+        check_destination(bundle_copy, force=True)
+
+
+@pytest.mark.parametrize("meanwhile", ["a bundle", "notes"])
+def test_what_came_meanwhile_is_not_replaced(bundle_copy, tmp_path, meanwhile):
+    with pytest.raises(InputError), atomic_bundle(tmp_path / "b", force=meanwhile == "notes") as partial:
+        fill(partial)
+        shutil.copytree(bundle_copy, tmp_path / "b")
+        if meanwhile == "notes":
+            (tmp_path / "b/notes.txt").touch()
+    assert (tmp_path / "b" / GOLDEN).exists()
+
+
+def test_the_current_directory_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    for path in (Path(), Path(".."), tmp_path / "a/b"):
+        with pytest.raises(InputError, match=r"current directory|not of a bundle"):
+            check_destination(path, force=True)
+
+
+def test_a_bundle_cannot_be_written_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a directory"):
+        check_destination(tmp_path / "file/deep/b", force=False)
+
+
+def test_an_artifact_that_was_changed_is_told(bundle_copy):
+    opened = Bundle(bundle_copy)
+    for artifact in opened.manifest.exported:
+        opened.check_unchanged(artifact)
+        check_unchanged(bundle_copy / artifact.path)
+    (bundle_copy / "model.onnx").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"model\.onnx is not the file that was exported"):
+        opened.check_unchanged(opened.find("onnx"))
+    with pytest.raises(InputError, match=r"model\.onnx is not the file that was exported"):
+        check_unchanged(bundle_copy / "model.onnx")
+    check_unchanged(bundle_copy / "model.torchscript")
+    (bundle_copy / "model.onnx").unlink()
+    with pytest.raises(InputError, match=r"model\.onnx is missing"):
+        opened.check_unchanged(opened.find("onnx"))
+
+
+def test_a_bundle_that_was_exported_anew_since_it_was_opened_is_told(bundle_copy):
+    opened = Bundle(bundle_copy)
+    (bundle_copy / "model.onnx").write_bytes(b"other")
+    Bundle(bundle_copy).update(artifacts=(Artifact.of(bundle_copy / "model.onnx", "onnx"),))
+    with pytest.raises(InputError, match="exported anew since it was opened; open it again"):
+        opened.check_unchanged(opened.find("onnx"))
+
+
+def test_files_of_no_bundle_are_not_held_against_any(bundle_copy, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"other")
+    check_unchanged(tmp_path / "model.onnx")
+    (tmp_path / MANIFEST).write_text('{"name": "a browser extension"}')
+    check_unchanged(tmp_path / "model.onnx")
+    (bundle_copy / "mine.onnx").write_bytes(b"other")
+    check_unchanged(bundle_copy / "mine.onnx")

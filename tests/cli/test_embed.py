@@ -2,7 +2,7 @@ import json
 import re
 from pathlib import Path
 
-from command_line import run
+from command_line import fails, run
 
 
 def test_embed_lists_its_languages_and_writes_a_client(lm_bundle):
@@ -16,3 +16,34 @@ def test_embed_lists_its_languages_and_writes_a_client(lm_bundle):
     assert error == "next: cd lm-python && python client.py replay\n"
     document = json.loads(run("embed", lm_bundle, "--lang", "node", "-o", "n", "--json")[0])
     assert document["files"] == sorted(file.name for file in Path("n").iterdir())
+
+
+def test_only_a_client_is_replaced_with_force(lm_bundle, bundle_copy):
+    Path("mine").mkdir()
+    Path("mine/README.md").write_text("mine")
+    assert "choose another output" in fails("embed", lm_bundle, "--lang", "python", "-o", "mine")
+    for folder, name in (("mine", "README.md"), (bundle_copy, "model.onnx")):
+        words = ("embed", lm_bundle, "--lang", "python", "-o", folder, "--force")
+        assert f"{name} is not of a client that embed wrote" in fails(*words)
+    assert Path("mine/README.md").read_text() == "mine"
+    run("embed", lm_bundle, "--lang", "python", "-o", "client")
+    Path("client/mine.txt").write_text("mine")
+    run("embed", lm_bundle, "--lang", "node", "-o", "client", "--force")
+    assert Path("client/mine.txt").read_text() == "mine"
+
+
+def test_what_is_no_bundle_and_what_cannot_be_written_is_told(lm_bundle):
+    Path("file").touch()
+    assert "none does not exist" in fails("embed", "none", "--lang", "c")
+    assert "file is not a bundle" in fails("embed", "file", "--lang", "c")
+    assert "file is not a directory" in fails("embed", lm_bundle, "--lang", "python", "-o", "file/deep/x")
+
+
+def test_what_a_killed_embed_left_is_removed_by_the_next(lm_bundle):
+    run("embed", lm_bundle, "--lang", "python", "-o", "client")
+    for left in (Path("client/.partial-abcdefgh"), Path(".other.partial-abcdefgh")):
+        left.mkdir()
+    run("embed", lm_bundle, "--lang", "python", "-o", "client", "--force")
+    run("embed", lm_bundle, "--lang", "python", "-o", "other")
+    assert sorted(file.name for file in Path().iterdir()) == ["client", "other"]
+    assert not list(Path().rglob(".*"))

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from command_line import COMMAND, fails, run
+from torch import nn
+
+import lstm_deploy
 
 
 def test_a_wrong_use_of_a_bundle_is_refused(forecast_bundle, lm_bundle, prices):
@@ -57,7 +60,7 @@ def test_a_wrong_line_ends_the_pipe_with_one_sentence(pipe):
     out, err = pipe.communicate(b"1,2,3,4\n1,2,3,nan\n1,2,3,4\n", timeout=60)
     assert out == b"nan,nan,nan,nan\n"
     (line,) = err.decode().strip().splitlines()
-    assert line.startswith("error: Line 2: x holds nan, which would spoil the state for good")
+    assert line.startswith("error: Line 2: x holds nan, which would spoil all results from there on")
     assert pipe.returncode == 2
 
 
@@ -88,3 +91,58 @@ def test_wrong_uses_of_a_pipe_are_refused(forecast_bundle, lm_bundle, prices):
     assert "add --stream" in fails("run", forecast_bundle, "--raw")
     assert "leave out files" in fails("run", forecast_bundle, "--stream", "--input", prices)
     assert "takes text" in fails("run", lm_bundle, "--stream", "--raw")
+
+
+def test_what_is_read_is_not_written_and_a_directory_neither(forecast_bundle, prices, bundle_copy):
+    series = Path("series.csv")
+    series.write_bytes(prices.read_bytes())
+    Path("link.csv").symlink_to(series)
+    Path("folder").mkdir()
+    use = ("run", bundle_copy, "--input", series)
+    assert "series.csv is the file that is read" in fails(*use, "-o", series)
+    assert "link.csv is the file that is read" in fails(*use, "-o", "link.csv")
+    assert "model.onnx is the file that is read" in fails(*use, "-o", bundle_copy / "model.onnx")
+    assert "same.png cannot be both" in fails(*use, "-o", "same.png", "--plot", "same.png")
+    for option in ("-o", "--plot"):
+        assert "folder is a directory; give a file name" in fails(*use, option, "folder")
+        assert ". is a directory; give a file name" in fails(*use, option, "")
+        assert "series.csv is not a directory" in fails(*use, option, series / "deep" / "x.png")
+    assert series.read_bytes() == prices.read_bytes()
+    run(*use, "-o", "deep/out.csv", "--plot", "deep/out.png")
+    assert Path("deep/out.csv").read_text().startswith("step,")
+
+
+def test_an_answer_can_be_written_to_a_device(forecast_bundle, prices):
+    run("run", forecast_bundle, "--input", prices, "-o", "/dev/null")
+    assert not Path("/dev/null").is_file()
+
+
+def test_lines_and_their_answers_correspond(tmp_path):
+    vocabulary = ("<pad>", "<unk>", "good", "bad")
+    task = lstm_deploy.Classify(labels=("no", "yes"), vocabulary=vocabulary, unit="word", unknown=1)
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.lstm, self.out = nn.Embedding(4, 3), nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, tokens):
+            return self.out(self.lstm(self.embedding(tokens))[0][:, -1])
+
+    lstm_deploy.export(Classifier(), tmp_path / "c", inputs={"tokens": "int64[batch,seq]"}, task=task, formats=["onnx"])
+    Path("lines.txt").write_text("\ngood\n\n  \nbad\u2028good\n\n", encoding="utf-8")
+    answers = run("run", tmp_path / "c", "--input", "lines.txt")[0].splitlines()
+    assert [bool(answer) for answer in answers] == [False, True, False, False, True, False]
+    found = json.loads(run("run", tmp_path / "c", "--input", "lines.txt", "--json")[0])
+    assert [each is not None for each in found] == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("command", [["run"], ["bench", "--rounds", "9"], ["validate"], ["embed", "--lang", "python"]])
+def test_no_command_uses_a_bundle_whose_file_was_changed(bundle_copy, prices, command):
+    with (bundle_copy / "model.onnx").open("ab") as file:
+        file.write(b"\x0a\x00")
+    words = [command[0], bundle_copy, *command[1:], *(["--input", prices] if command == ["run"] else [])]
+    if command == ["validate"]:
+        assert "model.onnx is not the file that was exported" in run(*words, "--no-record", code=3)[0]
+    else:
+        assert "model.onnx" in fails(*words)

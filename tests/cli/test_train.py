@@ -272,3 +272,34 @@ def test_a_stopped_training_is_not_overwritten_unasked():
     assert "go on with --resume, or begin anew with --force" in fails("train", *words)
     run("train", *words, "--resume")
     run("train", *words, "--force")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (".", "must end in .safetensors"),
+        ("", "must end in .safetensors"),
+        ("..", "must end in .safetensors"),
+        ("folder.safetensors", "is a directory"),
+        ("file/x.safetensors", "file is not a directory"),
+        ("file/deep/x.safetensors", "file is not a directory"),
+        ("data.safetensors", "is the file that is read"),
+        ("link/../data.safetensors", "is the file that is read"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_the_training(output, message, monkeypatch):
+    Path("folder.safetensors").mkdir()
+    Path("link").mkdir()
+    Path("file").touch()
+    Path("data.safetensors").write_text("a text " * 500)
+    monkeypatch.setattr("lstm_deploy.training.train", None)
+    assert message in fails("train", "data.safetensors", "--task", "lm", "-o", output, "--force", *QUICK)
+    assert Path("data.safetensors").read_text() == "a text " * 500
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name")
+def test_a_pipe_with_a_name_cannot_be_trained_on(monkeypatch):
+    os.mkfifo("pipe.txt")
+    writer = subprocess.Popen(["sh", "-c", "yes 'a text' | head -c 3000 > pipe.txt"])
+    assert "pipe.txt is not a file that can be read twice" in fails("train", "pipe.txt", "--task", "lm", *QUICK)
+    writer.wait()

@@ -1,8 +1,14 @@
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
-from command_line import fails, run
+from command_line import COMMAND, fails, run
+
+from lstm_deploy.artifacts import Bundle
+from lstm_deploy.cli import recording
+from lstm_deploy.validation import pipeline
 
 
 def test_failed_parity_is_exit_3_and_says_where(bundle_copy, forecaster):
@@ -38,3 +44,49 @@ def test_a_missing_provider_is_exit_4(forecast_bundle):
     assert "--provider cpu" in fails("validate", forecast_bundle, "--provider", "cuda", code=4)
     assert "--provider cpu" in fails("bench", forecast_bundle, "--provider", "cuda", code=4)
     assert "--provider cpu" in fails("bench", forecast_bundle, "--provider", "tensorrt", code=4)
+
+
+@pytest.mark.parametrize("option", ["--atol", "--rtol"])
+def test_a_verdict_by_other_tolerances_is_not_recorded(bundle_copy, option):
+    before = Bundle(bundle_copy).manifest
+    _, err = run("validate", bundle_copy, option, "0", code=3)
+    assert "not recorded: the differences allowed are not those of the contract" in err
+    assert Bundle(bundle_copy).manifest == before
+
+
+@pytest.mark.parametrize("command", [["validate"], ["bench", "--rounds", "9", "--baseline", "none", "--no-roofline"]])
+def test_results_of_a_bundle_that_was_exported_anew_meanwhile_are_not_recorded(bundle_copy, monkeypatch, command):
+    def meanwhile(bundle, fields):
+        Bundle(bundle.path).update(rollouts=())
+        recording.record_in(bundle, fields)
+
+    monkeypatch.setattr(f"lstm_deploy.cli.{command[0]}.record_in", meanwhile)
+    _, err = run(command[0], bundle_copy, *command[1:])
+    assert "not recorded in" in err
+    assert "exported anew meanwhile" in err
+    manifest = Bundle(bundle_copy).manifest
+    assert (manifest.rollouts, manifest.measurements) == ((), None)
+
+
+def test_a_bundle_that_is_exported_anew_while_it_is_validated_has_no_verdict(bundle_copy, monkeypatch):
+    real = pipeline.judge
+
+    def judge(*arguments, **more):
+        results = real(*arguments, **more)
+        Bundle(bundle_copy).update(rollouts=())
+        return results
+
+    monkeypatch.setattr(pipeline, "judge", judge)
+    assert "was exported anew while it was validated; validate it again" in fails("validate", bundle_copy)
+
+
+def test_several_validate_a_bundle_at_once(bundle_copy):
+    processes = [
+        subprocess.Popen([*COMMAND, "validate", str(bundle_copy)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate()
+        assert process.returncode == 0, err.decode()
+    assert Bundle(bundle_copy).manifest.parity.passed
+    assert not [name for name in os.listdir(bundle_copy) if name.startswith(".")]

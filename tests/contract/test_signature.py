@@ -1,11 +1,12 @@
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from lstm_deploy.contract.signature import FixedDim, RecurrentSpec, Signature, TensorSpec
+from lstm_deploy.contract.signature import FixedDim, RecurrentSpec, Signature, StateSpec, TensorSpec
 from lstm_deploy.contract.tasks import Forecast, LanguageModel
 from lstm_deploy.errors import InputError
 
@@ -200,3 +201,59 @@ def test_the_axis_of_time_of_a_loop_is_where_it_was():
     inputs, outputs = (TensorSpec.parse("x:float32[batch,1]"),), (TensorSpec.parse("y:float32[batch,1]"),)
     contract = replace(signature(), inputs=inputs, outputs=outputs, streaming="exact", fixed=fixed)
     assert (contract.time_axis(inputs[0]), contract.time_axis(outputs[0])) == (1, 1)
+
+
+STATES = tuple(StateSpec(name=name, layers=1, size=2, initial=((0.5, 1.0),)) for name in ("h", "c"))
+CONSISTENT = signature(states=STATES)
+DEEP = '{"a":' * 100_000
+
+
+@pytest.mark.parametrize("text", [DEEP, "[" * 100_000, '{"schema_version":1,"inputs":' + DEEP])
+def test_json_of_any_depth_is_malformed(text):
+    with pytest.raises(InputError, match="malformed"):
+        Signature.from_json(text)
+
+
+def _set(document, path, value):
+    *parents, last = path
+    for key in parents:
+        document = document[key]
+    document[last] = value
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**31, 2**63, 2**70])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("inputs", 0, "shape", 2),
+        ("outputs", 0, "shape", 2),
+        ("states", 0, "size"),
+        ("states", 0, "layers"),
+        ("least_seq",),
+        ("recurrent", 0, "hidden_size"),
+        ("recurrent", 0, "num_layers"),
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(path, value):
+    document = msgspec.json.decode(CONSISTENT.to_json())
+    _set(document, path, value)
+    with pytest.raises(InputError, match="malformed"):
+        Signature.from_json(msgspec.json.encode(document))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("inputs", 0, "name"), "h_in", "names 'h_in' twice"),
+        (("outputs", 0, "name"), "c_out", "names 'c_out' twice"),
+        (("states", 0, "initial"), [[1.0]], "initial h is not of its size"),
+        (("states", 0, "initial"), [[1.0], [1.0, 2.0]], "initial h is not of its size"),
+        (("states", 0, "initial"), [], "initial h is not of its size"),
+    ],
+)
+def test_a_contract_that_contradicts_itself_is_refused(path, value, reason):
+    assert Signature.from_json(CONSISTENT.to_json()) == CONSISTENT
+    document = msgspec.json.decode(CONSISTENT.to_json())
+    _set(document, path, value)
+    with pytest.raises(InputError, match=reason):
+        Signature.from_json(msgspec.json.encode(document))

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from documents import document, row
@@ -86,3 +88,16 @@ def test_forecasts_of_any_length_and_number_can_be_plotted(tmp_path, steps):
     figure = training_plots.forecast_plot(("a", "ü"), ["x"] * (9 + steps), np.zeros((9, 2)), np.ones((steps, 2)))
     report.save_plot(figure, tmp_path / "p.svg")
     assert b"<svg" in (tmp_path / "p.svg").read_bytes()
+
+
+def test_a_report_is_written_into_the_bundle_wherever_its_names_lead(bundle_copy, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.rmtree(bundle_copy / "report")
+    (bundle_copy / "report.md").unlink()
+    (bundle_copy / "report").symlink_to(outside, target_is_directory=True)
+    (bundle_copy / "report.md").symlink_to(outside / "report.md")
+    report.write(Bundle(bundle_copy))
+    assert list(outside.iterdir()) == []
+    assert (bundle_copy / "report" / "parity.png").is_file()
+    assert (bundle_copy / "report.md").is_file()

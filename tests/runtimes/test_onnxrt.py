@@ -1,5 +1,9 @@
 import numpy as np
+import onnx
+import pytest
 
+import lstm_deploy
+from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.onnxrt import DeviceRecurrence
 from lstm_deploy.runtimes.opening import open_runtime
 
@@ -21,3 +25,14 @@ def test_buffers_of_a_device_are_copied_there_and_back(forecast_bundle):
         bound.step()
         np.testing.assert_array_equal(device.outputs["y"], bound.outputs["y"])
         device.set_state(bound.get_state())
+
+
+def test_a_file_of_countless_weights_is_not_opened(forecast_bundle, tmp_path, capfd):
+    model = onnx.load(forecast_bundle / "model.onnx")
+    model.graph.initializer.extend(
+        onnx.TensorProto(name=f"t{number}", data_type=onnx.TensorProto.FLOAT, dims=[0]) for number in range(50_001)
+    )
+    onnx.save(model, tmp_path / "many.onnx")
+    with pytest.raises(InputError, match=r"has 50,0\d\d tensors of weights"):
+        lstm_deploy.open(tmp_path / "many.onnx").stream()
+    assert capfd.readouterr() == ("", "")

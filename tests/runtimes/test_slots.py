@@ -70,7 +70,7 @@ def test_what_is_not_open_is_refused(model):
     with pytest.raises(InputError, match="feed"):
         slots.step({slot: [1.0, 2.0]})
     slots.close(slot)
-    with pytest.raises(InputError, match="set what get_rows gave"):
+    with pytest.raises(InputError, match="set what was read from the state"):
         slots.open({"h_in": np.zeros(3)})
     assert len(slots) == 0, "a slot that could not be opened is free"
 

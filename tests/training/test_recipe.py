@@ -49,3 +49,12 @@ def test_networks_that_need_whole_windows_predict_at_the_last_step():
     assert make_recipe("forecast", bidirectional=True).pooling == "last"
     assert make_recipe("forecast", window_norm=True, pooling="attention").pooling == "attention"
     assert make_recipe("forecast").pooling == "none"
+
+
+def test_an_unknown_task_or_option_is_told_with_those_there_are():
+    with pytest.raises(InputError, match="'foo' is not a task; use forecast, lm, classify"):
+        make_recipe("foo")
+    with pytest.raises(InputError, match="no 'hidden'; use .*hidden_size"):
+        make_recipe("lm", hidden=3)
+    with pytest.raises(InputError, match="no 'hidden'"):
+        make_recipe("lm", hidden=None)
