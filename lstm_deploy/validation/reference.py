@@ -1,5 +1,6 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,9 @@ class Reference(Protocol):
     def run_float32(self, feeds: Feeds) -> Outputs:
         """In float32, to see what rounding alone does; only before the first `run`, which may need the memory."""
 
+    def shaken(self) -> AbstractContextManager[None]:
+        """Within the block, `run` computes with weights that are off as products in float32 are."""
+
 
 class ArtifactReference:
     """Another artifact in the place of PyTorch, whose rounding is not known."""
@@ -39,6 +43,9 @@ class ArtifactReference:
 
     def __init__(self, runtime: Runtime) -> None:
         self.signature, self.run, self.run_float32 = runtime.signature, runtime.run, runtime.run
+
+    def shaken(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str]:
