@@ -32,6 +32,11 @@ def nbytes(path: Path) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
+def arrays(path: Path) -> dict[str, Array]:
+    """The arrays in the C artifact at `path`, by identifier, as they lie there."""
+    return _arrays(path, path.read_text(encoding="utf-8"))[0]
+
+
 def read(path: Path) -> StoredWeights:
     """The weights in the C artifact at `path`, those in the file beside it included."""
     text = path.read_text(encoding="utf-8")

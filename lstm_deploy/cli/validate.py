@@ -41,7 +41,8 @@ def validate(
     import msgspec
 
     from lstm_deploy.artifacts import SUFFIXES
-    from lstm_deploy.validation import GOLDEN_TRACE, validate as compare
+    from lstm_deploy.exporters import validate as compare
+    from lstm_deploy.validation import GOLDEN_TRACE
 
     against: Any = reference
     if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
@@ -76,6 +77,7 @@ def validate(
 def _show(parity: Any) -> None:
     from lstm_deploy.artifacts import int8_saturation
     from lstm_deploy.exporters import report
+    from lstm_deploy.validation import SAME
 
     for headings, rows in report.parity_tables(parity.checks):
         console.say_table(headings, rows)
@@ -83,6 +85,9 @@ def _show(parity: Any) -> None:
         console.note(f"left out: {left_out}.")
     for check in parity.checks:
         if check.detail == int8_saturation.VNNI_ONLY:
+            console.note(f"{check.artifact} is {check.detail}.")
+    for check in parity.checks:
+        if check.name == "structure" and check.passed and check.detail != SAME:
             console.note(f"{check.artifact} is {check.detail}.")
     for line in report.parity_failures(parity):
         console.say(line)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import onnx
 import torch
 
-from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
+from lstm_deploy.artifacts import EXTERNAL_ABOVE, environment, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.frozen_lines import first_frozen_line
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
@@ -42,7 +42,7 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
     model.producer_name = "lstm-deploy"
-    model.producer_version = ""
+    model.producer_version = environment.writers()
     model.graph.name = "lstm"
     onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
     _check(model, weights)

@@ -1,3 +1,4 @@
+from .anew import SAME as SAME
 from .case_inputs import LOWERED as LOWERED, QUICK as QUICK
 from .checks import Subject as Subject
 from .golden_trace import golden_cases as golden_cases, record_trace as record_trace, trace_inputs as trace_inputs

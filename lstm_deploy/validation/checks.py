@@ -18,6 +18,7 @@ from lstm_deploy.contract import Array, Signature
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation import case_inputs
+from lstm_deploy.validation.anew import Anew
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.parity_case import ParityCase, typed_feeds
 from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
@@ -62,6 +63,8 @@ class CheckContext(NamedTuple):
     graph: onnx.ModelProto | InputError | None = None
     """Of an ONNX artifact, or why it cannot be read."""
     lifted: "Lifted | None" = None
+    anew: Anew | None = None
+    """The artifact beside the one that the reference is written as today."""
     runtime: Runtime | None = None
     comparison: Comparison | None = None
     cases: Sequence[ParityCase] | None = None
@@ -142,6 +145,10 @@ def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findin
     if problems and int8_saturation.needs_vnni(graph):  # opened only where the CPU has it
         return Findings([], int8_saturation.VNNI_ONLY)
     return Findings(problems, "sums of products are the same on every CPU")
+
+
+def _structure(_: Signature, anew: Anew) -> Findings:
+    return Findings(*anew.findings())
 
 
 def _runs(failure: Exception) -> Findings:
@@ -234,10 +241,12 @@ CHECKS = (
     CheckSpec("sha256", ("bundle", "subject"), _sha256),
     CheckSpec("lint", ("graph", "subject"), _lint),
     CheckSpec("saturation", ("graph", "subject"), _saturation),
+    CheckSpec("structure", ("contract", "anew"), _structure),
     CheckSpec("runs", ("failure",), _runs),
     _outputs("golden"),
     _outputs("shapes", case_inputs.shapes),
     _outputs("values", case_inputs.values),
+    _outputs("thresholds"),
     _outputs("nonfinite", case_inputs.nonfinite),
     _outputs("liveness", case_inputs.liveness),
     _outputs("rows", case_inputs.rows),

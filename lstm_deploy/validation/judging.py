@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
@@ -13,6 +14,7 @@ from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import Runtime, open_runtime
+from lstm_deploy.validation.anew import Anew
 from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Subject, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
@@ -41,11 +43,14 @@ def judge(
     provider: str = "cpu",
     tolerances: Mapping[str, Override] | None = None,
     lifted: "Lifted | None" = None,
+    anew: Mapping[str, Anew] = MappingProxyType({}),
     *,
     isolate: bool = True,
     on_progress: OnProgress = silent,
 ) -> list[CheckResults]:
     """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
+
+    `anew` has, for the name of an artifact, the one that the model is written as today.
 
     With `isolate`, artifacts of one format share a subprocess; should it crash, each runs in one of its own.
     """
@@ -60,7 +65,10 @@ def judge(
         on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
         results = (_isolated if isolate else check_files)([*alike.values()], cases, provider, tolerances)
         outcomes.update(zip(alike, results, strict=True))
-    return [_completed(subject, outcomes[number], provider, lifted) for number, subject in enumerate(subjects)]
+    return [
+        _completed(subject, outcomes[number], provider, lifted, anew.get(subject.name))
+        for number, subject in enumerate(subjects)
+    ]
 
 
 def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
@@ -157,7 +165,7 @@ def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None
 
 
 def _completed(
-    subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None"
+    subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None", anew: Anew | None
 ) -> CheckResults:
     """The results with those of the checks that need no runtime."""
     if isinstance(outcome, InputError) and subject.bundle is None:
@@ -169,7 +177,7 @@ def _completed(
             graph = onnx_graph.load(subject.path)
         except InputError as error:
             graph = error
-    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted)
+    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted, anew)
     order = [spec.name for spec in CHECKS]
     checks = sorted([*run_checks(context), *results.checks], key=lambda check: order.index(check.name))
     return results._replace(checks=checks)

@@ -12,12 +12,13 @@ from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
-from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH
+from lstm_deploy.validation.anew import Anew, WriteAnew
+from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH, thresholds
 from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
 from lstm_deploy.validation.diagnosis import explain
 from lstm_deploy.validation.judging import CheckResults, judge, of_bundle
 from lstm_deploy.validation.parity_case import ParityCase
-from lstm_deploy.validation.reference import find_reference
+from lstm_deploy.validation.reference import ArtifactReference, Found, as_reference, find_reference
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.third_party_onnx import adapt
 from lstm_deploy.validation.tolerances import overrides
@@ -39,9 +40,12 @@ def validate(
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     trust_c: bool = False,
+    write_anew: WriteAnew | None = None,
     on_progress: OnProgress = silent,
 ) -> ParityReport:
-    """Compare every artifact of a bundle, or any ONNX or TorchScript file, with the model it should compute.
+    """`lstm_deploy.validate`, with `write_anew` for its check `structure`: see there.
+
+    Compare every artifact of a bundle, or any ONNX or TorchScript file, with the model it should compute.
 
     `reference` is the live module, its checkpoint, another artifact or bundle, or a `sources.Origin` that says whose
     weights a file has. Without one it is the file that the bundle was exported from, if it is still there and PyTorch
@@ -58,7 +62,7 @@ def validate(
     tolerances = overrides(atol, rtol)
     find_provider(provider)
     on_progress(0, 1, "reading the reference")
-    against, described = find_reference(bundle, reference)
+    found = find_reference(bundle, reference)
     left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
         if bundle is not None:
@@ -67,26 +71,45 @@ def validate(
             chosen, left_out = _runnable(bundle, path, provider, trust_c=trust_c)
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
             subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
-        elif against is not None:
-            subjects = [_without_bundle(path, against.signature, names, Path(folder))]
+        elif found.model is not None:
+            subjects = [_without_bundle(path, found.model.signature, names, Path(folder))]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         for subject in subjects:
             if trust_c and subject.path.suffix == ".c":
                 c_compiler.build(subject.path)
-        outputs = (bundle or against).signature.output_names  # type: ignore[union-attr] # one of them is there
+        outputs = (bundle or found.model).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(outputs)}.")
+        anew: dict[str, Anew] = {}
+        if found.model is not None:
+            on_progress(0, len(subjects) + 1, "writing it anew")
+            anew = _anew(found, subjects, Path(folder), write_anew)
+        against = as_reference(found.model)
         on_progress(0, len(subjects) + 1, "running the reference")
-        cases = make_cases(against, THOROUGH if thorough else NORMAL) if against else []
+        cases: list[ParityCase] = []
+        if against:
+            effort = THOROUGH if thorough else NORMAL
+            numbers = sorted({number for one in anew.values() for number in one.numbers})
+            more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
+            cases = make_cases(against, effort, more)
         lifted = against.lifted if against else None
-        results = judge(subjects, cases, provider, tolerances, lifted, on_progress=on_progress)
+        results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
         diagnoses = tuple(
             explain(subject, result, against, provider)
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
         )
-    return replace(_report(results, described), diagnoses=diagnoses, left_out=tuple(left_out))
+    return replace(_report(results, found.described), diagnoses=diagnoses, left_out=tuple(left_out))
+
+
+def _anew(found: Found, subjects: Sequence[Subject], folder: Path, write_anew: WriteAnew | None) -> dict[str, Anew]:
+    """Each artifact beside the one that the reference is written as, or why there is none."""
+    if found.model is None or isinstance(found.model, ArtifactReference) or write_anew is None:
+        why = "the reference is an artifact, which is not written anew"
+        return {subject.name: Anew(subject, why) for subject in subjects}
+    written = write_anew(found.model, subjects, folder)
+    return {subject.name: Anew(subject, written[subject.name], of_source=found.is_source) for subject in subjects}
 
 
 def check_artifacts(

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -48,8 +48,19 @@ class ArtifactReference:
         return nullcontext()
 
 
-def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str]:
-    """The reference that a user gave, or the source of the bundle, and its name; none where there is only a trace.
+class Found(NamedTuple):
+    """The model to compare with, not run yet."""
+
+    model: "Lifted | ArtifactReference | None"
+    """None where there is only a trace."""
+    described: str
+    """Its name in a report."""
+    is_source: bool = True
+    """Whether a bundle was exported from it, as far as that is known: then it is written as the same artifacts."""
+
+
+def find_reference(bundle: Bundle | None, given: Any) -> Found:
+    """The model that a user gave, or the source of the bundle.
 
     `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. Raises
     `InputError` where it cannot be read or is none.
@@ -59,11 +70,10 @@ def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None,
         other = Bundle(path) if path.is_dir() else None
         runtime = open_runtime(other.file(other.find("onnx")) if other else path)
         refuse_rollout(runtime, path.name)
-        return ArtifactReference(runtime), path.name
+        return Found(ArtifactReference(runtime), path.name, is_source=False)
     if find_spec("torch") is None or (given is None and bundle is None):
-        return None, GOLDEN_TRACE
+        return Found(None, GOLDEN_TRACE)
     from lstm_deploy.lifting import sources
-    from lstm_deploy.validation.pytorch_reference import PyTorchReference
 
     layout = bundle.signature.state_layout if bundle else "layers-first"
     inputs = bundle.signature.inputs if bundle else ()
@@ -71,7 +81,7 @@ def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None,
         assert bundle is not None
         source = sources.load_source_of(bundle)
         if source is None or bundle.source_path is None:
-            return None, GOLDEN_TRACE
+            return Found(None, GOLDEN_TRACE)
         loaded, name = source, bundle.source_path.name
     elif isinstance(given, str | Path | sources.Origin):
         origin = given if isinstance(given, sources.Origin) else sources.Origin(path=Path(given))
@@ -81,7 +91,18 @@ def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None,
         raise InputError("A module can be the reference of a bundle only, whose contract gives its inputs.")
     else:
         loaded, name = sources.load_module(given, inputs, layout), type(given).__name__
-    return PyTorchReference(loaded.lifted), f"PyTorch in float64 ({name})"
+    exported = bundle.manifest.source if bundle else loaded.source
+    same = (exported.kind, exported.sha256) == (loaded.source.kind, loaded.source.sha256)
+    return Found(loaded.lifted, f"PyTorch in float64 ({name})", same)
+
+
+def as_reference(model: "Lifted | ArtifactReference | None") -> Reference | None:
+    """What `find_reference` found, ready to be run; a lifted module is taken over."""
+    if model is None or isinstance(model, ArtifactReference):
+        return model
+    from lstm_deploy.validation.pytorch_reference import PyTorchReference
+
+    return PyTorchReference(model)
 
 
 def refuse_rollout(runtime: Runtime, name: str) -> None:
