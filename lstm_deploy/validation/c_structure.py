@@ -11,7 +11,7 @@ from lstm_deploy.artifacts import c_weights
 from lstm_deploy.validation.structure import MOST
 from lstm_deploy.validation.tolerances import WEIGHT
 
-_ABOUT = re.compile(r"\A/\* .*?\n ?\*/\n(?:/\* .* \*/\n)*", re.DOTALL)
+_ABOUT = re.compile(r"\A/\* .*?\n ?\*/\n(?:/\* [^*]* \*/\n)*", re.DOTALL)
 """The contract and who wrote the file, which other checks read."""
 _NUMBERS = re.compile(r"( ALIGNED = \{\n)[^}]*(\};)")
 _DIGEST = re.compile(r"[0-9a-f]{64}(?=\")")
@@ -46,7 +46,7 @@ def _array_differences(path: Path, right: Path) -> Iterator[str]:
 def _line_differences(path: Path, right: Path) -> Iterator[str]:
     lines, wanted = _lines(path), _lines(right)
     texts = [text for _, text in lines], [text for _, text in wanted]
-    for tag, a, b, c, d in SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in SequenceMatcher(None, *texts).get_opcodes():
         if tag == "equal":
             continue
         for number, text in lines[a:b]:

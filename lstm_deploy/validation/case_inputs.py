@@ -110,14 +110,15 @@ def _of_sizes(
     weights, seen = _weight_count(signature), set()
     for batch, seq in sizes:
         clamped = signature.clamp(sizes_of(signature.inputs, batch, seq))
-        if tuple(clamped.values()) in seen or (batch * seq > 21 and 2 * batch * seq * weights > effort.work):
+        work = batch * seq * weights if batch * seq > 21 else 0
+        if tuple(clamped.values()) in seen or work > effort.work:
             continue
         seen.add(tuple(clamped.values()))
         usual = single_call(signature, batch, seq, rng)
         yield usual
-        yield usual._replace(
-            state=signature.initial_state(clamped["batch"]), where=f"{usual.where}, from the initial state"
-        )
+        if 2 * work <= effort.work:
+            initial = signature.initial_state(clamped["batch"])
+            yield usual._replace(state=initial, where=f"{usual.where}, from the initial state")
 
 
 def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:

@@ -7,6 +7,8 @@ is the one which `export` writes of the reference is right everywhere; and what 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import partial
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +76,7 @@ class _Numbers:
         self._alike: dict[tuple[str, tuple[int, ...]], list[Array]] = defaultdict(list)
         for value in right.values():
             self._alike[str(value.dtype), value.shape].append(value)
+            self._number(*_content(value))
 
     def of(self, graph: Graph) -> _Numbered:
         ports = graph.inputs if graph.named_ports else range(len(graph.inputs))
@@ -93,18 +96,24 @@ class _Numbers:
         return _Numbered(values, nodes, local, sorted(outputs))
 
     def _constant(self, value: Array) -> int:
-        kind = str(value.dtype), value.shape
-        content = value.tobytes()
-        exact = (*kind, hash(content), content[:64])
+        exact = _content(value)
         if exact not in self._numbers and value.dtype.kind == "f" and value.size > 1:  # a threshold is exact
-            for other in self._alike[kind]:
-                slack = WEIGHT.relative * np.abs(other).max(initial=0.0)
-                if not np.array_equal(other, value) and np.allclose(value, other, rtol=0, atol=slack, equal_nan=True):
-                    return self._constant(other)
+            near = min(self._alike[str(value.dtype), value.shape], key=partial(_distance, value), default=None)
+            if near is not None and _distance(value, near) <= WEIGHT.relative * float(np.abs(near).max()):
+                exact = _content(near)
         return self._number(*exact)
 
     def _number(self, *key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
+
+
+def _content(value: Array) -> tuple[Hashable, ...]:
+    return str(value.dtype), value.shape, sha256(value.tobytes()).digest()
+
+
+def _distance(value: Array, other: Array) -> float:
+    off = np.abs(value.astype(np.float64) - other)
+    return float(np.where(np.isnan(off), np.inf, off).max())
 
 
 class _Comparison:
@@ -133,7 +142,7 @@ class _Comparison:
                 left.append(place)
         rest = [place for place in range(len(self.ours.nodes)) if place not in taken]
         keys = [self.theirs.local[place] for place in left], [self.ours.local[place] for place in rest]
-        for tag, a, b, c, d in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+        for tag, a, b, c, d in SequenceMatcher(None, *keys).get_opcodes():
             if tag == "equal":
                 yield from zip(left[a:b], rest[c:d], strict=True)
             elif tag == "replace":  # a node of the same kind has other settings or weights

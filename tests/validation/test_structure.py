@@ -5,10 +5,12 @@ import re
 import shutil
 import warnings
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from c_programs import NEEDS_CC
+from graph_edits import edit
 from msgspec.structs import replace
 from mutants import MUTANTS, WINDOW
 from sabotage_c import replaced
@@ -29,7 +31,7 @@ from lstm_deploy.validation.judging import judge
 from lstm_deploy.validation.onnx_structure import onnx_structure, structure_of
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
-from lstm_deploy.validation.structure import differences
+from lstm_deploy.validation.structure import Graph, Node, differences
 from lstm_deploy.validation.torchscript_structure import torchscript_structure
 
 COLUMNS = ("a", "b", "c", "d")
@@ -313,6 +315,26 @@ def test_all_kinds_of_artifacts_are_written_anew(module, tmp_path):
     checks = structure_checks(report)
     assert set(checks) == {artifact.path for artifact in bundle.manifest.exported}
     assert {check.detail for check in checks.values()} == {SAME}
+
+
+def test_weights_that_another_cpu_computed_are_the_same_up_to_rounding(bundle):
+    right = onnx_structure(bundle.path / "model.onnx")
+    for off, found in ((1e-7, 0), (1e-4, 1)):
+        model = onnx.load(bundle.path / "model.onnx")
+        edit(model, "module.fc.bias", lambda value, off=off: value * (1 + off))
+        assert len(differences(structure_of(model), right)) == found
+
+
+def test_weights_that_are_nearly_equal_are_told_apart():
+    near = np.array([1, 2, 3], np.float32)
+    constants = {"a": near, "b": near * np.float32(1 + 1e-7), "c": near + np.float32(1)}
+    graphs = [
+        Graph(("x",), ("y",), (Node("Add", "add", (), ("x", name), ("y",)),), constants, named_ports=True, ordered=True)
+        for name in "abc"
+    ]
+    assert differences(graphs[0], graphs[0]) == []
+    for graph, name in ((graphs[1], "b"), (graphs[2], "c")):
+        assert differences(graph, graphs[0]) == [f"add has other numbers in {name}: 3 of 3 differ."]
 
 
 def test_versions_are_compared_without_the_build_of_pytorch():
