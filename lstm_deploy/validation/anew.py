@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from lstm_deploy.artifacts import environment, producer_of
-from lstm_deploy.errors import one_line
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.validation.c_structure import c_differences
 from lstm_deploy.validation.conditions import Condition, conditions, numbers_of
 from lstm_deploy.validation.onnx_structure import onnx_structure
@@ -56,8 +56,8 @@ class Anew:
     @cached_property
     def conditions(self) -> list[Condition]:
         """What an ONNX graph, unless it is the one that `export` writes, does at some sizes or values only."""
-        if self.subject.path.suffix != ".onnx":
-            return []
+        if self.subject.path.suffix != ".onnx" or self.subject.model is not None:
+            return []  # a rollout is called in other ways than its model
         try:
             if self.differences == []:
                 return []
@@ -74,6 +74,8 @@ class Anew:
         """The problems, one sentence each; if there are none, what was found."""
         try:
             different = self.differences
+        except InputError as error:
+            return [], f"{BY_EXAMPLES}: {str(error).rstrip('.')}"
         except Exception as error:  # whatever a library raises on a file that was changed
             return [f"The graph cannot be read ({one_line(error)})."], ""
         if different == []:
@@ -100,5 +102,7 @@ class Anew:
             return []
         listed = ", ".join(map(str, found[:NAMED]))
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        tried = f"; around {', '.join(f'{number:g}' for number in self.numbers)} each size, input and state was tried"
-        return [f"these nodes compare, choose or clip: {listed}{more}{tried if self.numbers else ''}"]
+        what = "sizes" if self.subject.precision == "int8" else "sizes, inputs and states"
+        numbers = ", ".join(f"{number:g}" for number in self.numbers)
+        tried = f"; {what} around {numbers} were tried, as far as a call can have them" if numbers else ""
+        return [f"these nodes compare, choose or clip: {listed}{more}{tried}"]

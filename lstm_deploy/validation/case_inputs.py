@@ -57,6 +57,8 @@ HUGE = 1_000.0
 DENORMAL = 1e-40
 USUAL_STEPS = 10
 """Of calls with each of the usual batches, where a model's contract names no window."""
+MAX_TRIED_VALUE = 10_000
+"""The same for inputs and states: four times as much is still a number in float16."""
 MAX_TRIED_SIZE = 20_000
 """The largest size that is tried because a graph names it."""
 
@@ -155,7 +157,7 @@ def thresholds(signature: Signature, numbers: Sequence[float], effort: Effort) -
     yield from _of_sizes(signature, sizes, effort, rng)
     usual = single_call(signature, 3, 4, rng)
     states = dict.fromkeys(usual.state)
-    for value in around:
+    for value in (value for value in around if abs(value) <= MAX_TRIED_VALUE + 1):
         slack = HUGE_CELLS if abs(value) > 2 * LARGE else LARGE_CELLS if abs(value) > 2 else 1.0
         case = usual._replace(slack=slack, for_int8=False)
         filled = {spec.name: filling for spec in (*signature.inputs, *signature.state_inputs)

@@ -52,7 +52,7 @@ def conditions(model: onnx.ModelProto) -> list[Condition]:
     found = []
     for node in nodes:
         if node.op_type in CONDITIONAL and not node.domain:
-            numbers = [*_numbers(constants[name] for name in node.input if name in constants), *_settings(node)]
+            numbers = [*_numbers(constants[name] for name in node.input if name in constants), *sorted(_settings(node))]
             of = sorted({source for name in node.input for source in sources.get(name, ())})
             found.append(Condition(node.op_type, node.name, tuple(dict.fromkeys(numbers)), ", ".join(of[:3])))
     return found

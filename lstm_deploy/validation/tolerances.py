@@ -72,8 +72,8 @@ CALM = 1e-6
 One sample does not tell: in a network that doubles a difference at each step, the sums of another runtime, in another
 order, end a hundred times further off where PyTorch's happened to round well.
 """
-SHAKE = 2.0**-23
-"""For that, each weight of an LSTM is off by up to this part of it, as products and sums in float32 are."""
+SHAKE = 2.0**-22
+"""For that, each weight of an LSTM is off by up to this part of it, as products and their sums in float32 are."""
 LARGE_CELLS = 10.0
 """Times the tolerance, with cells 50 times as large as usual: `ACTIVATION_ERROR` times a cell of 50 is 5e-6."""
 HUGE_CELLS = 100.0

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lstm_deploy.contract import Array
+from lstm_deploy.errors import InputError
 from lstm_deploy.validation.structure import Graph, Node
 
 _NUMBERED = re.compile(r"\.___torch_mangle_\d+")
@@ -91,27 +92,28 @@ class _Reader:
 
 
 def _text(value: Any) -> str:
-    """A text that is equal for equal values: packed int8 weights by what they hold."""
-    if hasattr(value, "__getstate__") and not isinstance(value, str | bytes | type(None)):
-        try:
-            return hashlib.sha256(pickle.dumps(_plain(value.__getstate__()))).hexdigest()
-        except Exception:  # of what holds nothing that can be written
-            return type(value).__name__
+    """A text that is equal for equal values alone."""
+    if isinstance(value, torch.Tensor | torch.ScriptObject | list | tuple | dict):
+        return hashlib.sha256(pickle.dumps(_plain(value))).hexdigest()
     return str(_NUMBERED.sub("", repr(value)))
 
 
 def _plain(value: Any) -> Any:
-    """Nested states of packed weights as numbers and bytes alone."""
+    """The same as numbers, bytes and texts alone; raises `InputError` for an object that does not say what it holds."""
     if isinstance(value, torch.Tensor):
         numbers = value.int_repr() if value.is_quantized else value
-        return numbers.numpy().tobytes(), tuple(value.shape), _steps(value) if value.is_quantized else ""
+        steps = _steps(value) if value.is_quantized else ""
+        return str(value.dtype), tuple(value.shape), steps, numbers.detach().contiguous().numpy().tobytes()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, str | int | float | bool | type(None)):
-        return value
-    return _plain(value.__getstate__()) if hasattr(value, "__getstate__") else repr(value)
+        return [(str(key), _plain(item)) for key, item in value.items()]
+    if isinstance(value, torch.ScriptObject):
+        try:
+            return _plain(value.__getstate__())
+        except RuntimeError as error:
+            raise InputError("It holds an object of its own, whose numbers cannot be read.") from error
+    return _NUMBERED.sub("", repr(value))
 
 
 def _steps(value: torch.Tensor) -> str:

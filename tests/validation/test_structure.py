@@ -21,6 +21,8 @@ import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
+from lstm_deploy.exporters.precision.int8_torchscript import quantized_copy
+from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.probing import example_inputs
 from lstm_deploy.validation.anew import SAME, Anew
@@ -270,6 +272,39 @@ def test_torchscript_that_is_wrong_somewhere_is_named(bundle, lifted, tmp_path, 
     found = " ".join(differences(torchscript_structure(tmp_path / "wrong.torchscript"), right))
     assert re.search(named, found), found
     assert differences(right, torchscript_structure(bundle.path / "model.torchscript")) == []
+
+
+def test_int8_weights_inside_torchscript_are_compared(lifted, tmp_path):
+    written = []
+    for off in (0.0, 0.0, 0.5):
+        changed = copy.deepcopy(lifted).float()
+        with torch.no_grad():
+            changed.module.lstm.weight_hh_l1[3, 2] += off
+        written.append(tmp_path / f"{len(written)}.torchscript")
+        export_torchscript(quantized_copy(changed)[0], written[-1])
+    right, same, wrong = map(torchscript_structure, written)
+    assert differences(same, right) == []
+    assert differences(wrong, right) != []
+
+
+def test_constants_of_torchscript_are_told_apart(tmp_path):
+    class Shaped(nn.Module):
+        def __init__(self, axes, table):
+            super().__init__()
+            self.axes, self.table = axes, table
+
+        def forward(self, x):
+            return x.sum(self.axes) * self.table, x.to(torch.float64)
+
+    written = []
+    for axes, last in (([0, 1], 2.0), ([0, 1], 2.0), ([1, 0], 2.0), ([0, 1], 3.0)):
+        module = Shaped(axes, torch.tensor([1.0, last, 4.0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            written.append(tmp_path / f"{len(written)}.pt")
+            torch.jit.save(torch.jit.trace(module, torch.ones(2, 4, 3), check_trace=False), written[-1])
+    right, *others = map(torchscript_structure, written)
+    assert [bool(differences(other, right)) for other in others] == [False, True, True]
 
 
 @pytest.fixture(scope="module")
