@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import inliner
 
 from lstm_deploy.contract import CONTRACT_KEY, LSTM
 from lstm_deploy.errors import InputError, one_line
@@ -21,6 +22,11 @@ def load(path: Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a valid ONNX model ({one_line(error)}); check the path.") from error
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the bodies of its own functions, if it has any, in place of their calls."""
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def contract_text(model: onnx.ModelProto) -> str | None:

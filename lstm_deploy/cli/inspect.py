@@ -8,7 +8,7 @@ import typer
 from lstm_deploy.cli import console
 from lstm_deploy.cli.options import JsonFlag
 
-SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "inferred", "functions"}
+SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "inferred", "functions", "state"}
 """Keys of the document that are not simply printed."""
 
 
@@ -41,6 +41,9 @@ def inspect(
             layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
             line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
         console.say(line)
+    for state in document.get("state", ()):
+        if state not in document["lint"]:
+            console.say(f"state: {state}")
     for defect in document.get("lint", ()):
         console.say(f"lint: {defect}")
     if document.get("lint") == []:

@@ -121,7 +121,8 @@ def _onnx(path: Path) -> dict[str, Any]:
         "producer": model.producer_name,
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
-        "operators": dict(onnx_graph.operator_counts(model).most_common()),
+        "operators": dict(onnx_graph.operator_counts(onnx_graph.inlined(model)).most_common()),
+        "state": lint.states(model),
         "lint": [*lint.lint(model, contract), *saturates],
         "contract": msgspec.to_builtins(contract) if contract else None,
     }
