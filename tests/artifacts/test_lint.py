@@ -1,13 +1,13 @@
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx_texts import parse_model
 from torch import nn
 
 from lstm_deploy.artifacts.lint import lint
 from lstm_deploy.artifacts.onnx_graph import load, operator_counts
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError
-from tests.helpers.onnx_texts import parse_model
 
 
 def test_our_own_graphs_are_clean(forecast_bundle, lm_bundle):
