@@ -18,7 +18,7 @@ from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
 from lstm_deploy.validation.golden_trace import golden_cases
 from lstm_deploy.validation.parity_case import ParityCase
-from lstm_deploy.validation.reference import refuse_rollout
+from lstm_deploy.validation.reference import Reference, refuse_rollout
 from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
 from lstm_deploy.validation.tolerances import Override, relative_tolerance
 
@@ -63,8 +63,10 @@ def judge(
     return [_completed(subject, outcomes[number], provider, lifted) for number, subject in enumerate(subjects)]
 
 
-def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
-    """An artifact of a bundle, and the contract that follows from the bundle's."""
+def of_bundle(
+    bundle: Bundle, artifact: Artifact, against: Reference | None = None, *, rollout_steps: int = SHORT_ROLLOUT
+) -> Subject:
+    """An artifact of a bundle, and the contracts that follow from the bundle's and from the model it should equal."""
     is_rollout = artifact in bundle.manifest.rollouts
     contract = replace(bundle.signature, state_dtype=artifact.state_dtype)
     return Subject(
@@ -72,6 +74,7 @@ def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_
         name=artifact.path,
         precision=artifact.precision,
         contract=rollout_contract(contract) if is_rollout else contract,
+        reference=against.signature if against and not is_rollout else None,
         bundle=bundle,
         artifact=artifact,
         model=bundle.file(bundle.find(artifact.format, artifact.precision)) if is_rollout else None,
@@ -163,6 +166,8 @@ def _completed(
     if isinstance(outcome, InputError) and subject.bundle is None:
         raise outcome  # no artifact, but a file that was named by mistake
     failure, results = (outcome, CheckResults([], [], None)) if isinstance(outcome, Exception) else (None, outcome)
+    contradicted = (check.detail for check in results.checks if check.name == "declared" and not check.passed)
+    subject = replace(subject, problems=(*subject.problems, *contradicted))
     graph: onnx.ModelProto | InputError | None = None
     if subject.path.suffix == ".onnx":
         try:

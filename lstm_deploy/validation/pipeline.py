@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
-from lstm_deploy.contract import Signature
+from lstm_deploy.artifacts import (
+    MANIFEST,
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    ParityReport,
+    extra_files,
+    is_torchscript,
+    onnx_graph,
+    read_interface,
+)
+from lstm_deploy.contract import CONTRACT_FILE, Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
@@ -58,7 +68,8 @@ def validate(
     tolerances = overrides(atol, rtol)
     find_provider(provider)
     on_progress(0, 1, "reading the reference")
-    against, described = find_reference(bundle, reference)
+    carried = None if bundle else _carried(path)
+    against, described = find_reference(bundle, reference, carried)
     left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
         if bundle is not None:
@@ -66,9 +77,12 @@ def validate(
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
             chosen, left_out = _runnable(bundle, path, provider, trust_c=trust_c)
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
-            subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
+            subjects = [of_bundle(bundle, artifact, against, rollout_steps=steps) for artifact in chosen]
         elif against is not None:
-            subjects = [_without_bundle(path, against.signature, names, Path(folder))]
+            contract = against.signature
+            if carried and contract.task is None:  # then the reference does not tell what only its training knows
+                contract = replace(contract, task=carried.task, state_policy=carried.state_policy)
+            subjects = [_without_bundle(path, contract, names, Path(folder))]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         for subject in subjects:
@@ -115,6 +129,18 @@ def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | 
             path = folder / path.name
             path.write_bytes(adapted)
     return Subject(path=path, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
+
+
+def _carried(path: Path) -> Signature | None:
+    """The contract that a file alone carries, if any."""
+    if path.suffix == ".c":
+        return read_interface(path).signature
+    text: str | bytes | None = None
+    if path.suffix == ".onnx":
+        text = onnx_graph.contract_text(onnx_graph.load(path))
+    elif is_torchscript(path):
+        text = extra_files(path).get(CONTRACT_FILE)
+    return Signature.from_json(text) if text else None
 
 
 def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = False) -> tuple[list[Artifact], list[str]]:
