@@ -13,7 +13,7 @@ SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "in
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx, .torchscript or .c.")],
+    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, ONNX, TorchScript or C.")],
     json: JsonFlag = False,
 ) -> None:
     """Show what a file is: contract, sizes, operators, and defects."""

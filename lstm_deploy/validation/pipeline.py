@@ -13,12 +13,11 @@ from lstm_deploy.artifacts import (
     Artifact,
     Bundle,
     ParityReport,
-    extra_files,
-    is_torchscript,
+    carried_contract,
     onnx_graph,
     read_interface,
 )
-from lstm_deploy.contract import CONTRACT_FILE, Signature
+from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
@@ -68,7 +67,7 @@ def validate(
     tolerances = overrides(atol, rtol)
     find_provider(provider)
     on_progress(0, 1, "reading the reference")
-    carried = None if bundle else _carried(path)
+    carried = None if bundle else carried_contract(path)
     against, described = find_reference(bundle, reference, carried)
     left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
@@ -129,18 +128,6 @@ def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | 
             path = folder / path.name
             path.write_bytes(adapted)
     return Subject(path=path, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
-
-
-def _carried(path: Path) -> Signature | None:
-    """The contract that a file alone carries, if any."""
-    if path.suffix == ".c":
-        return read_interface(path).signature
-    text: str | bytes | None = None
-    if path.suffix == ".onnx":
-        text = onnx_graph.contract_text(onnx_graph.load(path))
-    elif is_torchscript(path):
-        text = extra_files(path).get(CONTRACT_FILE)
-    return Signature.from_json(text) if text else None
 
 
 def _runnable(bundle: Bundle, path: Path, provider: str, *, trust_c: bool = False) -> tuple[list[Artifact], list[str]]:

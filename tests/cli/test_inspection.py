@@ -1,6 +1,7 @@
 import json
 import zipfile
 
+import modules
 import onnx
 import pytest
 import torch
@@ -53,6 +54,36 @@ def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
     assert found["kind"] == "weights"
     assert found["tensors"]["rnn.weight_ih_l0"] == "float32[16, 3]"
     assert "rnn is an LSTM(3, 4, 1 layers)" in found["inferred"]
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+@pytest.mark.parametrize("name", ["net.jit", "net.pt", "net.torchscript", "net"])
+def test_torchscript_of_others_is_known_by_its_content(tmp_path, name):
+    module = nn.Sequential(nn.LSTM(3, 4, batch_first=True)).eval()
+    torch.jit.trace(module, torch.zeros(1, 2, 3)).save(tmp_path / name)
+    found = inspect(tmp_path / name)
+    assert (found["kind"], found["contract"]) == ("torchscript", None)
+    assert found["tensors"]["0.weight_ih_l0"] == "float32[16, 3]"
+
+
+def test_the_state_of_an_onnx_file_is_told(forecast_bundle):
+    assert inspect(forecast_bundle / "model.onnx")["state"] == [
+        "The state of node_lstm__2 and node_lstm_1__2 is carried: h starts from the input h_in and leaves in the "
+        "output h_out; c starts from the input c_in and leaves in the output c_out."
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_hidden_state_of_pytorchs_own_exporters_is_a_defect(tmp_path, dynamo):
+    axes = {0: "batch", 1: "seq"}
+    dynamic = {"dynamic_shapes": (axes,)} if dynamo else {"dynamic_axes": {"x": axes}}
+    module = modules.HidesState().eval()
+    torch.onnx.export(
+        module, (torch.zeros(2, 5, 3),), tmp_path / "m.onnx", input_names=["x"], dynamo=dynamo, verbose=False, **dynamic
+    )
+    found = inspect(tmp_path / "m.onnx")
+    assert any("is hidden: h and c start from zeros on every call" in text for text in found["lint"])
 
 
 def test_everything_is_json(forecast_bundle, forecaster):
