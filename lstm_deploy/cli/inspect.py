@@ -1,7 +1,8 @@
 """`lstm-deploy inspect`: a description of a file."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,11 +37,7 @@ def inspect(
         if key not in shown_apart and value not in (None, [], (), {}):
             console.say(f"{key}: {console.flat(value)}")
     for artifact in (*document.get("artifacts", ()), *document.get("rollouts", ())):
-        line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
-        if evidence := artifact["evidence"]:
-            layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
-            line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
-        console.say(line)
+        console.say(_artifact_line(artifact))
     for state in document.get("state", ()):
         if state not in document["lint"]:
             console.say(f"state: {state}")
@@ -48,3 +45,13 @@ def inspect(
         console.say(f"lint: {defect}")
     if document.get("lint") == []:
         console.say("lint: no defects found")
+
+
+def _artifact_line(artifact: Mapping[str, Any]) -> str:
+    line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
+    if evidence := artifact["evidence"]:
+        layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
+        line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
+        if evidence["decisions_changed"] is not None:
+            line += f", {evidence['decisions_changed']:.2%} of decisions changed"
+    return line

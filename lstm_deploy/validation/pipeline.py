@@ -34,7 +34,7 @@ from lstm_deploy.validation.tolerances import overrides
 if TYPE_CHECKING:
     from torch import nn
 
-    from lstm_deploy.lifting import Origin
+    from lstm_deploy.lifting import Lifted, Origin
 
 
 @machine_limits()
@@ -103,10 +103,18 @@ def validate(
 
 
 def check_artifacts(
-    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], reference: str
+    bundle: Bundle,
+    artifacts: Sequence[Artifact],
+    cases: Sequence[ParityCase],
+    reference: str,
+    lifted: "Lifted | None" = None,
 ) -> ParityReport:
-    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`."""
-    return _report(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), reference)
+    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`.
+
+    With the model itself, `lifted`, weights are compared too, as by `validate`.
+    """
+    subjects = [of_bundle(bundle, artifact) for artifact in artifacts]
+    return _report(judge(subjects, cases, lifted=lifted, isolate=False), reference)
 
 
 def _report(results: Sequence[CheckResults], reference: str) -> ParityReport:
