@@ -60,13 +60,13 @@ def node_states(flow: ValueFlow) -> list[NodeState]:
 
 def sentences(states: Iterable[NodeState]) -> Iterator[str]:
     """One sentence for all nodes whose states go the same ways."""
-    groups: dict[tuple[StatePath, ...], list[NodeState]] = {}
+    groups: dict[tuple[tuple[StatePath, ...], bool], list[str]] = {}
     for state in states:
-        groups.setdefault(state.paths, []).append(state)
-    for paths, alike in groups.items():
-        names = listed([state.label for state in alike])
+        groups.setdefault((state.paths, state.in_branch), []).append(state.label)
+    for (paths, in_branch), labels in groups.items():
+        where = " (in a branch of an If)" if in_branch else ""
         verdicts = " and ".join(dict.fromkeys(path.verdict for path in paths))
-        yield f"The state of {names} is {verdicts}: {'; '.join(map(str, paths))}."
+        yield f"The state of {listed(labels)}{where} is {verdicts}: {'; '.join(map(str, paths))}."
 
 
 def _path(flow: ValueFlow, node: RecurrentNode, number: int, letter: str) -> StatePath:

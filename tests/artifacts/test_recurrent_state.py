@@ -128,6 +128,7 @@ def branched(start_of_else):
 
 def test_branches_are_followed():
     taken, zero = sorted(states(branched("zeros")), key=lambda text: "the input h0" not in text)
+    assert "(in a branch of an If) is carried: " in taken
     assert "h starts from the input h0 and leaves in the output hn" in taken
     assert "h starts from zeros on every call and leaves in the output hn" in zero
 
