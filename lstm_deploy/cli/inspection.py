@@ -150,6 +150,9 @@ def _values(model: ModelProto, which: str) -> dict[str, str]:
     values = {}
     for value in getattr(model.graph, which):
         tensor = value.type.tensor_type
+        if not tensor.elem_type:
+            values[value.name] = (value.type.WhichOneof("value") or "unknown").removesuffix("_type")
+            continue
         dims = [dim.dim_param or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in tensor.shape.dim]
         values[value.name] = f"{tensor_dtype_to_np_dtype(tensor.elem_type)}[{', '.join(dims)}]"
     return values

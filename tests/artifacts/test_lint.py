@@ -1,3 +1,4 @@
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -70,6 +71,16 @@ def test_constants_that_an_old_file_lists_as_inputs_are_constants():
     model = graph([helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=1)], weights)
     model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 3]) for name in "WR")
     assert not [text for text in lint(model) if "weights" in text or "frozen" in text]
+
+
+def test_an_old_file_need_not_list_its_constants_as_inputs(tmp_path):
+    """onnxruntime opens such files, and has one among its own examples."""
+    weights = [helper.make_tensor(name, TensorProto.FLOAT, [1, 4, 3], [1.0] * 12) for name in "WR"]
+    model = graph([helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=1)], weights)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["seq", 1, "batch", 1]))
+    model.ir_version = 3
+    onnx.save(model, tmp_path / "m.onnx")
+    assert operator_counts(load(tmp_path / "m.onnx")) == {"LSTM": 1}
 
 
 def test_a_layout_that_no_runtime_knows_is_reported():

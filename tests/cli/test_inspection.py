@@ -46,6 +46,15 @@ def test_an_onnx_file_of_others_is_described_and_linted(tmp_path):
     assert "no LSTM" in found["lint"][0]
 
 
+def test_values_that_are_no_tensors_are_named(tmp_path):
+    """As of classifiers of other libraries, which return a sequence of mappings."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    assert inspect(tmp_path / "m.onnx")["outputs"] == {"y": "sequence"}
+
+
 @pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
 def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
     state = {f"rnn.{key}": value for key, value in nn.LSTM(3, 4).state_dict().items()}
@@ -76,12 +85,8 @@ def test_the_state_of_an_onnx_file_is_told(forecast_bundle):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_a_hidden_state_of_pytorchs_own_exporters_is_a_defect(tmp_path, dynamo):
-    axes = {0: "batch", 1: "seq"}
-    dynamic = {"dynamic_shapes": (axes,)} if dynamo else {"dynamic_axes": {"x": axes}}
-    module = modules.HidesState().eval()
-    torch.onnx.export(
-        module, (torch.zeros(2, 5, 3),), tmp_path / "m.onnx", input_names=["x"], dynamo=dynamo, verbose=False, **dynamic
-    )
+    module, x = modules.HidesState().eval(), torch.zeros(2, 5, 3)
+    torch.onnx.export(module, (x,), tmp_path / "m.onnx", dynamo=dynamo, verbose=False)
     found = inspect(tmp_path / "m.onnx")
     assert any("is hidden: h and c start from zeros on every call" in text for text in found["lint"])
 
