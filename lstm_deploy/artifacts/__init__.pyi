@@ -32,6 +32,7 @@ from .c_blocks import (
     summed_biases as summed_biases,
 )
 from .c_source import read_interface as read_interface
+from .contracts import carried_contract as carried_contract
 from .files import (
     atomic_write as atomic_write,
     new_file_mode as new_file_mode,

@@ -41,6 +41,9 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     _strip_traces(model)
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
+    del model.graph.value_info[
+        :
+    ]  # in the names of the tracer for sizes, which readers cannot unify with the contract's
     model.producer_name = "lstm-deploy"
     model.producer_version = environment.writers()
     model.graph.name = "lstm"

@@ -5,7 +5,7 @@ from itertools import count
 
 import numpy as np
 
-from lstm_deploy.artifacts import GOLDEN, Bundle, read_npz
+from lstm_deploy.artifacts import GOLDEN, MANIFEST, Bundle, read_npz
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature, sample_inputs, sample_state, sizes_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation.case_inputs import CaseInputs, Segment
@@ -75,4 +75,9 @@ def golden_cases(bundle: Bundle) -> list[ParityCase]:
     path = bundle.path / GOLDEN
     if not bundle.is_unchanged(GOLDEN, bundle.manifest.golden_sha256):
         raise InputError(f"{path} is missing or changed since the export; export the model again.")
-    return trace_cases(bundle.signature, read_npz(path))
+    try:
+        if cases := trace_cases(bundle.signature, read_npz(path)):
+            return cases
+    except (KeyError, ValueError):  # names and sizes that are not the contract's
+        pass
+    raise InputError(f"{path} does not fit the contract in {MANIFEST}; export the model again.")

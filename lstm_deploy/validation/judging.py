@@ -71,8 +71,10 @@ def judge(
     ]
 
 
-def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
-    """An artifact of a bundle, and the contract that follows from the bundle's."""
+def of_bundle(
+    bundle: Bundle, artifact: Artifact, reference: Signature | None = None, *, rollout_steps: int = SHORT_ROLLOUT
+) -> Subject:
+    """An artifact of a bundle, and its contract; `reference` is that of the model it should equal, as measured now."""
     is_rollout = artifact in bundle.manifest.rollouts
     contract = replace(bundle.signature, state_dtype=artifact.state_dtype)
     return Subject(
@@ -80,6 +82,7 @@ def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_
         name=artifact.path,
         precision=artifact.precision,
         contract=rollout_contract(contract) if is_rollout else contract,
+        reference=None if is_rollout else reference,
         bundle=bundle,
         artifact=artifact,
         model=bundle.file(bundle.find(artifact.format, artifact.precision)) if is_rollout else None,
@@ -171,6 +174,8 @@ def _completed(
     if isinstance(outcome, InputError) and subject.bundle is None:
         raise outcome  # no artifact, but a file that was named by mistake
     failure, results = (outcome, CheckResults([], [], None)) if isinstance(outcome, Exception) else (None, outcome)
+    contradicted = (check.detail for check in results.checks if check.name == "declared" and not check.passed)
+    subject = replace(subject, problems=(*subject.problems, *contradicted))
     graph: onnx.ModelProto | InputError | None = None
     if subject.path.suffix == ".onnx":
         try:

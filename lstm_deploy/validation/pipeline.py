@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, ParityReport, onnx_graph, read_interface
+from lstm_deploy.artifacts import (
+    MANIFEST,
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    ParityReport,
+    carried_contract,
+    onnx_graph,
+    read_interface,
+)
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
@@ -26,7 +35,7 @@ from lstm_deploy.validation.tolerances import overrides
 if TYPE_CHECKING:
     from torch import nn
 
-    from lstm_deploy.lifting import Origin
+    from lstm_deploy.lifting import Lifted, Origin
 
 
 @machine_limits()
@@ -62,7 +71,9 @@ def validate(
     tolerances = overrides(atol, rtol)
     find_provider(provider)
     on_progress(0, 1, "reading the reference")
-    found = find_reference(bundle, reference)
+    carried = None if bundle else carried_contract(path)
+    found = find_reference(bundle, reference, carried)
+    measured = found.model.signature if found.model else None
     left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lstm-deploy-") as folder:
         if bundle is not None:
@@ -70,9 +81,12 @@ def validate(
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
             chosen, left_out = _runnable(bundle, path, provider, trust_c=trust_c)
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
-            subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
-        elif found.model is not None:
-            subjects = [_without_bundle(path, found.model.signature, names, Path(folder))]
+            subjects = [of_bundle(bundle, artifact, measured, rollout_steps=steps) for artifact in chosen]
+        elif measured is not None:
+            contract = measured
+            if carried and contract.task is None:  # then the reference does not tell what only its training knows
+                contract = replace(contract, task=carried.task, state_policy=carried.state_policy)
+            subjects = [_without_bundle(path, contract, names, Path(folder))]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
         for subject in subjects:
@@ -113,10 +127,18 @@ def _anew(found: Found, subjects: Sequence[Subject], folder: Path, write_anew: W
 
 
 def check_artifacts(
-    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], reference: str
+    bundle: Bundle,
+    artifacts: Sequence[Artifact],
+    cases: Sequence[ParityCase],
+    reference: str,
+    lifted: "Lifted | None" = None,
 ) -> ParityReport:
-    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`."""
-    return _report(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), reference)
+    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`.
+
+    With the model itself, `lifted`, weights are compared too, as by `validate`.
+    """
+    subjects = [of_bundle(bundle, artifact) for artifact in artifacts]
+    return _report(judge(subjects, cases, lifted=lifted, isolate=False), reference)
 
 
 def _report(results: Sequence[CheckResults], reference: str) -> ParityReport:

@@ -59,11 +59,11 @@ class Found(NamedTuple):
     """Whether a bundle was exported from it, as far as that is known: then it is written as the same artifacts."""
 
 
-def find_reference(bundle: Bundle | None, given: Any) -> Found:
+def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None = None) -> Found:
     """The model that a user gave, or the source of the bundle.
 
-    `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. Raises
-    `InputError` where it cannot be read or is none.
+    `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. `carried` is the
+    contract of an artifact outside a bundle. Raises `InputError` where the reference cannot be read or is none.
     """
     if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
         path = Path(given)
@@ -75,8 +75,9 @@ def find_reference(bundle: Bundle | None, given: Any) -> Found:
         return Found(None, GOLDEN_TRACE)
     from lstm_deploy.lifting import sources
 
-    layout = bundle.signature.state_layout if bundle else "layers-first"
-    inputs = bundle.signature.inputs if bundle else ()
+    known = bundle.signature if bundle else carried
+    layout = known.state_layout if known else "layers-first"
+    inputs = known.inputs if known else ()
     if given is None:
         assert bundle is not None
         source = sources.load_source_of(bundle)
@@ -87,8 +88,10 @@ def find_reference(bundle: Bundle | None, given: Any) -> Found:
         origin = given if isinstance(given, sources.Origin) else sources.Origin(path=Path(given))
         loaded = sources.load(replace(origin, inputs=origin.inputs or inputs), layout)
         name = origin.path.name
-    elif bundle is None:
-        raise InputError("A module can be the reference of a bundle only, whose contract gives its inputs.")
+    elif known is None:
+        raise InputError(
+            "A module can be the reference of a bundle or an artifact of ours, whose contract gives its inputs."
+        )
     else:
         loaded, name = sources.load_module(given, inputs, layout), type(given).__name__
     exported = bundle.manifest.source if bundle else loaded.source
