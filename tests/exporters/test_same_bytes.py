@@ -13,6 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.exporters.c.writer import export_c
+from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.exporters.torchscript import export_torchscript
+from lstm_deploy.lifting import sources
+
 NET = """
 import torch
 from torch import nn
@@ -41,26 +47,17 @@ class Net(nn.Module):
         return self.heads["a"](y), sum(head(y) for head in self.heads.values())
 """
 """Modules of one class in several places, constants that are folded, and a projection, whose inverse is computed."""
-EXPORT = """
+FILES = ("model.onnx", "model.torchscript", "model.c", "model.h")
+ELSEWHERE = """
 import sys
 from pathlib import Path
-from lstm_deploy.contract.signature import TensorSpec
-from lstm_deploy.exporters.c.writer import export_c
-from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.torchscript import export_torchscript
-from lstm_deploy.lifting import sources
 
-source, *targets = sys.argv[1:]
-for target in map(Path, targets):
-    target.mkdir()
-    inputs = (TensorSpec.parse("x:float32[batch,seq,4]"),)
-    origin = sources.Origin(path=Path(source, "net.safetensors"), model=f"{source}/net.py:Net", inputs=inputs)
-    lifted = sources.load(origin).lifted
-    export_onnx(lifted, target / "model.onnx")
-    export_torchscript(lifted, target / "model.torchscript")
-    export_c(target / "model.onnx", target / "model.c", "net")
+sys.path.insert(0, sys.argv[1])
+from test_same_bytes import export
+
+export(*map(Path, sys.argv[2:]))
 """
-FILES = ("model.onnx", "model.torchscript", "model.c", "model.h")
+"""Another process writes the same files, and leaves their digests to the test."""
 PYTHONS = [shutil.which(f"python3.{minor}") for minor in range(11, 14) if minor != sys.version_info[1]]
 
 
@@ -81,30 +78,53 @@ def places(tmp_path_factory):
     return folders
 
 
-def exported(source, python, *targets, **variables):
-    """The digests of what another process writes, one after the other."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
-    command = [python, "-W", "ignore", "-c", EXPORT, str(source), *map(str, targets)]
+def export(source, target):
+    """Write the artifacts of the network in one folder to another."""
+    inputs = (TensorSpec.parse("x:float32[batch,seq,4]"),)
+    origin = sources.Origin(path=source / "net.safetensors", model=f"{source}/net.py:Net", inputs=inputs)
+    lifted = sources.load(origin).lifted
+    target.mkdir()
+    export_onnx(lifted, target / "model.onnx")
+    export_torchscript(lifted, target / "model.torchscript")
+    export_c(target / "model.onnx", target / "model.c", "net")
+
+
+def digests(target):
+    return {name: hashlib.sha256((target / name).read_bytes()).hexdigest() for name in FILES}
+
+
+def exported_elsewhere(python, source, target, **variables):
+    """The digests of what a process of its own writes."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[1]), **variables}
+    command = [python, "-W", "ignore", "-c", ELSEWHERE, *map(str, (here, source, target))]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    return [{name: hashlib.sha256((target / name).read_bytes()).hexdigest() for name in FILES} for target in targets]
+    return digests(target)
 
 
-def test_the_same_source_gives_the_same_bytes_in_any_process_and_place(places, tmp_path):
-    once, again = exported(places[0], sys.executable, tmp_path / "a", tmp_path / "b", PYTHONHASHSEED="1")
-    assert once == again, "a second time in one process"
-    plain = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-    (elsewhere,) = exported(places[1], sys.executable, tmp_path / "c", PYTHONHASHSEED="2", **plain)
-    assert once == elsewhere, "another hash seed, folder and kernels"
-    assert str(places[0]).encode() not in (tmp_path / "a" / "model.torchscript").read_bytes(), "no paths of the user's"
+@pytest.fixture(scope="module")
+def ours(places, tmp_path_factory):
+    """The digests of what this process writes, and where."""
+    target = tmp_path_factory.mktemp("ours") / "files"
+    export(places[0], target)
+    return digests(target), target
+
+
+def test_the_same_source_gives_the_same_bytes_in_any_process_and_place(places, ours, tmp_path):
+    once, target = ours
+    export(places[0], tmp_path / "again")
+    assert digests(tmp_path / "again") == once, "a second time in one process"
+    other = {"PYTHONHASHSEED": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    elsewhere = exported_elsewhere(sys.executable, places[1], tmp_path / "elsewhere", **other)
+    assert elsewhere == once, "another hash seed, folder and kernels"
+    assert str(places[0]).encode() not in (target / "model.torchscript").read_bytes(), "no paths of the user's"
 
 
 @pytest.mark.parametrize("python", list(filter(None, PYTHONS)))
-def test_another_python_gives_the_same_bytes(places, tmp_path, python):
+def test_another_python_gives_the_same_bytes(places, ours, tmp_path, python):
     versions = "import torch, onnx, onnxscript, lightning, safetensors; print(torch.__version__, onnx.__version__)"
     there = subprocess.run([python, "-c", versions], capture_output=True, text=True, check=False)
     if there.returncode or there.stdout != f"{torch.__version__} {onnx.__version__}\n":
         pytest.skip(f"{python} has not the same packages")
-    (ours,) = exported(places[0], sys.executable, tmp_path / "ours")
-    (theirs,) = exported(places[0], python, tmp_path / "theirs")
-    assert ours == theirs
+    assert exported_elsewhere(python, places[0], tmp_path / "theirs") == ours[0]
