@@ -21,6 +21,7 @@ import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
+from lstm_deploy.exporters.anew import write_anew
 from lstm_deploy.exporters.precision.int8_torchscript import quantized_copy
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.lifting import sources
@@ -29,7 +30,7 @@ from lstm_deploy.validation.anew import SAME, Anew
 from lstm_deploy.validation.c_structure import c_differences
 from lstm_deploy.validation.case_inputs import thresholds
 from lstm_deploy.validation.checks import Subject
-from lstm_deploy.validation.judging import judge
+from lstm_deploy.validation.judging import judge, of_bundle
 from lstm_deploy.validation.onnx_structure import onnx_structure, structure_of
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
@@ -335,7 +336,7 @@ def test_c_that_is_wrong_somewhere_is_named(c_file, tmp_path, change, named):
 
 
 @NEEDS_CC
-def test_all_kinds_of_artifacts_are_written_anew(module, tmp_path):
+def test_all_kinds_of_artifacts_are_written_anew(module, lifted, tmp_path):
     bundle = lstm_deploy.export(
         module,
         tmp_path / "all",
@@ -346,10 +347,14 @@ def test_all_kinds_of_artifacts_are_written_anew(module, tmp_path):
         task=TASK,
         max_metric_loss=0.9,
     )
-    report = lstm_deploy.validate(bundle, reference=module)
-    checks = structure_checks(report)
-    assert set(checks) == {artifact.path for artifact in bundle.manifest.exported}
-    assert {check.detail for check in checks.values()} == {SAME}
+    subjects = [of_bundle(bundle, artifact) for artifact in bundle.manifest.exported]
+    assert {(subject.path.suffix, subject.precision) for subject in subjects} == {
+        *((".onnx", "float32"), (".onnx", "int8"), (".onnx", "float16")),
+        *((".torchscript", "float32"), (".torchscript", "int8"), (".c", "float32"), (".c", "int8")),
+    }
+    written = write_anew(lifted, subjects, tmp_path)
+    found = [Anew(subject, written[subject.name], of_source=True).findings() for subject in subjects]
+    assert found == [([], SAME)] * len(subjects)
 
 
 def test_weights_that_another_cpu_computed_are_the_same_up_to_rounding(bundle):
