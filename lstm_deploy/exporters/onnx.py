@@ -134,7 +134,8 @@ def _program(lifted: Lifted, frozen: tuple[str, ...]) -> torch.export.ExportedPr
     except torch._dynamo.exc.UserError as error:
         if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
             raise
-        if lines := (*_frozen_line(lowered), *frozen):
+        lines = (*_frozen_line(lowered), *frozen)
+        if lines and not _assumes_only_more_than_one(error):
             raise frozen_size_error(tuple(dict.fromkeys(lines))) from error
     # It was an inequality of sizes that holds, and that the exporter's solver cannot show, as n // 2 < n.
     return _exported_freely(lowered)
@@ -147,6 +148,12 @@ def _exported(lowered: Lifted, dims: Mapping[str, Any]) -> torch.export.Exported
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with sizes_traced(lowered.module):
         return torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
+
+
+def _assumes_only_more_than_one(error: Exception) -> bool:
+    """Whether all that the exporter assumes of sizes inside is that they are not 1, where `_check_ones` has looked."""
+    guards = [line for line in str(error).splitlines() if "satisfy the generated guard" in line]
+    return bool(guards) and all(line.rstrip().endswith("!= 1.") for line in guards)
 
 
 def _exported_freely(lowered: Lifted) -> torch.export.ExportedProgram:

@@ -226,6 +226,11 @@ def _write(format_: str, lifted: Lifted, path: Path) -> None:
     except (LstmDeployError, OSError):
         raise
     except Exception as error:
+        if type(error).__name__.startswith("GuardOnDataDependent"):
+            raise LiftingError(
+                f"forward does something else for some values of its inputs than for others{user_line(error)}; write "
+                "both ways as one, as with torch.where, since a graph has one way for all values."
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LiftingError(
             f"The module cannot be exported to {format_} ({type(error).__name__}: {reason}{user_line(error)}); forward "

@@ -1,19 +1,21 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, numbered
+from lstm_deploy.lifting.calling import KEPT, KeptNumber, StateArgument, flatten, numbered
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
 from lstm_deploy.lifting.state_parts import Usual
 from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
-from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
+from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of, structure_of
 
+_NUMBERS = bool | int | float | str | None
 REPEATED = 4
 """How often a module is called to see whether it keeps anything: what one call keeps, another may only pass on."""
 
@@ -50,10 +52,11 @@ def find_kept_state(probe: ModuleProbe) -> None:
     Raises `LiftingError` for one whose shape does not follow the number of rows.
     """
     settled = {argument.attribute for argument in probe.convention.state}
+    probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
     found = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
-    for argument in found:
+    for argument in [argument for argument in probe.convention.state if argument.attribute]:
         matters = _matters(probe, probe.sizes, argument)
         if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
             raise some_steps_only(probe, argument.root)
@@ -61,11 +64,15 @@ def find_kept_state(probe: ModuleProbe) -> None:
             rest = tuple(other for other in probe.convention.state if other is not argument)
             probe.convention = replace(probe.convention, state=rest)
         elif probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
+            rows = next(leaf.dims[-2:][0] for _, leaf in leaves_of(argument.structure) if "batch" not in leaf.dims)
+            fixed = [rows if dim == "batch" else dim for dim in probe.inputs[0].shape]
             raise LiftingError(
-                f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, "
-                "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
+                f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, so it "
+                "cannot be an input; give it an axis of rows, or give their number, as in "
+                f"{replace(probe.inputs[0], shape=tuple(fixed))}."
             )
     _check_kept_as_given(probe)
+    _check_first_call(probe)
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
@@ -73,18 +80,57 @@ def check_repeatable(probe: ModuleProbe) -> None:
     module = shared_copy(probe.original)
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     before = {path: cloned(value) for path, value in attributes_of(module).items()}
-    first, *later = (flatten(probe.run_again(module, state)) for _ in range(REPEATED))
-    if all(
-        [path for path, _ in first] == [path for path, _ in other]
-        and all(torch.allclose(a, b, equal_nan=True) for (_, a), (_, b) in zip(first, other, strict=True))
-        for other in later
-    ):
+    first, *later = (flatten(probe.run_on(module, probe.sizes, state)) for _ in range(REPEATED))
+    if all(_same(first, other) for other in later):
         return
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
     names = " and ".join(f"self.{path}" for path in changed) or "what it keeps"
     raise LiftingError(
         f"A later call of forward returns something else, because of {names}, which cannot be an input; keep a state "
         "in tensors of floats with an axis of rows, or let forward take and return it."
+    )
+
+
+def _kept_numbers(probe: ModuleProbe) -> tuple[KeptNumber, ...]:
+    """What calls set on the module beside tensors and leave so: the number of rows, or a flag that it has a state."""
+    once, twice, wider = shared_copy(probe.original), shared_copy(probe.original), shared_copy(probe.original)
+    for module, sizes in ((once, probe.sizes), (twice, probe.sizes), (twice, probe.sizes), (wider, probe.more_rows)):
+        probe.run_on(module, sizes)
+    before, again, others = (attributes_of(module) for module in (probe.original, twice, wider))
+    batch, more = probe.sizes["batch"], probe.more_rows["batch"]
+    numbers = []
+    for path, value in attributes_of(once).items():
+        if not isinstance(value, _NUMBERS) or again.get(path) != value:
+            continue
+        if batch != more and (value, others.get(path)) == (batch, more):
+            numbers.append(KeptNumber(attribute=path, value=value, is_rows=True))
+        elif others.get(path) == value != before.get(path):
+            numbers.append(KeptNumber(attribute=path, value=value))
+    return tuple(numbers)
+
+
+def _check_first_call(probe: ModuleProbe) -> None:
+    """Raise `LiftingError` if flags as they are before the first call make it do something else on the same state."""
+    state, numbers = probe.convention.state, probe.convention.numbers
+    if not numbers or not any(argument.attribute for argument in state):
+        return
+    zeros = [torch.zeros_like(leaf) for leaf in probe.leaves(probe.sizes)]
+    later = probe.record(probe.sizes, state=zeros).returned
+    probe.convention = replace(probe.convention, numbers=())
+    first = probe.record(probe.sizes, state=zeros).returned
+    probe.convention = replace(probe.convention, numbers=numbers)
+    if not _same(first, later):
+        names = " and ".join(f"self.{number.attribute}" for number in numbers)
+        raise LiftingError(
+            f"The first call of forward does something else than later ones with the same state, because of {names}; "
+            "let it start from zeros as later calls do."
+        )
+
+
+def _same(a: Sequence[tuple[Path, Tensor]], b: Sequence[tuple[Path, Tensor]]) -> bool:
+    """Whether two calls returned and kept the same tensors."""
+    return [path for path, _ in a] == [path for path, _ in b] and all(
+        x.shape == y.shape and torch.allclose(x, y, equal_nan=True) for (_, x), (_, y) in zip(a, b, strict=True)
     )
 
 
@@ -123,6 +169,6 @@ def _matters(probe: ModuleProbe, sizes: Mapping[str, int], argument: StateArgume
 
 
 def _is_other(value: Any, before: Any) -> bool:
-    if isinstance(value, bool | int | float | str | None) and isinstance(before, bool | int | float | str | None):
+    if isinstance(value, _NUMBERS) and isinstance(before, _NUMBERS):
         return value != before
     return differ(value, before)

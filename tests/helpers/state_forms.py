@@ -531,6 +531,40 @@ class KeepsInBuffers(Keeps):
         return self.head(y)
 
 
+class KeepsForRows(Keeps):
+    """Made anew whenever the number of rows or the sampling rate is not that of the call before."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = self.rate = 0
+        self.reset(1)
+
+    def reset(self, rows):
+        self.h, self.c = self.zeros(rows)
+        self.rows = rows
+
+    def forward(self, x):
+        if self.rows != x.shape[0] or self.rate != 16000:
+            self.reset(x.shape[0])
+        y, (self.h, self.c) = self.lstm(x, (self.h, self.c))
+        self.rate = 16000
+        return self.head(y)
+
+
+class KeepsOnceReady(Keeps):
+    """Made at the first call, as a flag says."""
+
+    def __init__(self):
+        super().__init__()
+        self.ready = False
+
+    def forward(self, x):
+        if not self.ready:
+            self.hidden, self.ready = self.zeros(x.size(0)), True
+        y, self.hidden = self.lstm(x, self.hidden)
+        return self.head(y)
+
+
 class KeepsOfTwoCells(nn.Module):
     """Two cells, whose states and the last output are made together at the first call."""
 
@@ -582,4 +616,4 @@ TAKEN = [
     StateOfOneOfTwo,
     NeverCallsOne,
 ]
-KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsOfTwoCells]
+KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsForRows, KeepsOnceReady, KeepsOfTwoCells]

@@ -2,6 +2,8 @@
 
 import modules
 import pytest
+import refused_modules
+import returned_states
 import state_forms
 import torch
 from state_chains import CALLS, ROWS, carried, inputs_of, lifted_of, same
@@ -73,6 +75,18 @@ def test_an_attribute_that_nothing_starts_from_is_no_state():
     lifted = lift(Remembers().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
     assert lifted.signature.states == ()
     assert lifted.signature.state_policy == "reset"
+
+
+def test_what_is_kept_for_plots_beside_a_state_is_no_state():
+    class Plots(returned_states.CacheKept):
+        def forward(self, x, state=None):
+            y, state = super().forward(x, state)
+            self.map, self.mean = y.softmax(-1), y.mean(1)
+            return y, state
+
+    torch.manual_seed(0)
+    lifted = lift(Plots().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert [spec.argument for spec in lifted.signature.states] == ["state[0]", "state[1]", "self.cache"]
 
 
 def test_an_input_that_could_only_act_on_zeros_is_refused_by_name():
@@ -151,3 +165,8 @@ def test_a_state_in_the_batch_first_layout_is_the_same_state(make):
     count = len(lifted.signature.outputs)
     assert all(same(a, b) for a, b in zip(ours[:count], others[:count], strict=True))
     assert all(same(a, b.transpose(0, 1)) for a, b in zip(ours[count:], others[count:], strict=True))
+
+
+def test_a_first_call_that_does_something_else_is_refused():
+    with pytest.raises(LiftingError, match=r"first call of forward does something else .* because of self\.ready"):
+        lift(refused_modules.FirstCallApart().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
