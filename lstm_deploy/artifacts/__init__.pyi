@@ -49,7 +49,7 @@ from .isolation import CrashError as CrashError, run_isolated as run_isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
-from .producers import PRODUCER_FILE as PRODUCER_FILE, producer_of as producer_of
+from .producers import PRODUCER as PRODUCER, PRODUCER_FILE as PRODUCER_FILE, producer_of as producer_of
 from .report_style import (
     BLUE as BLUE,
     GREEN as GREEN,
@@ -65,3 +65,4 @@ from .torchscript_archives import (
     is_torchscript as is_torchscript,
     opened_archive as opened_archive,
 )
+from .value_flow import Value as Value, ValueFlow as ValueFlow

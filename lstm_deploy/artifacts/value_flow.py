@@ -81,6 +81,8 @@ class ValueFlow:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """`model` has no functions of its own (see `onnx_graph.inlined`)."""
+        self.nodes: list[tuple[onnx.NodeProto, Names]] = []
+        """All nodes, subgraphs included, each with what its inputs and outputs are."""
         self.recurrent: list[RecurrentNode] = []
         self._before: dict[Value, list[tuple[Value, bool]]] = defaultdict(list)
         self._after: dict[Value, list[tuple[Value, bool]]] = defaultdict(list)
@@ -151,6 +153,15 @@ class ValueFlow:
                 pending += [before for before, _ in self._before.get(value, ())]
         return found
 
+    def constant(self, value: Value) -> onnx.TensorProto | None:
+        """The tensor of a constant, or the number that one is filled with; None for what is computed."""
+        return self._constants.get(value)
+
+    def first_of(self, value: Value) -> tuple[str, Value | None]:
+        """The operator that a value is made by, empty if there is none, and the first value that it reads."""
+        producer, before = self._producers.get(value), self._before.get(value)
+        return producer.op_type if producer else "", before[0][0] if before else None
+
     def is_constant(self, value: Value) -> bool:
         """Whether a value is an initializer."""
         return value in self._constants and value not in self._producers
@@ -186,6 +197,7 @@ class ValueFlow:
         return names
 
     def _add(self, node: onnx.NodeProto, names: Names) -> None:
+        self.nodes.append((node, names))
         inputs = [names.get(name) for name in node.input]
         outputs = [names[name] for name in node.output if name]
         if node.op_type in BODIES:

@@ -26,6 +26,9 @@ FROM_MANIFEST = (
     *("training", "versions", "created"),
 )
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""Suffixes of files of weights, which may have any other."""
+
 
 def inspect(path: Path) -> dict[str, Any]:
     """A description of `path` as a JSON document with at least `kind`, `bytes` and, where it has one, `contract`.
@@ -45,7 +48,18 @@ def inspect(path: Path) -> dict[str, Any]:
             return _c(path)
         case ".torchscript":
             return _torchscript(path)
-    return _torchscript(path) if is_torchscript(path) else _weights(path)
+    if is_torchscript(path):
+        return _torchscript(path)
+    try:
+        return _weights(path)
+    except InputError as error:
+        if path.suffix in WEIGHTS:
+            raise
+        reason = str(error).removesuffix("; check the path.")
+        raise InputError(
+            f"{path} is no bundle, .onnx, .torchscript, .c or file of weights ({', '.join(WEIGHTS)}): {reason}; "
+            "give one of these."
+        ) from error
 
 
 def contract_of(document: dict[str, Any]) -> Signature | None:

@@ -200,7 +200,8 @@ def _evidence(manifest: Manifest) -> list[str]:
             *markdown_table(*evidence_table(manifest)),
             "",
             f"Measured on {data}. A decision is which column of an output is the largest. "
-            "`×` is the part of float32's bytes or time, timed side by side; "
+            "`×` is the part of float32's bytes (of C, which is text, those of the weights in it) or time, timed side "
+            "by side; "
             "the state error is the largest difference from PyTorch, relative to the state's size, after 100 and "
             "after the last of the carried steps in the plot below.",
             "",

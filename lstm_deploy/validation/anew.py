@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from lstm_deploy.artifacts import environment, producer_of
+from lstm_deploy.artifacts import CrashError, environment, producer_of, run_isolated
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.validation.c_structure import c_differences
-from lstm_deploy.validation.conditions import Condition, conditions, numbers_of
+from lstm_deploy.validation.conditions import SIZES, Condition, conditions, numbers_of
+from lstm_deploy.validation.masking import masked_inputs
 from lstm_deploy.validation.onnx_structure import onnx_structure
 from lstm_deploy.validation.structure import differences
 
@@ -89,7 +90,17 @@ class Anew:
         why = f"it was written with {then}, and this is {now}" if then else "another program wrote it"
         if then == now:
             why = "the reference is not what it was exported from"
-        return [], "; ".join([f"{BY_EXAMPLES}: {why}; export writes another graph here ({named})", *self._conditions()])
+        found = [f"{BY_EXAMPLES}: {why}; export writes another graph here ({named})", *self._conditions()]
+        return self._masked(), "; ".join(found)
+
+    def _masked(self) -> list[str]:
+        """One sentence for each input whose NaN is taken for a number, where the graph looks at inputs at all."""
+        if isinstance(self.right, str) or not any(condition.of not in ("", SIZES) for condition in self.conditions):
+            return []
+        try:
+            return run_isolated(masked_inputs, self.subject.path, self.right, self.numbers)
+        except (CrashError, InputError):  # of which other checks tell
+            return []
 
     def _written_with(self) -> str:
         bundle = self.subject.bundle

@@ -1,22 +1,21 @@
 """Nodes of an ONNX graph that treat some sizes or values in another way, and the numbers at which they begin to."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lstm_deploy.artifacts import onnx_graph
-from lstm_deploy.contract import Array
+from lstm_deploy.artifacts import Value, ValueFlow, onnx_graph
 
 CONDITIONAL = (
     *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Where", "If", "IsNaN", "IsInf", "NonZero"),
     *("Clip", "Min", "Max", "Mod", "Sign", "Round", "Floor", "Ceil", "Hardmax", "OneHot", "ThresholdedRelu", "Shrink"),
 )
 """Operators that compare, choose or clip."""
-SIZES = ("Shape", "Size")
+SIZES = "sizes"
+"""What a condition looks at that depends on the sizes of inputs alone."""
 KEEPING = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Flatten")
 """Operators behind which a constant is still the same number."""
 FEW = 16
@@ -44,16 +43,13 @@ class Condition(NamedTuple):
 
 def conditions(model: onnx.ModelProto) -> list[Condition]:
     """All such nodes of a graph and its subgraphs, in order."""
-    nodes = list(onnx_graph.nodes(model.graph))
-    for function in model.functions:
-        nodes += function.node
-    constants = _constants(model, nodes)
-    sources = _sources(model, nodes)
+    flow = ValueFlow(onnx_graph.inlined(model))
     found = []
-    for node in nodes:
+    for node, names in flow.nodes:
         if node.op_type in CONDITIONAL and not node.domain:
-            numbers = [*_numbers(constants[name] for name in node.input if name in constants), *sorted(_settings(node))]
-            of = sorted({source for name in node.input for source in sources.get(name, ())})
+            read = [names[name] for name in node.input if name in names]
+            numbers = [*(number for value in read for number in _numbers(flow, value)), *sorted(_settings(node))]
+            of = sorted({name for value in read for name in _looks_at(flow, value)})
             found.append(Condition(node.op_type, node.name, tuple(dict.fromkeys(numbers)), ", ".join(of[:3])))
     return found
 
@@ -64,30 +60,28 @@ def numbers_of(found: Iterable[Condition]) -> list[float]:
     return sorted(sorted(numbers, key=abs)[:MOST])
 
 
-def _constants(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> dict[str, Array]:
-    """Constants that are a few numbers, by name, those that only change their type or shape included."""
-    tensors = [*model.graph.initializer]
-    for node in nodes:
-        for attribute in node.attribute:
-            tensors += attribute.g.initializer
-    constants = {t.name: numpy_helper.to_array(t) for t in tensors if math.prod(t.dims) <= FEW and not t.external_data}
-    for node in nodes:
-        if node.op_type == "Constant":
-            value = onnx.helper.get_attribute_value(node.attribute[0])
-            array = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
-            if array.size <= FEW:
-                constants[node.output[0]] = array
-        elif node.op_type in KEEPING and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-        elif node.op_type == "Neg" and node.input[0] in constants:
-            constants[node.output[0]] = -constants[node.input[0]]
-    return constants
+def _numbers(flow: ValueFlow, value: Value | None) -> list[float]:
+    """The numbers of a constant that is a few, those that only change their type or shape included."""
+    if value is None:
+        return []
+    if (tensor := flow.constant(value)) is not None:
+        if math.prod(tensor.dims) > FEW or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return []
+        array = numpy_helper.to_array(tensor)
+        return [float(number) for number in array.ravel()] if array.dtype.kind in "fiu" else []
+    operator, before = flow.first_of(value)
+    if operator == "Neg":
+        return [-number for number in _numbers(flow, before)]
+    return _numbers(flow, before) if operator in KEEPING else []
 
 
-def _numbers(arrays: Iterable[Array]) -> Iterator[float]:
-    for array in arrays:
-        if array.dtype.kind in "fiu":
-            yield from (float(number) for number in array.ravel())
+def _looks_at(flow: ValueFlow, value: Value) -> Iterator[str]:
+    """Inputs of the graph that a value is computed from, and `sizes` where it depends on their sizes alone."""
+    for source in flow.sources(value):
+        if source.kind == "input":
+            yield source.name
+        elif source.name in ("Shape", "Size"):
+            yield SIZES
 
 
 def _settings(node: onnx.NodeProto) -> Iterator[float]:
@@ -95,17 +89,3 @@ def _settings(node: onnx.NodeProto) -> Iterator[float]:
     for attribute in node.attribute:
         if attribute.name in ("min", "max", "alpha", "lambd"):
             yield float(attribute.f)
-
-
-def _sources(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> Mapping[str, frozenset[str]]:
-    """What each value is computed from: `sizes` where a shape was read on the way, else inputs of the graph."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value.name for value in model.graph.input if value.name not in constants]
-    sources = {name: frozenset([name]) for name in inputs}
-    for node in nodes:
-        read = frozenset().union(*(sources.get(name, frozenset()) for name in node.input))
-        if node.op_type in SIZES:
-            read = frozenset(["sizes"])
-        for name in node.output:
-            sources[name] = read
-    return sources

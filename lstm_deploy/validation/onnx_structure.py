@@ -1,4 +1,4 @@
-"""The structure of an ONNX graph, and the numbers that nodes compare values with or clip them at."""
+"""The structure of an ONNX graph: its nodes, subgraphs included, their wiring and its weights."""
 
 from collections.abc import Hashable, Iterator
 from pathlib import Path

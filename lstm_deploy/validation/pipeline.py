@@ -52,20 +52,7 @@ def validate(
     write_anew: WriteAnew | None = None,
     on_progress: OnProgress = silent,
 ) -> ParityReport:
-    """`lstm_deploy.validate`, with `write_anew` for its check `structure`: see there.
-
-    Compare every artifact of a bundle, or any ONNX or TorchScript file, with the model it should compute.
-
-    `reference` is the live module, its checkpoint, another artifact or bundle, or a `sources.Origin` that says whose
-    weights a file has. Without one it is the file that the bundle was exported from, if it is still there and PyTorch
-    is installed; else the golden trace in the bundle. `thorough` tries more, for minutes. `names` maps the contract's
-    names of inputs and outputs to the file's, for a third-party ONNX file. `atol` and `rtol` allow differences
-    up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name. `trust_c` allows C
-    that was not exported on this machine to be compiled and run, here and from then on.
-
-    A runtime that crashes is a failed check. Raises `InputError` where nothing is there to compare with or a file
-    cannot be read, and `ProviderError` for a provider that is not there.
-    """
+    """`lstm_deploy.validate`, described at `exporters.validate`; `write_anew` is what its check `structure` needs."""
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
     tolerances = overrides(atol, rtol)

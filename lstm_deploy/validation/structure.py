@@ -128,6 +128,12 @@ class _Comparison:
             self.stands_for = {name: name for name in actual.inputs}
         for place, other in self.pairs.items():
             self.stands_for |= zip(actual.nodes[place].outputs, right.nodes[other].outputs, strict=False)
+        self.writers = {name: node for node in actual.nodes for name in node.outputs}
+        self.right_writers = {name: node for node in right.nodes for name in node.outputs}
+        self.readers = {name: node for node in reversed(actual.nodes) for name in node.inputs}
+        unpaired = (node for place, node in enumerate(actual.nodes) if place not in self.pairs)
+        self.explained = {name for node in unpaired for name in node.outputs}
+        """Values of nodes that are named already."""
 
     def _pairs(self) -> Iterator[tuple[int, int]]:
         free = defaultdict(list)
@@ -195,28 +201,25 @@ class _Comparison:
                 yield f"{label} reads nothing where it should read {self._origin(expected, right=True)}."
 
     def _is_other(self, value: str, expected: str) -> bool:
-        """Whether a value is not the expected one; one of a node that is named already counts as explained."""
-        written = any(value in node.outputs for place, node in enumerate(self.actual.nodes) if place not in self.pairs)
-        return not written and self.stands_for.get(value, value) != expected
+        """Whether a value is not the expected one, and that is not explained yet."""
+        return value not in self.explained and self.stands_for.get(value, value) != expected
 
     def _origin(self, value: str, *, right: bool = False) -> str:
         """Where a value comes from, by the names of the right graph, which name what both graphs compute."""
         value = value if right else self.stands_for.get(value, value)
         if not value or value in self.right.inputs:
             return value or "nothing"
-        for node in self.right.nodes:
-            if value in node.outputs:
-                place = node.outputs.index(value)
-                return f"{f'output {place} of ' if place else ''}{_label(node)}"
-        return value
+        if (node := self.right_writers.get(value)) is None:
+            return value
+        place = node.outputs.index(value)
+        return f"{f'output {place} of ' if place else ''}{_label(node)}"
 
     def _where(self, node: Node) -> str:
         """What a node comes after, or before."""
-        writers = {name: other for other in self.actual.nodes for name in other.outputs}
         for name in node.inputs:
             if name and name not in self.actual.constants:
-                return f"after {_label(writers[name]) if name in writers else name}"
-        reader = next((other for other in self.actual.nodes if set(other.inputs) & set(node.outputs)), None)
+                return f"after {_label(self.writers[name]) if name in self.writers else name}"
+        reader = next((self.readers[name] for name in node.outputs if name in self.readers), None)
         return f"before {_label(reader)}" if reader else f"for {', '.join(node.outputs)}"
 
 
