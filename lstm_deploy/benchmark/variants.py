@@ -232,8 +232,9 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
     if carried_contract(target) is None:
         raise InputError(
-            f"{target} carries no contract, so it cannot be told which of its inputs are a state; export the PyTorch "
-            "weights that it was made from and time that bundle, whose baseline stock-onnx is PyTorch's own export."
+            f"{target} carries no contract, so it cannot be told which of its inputs are a state; write one with it by "
+            f"lstm-deploy validate {target} --reference WEIGHTS -o FILE, or export the weights and time that bundle, "
+            "whose baseline stock-onnx is PyTorch's own export."
         )
     if not selection.unvalidated:
         raise InputError(f"{target} has no recorded validation; time it with --unvalidated after lstm-deploy validate.")

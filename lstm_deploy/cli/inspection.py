@@ -48,6 +48,11 @@ def inspect(path: Path) -> dict[str, Any]:
             return _c(path)
         case ".torchscript":
             return _torchscript(path)
+    return _by_content(path)
+
+
+def _by_content(path: Path) -> dict[str, Any]:
+    """TorchScript or weights, whatever the file is called; raises `InputError` with what there is beside."""
     if is_torchscript(path):
         return _torchscript(path)
     try:
@@ -55,10 +60,10 @@ def inspect(path: Path) -> dict[str, Any]:
     except InputError as error:
         if path.suffix in WEIGHTS:
             raise
-        reason = str(error).removesuffix("; check the path.")
+        reason = str(error).removeprefix(f"{path} ").removesuffix("; check the path.")
         raise InputError(
-            f"{path} is no bundle, .onnx, .torchscript, .c or file of weights ({', '.join(WEIGHTS)}): {reason}; "
-            "give one of these."
+            f"{path} {reason}, and no bundle, .onnx, .torchscript or .c; give one of these, or weights "
+            f"({', '.join(WEIGHTS)})."
         ) from error
 
 

@@ -19,6 +19,10 @@ AtolOption = Annotated[
 ]
 RtolOption = Annotated[list[str] | None, typer.Option(help="The same, as a part of the output's size; repeatable.")]
 ThoroughFlag = Annotated[bool, typer.Option("--thorough", help="Try more shapes, splits and steps; takes minutes.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write an ONNX file made elsewhere, with the contract, here if it passes."),
+]
 TrustFlag = Annotated[bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")]
 
 
@@ -34,6 +38,7 @@ def validate(
     rtol: RtolOption = None,
     thorough: ThoroughFlag = False,
     trust_c: TrustFlag = False,
+    output: OutputOption = None,
     record: RecordFlag = True,
     json: JsonFlag = False,
 ) -> None:
@@ -57,6 +62,7 @@ def validate(
             atol=arguments.numbers("atol", atol),
             rtol=arguments.numbers("rtol", rtol),
             trust_c=trust_c,
+            output=output,
             on_progress=on_progress,
         )
     if report.reference == GOLDEN_TRACE:

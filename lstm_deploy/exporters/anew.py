@@ -1,5 +1,6 @@
 """Writing the artifacts of a model anew, so that existing ones can be held against them; and `validate`, which does."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ def validate(
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     trust_c: bool = False,
+    output: str | os.PathLike[str] | None = None,
     on_progress: OnProgress = silent,
 ) -> ParityReport:
     """Compare every artifact of a bundle, or any ONNX, TorchScript or C file, with the model it should compute.
@@ -37,7 +39,8 @@ def validate(
     as now, node by node, and the outputs against PyTorch's. `thorough` tries more, for minutes. `names` maps the
     contract's names of inputs and outputs to the file's, for a third-party ONNX file. `atol` and `rtol` allow
     differences up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name. `trust_c`
-    allows C that was not exported on this machine to be compiled and run, here and from then on.
+    allows C that was not exported on this machine to be compiled and run, here and from then on. To `output` a
+    third-party ONNX file is written with the contract, if it passes: what `open` takes.
 
     A runtime that crashes is a failed check. Raises `InputError` where nothing is there to compare with or a file
     cannot be read, and `ProviderError` for a provider that is not there.
@@ -51,6 +54,7 @@ def validate(
         atol=atol,
         rtol=rtol,
         trust_c=trust_c,
+        output=None if output is None else Path(output),
         write_anew=write_anew,
         on_progress=on_progress,
     )

@@ -1,5 +1,6 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from lstm_deploy.artifacts import (
     Artifact,
     Bundle,
     ParityReport,
+    atomic_write,
     carried_contract,
     onnx_graph,
     read_interface,
@@ -49,6 +51,7 @@ def validate(
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     trust_c: bool = False,
+    output: Path | None = None,
     write_anew: WriteAnew | None = None,
     on_progress: OnProgress = silent,
 ) -> ParityReport:
@@ -76,6 +79,8 @@ def validate(
             subjects = [_without_bundle(path, contract, names, Path(folder))]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
+        if output is not None:
+            _check_output(output, path, subjects[0])
         for subject in subjects:
             if trust_c and subject.path.suffix == ".c":
                 c_compiler.build(subject.path)
@@ -101,7 +106,19 @@ def validate(
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
         )
-    return replace(_report(results, found.described), diagnoses=diagnoses, left_out=tuple(left_out))
+        report = replace(_report(results, found.described), diagnoses=diagnoses, left_out=tuple(left_out))
+        if output is not None and report.passed:
+            with atomic_write(output) as temporary:
+                shutil.copyfile(subjects[0].path, temporary)
+    return report
+
+
+def _check_output(output: Path, path: Path, subject: Subject) -> None:
+    """Raise `InputError` where no file with a contract can be written, before the checks are run."""
+    if subject.bundle is not None or subject.path == path:
+        raise InputError(f"{path} is no ONNX file without a contract, so it needs none; leave out --output.")
+    if output.suffix != ".onnx" or output.exists() or not output.absolute().parent.is_dir():
+        raise InputError(f"{output} must be a new .onnx file in a directory that exists; choose another name.")
 
 
 def _anew(found: Found, subjects: Sequence[Subject], folder: Path, write_anew: WriteAnew | None) -> dict[str, Anew]:

@@ -133,7 +133,7 @@ def test_a_file_of_others_is_not_sent_in_a_circle(forecast_bundle, tmp_path, unv
     model = onnx.load(forecast_bundle / "model.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(InputError, match="carries no contract.* export the PyTorch weights"):
+    with pytest.raises(InputError, match=r"carries no contract.* -o FILE, or export the weights"):
         selected([tmp_path / "m.onnx"], tmp_path, unvalidated=unvalidated)
 
 
