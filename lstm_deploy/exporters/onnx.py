@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import onnx
 import torch
 
-from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
+from lstm_deploy.artifacts import EXTERNAL_ABOVE, PRODUCER, environment, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.frozen_lines import first_frozen_line
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
@@ -41,8 +41,8 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     _strip_traces(model)
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
-    model.producer_name = "lstm-deploy"
-    model.producer_version = ""
+    model.producer_name = PRODUCER
+    model.producer_version = environment.writers()
     model.graph.name = "lstm"
     onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
     _check(model, weights)
@@ -223,9 +223,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the paths and lines of the traced code, which are private and half of the file."""
+    """Drop the paths and lines of the traced code, which are private and half of the file, and its names for sizes.
+
+    Readers such as tract cannot unify these with the contract's.
+    """
     graph = model.graph
-    for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    del graph.value_info[:]
+    for holder in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del holder.metadata_props[:]
         holder.doc_string = ""
 

@@ -90,6 +90,17 @@ def test_names_and_axes_are_those_of_the_contract(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "rollout.onnx"])
+def test_sizes_inside_have_no_names_of_their_own(lm_bundle, name):
+    """Readers that unify the names of sizes, such as tract, refuse a file whose inner names are the tracer's."""
+    graph = onnx.load(lm_bundle / name).graph
+    inside, declared = (
+        {dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+        for values in (graph.value_info, (*graph.input, *graph.output))
+    )
+    assert inside <= declared
+
+
 def test_weights_are_initializers_so_that_quantizers_find_them(tmp_path):
     _, model = onnx_of(modules.HidesState(num_layers=2), tmp_path / "m.onnx")
     constants = {tensor.name for tensor in model.graph.initializer}

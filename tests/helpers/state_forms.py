@@ -101,6 +101,23 @@ class Stacked(Recurrent):
         return {"state": torch.stack(self.zeros(rows))}
 
 
+class StacksReturned(Recurrent):
+    """Takes a pair, which it hands to a cell as it is, and returns both in one tensor."""
+
+    inputs = STEP
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 8)
+
+    def forward(self, x, state=None):
+        h, c = self.cell(x, state)
+        return self.head(h), torch.stack([h, c])
+
+    def following(self, returned):
+        return {"state": tuple(returned[1])}
+
+
 class Concatenated(Recurrent):
     """`h` and `c` side by side in one tensor, without an axis of layers."""
 

@@ -30,6 +30,16 @@ def test_a_state_goes_in_and_comes_out_where_the_author_has_it(make):
             assert any(same(y, value) for _, value in flatten(returned))
 
 
+def test_a_state_is_not_taken_in_a_structure_that_the_module_refuses():
+    module, lifted = lifted_of(state_forms.StacksReturned)
+    state = None
+    with torch.no_grad():
+        for number, y in enumerate(carried(lifted)):
+            returned = module(*inputs_of(lifted.signature, number), state)
+            state = tuple(returned[1])
+            assert same(returned[0], y)
+
+
 @pytest.mark.parametrize("make", state_forms.KEPT)
 def test_a_state_that_is_kept_on_the_module_is_carried(make):
     module, lifted = lifted_of(make)
