@@ -61,5 +61,6 @@ from .report_style import (
 from .torchscript_archives import (
     extra_files as extra_files,
     is_torchscript as is_torchscript,
+    most_bytes as most_bytes,
     opened_archive as opened_archive,
 )

@@ -39,7 +39,7 @@ def inspect(path: Path) -> dict[str, Any]:
     match path.suffix:
         case ".safetensors" if checkpoint.is_checkpoint(path):
             return _checkpoint(path)
-        case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin":
+        case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin" | ".th" | ".pkl" | ".tar" | ".zip" | ".nemo":
             return _weights(path)
         case ".onnx":
             return _onnx(path)
@@ -87,19 +87,23 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _weights(path: Path) -> dict[str, Any]:
     """A file of third-party weights, and the network inferred from it if possible; reading it needs PyTorch."""
-    from lstm_deploy.lifting import read_weights, recognize
+    from lstm_deploy.lifting import choose, describe_recurrent, open_weights, recognize
 
-    weights = read_weights(path)
+    file = open_weights(path)
+    tensors = file.tensors
     try:
-        findings = list(recognize(weights).findings)
+        choice = choose(path, None)
+        findings = [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
         findings = [str(error).partition("(tensors:")[0].strip()]
     return {
         "kind": "weights",
         "bytes": path.stat().st_size,
         "inferred": findings,
+        "recurrent": describe_recurrent({name: value.shape for name, value in tensors.items()}),
+        "left_out": file.objects,
         "tensors": {
-            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in weights.items()
+            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in tensors.items()
         },
     }
 

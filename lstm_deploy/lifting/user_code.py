@@ -45,7 +45,7 @@ def _searched_first(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.pop(0)
+        sys.path.remove(str(folder))
 
 
 def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
@@ -87,7 +87,8 @@ def unpickle_module(path: Path, model: str | None = None) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of source that changed since: the user said to trust it
-            content = torch.load(path, map_location="cpu", weights_only=False)
+            with _searched_first(Path.cwd()):  # where the script that wrote it found its classes
+                content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling can raise anything
         raise InputError(
             f"{path} cannot be unpickled ({one_line(error)}); give the file of its class with --model FILE.py:Class."

@@ -9,7 +9,7 @@ from torch import nn
 
 from lstm_deploy.artifacts.torchscript_archives import extra_files
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import read_weights
 
 KINDS = ("zip", "zip entries", "legacy", "safetensors", "torchscript", "torchscript entries")
 

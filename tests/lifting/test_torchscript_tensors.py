@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import read_weights
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # all of torch.jit

@@ -4,7 +4,7 @@ from torch import nn
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.user_code import unpickle_module
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import read_weights
 
 
 def test_a_pickled_module_is_opened_only_by_the_function_for_trusted_files(tmp_path):
