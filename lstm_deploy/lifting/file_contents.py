@@ -1,11 +1,12 @@
 """Reads any file that holds weights of PyTorch: what is in it, of which form, and archives with such files in them."""
 
 import io
+import mmap
 import pickle
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
@@ -36,8 +37,8 @@ def read_content(path: Path) -> Any:
             return load_file(path)
         if zipfile.is_zipfile(path):
             return _read_zip(zipfile.ZipFile(path), most_bytes(size))  # stays open for the weights in it
-        with path.open("rb") as file:
-            return _read(file, most_bytes(size))
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return _read(cast(IO[bytes], mapped), most_bytes(size))
     except RefusedError as error:
         raise InputError(f"{path} {error}") from error
     except Exception as error:  # damaged files raise anything

@@ -65,7 +65,7 @@ def recognize(
         raise InputError("A network known by its weights alone has one input; give one, or the class with --model.")
     weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     try:
-        lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights)
+        lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights, key)
     except UnclearError as unclear:
         raise InputError(_ambiguous(weights, unclear, source, key)) from unclear
     if inputs:
@@ -89,7 +89,7 @@ def recognize(
     return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
 
 
-def _from_pytorch(weights: StateDict) -> Parts:
+def _from_pytorch(weights: StateDict, key: str = "") -> Parts:
     """Weights as `nn.LSTM` or `nn.LSTMCell` name them, and at most one Linear and one Embedding beside them."""
     matches = {name: match for name in weights if (match := RECURRENT_WEIGHT.match(name))}
     paths = sorted({match["path"] for match in matches.values() if match["name"].startswith("weight_ih")})
@@ -106,8 +106,9 @@ def _from_pytorch(weights: StateDict) -> Parts:
     cell = "weight_ih" in own
     lstm = _build_lstm({f"{name}_l0": value for name, value in own.items()} if cell else own)
     width = (lstm.proj_size or lstm.hidden_size) * (2 if lstm.bidirectional else 1)
+    name = path.rstrip(".") or key or "the file"
     findings = [
-        f"{path.rstrip('.') or 'the file'} is an LSTM({lstm.input_size}, {lstm.hidden_size}, {lstm.num_layers} layers)"
+        f"{name} is an LSTM({lstm.input_size}, {lstm.hidden_size}, {lstm.num_layers} layers)"
         + (", bidirectional" if lstm.bidirectional else "")
         + (f", projected to {lstm.proj_size}" if lstm.proj_size else "")
         + (", without biases" if not lstm.bias else "")
@@ -214,7 +215,8 @@ def _recurrent(weights: StateDict) -> dict[str, str]:
 
 def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, key: str) -> str:
     """What is in the file, so that the user can tell what it is, and what to type next."""
-    recurrent = ", ".join(f"{path or 'the file'} is an {text}" for path, text in list(_recurrent(weights).items())[:8])
+    found = list(_recurrent(weights).items())
+    recurrent = ", ".join(f"{path}: {text}" if path else text for path, text in found[:8])
     listed = ", ".join(f"{name}{list(value.shape)}" for name, value in list(weights.items())[:40])
     more = f" and {len(weights) - 40} more" if len(weights) > 40 else ""
     command = "with --model FILE.py:Class"

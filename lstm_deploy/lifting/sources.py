@@ -210,7 +210,7 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
     own = {key: value.shape for key, value in network.state_dict().items() if isinstance(value, Tensor)}
     fit = find_names(part, origin.weights_key, own)
     mismatch = f"The weights of {origin.path} do not fit {name}"
-    remedy = why_missing(part) or "check --init and --weights-key"
+    remedy = why_missing(part)
     places = {place: key for key, place in fit.names.items()}
     if len(fit.names) < len(own):  # a hook of the class may look for it under another name
         places |= {place: place.removeprefix(fit.key) for place in part.tensors if place.startswith(fit.key)}

@@ -45,7 +45,7 @@ def read_weights(path: Path, key: str | None = None, unused: list[str] | None = 
 
     Reads `.safetensors`, TorchScript archives, and whatever `torch.save` wrote; `key` names the entry to take where
     there are several. A list of tensors has the names `0`, `1`, …. The places of other weights are appended to
-    `unused`. Raises `InputError` for a file that is none of these, would run code, or holds weights that are not finite.
+    `unused`. Raises `InputError` for a file that is none of these, would run code, or has weights that are not finite.
     """
     file = open_weights(path).under(key)
     places, _ = _places(file, key)
@@ -100,19 +100,21 @@ def find_names(file: WeightFile, key: str | None, own: Mapping[str, Collection[i
     if others:
         fitting = listed([_key(key, prefix) for prefix in others])
         there = _key(key, chosen) if _joined(key, chosen) else "no prefix"
-        findings.append(f"the weights are those under {there}; {fitting} would fit too (--weights-key)")
+        findings.append(f"the weights are those under {there}; {fitting} would fit too (with --weights-key)")
     elif chosen and _rank(chosen.rstrip(".")) > len(NESTED):
         findings.append(f"the weights are those under {_key(key, chosen)}")
     return Fit(key=chosen, names=names, findings=tuple(findings))
 
 
 def why_missing(file: WeightFile) -> str:
-    """What to do about weights that a file does not have, where it is of a kind that lacks them; else empty."""
+    """What to do about weights that a class has and a file does not: what the file is, or what it has instead."""
     if any(map(file.is_quantized, file.tensors)):
         return "the file holds quantized weights, so give those in float32 that they were made from"
     if re.search(r"-\d+-of-\d+\b", file.path.name):
         return "the file is one of several, so join them into one"
-    return ""
+    shapes = {name: value.shape for name, value in file.tensors.items() if not is_training(file.homes[name])}
+    there = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
+    return f"the file has {listed(there) or 'no LSTM'}, so check --model, --init and --weights-key"
 
 
 def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str]]:
@@ -123,7 +125,7 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
             by_home.setdefault(home, []).append(name)
     recurrent = [home for home, names in by_home.items() if _is_recurrent(_below(home, names))]
     if not recurrent and (lowered := next((name for name in file.tensors if file.is_quantized(name)), None)):
-        raise InputError(quantized(file.path, lowered))
+        raise InputError(quantized(file.path, next((top for top in file.entries if lowered.startswith(top)), lowered)))
     homes = sorted(recurrent or by_home, key=_rank)
     if not homes:
         raise InputError(file.nothing())
@@ -132,7 +134,7 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
     if not clear:
         there = "; ".join(f"{_joined(key, home) or 'the top'} with {_described(file, home)}" for home in homes[:8])
         raise InputError(
-            f"{file.path} does not say which of its weights are the network's: {there}; take one of them, as in "
+            f"{file.path} does not say which of its weights are the network's: {there}; choose one, as in "
             f"lstm-deploy export {quote(str(file.path))} --weights-key {_key(key, home)}, or name the class with "
             "--model FILE.py:Class."
         )

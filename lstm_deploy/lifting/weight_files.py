@@ -20,8 +20,10 @@ WITHIN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What `torch.compile`, FSDP and activation checkpointing put into names, wherever a module is wrapped."""
 TRAINING = ("optim", "sched", "rng", "callback", "loop")
 """Parts of the names of entries that are the state of a training, not of a network."""
-MOST_VALUES = 20_000_000
+MOST_VALUES = 1_000_000
+"""In a file; a hundred numbers or texts in a list count as one."""
 DEEPEST = 100
+"""How many containers may lie in one another."""
 _NUMPY = {"scalar": "a NumPy number", "_reconstruct": "a NumPy array"}
 
 
@@ -71,9 +73,10 @@ class WeightFile(Struct, frozen=True, kw_only=True):
         Raises `InputError` for tensors that are damaged or no plain numbers.
         """
         loaded = {}
+        shard = "ds_version" in self.entries
         for place, name in names.items():
             value = self.tensors[place]
-            if 0 in value.shape and "ds_version" in self.entries:
+            if shard and 0 in value.shape:
                 raise InputError(self.nothing())
             if isinstance(value, StoredTensor):
                 if self.is_quantized(place):
@@ -222,7 +225,7 @@ class _Walk:
         if id(value) in self.around:
             return
         self.around.add(id(value))
-        self.visited += len(value)
+        self.visited += 1 + len(value) // 100
         if self.visited > MOST_VALUES:
             raise InputError(f"{self.path} holds more values than a file of weights; check it.")
         for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):

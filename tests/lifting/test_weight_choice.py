@@ -1,0 +1,221 @@
+"""Which weights are taken from the files of other frameworks, and what is said of the rest."""
+
+import re
+from pathlib import Path
+
+import foreign_checkpoints as foreign
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from lstm_deploy.errors import InputError
+from lstm_deploy.lifting.sources import Origin, load
+from lstm_deploy.lifting.weight_choice import read_weights
+
+HOME = "foreign_checkpoints"
+OF_CLASS = {
+    # framework: suffix, class, key, findings
+    "lightning": (
+        ".ckpt",
+        foreign.Net,
+        None,
+        [r"state_dict\.loss of the file belong", r"args \(argparse\.Namespace\)"],
+    ),
+    "hugging_face": (".safetensors", foreign.SpeechEncoder, None, []),
+    "fairseq": (".pt", foreign.Net, None, [r"args \(argparse\.Namespace\)", r"val \(a NumPy number\)"]),
+    "nemo": (".nemo", foreign.SpeechEncoder, None, []),
+    "stable_baselines3": (".zip", foreign.Actor, None, [r"policy\.lstm_critic, policy\.value_net of the file belong"]),
+    "rsl_rl": (".pt", foreign.RecurrentModel, None, ["under actor_state_dict", "critic_state_dict of the file belong"]),
+    "clean_rl": (".pth", foreign.Net, None, ["under 0", "1, 2 of the file belong"]),
+    "deepspeed": (".pt", foreign.Net, None, []),
+    "hydra": (".pt", foreign.Net, None, [r"cfg \(omegaconf\.dictconfig\.DictConfig\)"]),
+    "averaged": (".pth", foreign.Net, None, ["those under state_dict; state_dict_ema would fit too"]),
+    "ema_wrapper": (".pt", foreign.Net, "ema_model", ["initted, step, online_model of the file belong"]),
+}
+
+
+def written(folder, framework, network, **form):
+    path = folder / f"m{OF_CLASS.get(framework, ('.pt',))[0]}"
+    getattr(foreign, framework)(path, network, **form)
+    return path
+
+
+def assert_loaded(loaded, network, prefix=""):
+    weights = loaded.lifted.module.state_dict()
+    for name, value in network.state_dict().items():
+        expected = value.half().float() if loaded.source.path.endswith("half.pt") else value
+        torch.testing.assert_close(weights[prefix + name], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("framework", OF_CLASS)
+def test_a_class_finds_its_weights_and_the_rest_is_named(tmp_path, framework):
+    _, kind, key, findings = OF_CLASS[framework]
+    network = kind()
+    path = written(tmp_path, framework, network.encoder if kind is foreign.SpeechEncoder else network)
+    loaded = load(Origin(path=path, model=f"{HOME}:{kind.__name__}", weights_key=key))
+    assert_loaded(loaded, network)
+    for finding in findings:
+        assert any(re.search(finding, each) for each in loaded.findings), loaded.findings
+
+
+@pytest.mark.parametrize("framework", ["fairseq", "hydra", "averaged", "deepspeed", "nemo", "hugging_face"])
+def test_one_network_is_found_without_its_class(tmp_path, framework):
+    network = foreign.Net()
+    path = written(tmp_path, framework, network)
+    weights = read_weights(path)
+    for name, value in network.state_dict().items():
+        found = next(each for each in weights if each.endswith(name))
+        torch.testing.assert_close(weights[found], value, rtol=1e-3, atol=1e-3)
+    assert "LSTM(3, 4, 1 layers)" in " ".join(load(Origin(path=path)).findings)
+
+
+@pytest.mark.parametrize(
+    ("framework", "kind", "seen"),
+    [
+        ("lightning", foreign.Net, [r"net\.lstm: LSTM\(3, 4, 1 layers\)"]),
+        ("stable_baselines3", foreign.Actor, ["2 LSTMs", "lstm_actor: LSTM", "lstm_critic: LSTM"]),
+        ("rsl_rl", foreign.RecurrentModel, ["actor_state_dict with LSTM", "critic_state_dict with LSTM"]),
+        ("clean_rl", foreign.Net, [r"0 with LSTM\(3, 4, 1 layers\)"]),
+        ("ema_wrapper", foreign.Net, [r"online_model\.lstm: LSTM", r"ema_model\.lstm: LSTM"]),
+    ],
+)
+def test_a_bare_file_of_several_networks_ends_with_what_it_holds_and_what_to_type(tmp_path, framework, kind, seen):
+    """And what it says to type leads to an LSTM, in one step or two."""
+    path = written(tmp_path, framework, kind())
+    key = None
+    for _ in range(2):
+        with pytest.raises(InputError) as error:
+            load(Origin(path=path, weights_key=key))
+        if key is None:
+            assert all(re.search(text, str(error.value)) for text in seen), error.value
+        assert f"lstm-deploy export {path} " in str(error.value)
+        keys = re.search(r"--weights-key (\S+?)(?: or |,| \()", str(error.value))
+        key = keys[1]
+        try:
+            loaded = load(Origin(path=path, weights_key=key))
+        except InputError:
+            continue
+        assert [spec.input_size for spec in loaded.lifted.signature.recurrent] == [3]
+        return
+    pytest.fail("the second key leads nowhere")
+
+
+def test_a_part_says_what_is_left(tmp_path):
+    path = written(tmp_path, "stable_baselines3", foreign.Actor())
+    findings = " ".join(load(Origin(path=path, weights_key="policy.lstm_actor")).findings)
+    assert "policy.lstm_actor: LSTM(3, 4, 1 layers)" in findings
+    assert "policy.action_net" in findings
+    assert "are not used" in findings
+
+
+def test_two_copies_that_fit_a_class_are_not_chosen_between(tmp_path):
+    path = written(tmp_path, "ema_wrapper", foreign.Net())
+    with pytest.raises(InputError, match=r"fit under online_model, ema_model; .* --weights-key"):
+        load(Origin(path=path, model=f"{HOME}:Net"))
+    torch.save({"actor": foreign.Net().state_dict(), "critic": foreign.Net().state_dict()}, path)
+    with pytest.raises(InputError, match="fit under actor, critic"):
+        load(Origin(path=path, model=f"{HOME}:Net"))
+
+
+def test_a_copy_of_other_sizes_is_not_taken_for_the_class(tmp_path):
+    network, other = foreign.RecurrentModel(), foreign.RecurrentModel(5, 1)
+    torch.save({"a": other.state_dict(), "b": network.state_dict()}, tmp_path / "m.pt")
+    loaded = load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:RecurrentModel"))
+    assert_loaded(loaded, network)
+
+
+def test_parts_that_were_saved_apart_are_put_together_by_their_class(tmp_path):
+    network = foreign.Net()
+    torch.save({"lstm": network.lstm.state_dict(), "fc": network.fc.state_dict()}, tmp_path / "m.pt")
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net")), network)
+
+
+@pytest.mark.parametrize("place", ["model._orig_mod.", "module.", "_net.", "a.b.c."])
+def test_a_class_is_found_under_any_prefix(tmp_path, place):
+    network = foreign.Net()
+    torch.save({"state_dict": foreign.renamed(network, place)}, tmp_path / "m.pt")
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net")), network)
+
+
+def test_a_wrapper_inside_the_network_is_taken_off(tmp_path):
+    """As when only the LSTM was compiled, or wrapped by FSDP."""
+    network = foreign.Net()
+    weights = {name.replace("lstm.", "lstm._orig_mod."): value for name, value in network.state_dict().items()}
+    torch.save(weights, tmp_path / "m.pt")
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net")), network)
+    assert "lstm is an LSTM(3, 4, 1 layers)" in load(Origin(path=tmp_path / "m.pt")).findings
+
+
+def test_nan_in_weights_that_are_not_used_is_no_matter(tmp_path):
+    torch.save(
+        {"model": foreign.Net().state_dict(), "ema": {"lstm.weight_hh_l0": torch.tensor(torch.nan)}}, tmp_path / "m.pt"
+    )
+    load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
+    load(Origin(path=tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_quantized_weights_are_called_so(tmp_path, model):
+    path = written(tmp_path, "quantized", foreign.Net())
+    with pytest.raises(InputError, match=r"quantized.*float32.*--quantize int8|quantized weights, so give"):
+        load(Origin(path=path, model=model))
+
+
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_a_shard_of_deepspeed_is_called_so(tmp_path, model):
+    path = written(tmp_path, "deepspeed", foreign.Net(), sharded=True)
+    with pytest.raises(InputError, match=r"DeepSpeed.*zero_to_fp32\.py"):
+        load(Origin(path=path, model=model))
+    torch.save({"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(3)]}, "ds_version": "0.16"}, path)
+    with pytest.raises(InputError, match=r"DeepSpeed.*zero_to_fp32\.py"):
+        load(Origin(path=path, model=model))
+
+
+def test_a_compressed_nemo_archive_is_read(tmp_path):
+    network = foreign.SpeechEncoder()
+    path = written(tmp_path, "nemo", network.encoder, compression="gz")
+    assert_loaded(load(Origin(path=path, model=f"{HOME}:SpeechEncoder")), network)
+
+
+def test_a_class_that_is_not_there_is_told_what_is(tmp_path):
+    path = written(tmp_path, "stable_baselines3", foreign.Actor())
+    with pytest.raises(InputError, match=r"do not fit Net: .* LSTM\(3, 4, 1 layers\) at policy\.lstm_actor"):
+        load(Origin(path=path, model=f"{HOME}:Net"))
+
+
+@pytest.mark.parametrize("content", [lambda network: network, lambda network: {"model": network, "epoch": 1}])
+def test_the_weights_of_a_whole_module_are_read_by_its_class_and_nothing_runs(tmp_path, content, monkeypatch):
+    network = foreign.Net()
+    torch.save(content(network), tmp_path / "m.pt")
+    monkeypatch.setattr(foreign.Net, "__setstate__", lambda *_: pytest.fail("code of the class runs"), raising=False)
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net")), network)
+    with pytest.raises(InputError, match=r"class foreign_checkpoints\.Net.*--model FILE\.py:Net.*--trust-pickle"):
+        load(Origin(path=tmp_path / "m.pt"))
+
+
+def test_other_recurrent_layers_are_counted_as_what_they_are(tmp_path):
+    both = foreign.renamed(nn.LSTM(3, 4), "a.") | foreign.renamed(nn.GRU(3, 4), "b.")
+    torch.save(both, tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"2 recurrent layers \(a: LSTM\(3, 4, 1 layers\), b: GRU"):
+        load(Origin(path=tmp_path / "m.pt"))
+    torch.save(foreign.renamed(nn.GRU(3, 4), "a.") | foreign.renamed(nn.GRU(3, 4), "b."), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="2 GRUs or plain RNNs"):
+        load(Origin(path=tmp_path / "m.pt"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    places=st.lists(st.text("abcdefgh_", min_size=1, max_size=4), max_size=3, unique=True),
+    nested=st.booleans(),
+    others=st.integers(0, 3),
+)
+def test_a_class_is_found_wherever_it_lies(tmp_path_factory, places, nested, others):
+    path = Path(tmp_path_factory.mktemp("any")) / "m.pt"
+    network = foreign.Net()
+    content = network.state_dict()
+    for place in places:
+        content = {place: content} if nested else {f"{place}.{name}": value for name, value in content.items()}
+    content |= {f"other{index}.weight": torch.ones(index + 1) for index in range(others)}
+    torch.save(content, path)
+    assert_loaded(load(Origin(path=path, model=f"{HOME}:Net")), network)
