@@ -9,6 +9,7 @@ import io
 import pickle
 import struct
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, ClassVar
 
@@ -27,7 +28,7 @@ _HOSTILE = {
 }
 """Functions that no file of weights calls. None would be called here either: it is to say what the file is."""
 _BYTE_ORDER = "was written on a machine with another order of bytes; save it again on one like this."
-_SAME_MODULE = {"__builtin__": "builtins", "_io": "io", "posix": "os", "nt": "os", "copy_reg": "copyreg"}
+_SAME_MODULE = {"posix": "os", "nt": "os", "_io": "io"}
 
 
 class RefusedError(Exception):
@@ -86,6 +87,7 @@ class Reader(pickle._Unpickler):
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]
+    proto: int
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: IO[bytes], read: Callable[[str], bytes]) -> None:
@@ -97,6 +99,8 @@ class Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the file stands for; raises `RefusedError` for a function that only an attacker would call."""
+        if self.proto < 3:  # which has the names of Python 2
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         module = _SAME_MODULE.get(module, module)
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype

@@ -114,6 +114,8 @@ def why_missing(file: WeightFile) -> str:
         return "the file is one of several, so join them into one"
     shapes = {name: value.shape for name, value in file.tensors.items() if not is_training(file.homes[name])}
     there = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
+    if not there and "ds_version" in file.entries:
+        return "the weights are in other files of this DeepSpeed checkpoint, so join them with zero_to_fp32.py"
     return f"the file has {listed(there) or 'no LSTM'}, so check --model, --init and --weights-key"
 
 
