@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
         table(document)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
         raise InputError(f"{path} is no result of lstm-deploy bench --json; write one with that.") from error
     return document  # type: ignore[no-any-return]
 

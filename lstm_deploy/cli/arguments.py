@@ -22,7 +22,7 @@ def origin(
 
     try:
         init = json.loads(source.init or "{}")
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"--init is not JSON ({error}); write it as '{{\"hidden\": 64}}'.") from error
     if not isinstance(init, dict):
         raise InputError("--init is not a JSON object; write it as '{\"hidden\": 64}'.")

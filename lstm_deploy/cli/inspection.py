@@ -35,7 +35,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _bundle(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a checkpoint, a bundle, or an .onnx, .torchscript or .c file.")
+        raise InputError(f"{path} does not exist or is not a file; give a checkpoint, a bundle or an artifact.")
     match path.suffix:
         case ".safetensors" if checkpoint.is_checkpoint(path):
             return _checkpoint(path)

@@ -327,7 +327,7 @@ def decode_json(text: str | bytes, kind: type[T], what: str) -> T:
                 "upgrade lstm-deploy."
             )
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{what} is malformed ({error}); export the model again.") from error
 
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.artifacts import Bundle, Source, extra_files, sha256
+from lstm_deploy.artifacts import Bundle, Source, extra_files, require_file, sha256
 from lstm_deploy.contract import (
     CONTRACT_FILE,
     Classify,
@@ -196,8 +196,7 @@ def _check_file(path: Path) -> None:
         inside = sorted(name for name in names if not is_training(name) and not name.startswith("training_args"))
         there = f", as {listed(inside)}" if inside else ""
         raise InputError(f"{path} is a folder; give the file of the weights{there}.")
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path.")
+    require_file(path)
     if not path.is_file():
         raise InputError(f"{path} is a pipe or a device; save what comes from it to a file first.")
 

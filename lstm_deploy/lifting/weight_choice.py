@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from msgspec import Struct
+from torch import Size
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.recurrent_weights import FROM_SCRATCH, describe_recurrent
@@ -64,6 +65,9 @@ def choose(path: Path, key: str | None) -> Choice:
         f"{_joined(key, other)} takes it)"
         for other in others
     ]
+    home = file.homes[next(iter(places))]
+    if _rank(home) > len(NESTED):
+        findings.append(f"the weights are those under {_joined(key, home)}")
     taken = [_joined(key, place) for place in places]
     prefix = taken[0].removesuffix(next(iter(places.values()))).rstrip(".")
     unused = [name for name in whole.unused(taken) if name not in [_joined(key, other) for other in others]]
@@ -74,7 +78,7 @@ def choose(path: Path, key: str | None) -> Choice:
     return Choice(weights=file.load(places), key=prefix, findings=tuple(findings))
 
 
-def find_names(file: WeightFile, key: str | None, own: Mapping[str, Collection[int]]) -> Fit:
+def find_names(file: WeightFile, key: str | None, own: Mapping[str, Size]) -> Fit:
     """Where the names of a class lie in a file: the prefix under which most of them are found, of the same shapes.
 
     `own` has the shape of each name. Raises `InputError` if they are found equally well under several.
@@ -190,7 +194,7 @@ def _outer_names(own: Collection[str]) -> tuple[str, ...]:
     return ("", f"{outer.pop()}.") if len(outer) == 1 and all("." in name for name in own) else ("",)
 
 
-def _fits(file: WeightFile, own: Mapping[str, Collection[int]], outer: str) -> Counter[str]:
+def _fits(file: WeightFile, own: Mapping[str, Size], outer: str) -> Counter[str]:
     """For each prefix in the file, how many names of the class are under it: of the right shape, if any are."""
     inner = {name.removeprefix(outer): tuple(shape) for name, shape in own.items()}
     same, named = Counter[str](), Counter[str]()

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -15,3 +18,13 @@ def test_a_pickled_module_is_opened_only_by_the_function_for_trusted_files(tmp_p
     torch.save(nn.LSTM(3, 4).state_dict(), tmp_path / "s.pt")
     with pytest.raises(InputError, match="not a module"):
         unpickle_module(tmp_path / "s.pt")
+
+
+def test_a_trusted_pickle_finds_the_classes_of_the_working_directory(tmp_path, monkeypatch):
+    """As the script did that wrote it."""
+    (tmp_path / "home_made.py").write_text("from torch import nn\n\nclass Net(nn.LSTM):\n    pass\n")
+    code = "import torch, home_made; torch.save(home_made.Net(3, 4), 'm.pth')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    assert type(unpickle_module(tmp_path / "m.pth")).__name__ == "Net"
+    assert str(tmp_path) not in sys.path

@@ -51,7 +51,7 @@ def read_vocabulary(path: Path, *, characters: bool) -> tuple[tuple[str, ...], i
 def _entries_of_json(text: str, path: Path) -> list[str]:
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); give a list of entries.") from error
     if isinstance(content, dict):
         by_token = {token: entry for entry, token in content.items() if isinstance(token, int)}
