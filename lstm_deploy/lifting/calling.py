@@ -21,7 +21,9 @@ RECURRENT_MODULES = tuple(getattr(nn, name) for name in LSTM.pytorch_modules)
 KEPT = "(kept)"
 """First key of what a module keeps as an attribute, beside what it returns."""
 
-_STATE_NAME = re.compile(r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|prev)|hidden|state|cell|memory|prev|carry")
+_STATE_NAME = re.compile(
+    r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|init|prev)(?![a-z])|hidden|state|cell|memory|prev|carry|cache|history|past|^last|ema$"
+)
 
 
 class StateArgument(Struct, frozen=True, kw_only=True):
@@ -32,16 +34,27 @@ class StateArgument(Struct, frozen=True, kw_only=True):
     """In place of a parameter: its path from the module, as in `encoder.hidden`."""
     structure: Any
     """The state, with a `Leaf` in the place of each tensor."""
+    is_written: bool = False
+    """Whether `forward` changes the parameter's value in place, so that it holds the new state after a call."""
 
     @property
     def root(self) -> str:
         """The place as the author would write it."""
-        return self.parameter or f"self.{self.attribute}"
+        return self.parameter.removeprefix("*") or f"self.{self.attribute}"
 
 
 def state_leaves(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument, Path, Leaf]]:
     """The tensors of the state in their order, each with its argument and the keys that lead to it there."""
     return [(argument, path, leaf) for argument in arguments for path, leaf in leaves_of(argument.structure)]
+
+
+def numbered(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument, range]]:
+    """Each argument with the numbers of its tensors among `state_leaves(arguments)`."""
+    pairs: list[tuple[StateArgument, range]] = []
+    for argument in arguments:
+        first = pairs[-1][1].stop if pairs else 0
+        pairs.append((argument, range(first, first + len(leaves_of(argument.structure)))))
+    return pairs
 
 
 class CallingConvention(Struct, frozen=True, kw_only=True):
@@ -68,6 +81,13 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
         `state` fills the leaves of the structures of `self.state`, in order; None leaves out the state.
         """
         arguments, attributes = self._placed(state)
+        rest = next((arguments.pop(name) for name in tuple(arguments) if name.startswith("*")), ())
+        changed = {
+            argument.root: cloned(arguments[argument.parameter])
+            for argument in self.state
+            if argument.is_written and argument.parameter in arguments
+        }
+        arguments |= changed
         if self.mutates_inputs:
             inputs = [x.clone() for x in inputs]
         if self.batch_names and self.input_parameters:
@@ -77,11 +97,11 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
             arguments |= zip(self.input_parameters, inputs, strict=True)
             inputs = ()
         with StayOnCPU() if self.hardcodes_device else nullcontext():
-            if not attributes:
-                return module(*inputs, **arguments)
+            if not attributes and not changed:
+                return module(*inputs, *rest, **arguments)
             with attributes_set(module, attributes) as kept:
-                returned = module(*inputs, **arguments)
-                return Kept(returned, kept())
+                returned = module(*inputs, *rest, **arguments)
+                return Kept(returned, changed | {f"self.{path}": value for path, value in kept().items()})
 
     def arguments(self, state: Sequence[Tensor]) -> dict[str, Any]:
         """Keyword arguments for the parameters of `forward` that take a state."""
@@ -114,6 +134,7 @@ class Kept(NamedTuple):
 
     returned: Any
     kept: dict[str, Any]
+    """By the place as the author would write it: an attribute, or a parameter that is changed in place."""
 
 
 @contextmanager
@@ -135,9 +156,10 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
 
     Raises `LiftingError` if it takes fewer arguments than there are inputs.
     """
-    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return CallingConvention(input_parameters=None)
+    every = list(inspect.signature(module.forward).parameters.values())
+    parameters = [p for p in every if p.kind is not p.VAR_KEYWORD]
+    if starred := [f"*{p.name}" for p in parameters if p.kind is p.VAR_POSITIONAL]:
+        return CallingConvention(input_parameters=None, optional=tuple(starred))
     names = [p.name for p in parameters]
     given = [spec.name for spec in inputs]
     takes_batch = len(given) > 1 and not set(given) & set(names) and all(map(named_like_state, names[1:]))
@@ -149,12 +171,24 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
         input_parameters=tuple(passed),
         batch_names=tuple(given) if takes_batch else (),
         missing=tuple(p.name for p in rest if p.default is p.empty),
-        optional=tuple(p.name for p in rest if _is_nothing(p.default)),
+        optional=(
+            *(p.name for p in rest if _is_nothing(p.default)),
+            *(_states_read_by_name(module, names) if len(parameters) < len(every) else ()),
+        ),
     )
 
 
+def _states_read_by_name(module: nn.Module, names: Sequence[str]) -> list[str]:
+    """Names of states that a forward with `**kwargs` may read from these, as in `kwargs.get("state")`."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    constants = [text for text in getattr(code, "co_consts", ()) if isinstance(text, str) and text.isidentifier()]
+    return [text for text in constants if text not in names and named_like_state(text)]
+
+
 def _is_nothing(default: Any) -> bool:
-    """Whether the default of a parameter stands for no state: `None`, or an empty tuple, list or mapping."""
+    """Whether the default of a parameter stands for no state: `None`, or an empty tuple, list, mapping or tensor."""
+    if isinstance(default, Tensor):
+        return default.numel() == 0
     return default is None or (isinstance(default, tuple | list | Mapping) and not default)
 
 
@@ -166,7 +200,7 @@ def named_like_state(parameter: str) -> bool:
 def flatten(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
     """The tensors in nested tuples, lists, mappings and dataclasses, each with the keys that lead to it.
 
-    Those that a module keeps have `KEPT` as their first key, and the attribute as the second.
+    Those that a module keeps have `KEPT` as their first key, and the place as the second.
     """
     if isinstance(value, Tensor):
         return [(path, value)]

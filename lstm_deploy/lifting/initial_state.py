@@ -39,15 +39,24 @@ def with_initial(probe: ModuleProbe, flow: StateFlow) -> StateFlow:
     zeros = _rows(flow, [None] * len(flow.states), probe.sizes["batch"])
     if _start_alike(flow, bare, probe.record(probe.sizes, state=flow.leaves(zeros))):
         return flow
-    values = [_start_of(carried, bare) for carried in flow.states]
+    try:
+        values = [_start_of(carried, bare) for carried in flow.states]
+    except LiftingError as error:
+        raise no_initial_state(probe) from error
     rows = _rows(flow, values, probe.sizes["batch"])
     if not _start_alike(flow, bare, probe.record(probe.sizes, state=flow.leaves(rows))):
-        names = " and ".join(dict.fromkeys(argument.root for argument in probe.convention.state))
-        raise LiftingError(
-            f"Without {names}, forward starts from a state that {names} cannot bring about, so the contract would have "
-            f"no initial state; make {names} a required parameter."
-        )
+        raise no_initial_state(probe)
     return _with_values(flow, values)
+
+
+def no_initial_state(probe: ModuleProbe) -> LiftingError:
+    """For a module that does without a state what it does with no constant one."""
+    names = " and ".join(dict.fromkeys(argument.root for argument in probe.convention.state))
+    return LiftingError(
+        f"Without {names}, forward does not start from zeros or another constant, as where it computes the first state "
+        f"from its inputs, so the contract would have no initial state; make {names} a required parameter of forward, "
+        "and compute the first one before it."
+    )
 
 
 def learned(state: State | None, path: str) -> State | None:
@@ -105,29 +114,33 @@ def _rows(flow: StateFlow, values: Sequence[Tensor | None], batch: int) -> list[
     ]
 
 
+def states_made_by_methods(module: nn.Module, batch: int, noise: int = 0) -> list[Any]:
+    """What methods of the module such as `init_hidden` make for some rows; None for one that cannot be called so."""
+    names = [name for name in dir(type(module)) if _MAKER.search(name) and name not in dir(nn.Module)]
+    return [_call(shared_copy(module), name, batch, noise) for name in names]
+
+
 def _made_by_methods(probe: ModuleProbe) -> Iterator[list[Tensor]]:
     """The tensors of the state as methods of the module make them for some rows, if they have its shapes."""
     batch = probe.sizes["batch"]
     leaves = [leaf for *_, leaf in state_leaves(probe.convention.state)]
-    for name in dir(type(probe.original)):
-        if not _MAKER.search(name) or name in dir(nn.Module):
-            continue
-        made = [_call(shared_copy(probe.original), name, batch, noise) for noise in (0, 1)]
-        fits = [value.shape for value in made[0]] == [leaf.sized(batch) for leaf in leaves]
-        if fits and all(torch.equal(a, b) for a, b in zip(*made, strict=True)):
-            yield made[0]
+    made = [states_made_by_methods(probe.original, batch, noise) for noise in (0, 1)]
+    for pair in zip(*made, strict=True):
+        values, others = ([value.detach().float() for _, value in flatten(state)] for state in pair)
+        fits = [value.shape for value in values] == [leaf.sized(batch) for leaf in leaves]
+        if fits and all(torch.equal(a, b) for a, b in zip(values, others, strict=True)):
+            yield values
 
 
-def _call(module: nn.Module, name: str, batch: int, noise: int) -> list[Tensor]:
-    """The tensors that a method returns for a number of rows; none if it cannot be called so."""
+def _call(module: nn.Module, name: str, batch: int, noise: int) -> Any:
+    """What a method returns for a number of rows; None if it cannot be called so."""
     method: Any = getattr(module, name)
     try:
-        required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+        required = [p.name for p in inspect.signature(method).parameters.values() if p.default is p.empty]
         with seeded(noise):
-            made = method(batch) if required else method()
+            return method(*("cpu" if "device" in parameter else batch for parameter in required))
     except Exception:  # whatever the author's method raises: it is for something else
-        return []
-    return [value.detach().float() for _, value in flatten(made)]
+        return None
 
 
 def _start_alike(flow: StateFlow, a: Recording, b: Recording) -> bool:

@@ -1,17 +1,21 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from msgspec.structs import replace
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, state_leaves
+from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, numbered
 from lstm_deploy.lifting.execution import shared_copy
-from lstm_deploy.lifting.probing import STEP, ModuleProbe, attributes_of, differ
-from lstm_deploy.lifting.state_search import differing, reaches, structure_in, with_rows_marked
+from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
+from lstm_deploy.lifting.state_parts import Usual
+from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
 from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
+
+REPEATED = 4
+"""How often a module is called to see whether it keeps anything: what one call keeps, another may only pass on."""
 
 
 def find_kept_state_of_one_row(probe: ModuleProbe) -> None:
@@ -45,65 +49,73 @@ def find_kept_state(probe: ModuleProbe) -> None:
 
     Raises `LiftingError` for one whose shape does not follow the number of rows.
     """
-    before = probe.convention
-    settled = {argument.attribute for argument in before.state}
-    kept = probe.kept_attributes(probe.sizes)
-    wider = probe.kept_attributes({**probe.sizes, "batch": probe.sizes["batch"] + STEP}) if probe.has_rows else kept
-    arguments = []
-    for path, value in kept.items():
-        try:
-            structure = structure_in(probe, value, wider.get(path))
-        except ValueError:
-            continue
-        if path not in settled and leaves_of(structure):
-            arguments.append(StateArgument(attribute=path, structure=structure))
+    settled = {argument.attribute for argument in probe.convention.state}
+    found = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
-    probe.convention = replace(before, state=(*before.state, *arguments))
-    known = len(state_leaves(before.state))
-    for argument in arguments:
-        count = len(leaves_of(argument.structure))
-        if not _matters(probe, range(known, known + count)):
+    probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
+    for argument in found:
+        matters = _matters(probe, probe.sizes, argument)
+        if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
+            raise some_steps_only(probe, argument.root)
+        if not matters:
             rest = tuple(other for other in probe.convention.state if other is not argument)
             probe.convention = replace(probe.convention, state=rest)
-            continue
-        known += count
-        if probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
+        elif probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
             raise LiftingError(
-                f"forward keeps a state in self.{argument.attribute}, whose shape does not follow the number of rows, "
+                f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, "
                 "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
             )
+    _check_kept_as_given(probe)
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
-    """Raise `LiftingError` if a second call on the same inputs and state returns something else."""
+    """Raise `LiftingError` if later calls on the same inputs and state return something else."""
     module = shared_copy(probe.original)
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     before = {path: cloned(value) for path, value in attributes_of(module).items()}
-    first, second = (flatten(probe.run_again(module, state)) for _ in range(2))
-    if [path for path, _ in first] == [path for path, _ in second] and all(
-        torch.allclose(a, b, equal_nan=True) for (_, a), (_, b) in zip(first, second, strict=True)
+    first, *later = (flatten(probe.run_again(module, state)) for _ in range(REPEATED))
+    if all(
+        [path for path, _ in first] == [path for path, _ in other]
+        and all(torch.allclose(a, b, equal_nan=True) for (_, a), (_, b) in zip(first, other, strict=True))
+        for other in later
     ):
         return
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
     names = " and ".join(f"self.{path}" for path in changed) or "what it keeps"
     raise LiftingError(
-        f"A second call of forward returns something else, because of {names}, which cannot be an input; keep a state "
+        f"A later call of forward returns something else, because of {names}, which cannot be an input; keep a state "
         "in tensors of floats with an axis of rows, or let forward take and return it."
     )
 
 
-def _matters(probe: ModuleProbe, numbers: Iterable[int]) -> bool:
-    """Whether one of these tensors of the state reaches an LSTM's start, or changes what is returned."""
-    leaves = probe.leaves(probe.sizes, 0)
+def _check_kept_as_given(probe: ModuleProbe) -> None:
+    """Raise `LiftingError` for an attribute that a call leaves in another structure, as a list that grows."""
+    if not any(argument.attribute for argument in probe.convention.state):
+        return
+    returned = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0)).returned
+    for argument in probe.convention.state:
+        left = [path[2:] for path, _ in returned if path[:2] == (KEPT, argument.root)]
+        if argument.attribute and left != [path for path, _ in leaves_of(argument.structure)]:
+            raise LiftingError(
+                f"forward keeps a state in {argument.root}, which a second call leaves in another structure than the "
+                "first, as a list that grows; keep the last state alone."
+            )
+
+
+def _other_steps(probe: ModuleProbe) -> list[dict[str, int]]:
+    """Sizes with other numbers of steps, one of them 1 if the module takes that."""
+    if "seq" not in dynamic_dims(probe.inputs):
+        return []
+    return [{**probe.sizes, "seq": steps} for steps in (probe.least_seq, 2 * probe.sizes["seq"])]
+
+
+def _matters(probe: ModuleProbe, sizes: Mapping[str, int], argument: StateArgument) -> bool:
+    """Whether a tensor of an argument of the state reaches an LSTM's start, or changes what is returned."""
+    numbers = next(numbers for other, numbers in numbered(probe.convention.state) if other is argument)
     try:
-        before = probe.record(probe.sizes, state=leaves)
-        for number in numbers:
-            others = list(leaves)
-            others[number] = torch.randn(leaves[number].shape, generator=torch.Generator().manual_seed(1))
-            after = probe.record(probe.sizes, state=others)
-            values = [[value for path, value in run.returned if path[:1] != (KEPT,)] for run in (before, after)]
-            same = all(torch.equal(a, b) for a, b in zip(*values, strict=True))
-            if not same or differing(before, after):
+        for seed in range(3):  # an input such as a flag may hide it
+            usual = Usual(probe, sizes, seed)
+            if any(usual.reached(number) or usual.matters(number) for number in numbers):
                 return True
     except LiftingError:
         pass

@@ -6,6 +6,7 @@ The user's code stays as it is. Recurrent modules in a copy get another class (s
 start from a state of their own is found by running the module, and so is the rest of the contract.
 """
 
+import inspect
 import warnings
 from collections.abc import Sequence
 
@@ -78,7 +79,7 @@ def lift(
         lifted.notes = check_row_lengths(probe, lifted)
         streaming, reason = measure_streaming(lifted, inputs)
     lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
-    lifted.notes = (*lifted.notes, *_state_notes(probe, lifted.signature))
+    lifted.notes = (*lifted.notes, *_state_notes(probe, lifted.signature), *_default_notes(probe))
     if flow.is_authored and _takes_any_lengths(probe):
         lifted.author = AuthorsModule(original, lifted)
     return lifted
@@ -103,6 +104,22 @@ def _takes_any_lengths(probe: ModuleProbe) -> bool:
     """Whether rows can be sorted by an input that holds their lengths, where the author's code demands sorted ones."""
     sorts = probe.packing is not None and probe.packing.demands_sorted
     return not sorts or any(spec.is_lengths for spec in probe.inputs)
+
+
+def _default_notes(probe: ModuleProbe) -> tuple[str, ...]:
+    """Which parameters of `forward` are neither inputs nor states, but for flags."""
+    convention = probe.convention
+    taken = {*(convention.input_parameters or ()), *(argument.parameter for argument in convention.state)}
+    if convention.input_parameters is None:
+        return ()
+    left = [
+        f"{p.name}={p.default!r}"
+        for p in inspect.signature(probe.original.forward).parameters.values()
+        if p.name not in taken and p.default is not p.empty and not isinstance(p.default, bool)
+    ]
+    if not left:
+        return ()
+    return (f"forward is called with {', '.join(left)}; an --input of that name makes it an input",)
 
 
 def _state_notes(probe: ModuleProbe, signature: Signature) -> tuple[str, ...]:

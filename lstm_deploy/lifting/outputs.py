@@ -17,6 +17,7 @@ from lstm_deploy.contract import Dim, DType, TensorSpec, sample_state
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import KEPT, flatten
 from lstm_deploy.lifting.execution import seeded, shared_copy
+from lstm_deploy.lifting.initial_state import no_initial_state
 from lstm_deploy.lifting.packing import check_returned
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.recurrent import Lifted
@@ -38,9 +39,11 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     leaves = run_and_compare(probe, lifted, sizes)
     if not leaves:
         raise LiftingError("forward returns no tensor, so there is nothing to export; return its outputs.")
-    returned = (state for port in lifted.ports for state in port.returned or ())
-    finals = {(state.data_ptr(), state.shape) for state in returned}
     results = {carried.result for carried in lifted.flow.states if carried.result is not None}
+    used = {carried.final.start for carried in lifted.flow.states if carried.final is not None}
+    returned = [state for start in used for state in lifted.ports[start].returned or ()]
+    returned += [value for path, value in leaves if path in results and path[:1] != (KEPT,)]
+    finals = {(state.data_ptr(), state.shape) for state in returned}
     positions = tuple(
         i
         for i, (path, tensor) in enumerate(leaves)
@@ -149,7 +152,10 @@ def run_and_compare(
                 states[position] = torch.zeros_like(states[position])
     actual = _compare(probe, lifted, sizes, lengths, states, given)
     if probe.same_without_state:  # then without a state, too
-        _compare(probe, lifted, sizes, lengths, initial_state(lifted, sizes["batch"]), None)
+        try:
+            _compare(probe, lifted, sizes, lengths, initial_state(lifted, sizes["batch"]), None)
+        except LiftingError as error:
+            raise no_initial_state(probe) from error
     return actual
 
 

@@ -207,10 +207,16 @@ def observed() -> Iterator[list[PackCall]]:
 
 
 def check_returned(returned: Any) -> None:
-    """Raise `LiftingError` where a forward returns a packed sequence."""
+    """Raise `LiftingError` where a forward returns a packed sequence, or tensors in an object that cannot be opened."""
     if isinstance(returned, PackedSequence):
         raise LiftingError("forward returns a PackedSequence; return what pad_packed_sequence makes of it.")
-    for _, child in children_of(returned):
+    children = children_of(returned)
+    held = () if children or isinstance(returned, Tensor) else getattr(returned, "__dict__", {}).values()
+    if any(isinstance(value, Tensor) for value in held):
+        raise LiftingError(
+            f"forward returns tensors in a {type(returned).__name__}; return them in a tuple, a dict or a dataclass."
+        )
+    for _, child in children:
         check_returned(child)
 
 

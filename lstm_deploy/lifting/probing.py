@@ -33,6 +33,8 @@ class Recording(NamedTuple):
     calls: dict[str, list[Call]]
     finals: dict[str, list[State]]
     returned: list[tuple[Path, Tensor]]
+    value: Any
+    """What was returned, as it was."""
 
     @property
     def call_counts(self) -> list[int]:
@@ -62,6 +64,11 @@ class ModuleProbe:
     def has_rows(self) -> bool:
         """Whether the number of rows is dynamic."""
         return "batch" in dynamic_dims(self.inputs)
+
+    @property
+    def more_rows(self) -> dict[str, int]:
+        """The sizes with another number of rows, if that is dynamic."""
+        return {**self.sizes, "batch": self.sizes["batch"] + STEP} if self.has_rows else self.sizes
 
     def resolve_sizes(self) -> tuple[FixedDim, ...]:
         """Find the dimensions that the module fixes, and fix them in `inputs`."""
@@ -155,9 +162,9 @@ class ModuleProbe:
 
         if lengths is not None:
             inputs = self.tensors(sizes, seed, lengths)
-        returned = flatten(self._run(recorder, sizes, seed, noise, inputs, state))
+        value = self._run(recorder, sizes, seed, noise, inputs, state)
         calls = {path: calls.recorded or [] for path, calls in by_path.items()}
-        return Recording(calls, {path: calls.finals for path, calls in by_path.items()}, returned)
+        return Recording(calls, {path: calls.finals for path, calls in by_path.items()}, flatten(value), value)
 
     def weights(self) -> dict[str, Weights]:
         """The weights that each recurrent module computes with, by its path, whichever way it gets them.
@@ -245,7 +252,8 @@ class ModuleProbe:
             state = self.leaves(sizes, seed or 0)
         with seeded(noise):
             try:
-                returned = self.convention.call(make(), tensors, state)
+                given = None if state is None else [value.clone() for value in state]  # which forward may write into
+                returned = self.convention.call(make(), tensors, given)
             except Exception as error:  # whatever the user's forward raises
                 if (other := self._other_convention(error)) is not None:
                     before, self.convention = self.convention, other

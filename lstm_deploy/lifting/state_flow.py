@@ -15,7 +15,8 @@ from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target,
 from lstm_deploy.lifting.initial_state import learned, with_initial
 from lstm_deploy.lifting.probing import ModuleProbe
 from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
-from lstm_deploy.lifting.state_search import Part, differing, find_results, parts_of
+from lstm_deploy.lifting.state_parts import Part, differing, parts_of
+from lstm_deploy.lifting.state_results import find_results
 from lstm_deploy.lifting.state_structure import Path, written
 
 
@@ -37,7 +38,7 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
     """The calls that start from a state that `forward` takes, from nothing, from a constant, or from a random state.
 
     The others start from a state that was computed from the inputs, as in a loop over time or after an encoder: it
-    changes when other inputs are run.
+    changes when other inputs are run. Beside a state that `forward` takes, only the calls that start from it count.
     """
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     first = probe.record(probe.sizes, seed=0, state=state)
@@ -54,6 +55,8 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
                 starts.append((path, number, True, None))
             elif call.batch != probe.sizes["batch"]:  # rows such as bands or words, which begin anew in each call
                 other_rows.append((path, call.batch))
+            elif authored:  # beside states that forward takes, one that it does not begins anew in each call
+                continue
             elif all(_same(call.state, run.calls[path][number].state) for run in other_runs):
                 random = not _same(call.state, reseeded.calls[path][number].state)
                 starts.append((path, number, False, None if random else learned(call.state, path)))
@@ -92,7 +95,16 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     """The calls that begin a chain of states, and how the state flows; raises `LiftingError` where it cannot."""
     parts = parts_of(probe)
     starts = find_starts(probe, parts)
-    results = find_results(probe, parts)
+    results, ambiguous = find_results(probe, parts)
+    for root, *places in ambiguous:
+        first, second = (
+            f"what it leaves in {place[1]}" if place[:1] == (KEPT,) else written("", place) or "the result"
+            for place in places
+        )
+        raise LiftingError(
+            f"Both {first} and {second} of what forward returns may be the next {root}; return only that, or a mapping "
+            f"in which it is called next_{root}."
+        )
     numbers = {(start.path, start.number): index for index, start in enumerate(starts)}
     reach = [part.targets for part in parts]
     # A tensor that is the state of one call, and is so alone, bears the name of that; any other has the author's name.
@@ -190,7 +202,7 @@ def _author_names(probe: ModuleProbe) -> list[str]:
 def _written(path: Path, root: str | None, part: Part) -> str:
     """A place in the author's words: `hidden[0]`, `self.hidden`, or `[1][0]` of what `forward` returns."""
     if root is None and path[0] == KEPT:
-        root, path = f"self.{path[1]}", path[2:]
+        root, path = str(path[1]), path[2:]
     text = written(root or "", path)
     for selection in part.selections:
         text += f"[{', '.join([':'] * selection.axis + [str(selection.index)])}]"

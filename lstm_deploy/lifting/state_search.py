@@ -4,36 +4,22 @@ What a state is, is seen from what it does: it reaches the state that a call of 
 passed through another call of one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from msgspec.structs import replace
-from torch import Tensor, nn
+from torch import nn
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, state_leaves
-from lstm_deploy.lifting.carried_state import Selection, Target, selected
+from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, numbered
+from lstm_deploy.lifting.initial_state import states_made_by_methods
 from lstm_deploy.lifting.packing import Packing
-from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, Recording, dynamic_dims
-from lstm_deploy.lifting.recurrent import Disturbance
+from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
-from lstm_deploy.lifting.state_structure import Leaf, Path, mapped, structure_of
-
-DISTURBED = Disturbance(0.25, (0.25, 0.25))
-MOST_STACKED = 16
-"""Up to this number, the entries of an axis may be states of their own."""
-
-
-class Part(NamedTuple):
-    """A tensor that an author takes as a state, or one of several that are stacked in it."""
-
-    leaf: int
-    """Which of the tensors of all arguments."""
-    selections: tuple[Selection, ...]
-    leaf_dims: Leaf
-    """The shape of the part itself."""
-    targets: frozenset[Target]
+from lstm_deploy.lifting.state_parts import Usual, parts_of
+from lstm_deploy.lifting.state_results import find_results
+from lstm_deploy.lifting.state_structure import Leaf, leaves_of, mapped, structure_of
 
 
 def find_required_state(probe: ModuleProbe) -> None:
@@ -46,7 +32,7 @@ def find_required_state(probe: ModuleProbe) -> None:
         return
     probe.requires_state = True
     probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
-    if _try_required(probe):
+    if _try_required(probe, missing):
         return
     others = [name for name in missing if not named_like_state(name)] or missing
     first = next(iter(probe.convention.input_parameters or ()), "x")
@@ -56,62 +42,10 @@ def find_required_state(probe: ModuleProbe) -> None:
     )
 
 
-def parts_of(probe: ModuleProbe) -> list[Part]:
-    """The states that `forward` takes, those that are stacked in one tensor apart."""
-    parts = []
-    usual = Usual(probe)
-    for number, (*_, leaf) in enumerate(state_leaves(probe.convention.state)):
-        parts += _split(usual, number, leaf, ())
-    return parts
-
-
-class Usual:
-    """Runs of a module with a usual state, to compare others with."""
-
-    def __init__(self, probe: ModuleProbe) -> None:
-        """Raises `LiftingError` if the module does not run with a state in the structures of its convention."""
-        self.probe, self.leaves = probe, probe.leaves(probe.sizes, 0)
-        self.run = probe.record(probe.sizes, state=self.leaves)
-        disturbed = probe.record(probe.sizes, state=self.leaves, disturb=lambda *_: DISTURBED)
-        self.chained = differing(self.run, disturbed)
-        """The starts that follow from what another call of an LSTM leaves."""
-
-    def reached(self, leaf: int, selections: Sequence[Selection]) -> set[Target]:
-        """The states that calls start from and that change with a tensor of the state, or with one entry of it."""
-        changed = [value.clone() for value in self.leaves]
-        entry = selected(changed[leaf], selections)
-        entry += 0.5 * torch.sign(entry) + 0.1
-        return differing(self.run, self.probe.record(self.probe.sizes, state=changed)) - self.chained
-
-
-def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> list[Path | None]:
-    """For each part, the path of the returned tensor that follows from it; none if nothing that is returned does."""
-    returned = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0))
-    wider = _wider(probe)
-    larger = probe.record(wider, state=probe.leaves(wider, 0)).returned
-    results: dict[int, Path | None] = {}
-    scores: dict[int, dict[int, int]] = {}
-    for number, (argument, path, leaf) in enumerate(state_leaves(probe.convention.state)):
-        if argument.attribute:
-            results[number] = (KEPT, argument.attribute, *path)
-            continue
-        targets = {target for part in parts if part.leaf == number for target in part.targets}
-        fitting = {
-            position: value
-            for position, ((_, value), (_, other)) in enumerate(zip(returned.returned, larger, strict=True))
-            if tuple(value.shape) == leaf.sized(probe.sizes["batch"])
-            and tuple(other.shape) == leaf.sized(wider["batch"])
-        }
-        scores[number] = _scores(probe, returned, fitting, targets)
-    chosen = _window(list(scores), scores, len(returned.returned)) or _greedy(scores)
-    results |= {number: returned.returned[position][0] for number, position in chosen.items()}
-    return [results.get(part.leaf) for part in parts]
-
-
-def _try_required(probe: ModuleProbe) -> bool:
+def _try_required(probe: ModuleProbe, parameters: Sequence[str]) -> bool:
     recurrent = recurrent_of(probe.original)
-    parameters = probe.convention.missing
     guesses = [
+        *_made(probe, len(parameters)),
         *candidates(recurrent, len(parameters), batched=_batched(probe)),
         *(projected(probe.original, len(parameters)) if len(parameters) <= 2 else ()),
     ]
@@ -148,7 +82,55 @@ def _steps(probe: ModuleProbe) -> list[int]:
 
 
 def find_optional_state(probe: ModuleProbe) -> None:
-    """Find the optional parameters that take a state: those called like one, then several together, then each alone."""
+    """Find the optional parameters that take a state: those called like one, then several together, then each alone.
+
+    Raises `LiftingError` for a state that `forward` takes for some numbers of steps only.
+    """
+    if not probe.convention.optional or _try_optional(probe):
+        return
+    # What forward keeps beside may be made only where no state is passed.
+    before = probe.convention
+    probe.convention = replace(before, state=(*before.state, *kept_arguments(probe)))
+    if probe.convention.state != before.state and _try_optional(probe):
+        return
+    probe.convention = before
+    if "seq" in dynamic_dims(probe.inputs) and probe.least_seq == 1 and any(map(named_like_state, before.optional)):
+        usual, probe.sizes = probe.sizes, {**probe.sizes, "seq": 1}
+        try:
+            accepted = _try_optional(probe)
+            names = " and ".join(argument.root for argument in probe.convention.state)
+        finally:
+            probe.sizes, probe.convention = usual, before
+        if accepted:
+            raise some_steps_only(probe, names)
+
+
+def some_steps_only(probe: ModuleProbe, place: str) -> LiftingError:
+    """For a state that is used or not, as the number of steps is."""
+    spec = next(spec for spec in probe.inputs if "seq" in spec.shape)
+    fixed = replace(spec, shape=tuple(1 if dim == "seq" else dim for dim in spec.shape))
+    return LiftingError(
+        f"forward uses {place} for some numbers of steps only, so one graph cannot be right for all of them; "
+        f"give their number, as in {fixed}."
+    )
+
+
+def kept_arguments(probe: ModuleProbe) -> list[StateArgument]:
+    """The attributes that hold tensors and that a call changes, in the structures that they have after it."""
+    kept, wider = probe.kept_attributes(probe.sizes), probe.kept_attributes(probe.more_rows)
+    arguments = []
+    for path, value in kept.items():
+        try:
+            structure = structure_in(probe, value, wider.get(path))
+        except ValueError:
+            continue
+        if leaves_of(structure):
+            arguments.append(StateArgument(attribute=path, structure=structure))
+    return arguments
+
+
+def _try_optional(probe: ModuleProbe) -> bool:
+    """Settle on the optional parameters that take a state; whether there are any."""
     optional = probe.convention.optional
     named = tuple(name for name in optional if named_like_state(name))
     windows = [
@@ -157,26 +139,34 @@ def find_optional_state(probe: ModuleProbe) -> None:
         for start in range(len(optional) - size + 1)
     ]
     groups = [named, *windows, *((name,) for name in optional)]
-    if not any(groups):
-        return
-    returned, wider = _returned_twice(probe)
+    returned, wider = probe.run(probe.sizes), probe.run(probe.more_rows)
     accepted: set[str] = set()
     for group in groups:
         if not group or accepted & set(group):
             continue
         guesses = list(_fed_back(probe, returned, wider, len(group)))
         if group[0] in named:
-            guesses += candidates(recurrent_of(probe.original), len(group), batched=_batched(probe))
+            guesses += [
+                *candidates(recurrent_of(probe.original), len(group), batched=_batched(probe)),
+                *_made(probe, len(group)),
+            ]
         if _accept(probe, group, guesses):
             accepted |= set(group)
+    return bool(accepted)
 
 
-def _returned_twice(probe: ModuleProbe) -> tuple[Any, Any]:
-    """What `forward` returns without a state, for two numbers of rows if it takes several."""
-    if not probe.has_rows:
-        returned = probe.run(probe.sizes)
-        return returned, returned
-    return probe.run(probe.sizes), probe.run({**probe.sizes, "batch": probe.sizes["batch"] + STEP})
+def _made(probe: ModuleProbe, arguments: int) -> Iterator[Structures]:
+    """Structures of the states that methods such as `init_hidden` make."""
+    made = [states_made_by_methods(probe.original, sizes["batch"]) for sizes in (probe.sizes, probe.more_rows)]
+    for value, wider in zip(*made, strict=True):
+        try:
+            structure = structure_in(probe, value, wider)
+        except ValueError:
+            continue
+        if arguments == 1:
+            yield (structure,)
+        elif isinstance(structure, tuple | list) and len(structure) == arguments:
+            yield tuple(structure)
 
 
 def _fed_back(probe: ModuleProbe, returned: Any, wider: Any, arguments: int) -> Iterator[Structures]:
@@ -208,7 +198,7 @@ def with_rows_marked(structure: Any, batch: int) -> Any:
 
 
 def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Structures]) -> bool:
-    """Settle on the first of some structures with which `forward` runs and each tensor of which reaches an LSTM.
+    """Settle on the first of some structures with which `forward` runs and that reach an LSTM.
 
     One in which `forward` returns the new state as well is better than any other.
     """
@@ -220,121 +210,53 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
             for name, structure in zip(parameters, structures, strict=True)
         ]
         probe.convention = replace(probe.convention, state=(*before, *arguments))
-        if reaches(probe, len(state_leaves(before))):
-            if all(result is not None for result in find_results(probe, parts_of(probe))):
+        if reaches(probe, len(before)):
+            _mark_written(probe)
+            parts = parts_of(probe)
+            missing = [part for part, path in zip(parts, find_results(probe, parts).paths, strict=True) if path is None]
+            if not missing:
                 return True
-            second = second or probe.convention.state
+            if all(part.targets for part in missing):  # an LSTM has the new value of these
+                second = second or probe.convention.state
     probe.convention = replace(probe.convention, state=second or before)
     return bool(second)
 
 
 def reaches(probe: ModuleProbe, known: int) -> bool:
-    """Whether the module runs with its state, and each tensor of it but the first `known` reaches an LSTM's start."""
+    """Whether the module runs with its state, and that in all arguments but the first `known` reaches an LSTM's start.
+
+    Tensors beside those that do, as the cache of a convolution, may act on what is returned instead; in an argument of
+    their own they do so only if that is called like a state.
+    """
     try:
         usual = Usual(probe)
-        numbers = range(known, len(usual.leaves))
-        return bool(numbers) and all(usual.reached(number, ()) for number in numbers)
+        reached = []
+        for argument, numbers in numbered(probe.convention.state)[known:]:
+            own = [bool(usual.reached(number)) for number in numbers]
+            if not any(own) and not named_like_state(argument.parameter):
+                return False
+            if not all(yes or usual.matters(number) for number, yes in zip(numbers, own, strict=True)):
+                return False
+            reached += own
+        return any(reached)
     except LiftingError:
         return False
 
 
-def _split(usual: Usual, number: int, leaf: Leaf, selections: tuple[Selection, ...]) -> list[Part]:
-    """The states in one tensor: itself, or the entries of an axis each of which is the state of another LSTM."""
-    targets = usual.reached(number, selections)
-    whole = [Part(number, selections, leaf, frozenset(targets))]
-    if len(targets) <= 1:
-        return whole
-    for axis, size in enumerate(leaf.dims):
-        if not isinstance(size, int) or not 1 < size <= MOST_STACKED:
-            continue
-        dims = Leaf(leaf.dims[:axis] + leaf.dims[axis + 1 :])
-        parts = [
-            part for index in range(size) for part in _split(usual, number, dims, (*selections, Selection(axis, index)))
-        ]
-        reach = [part.targets for part in parts]
-        if all(len(targets) == 1 for targets in reach) and len(set(reach)) == len(reach):
-            return parts
-    return whole
-
-
-def _scores(
-    probe: ModuleProbe, returned: Recording, fitting: Mapping[int, Tensor], targets: set[Target]
-) -> dict[int, int]:
-    """How likely each of some returned tensors is what follows from the states `targets`: those that do not, are out.
-
-    2 if it is the final state of a call itself, 1 if it changes with that.
-    """
-    scores: dict[int, int] = {}
-    for target in targets:
-        last = _last_of_chain(probe, returned, target)
-        runs = [_disturbed(probe, target, last, offset) for offset in (0.25, 10.0, -10.0)]  # a clip hides small ones
-        final = returned.finals[target.path][last][target.state]
-        for position, value in fitting.items():
-            if value.numel() == final.numel() and torch.equal(value.flatten(), final.flatten()):
-                scores[position] = 2
-            elif any(not torch.equal(run[position][1], value) for run in runs):
-                scores[position] = max(1, scores.get(position, 0))
-    return scores
-
-
-def _disturbed(probe: ModuleProbe, target: Target, last: int, offset: float) -> list[tuple[Path, Tensor]]:
-    """What `forward` returns if this is added to one of the final states of a call."""
-    offsets = tuple(offset if state == target.state else 0.0 for state in range(2))
-
-    def disturb(path: str, number: int) -> Disturbance:
-        return Disturbance(0.0, offsets) if (path, number) == (target.path, last) else Disturbance()
-
-    return probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned
-
-
-def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:
-    """The last call of the chain that begins with a call: the last one whose start follows from what that leaves."""
-
-    def disturb(path: str, number: int) -> Disturbance:
-        return Disturbance(0.0, DISTURBED.state) if (path, number) == target[:2] else Disturbance()
-
-    after = differing(base, probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb))
-    numbers = [other.number for other in after if other.path == target.path and other.number > target.number]
-    return max(numbers, default=target.number)
-
-
-def _window(numbers: Sequence[int], scores: Mapping[int, Mapping[int, int]], count: int) -> dict[int, int]:
-    """Consecutive returned tensors that fit the arguments in their order; of several, the best, and then the last."""
-    best, chosen = 0, {}
-    for start in range(count - len(numbers) + 1):
-        window = {number: start + offset for offset, number in enumerate(numbers)}
-        fits = [scores[number].get(position, 0) for number, position in window.items()]
-        if all(fits) and sum(fits) >= best:
-            best, chosen = sum(fits), window
-    return chosen
-
-
-def _greedy(scores: Mapping[int, Mapping[int, int]]) -> dict[int, int]:
-    """For each argument the best of the returned tensors that is not taken yet; of several, the last."""
-    chosen: dict[int, int] = {}
-    for number, fitting in scores.items():
-        free = {position: score for position, score in fitting.items() if position not in chosen.values()}
-        if free:
-            chosen[number] = max(free, key=lambda position: (free[position], position))
-    return chosen
-
-
-def _wider(probe: ModuleProbe) -> dict[str, int]:
-    dynamic = dynamic_dims(probe.inputs)
-    return {name: size + STEP if name in dynamic else size for name, size in probe.sizes.items()}
-
-
-def differing(a: Recording, b: Recording) -> set[Target]:
-    """The states that calls start from and that differ between two runs."""
-    different = set()
-    for path, calls in a.calls.items():
-        for number, (call, other) in enumerate(zip(calls, b.calls[path], strict=False)):
-            if call.state is None or other.state is None:
-                continue
-            for state, pair in enumerate(zip(call.state, other.state, strict=True)):
-                if pair[0].shape != pair[1].shape or not torch.equal(*pair):
-                    different.add(Target(path, number, state))
-    return different
+def _mark_written(probe: ModuleProbe) -> None:
+    """Mark the arguments whose values `forward` changes in place."""
+    convention, leaves = probe.convention, probe.leaves(probe.sizes, 0)
+    marked = [replace(argument, is_written=bool(argument.parameter)) for argument in convention.state]
+    probe.convention = replace(convention, state=tuple(marked))
+    after = dict(probe.record(probe.sizes, state=leaves).returned)
+    settled = []
+    for argument, numbers in numbered(convention.state):
+        now = [after.get((KEPT, argument.root, *path)) for path, _ in leaves_of(argument.structure)]
+        pairs = [(value, leaves[number]) for value, number in zip(now, numbers, strict=True) if value is not None]
+        # A structure that has lost some of its places, as a list that is emptied, holds no state.
+        is_written = len(pairs) == len(now) and any(not torch.equal(*pair) for pair in pairs)
+        settled.append(replace(argument, is_written=bool(argument.parameter) and is_written))
+    probe.convention = replace(convention, state=tuple(settled))
 
 
 def recurrent_of(module: nn.Module) -> dict[str, nn.Module]:

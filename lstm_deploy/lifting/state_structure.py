@@ -30,13 +30,15 @@ class Leaf(Struct, frozen=True):
 class StatePair(tuple[Any, ...]):
     """`h` and `c` as a tuple that is read like a mapping or a named tuple, too: `state["h"]`, `state.cell`."""
 
+    __slots__ = ()  # so that code that sets an attribute fails, whose new state would not be seen
+
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
-        for position, names in enumerate((_H, _C)):
-            if names.fullmatch(key.lower()):
-                return super().__getitem__(position)
-        raise KeyError(key)
+        position = self.position(key)
+        if position is None:
+            raise KeyError(key)
+        return super().__getitem__(position)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -45,7 +47,12 @@ class StatePair(tuple[Any, ...]):
             raise AttributeError(name) from None
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and bool(_H.fullmatch(key.lower()) or _C.fullmatch(key.lower()))
+        return isinstance(key, str) and self.position(key) is not None
+
+    @staticmethod
+    def position(key: str) -> int | None:
+        """Which of the two goes by this name; none if neither does."""
+        return next((place for place, names in enumerate((_H, _C)) if names.fullmatch(key.lower())), None)
 
 
 class StateList(list[Any]):
@@ -53,6 +60,8 @@ class StateList(list[Any]):
 
     Names count in the order in which they are first used.
     """
+
+    __slots__ = ("_names",)
 
     def __init__(self, states: Iterable[Any]) -> None:
         super().__init__(states)
@@ -101,7 +110,9 @@ def cloned(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     children = children_of(value)
-    return _rebuilt(value, [cloned(child) for _, child in children]) if children else value
+    if children or isinstance(value, dict | list):
+        return _rebuilt(value, [cloned(child) for _, child in children])
+    return value
 
 
 def structure_of(value: Any, wider: Any, batch: int) -> Any:
@@ -117,10 +128,29 @@ def structure_of(value: Any, wider: Any, batch: int) -> Any:
             raise ValueError("more than the number of rows varies")
         return Leaf(tuple("batch" if axis in varied else size for axis, size in enumerate(value.shape)))
     children, others = children_of(value), children_of(wider)
+    if not children and not isinstance(value, bool | int | float | str | tuple | list | Mapping | None):
+        raise ValueError("an object of a class of its own")
     if [key for key, _ in children] != [key for key, _ in others] or (not children and value != wider):
         raise ValueError("the structure varies")
     inner = [structure_of(child, other, batch) for (_, child), (_, other) in zip(children, others, strict=True)]
     return _rebuilt(value, inner) if inner else value
+
+
+def matched(structure: Any, value: Any, path: Path = ()) -> list[Path] | None:
+    """The paths of the tensors in a value that stand where the leaves of a structure do, in the order of those.
+
+    None if the value is built otherwise. Tuples and lists are alike, and mappings in any order of their keys.
+    """
+    if isinstance(structure, Leaf):
+        return [path] if isinstance(value, Tensor) else None
+    ours, theirs = dict(children_of(structure)), dict(children_of(value))
+    keys: dict[Any, Any] = {key: key for key in theirs}
+    if isinstance(structure, StatePair) and all(isinstance(key, str) for key in theirs):
+        keys = {structure.position(str(key)): key for key in theirs}
+    if not ours or len(ours) != len(theirs) or ours.keys() != keys.keys():
+        return None
+    found = [matched(child, theirs[keys[key]], (*path, keys[key])) for key, child in ours.items()]
+    return None if None in found else [place for places in found for place in places or ()]
 
 
 def written(root: str, path: Path) -> str:

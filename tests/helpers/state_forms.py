@@ -435,7 +435,9 @@ class CalledFromTwoStates(nn.Module):
 
 
 class StateOfOneOfTwo(TwoOptionalPairs):
-    """The first LSTM starts anew at each call: its state is made explicit at the LSTM itself."""
+    """The first LSTM starts anew at each call, so it has no state in the contract."""
+
+    states = ("h_in", "c_in")
 
     def forward(self, x, hidden=None):
         x, _ = self.low(x)
