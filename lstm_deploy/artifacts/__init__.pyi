@@ -59,8 +59,10 @@ from .report_style import (
     markdown_table as markdown_table,
 )
 from .torchscript_archives import (
+    ZIP as ZIP,
     extra_files as extra_files,
     is_torchscript as is_torchscript,
+    is_zip as is_zip,
     most_bytes as most_bytes,
     opened_archive as opened_archive,
 )

@@ -7,17 +7,26 @@ from pathlib import Path
 
 from lstm_deploy.errors import InputError, one_line
 
+ZIP = b"PK\x03\x04"
+"""What a zip archive begins with."""
+
 
 def most_bytes(size: int) -> int:
     """The most bytes that an archive of `size` bytes may unpack to, since weights hardly compress; more is a bomb."""
     return 20 * size + 2**24
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a zip archive does; other files may end as one, as a tar archive with one in it."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
+
+
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a zip archive with code; raises `InputError` for a damaged archive and for a zip bomb."""
+    if not is_zip(path):
+        return False
     try:
-        if not zipfile.is_zipfile(path):
-            return False
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:

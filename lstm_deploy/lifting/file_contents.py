@@ -5,13 +5,14 @@ import mmap
 import pickle
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 
-from lstm_deploy.artifacts import is_torchscript, most_bytes
+from lstm_deploy.artifacts import ZIP, is_torchscript, is_zip, most_bytes
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.pickles import RefusedError, read_archive, read_stream
 
@@ -35,10 +36,11 @@ def read_content(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if zipfile.is_zipfile(path):
-            return _read_zip(zipfile.ZipFile(path), most_bytes(size))  # stays open for the weights in it
+        contents = _Contents(most_bytes(size))
+        if is_zip(path):
+            return contents.read_zip(zipfile.ZipFile(path))  # stays open for the weights in it
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return _read(cast(IO[bytes], mapped), most_bytes(size))
+            return contents.read(cast(IO[bytes], mapped))
     except RefusedError as error:
         raise InputError(f"{path} {error}") from error
     except Exception as error:  # damaged files raise anything
@@ -46,46 +48,64 @@ def read_content(path: Path) -> Any:
         raise InputError(f"{path} is not a {what}{reason}; check the path.") from error
 
 
-def _read(file: IO[bytes], limit: int) -> Any:
-    head = file.read(512)
-    file.seek(0)
-    if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
-        with tarfile.open(fileobj=file) as archive:
-            return _read_tar(archive, limit)
-    if head[8:9] == b"{":
-        return load(file.read())
-    if zipfile.is_zipfile(file):
-        return _read_zip(zipfile.ZipFile(file), limit)
-    file.seek(0)
-    return read_stream(file)
+class _Contents:
+    """Reads files and those within them, which together may unpack to so many bytes and no more."""
 
+    def __init__(self, most: int) -> None:
+        self.left = most
 
-def _read_zip(archive: zipfile.ZipFile, limit: int) -> Any:
-    entries = archive.infolist()
-    if sum(entry.file_size for entry in entries) > limit:
-        raise RefusedError("unpacks to more than any file of weights does; check it.")
-    names = [entry.filename for entry in entries]
-    if own := [name for name in names if PurePosixPath(name).name == "data.pkl"]:
-        return read_archive(archive, min(own, key=len))
-    return _members({name: archive.read(name) for name in names if name.endswith(WEIGHT_SUFFIXES)}, names, limit)
-
-
-def _read_tar(archive: tarfile.TarFile, limit: int) -> Any:
-    names, files, unpacked = [], {}, 0
-    for member in archive:
-        unpacked += member.size + tarfile.BLOCKSIZE
-        if unpacked > limit:
+    def take(self, nbytes: int) -> None:
+        """Account for bytes before they are unpacked."""
+        self.left -= nbytes
+        if self.left < 0:
             raise RefusedError("unpacks to more than any file of weights does; check it.")
-        names.append(member.name)
-        if member.name.endswith(WEIGHT_SUFFIXES) and (file := archive.extractfile(member)):
-            files[member.name] = file.read()
-    return _members(files, names, limit)
+
+    def read(self, file: IO[bytes]) -> Any:
+        """What is in a file of any form, known by how it begins."""
+        head = file.read(512)
+        file.seek(0)
+        if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
+            with tarfile.open(fileobj=file) as archive:
+                return self.read_tar(archive)
+        if head.startswith(ZIP):
+            return self.read_zip(zipfile.ZipFile(file))
+        if head[8:9] == b"{":
+            return load(file.read())
+        return read_stream(file)
+
+    def read_zip(self, archive: zipfile.ZipFile) -> Any:
+        """The object that `torch.save` or TorchScript wrote, or the files of another archive."""
+        entries = archive.infolist()
+        self.take(sum(entry.file_size for entry in entries))
+        names = [entry.filename for entry in entries]
+        if own := [name for name in names if PurePosixPath(name).name == "data.pkl"]:
+            return read_archive(archive, min(own, key=len))
+        return self.read_members({name: archive.read(name) for name in names if _holds_weights(name)}, names)
+
+    def read_tar(self, archive: tarfile.TarFile) -> Any:
+        """The files of an archive."""
+        names, files = [], {}
+        for member in archive:
+            self.take(member.size + tarfile.BLOCKSIZE)
+            names.append(member.name)
+            if _holds_weights(member.name) and (file := archive.extractfile(member)):
+                files[member.name] = file.read()
+        return self.read_members(files, names)
+
+    def read_members(self, files: dict[str, bytes], names: list[str]) -> dict[str, Any]:
+        """The contents of files by their names, without folder and suffix unless another is called the same."""
+        if not files:
+            kind = "of NumPy arrays; save them with torch.save, as a dict of tensors"
+            if not any(name.endswith(".npy") for name in names):
+                kind = f"without a file of PyTorch weights ({', '.join(names)[:200]}); give that of the weights"
+            raise RefusedError(f"is an archive {kind}.")
+        same = Counter(PurePosixPath(name).stem for name in files)
+        return {
+            stem if same[stem := PurePosixPath(name).stem] == 1 else name: self.read(io.BytesIO(content))
+            for name, content in files.items()
+        }
 
 
-def _members(files: dict[str, bytes], names: list[str], limit: int) -> dict[str, Any]:
-    if not files:
-        there = ", ".join(names)
-        raise RefusedError(
-            f"is an archive without a file of PyTorch weights ({there[:200]}); give that of the weights."
-        )
-    return {PurePosixPath(name).stem: _read(io.BytesIO(content), limit) for name, content in files.items()}
+def _holds_weights(name: str) -> bool:
+    """Whether a member of an archive may be a file of weights, and not what macOS puts beside each file."""
+    return name.endswith(WEIGHT_SUFFIXES) and not PurePosixPath(name).name.startswith("._")

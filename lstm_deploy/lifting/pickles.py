@@ -19,6 +19,8 @@ from lstm_deploy.lifting.stored_tensors import Storage, StoredTensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first object in files that PyTorch wrote before version 1.6."""
+MOST_STEPS = 10_000_000
+"""Of the program that a pickle is: a million numbers take one or two million, and a list of lists far more memory."""
 _TORCHSCRIPT = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 _HOSTILE_MODULES = ("subprocess", "runpy", "pty", "shutil", "socket", "importlib", "ctypes", "webbrowser", "code")
 _HOSTILE = {
@@ -76,6 +78,18 @@ class Stub:
             self.content |= enumerate(state)
 
 
+class Steps(dict[int, Any]):
+    """What is done at each step of a pickle, by its code; raises `RefusedError` at one too many."""
+
+    left = MOST_STEPS
+
+    def __getitem__(self, code: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise RefusedError("holds more values than a file of weights; check it.")
+        return super().__getitem__(code)
+
+
 class Reader(pickle._Unpickler):
     """Unpickles one object.
 
@@ -90,10 +104,13 @@ class Reader(pickle._Unpickler):
     proto: int
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file: IO[bytes], read: Callable[[str], bytes]) -> None:
-        """`read` returns the bytes of a storage by its key."""
+    def __init__(self, file: IO[bytes], read: Callable[[str, int], bytes], steps: Steps | None = None) -> None:
+        """`read` returns so many bytes of a storage by its key; pickles within a pickle share its `steps`."""
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
         self.read_storage = read
+        self.steps = Steps(Reader.dispatch) if steps is None else steps
+        self.dispatch = self.steps  # type: ignore[misc]  # each file counts its own
+        self.meanings = _MEANINGS | {"torch.storage._load_from_bytes": self._read_bytes}
         self.storages: dict[str, Storage] = {}
         self.classes: dict[str, type[Stub]] = {}
 
@@ -110,7 +127,7 @@ class Reader(pickle._Unpickler):
             return _REBUILD.get(name) or _not_plain(name)
         if module == "torch.jit._pickle" and name in _TORCHSCRIPT:
             return lambda value, *_: value
-        if found := _MEANINGS.get(f"{module}.{name}"):
+        if found := self.meanings.get(f"{module}.{name}"):
             return found
         if module.partition(".")[0] in _HOSTILE_MODULES or name in _HOSTILE.get(module, ()):
             raise RefusedError(
@@ -118,7 +135,13 @@ class Reader(pickle._Unpickler):
                 "source that you trust (--trust-pickle would run what it asks for)."
             )
         kind = f"{module}.{name}" if name != "getattr" else "a method or a member of a class"
-        return self.classes.setdefault(kind, type("Stub", (Stub,), {"kind": kind}))
+        if kind not in self.classes:
+            self.classes[kind] = type("Stub", (Stub,), {"kind": kind})
+        return self.classes[kind]
+
+    def _read_bytes(self, content: bytes) -> Any:
+        """A storage within a plain pickle, which is itself what PyTorch before version 1.6 wrote."""
+        return read_stream(io.BytesIO(content), self.steps)
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage, or the class of a module, that PyTorch keeps outside the pickle."""
@@ -130,7 +153,7 @@ class Reader(pickle._Unpickler):
         numel = _size(rest[1])
         storage = self.storages.get(key)
         if storage is None:
-            storage = self.storages[key] = Storage(value, numel, lambda: self.read_storage(key))
+            storage = self.storages[key] = Storage(value, numel, lambda nbytes: self.read_storage(key, nbytes))
         if len(rest) > 2 and rest[2]:  # a view, as PyTorch 0.3 wrote it
             _, offset, numel = rest[2]
             return StoredTensor(storage, value, (_size(numel),), (1,), _size(offset))
@@ -188,33 +211,34 @@ def read_archive(archive: zipfile.ZipFile, name: str) -> Any:
     big_endian = f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") == b"big"
     if big_endian:
         raise RefusedError(_BYTE_ORDER)
-    return Reader(io.BytesIO(archive.read(name)), lambda key: archive.read(f"{folder}data/{key}")).load()
+
+    def read(key: str, nbytes: int) -> bytes:
+        with archive.open(f"{folder}data/{key}") as entry:
+            return entry.read(nbytes)
+
+    return Reader(io.BytesIO(archive.read(name)), read).load()
 
 
-def read_stream(file: IO[bytes]) -> Any:
+def read_stream(file: IO[bytes], steps: Steps | None = None) -> Any:
     """The object in a file of plain pickle, or of PyTorch before version 1.6."""
-    reader = Reader(file, lambda key: storages[key])
+    reader = Reader(file, lambda key, _: storages[key], steps)
     storages: dict[str, bytes] = {}
     if (content := reader.load()) != MAGIC:
         return content
-    Reader(file, _no_storage).load()  # the version of the format, 1001
-    if Reader(file, _no_storage).load().get("little_endian") is not True:
+    steps = reader.steps
+    Reader(file, _no_storage, steps).load()  # the version of the format, 1001
+    if Reader(file, _no_storage, steps).load().get("little_endian") is not True:
         raise RefusedError(_BYTE_ORDER)
-    reader = Reader(file, lambda key: storages[key])
+    reader = Reader(file, lambda key, _: storages[key], steps)
     content = reader.load()
-    for key in Reader(file, _no_storage).load():
+    for key in Reader(file, _no_storage, steps).load():
         (numel,) = struct.unpack("<q", file.read(8))
         storages[key] = file.read(_size(numel) * reader.storages[key].dtype.itemsize)
     return content
 
 
-def _no_storage(key: str) -> bytes:
+def _no_storage(key: str, _: int) -> bytes:
     raise pickle.UnpicklingError(f"it has no storage {key}")
-
-
-def _from_bytes(content: bytes) -> Any:
-    """A storage within a plain pickle, which is itself what PyTorch before version 1.6 wrote."""
-    return read_stream(io.BytesIO(content))
 
 
 def _storage_dtype(name: str) -> torch.dtype:
@@ -247,7 +271,9 @@ def _not_plain(name: str) -> Callable[..., StoredTensor]:
     """A function for a tensor whose numbers cannot be read, as a sparse one."""
 
     def rebuild(*_: Any) -> StoredTensor:
-        return StoredTensor(Storage(torch.uint8, 0, bytes), torch.uint8, (0,), (1,), 0, name.removeprefix("_rebuild_"))
+        return StoredTensor(
+            Storage(torch.uint8, 0, lambda _: b""), torch.uint8, (0,), (1,), 0, name.removeprefix("_rebuild_")
+        )
 
     return rebuild
 
@@ -307,7 +333,6 @@ _MEANINGS: dict[str, Any] = {
     "collections.defaultdict": _default_dict,
     "builtins.dict": _dict,
     "torch.Size": lambda values=(): tuple(values),
-    "torch.storage._load_from_bytes": _from_bytes,
     "_codecs.encode": lambda text, *_: text.encode("latin1"),
     "copyreg._reconstructor": _reconstruct,
     "copyreg.__newobj__": _reconstruct,

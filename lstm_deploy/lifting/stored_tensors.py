@@ -15,14 +15,16 @@ class Storage:
 
     dtype: torch.dtype
     numel: int
-    read: Callable[[], bytes]
+    read: Callable[[int], bytes]
+    """Reads as many bytes as are asked for, or all if the file has fewer."""
 
     @cached_property
     def numbers(self) -> Tensor:
         """All numbers, `[numel]`; raises `ValueError` if there are fewer."""
         if not self.numel:
             return torch.empty(0, dtype=self.dtype)
-        return torch.frombuffer(bytearray(self.read()), dtype=self.dtype, count=self.numel)
+        content = bytearray(self.read(self.numel * self.dtype.itemsize))
+        return torch.frombuffer(content, dtype=self.dtype, count=self.numel)
 
 
 @dataclass(eq=False)
