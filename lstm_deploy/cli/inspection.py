@@ -1,5 +1,6 @@
 """Describes any file or bundle. Nothing is run, and only PyTorch's own weight files need PyTorch."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,13 @@ def inspect(path: Path) -> dict[str, Any]:
     match path.suffix:
         case ".safetensors" if checkpoint.is_checkpoint(path):
             return _checkpoint(path)
-        case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin" | ".th" | ".pkl" | ".tar" | ".zip" | ".nemo":
-            return _weights(path)
         case ".onnx":
             return _onnx(path)
         case ".torchscript":
             return _torchscript(path)
         case ".c":
             return _c(path)
-    raise InputError(
-        f"{path} is no bundle, .onnx, .torchscript, .c or file of weights (.safetensors, .pt, .pth, .ckpt, .bin); "
-        "give one of these."
-    )
+    return _weights(path)
 
 
 def contract_of(document: dict[str, Any]) -> Signature | None:
@@ -95,12 +91,15 @@ def _weights(path: Path) -> dict[str, Any]:
         choice = choose(path, None)
         findings = [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
-        findings = [str(error).partition("(tensors:")[0].strip()]
+        findings = [re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))]  # which are listed below
     return {
         "kind": "weights",
         "bytes": path.stat().st_size,
         "inferred": findings,
-        "recurrent": describe_recurrent({name: value.shape for name, value in tensors.items()}),
+        "recurrent": {
+            path or "(top)": text
+            for path, text in describe_recurrent({name: value.shape for name, value in tensors.items()}).items()
+        },
         "left_out": file.objects,
         "tensors": {
             name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in tensors.items()

@@ -5,7 +5,6 @@ import mmap
 import pickle
 import tarfile
 import zipfile
-from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -99,11 +98,10 @@ class _Contents:
             if not any(name.endswith(".npy") for name in names):
                 kind = f"without a file of PyTorch weights ({', '.join(names)[:200]}); give that of the weights"
             raise RefusedError(f"is an archive {kind}.")
-        same = Counter(PurePosixPath(name).stem for name in files)
-        return {
-            stem if same[stem := PurePosixPath(name).stem] == 1 else name: self.read(io.BytesIO(content))
-            for name, content in files.items()
-        }
+        paths = [PurePosixPath(name) for name in files]
+        forms = ([path.stem for path in paths], [str(path.with_suffix("")) for path in paths], list(files))
+        keys = next(form for form in forms if len(set(form)) == len(files))
+        return {key: self.read(io.BytesIO(files[name])) for key, name in zip(keys, files, strict=True)}
 
 
 def _holds_weights(name: str) -> bool:

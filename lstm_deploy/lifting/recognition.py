@@ -114,7 +114,7 @@ def _from_pytorch(weights: StateDict, key: str = "") -> Parts:
         + (", without biases" if not lstm.bias else "")
     ]
     if cell:
-        findings.append("it was driven step by step (nn.LSTMCell); a whole sequence gives the same")
+        findings.append("it is an nn.LSTMCell; whole sequences give the same if nothing else is fed back between steps")
     head: nn.Linear | None = None
     embedding: nn.Embedding | None = None
     for name in [name for name in rest if name.endswith("weight") and rest[name].dim() == 2]:
@@ -133,7 +133,7 @@ def _from_pytorch(weights: StateDict, key: str = "") -> Parts:
         else:
             raise UnclearError(f"{name} {list(matrix.shape)} fits no known place")
     if single := [name for name, value in rest.items() if value.dim() < 2 and value.numel() == 1 and "." not in name]:
-        findings.append(f"{', '.join(single)}: single numbers that belong to no layer are left out")
+        findings.append(f"{', '.join(single)}: single numbers that belong to no layer are not used")
     if unknown := [name for name in rest if name not in single]:
         raise UnclearError(f"{unknown[0]} belongs to no LSTM, Linear or Embedding")
     return lstm, head, embedding, findings
@@ -222,12 +222,14 @@ def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, k
     command = "with --model FILE.py:Class"
     if source is not None:
         command = f"as in lstm-deploy export {quote(str(source))} --model FILE.py:Class"
-    if not isinstance(unclear, BadLSTMError) and (parts := _parts(weights)):
-        keys = " or ".join(quote(f"{key}.{part}" if key else part) for part in parts[:4])
-        command += f", or take a part of it with --weights-key {keys}"
+        if not isinstance(unclear, BadLSTMError) and (parts := _parts(weights)):
+            keys = [quote(f"{key}.{part}" if key else part) for part in parts]
+            others = f" (or {', '.join(keys[1:5])})" if len(keys) > 1 else ""
+            command += f", or take a part alone, as in lstm-deploy export {quote(str(source))} --weights-key {keys[0]}"
+            command += others
     return (
-        f"The network cannot be recognized from these weights: {unclear}{recurrent and f' ({recurrent})'}; "
-        f"name its class, {command} (tensors: {listed}{more})."
+        f"The network cannot be recognized from these weights (tensors: {listed}{more}): {unclear}"
+        f"{recurrent and f' ({recurrent})'}; name its class, {command}."
     )
 
 

@@ -1,5 +1,6 @@
 """Loads a source as a lifted module: a checkpoint, a file of weights, a TorchScript archive, or a live module."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -29,8 +30,8 @@ from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
-from lstm_deploy.lifting.weight_choice import choose, find_names, listed, read_weights, why_missing
-from lstm_deploy.lifting.weight_files import is_training, open_weights
+from lstm_deploy.lifting.weight_choice import choose, find_names, not_used, read_weights, why_missing
+from lstm_deploy.lifting.weight_files import is_training, listed, open_weights
 from lstm_deploy.training import (
     NETWORK_FILE,
     CheckpointSpec,
@@ -42,6 +43,8 @@ from lstm_deploy.training import (
     read_spec,
 )
 
+_OF_TRAINING = re.compile(r"training_args|scaler|random_states")
+"""In the names of files in which trainers keep their own state."""
 _COMPARED = ("inputs", "outputs", "recurrent", "state_inputs", "state_outputs")
 """What the contract of an archive must have in common with that of the network in it."""
 
@@ -102,7 +105,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     findings: tuple[str, ...] = ()
     kind = "module"
     if origin.trust_pickle:
-        network = unpickle_module(path, origin.model)
+        network = unpickle_module(path, origin.model, origin.weights_key)
     elif origin.model is not None:
         network = instantiate(origin.model, origin.init)
         findings = _load_weights(network, origin)
@@ -192,9 +195,10 @@ def _from_file(path: Path, kind: Any, lifted: Lifted, **rest: Any) -> Loaded:
 def _check_file(path: Path) -> None:
     """Raise `InputError`, with what to give instead, unless there is a file."""
     if path.is_dir():
-        names = [child.name for child in path.iterdir() if child.suffix in WEIGHT_SUFFIXES]
-        inside = sorted(name for name in names if not is_training(name) and not name.startswith("training_args"))
-        there = f", as {listed(inside)}" if inside else ""
+        levels = ([child for child in path.glob(depth) if child.suffix in WEIGHT_SUFFIXES] for depth in ("*", "*/*"))
+        inside = [str(child.relative_to(path)) for level in levels for child in sorted(level)]
+        there = listed([name for name in inside if not is_training(name) and not _OF_TRAINING.search(name)])
+        there = f", as {there}" if there else ""
         raise InputError(f"{path} is a folder; give the file of the weights{there}.")
     require_file(path)
     if not path.is_file():
@@ -223,7 +227,7 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
     unused = file.unused([above + place for place in fit.names.values()])
     findings = list(fit.findings)
     if unused:
-        findings.append(f"{listed(unused)} of the file belong to no part of {name} and are left out")
+        findings.append(not_used(unused))
     if left_out := file.left_out():
         findings.append(left_out)
     return tuple(findings)
@@ -231,12 +235,12 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
 
 def _guess_input(network: nn.Module) -> TensorSpec:
     """The most likely first argument of `forward`, from the first Embedding or LSTM inside."""
+    lstm = next((child for child in network.modules() if isinstance(child, RECURRENT_MODULES)), None)
+    axes = ("seq", "batch") if isinstance(lstm, nn.LSTM) and not lstm.batch_first else ("batch", "seq")
     for child in network.modules():
         if isinstance(child, nn.Embedding):
-            return TensorSpec(name="x", dtype="int64", shape=("batch", "seq"))
+            return TensorSpec(name="x", dtype="int64", shape=axes)
         if isinstance(child, RECURRENT_MODULES):
-            time_major = isinstance(child, nn.LSTM) and not child.batch_first
-            axes = ("seq", "batch") if time_major else ("batch", "seq")
             return TensorSpec(name="x", dtype="float32", shape=(*axes, child.input_size))
     return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 1))
 

@@ -11,7 +11,7 @@ from torch import Size
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.recurrent_weights import FROM_SCRATCH, describe_recurrent
-from lstm_deploy.lifting.weight_files import StateDict, WeightFile, is_training, open_weights, quantized
+from lstm_deploy.lifting.weight_files import StateDict, WeightFile, is_training, listed, open_weights, quantized
 
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
 """Keys under which checkpoints keep their weights, beside optimizer state and the like; the first come first."""
@@ -72,7 +72,7 @@ def choose(path: Path, key: str | None) -> Choice:
     prefix = taken[0].removesuffix(next(iter(places.values()))).rstrip(".")
     unused = [name for name in whole.unused(taken) if name not in [_joined(key, other) for other in others]]
     if unused:
-        findings.append(f"{listed(unused)} of the file are not used")
+        findings.append(not_used(unused))
     if left_out := whole.left_out():
         findings.append(left_out)
     return Choice(weights=file.load(places), key=prefix, findings=tuple(findings))
@@ -84,9 +84,11 @@ def find_names(file: WeightFile, key: str | None, own: Mapping[str, Size]) -> Fi
     `own` has the shape of each name. Raises `InputError` if they are found equally well under several.
     """
     fits = [_fits(file, own, outer) for outer in _outer_names(own)]
-    found = max(fits, key=lambda fit: max(fit.values(), default=0))
-    outer = list(_outer_names(own))[fits.index(found)]
-    best = [prefix for prefix, count in found.items() if count == max(found.values())] or [""]
+    (found, same_shapes), outer = max(
+        zip(fits, _outer_names(own), strict=True), key=lambda fit: max(fit[0][0].values(), default=0)
+    )
+    most = max(found.values(), default=0)
+    best = [prefix for prefix, count in found.items() if count == most] or [""]
     homes = {prefix: _home(file, prefix) for prefix in best}
     chosen = min(best, key=lambda prefix: (_rank(homes[prefix]), len(prefix)))
     others = [prefix for prefix in best if prefix != chosen]
@@ -94,9 +96,15 @@ def find_names(file: WeightFile, key: str | None, own: Mapping[str, Size]) -> Fi
     if chosen.rstrip(".") == homes[chosen]:  # the weights of the whole entry, before those of a copy within it
         rivals = [prefix for prefix in rivals if homes[prefix] != homes[chosen]]
     if rivals:
+        places = listed([_key(key, prefix) for prefix in best])
+        if most < len(own) or not same_shapes:
+            raise InputError(
+                f"{file.path} has names of the class under {places}, but not all of its weights in their shapes; check "
+                f"--model and --init, or say which are meant, as with --weights-key {_key(key, chosen)}."
+            )
         raise InputError(
-            f"{file.path} holds weights that fit under {listed([_key(key, prefix) for prefix in best])}; say which are "
-            f"meant, as with --weights-key {_key(key, chosen)}."
+            f"{file.path} holds weights that fit under {places}; say which are meant, as with --weights-key "
+            f"{_key(key, chosen)}."
         )
     names = {name: chosen + name.removeprefix(outer) for name in own}
     names = {name: place for name, place in names.items() if place in file.tensors}
@@ -108,6 +116,11 @@ def find_names(file: WeightFile, key: str | None, own: Mapping[str, Size]) -> Fi
     elif chosen and _rank(chosen.rstrip(".")) > len(NESTED):
         findings.append(f"the weights are those under {_key(key, chosen)}")
     return Fit(key=chosen, names=names, findings=tuple(findings))
+
+
+def not_used(places: list[str]) -> str:
+    """A finding on weights that the network does not have."""
+    return f"weights in the file that are not used: {listed(places)}"
 
 
 def why_missing(file: WeightFile) -> str:
@@ -127,34 +140,49 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
     """The places of the weights of the one network, with their names, and the homes of others with an LSTM."""
     by_home: dict[str, list[str]] = {}
     for name, home in file.homes.items():
-        if not is_training(home):
-            by_home.setdefault(home, []).append(name)
+        by_home.setdefault(home, []).append(name)
     recurrent = [home for home, names in by_home.items() if _is_recurrent(_below(home, names))]
-    if not recurrent and (lowered := next((name for name in file.tensors if file.is_quantized(name)), None)):
-        raise InputError(quantized(file.path, next((top for top in file.entries if lowered.startswith(top)), lowered)))
+    by_home = {home: names for home, names in by_home.items() if home in recurrent or not is_training(home)}
+    lowered = next((name for name in file.tensors if file.is_quantized(name)), None)
+    if lowered and not recurrent:
+        raise InputError(quantized(file.path, lowered))
     homes = sorted(recurrent or by_home, key=_rank)
     if not homes:
         raise InputError(file.nothing())
     home = homes[0]
     clear = len(by_home) == 1 or (_rank(home) <= len(NESTED) and (len(homes) == 1 or _rank(home) < _rank(homes[1])))
     if not clear:
-        there = "; ".join(f"{_joined(key, home) or 'the top'} with {_described(file, home)}" for home in homes[:8])
+        everything = [*homes, *(other for other in by_home if other not in homes)]
+        there = [f"{_joined(key, each) or 'the top'} with {_described(file, each)}" for each in everything]
+        command = f"lstm-deploy export {quote(str(file.path))}"
         raise InputError(
-            f"{file.path} does not say which of its weights are the network's: {there}; choose one, as in "
-            f"lstm-deploy export {quote(str(file.path))} --weights-key {_key(key, home)}, or name the class with "
-            "--model FILE.py:Class."
+            f"{file.path} does not say which of its weights are the network's: {listed(there)}; name the class, as in "
+            f"{command} --model FILE.py:Class, or choose, as in {command} --weights-key {_key(key, home)}."
         )
-    if (kind := next((kind for place, kind in file.modules.items() if _is_within(home, place)), None)) is not None:
-        name = kind.rpartition(".")[2]
-        raise InputError(
-            f"{file.path} holds a whole module of the class {kind}, whose code is not in the file; name it with "
-            f"--model FILE.py:{name}, which reads the weights and runs nothing of the file, or give --trust-pickle, "
-            "which runs what it asks for."
-        )
+    _refuse_other_forms(file, key, home)
     places = {name: name.removeprefix(f"{home}.") if home else name for name in by_home[home]}
     while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in places.values())), None):
         places = {place: name.removeprefix(prefix) for place, name in places.items()}
     return places, [other for other in recurrent if other != home]
+
+
+def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:
+    """Raise `InputError` for a network whose weights are not in a state dict of floating-point numbers."""
+    if lowered := next((name for name in file.tensors if _is_within(name, home) and file.is_quantized(name)), None):
+        raise InputError(quantized(file.path, lowered))
+    names = [name for name, each in file.homes.items() if each == home]
+    around = {place: kind for place, kind in file.modules.items() if all(_is_within(name, place) for name in names)}
+    within = [kind for place, kind in file.modules.items() if around and _is_within(place, next(iter(around)))]
+    if all(kind.startswith(("torch.nn.modules.rnn.", "torch.nn.parallel.")) for kind in within):
+        return  # no module, or an LSTM, whose weights say all that it does
+    kind = next((kind for kind in around.values() if not kind.startswith("torch.")), None)
+    remedy = "name it" if kind else "write a class of the same parts and name it"
+    command = f"lstm-deploy export {quote(str(file.path))}" + (f" --weights-key {quote(key)}" if key else "")
+    raise InputError(
+        f"{file.path} holds a whole module of the class {kind or within[0]}, whose code is not in the file; {remedy}, "
+        f"as in {command} --model FILE.py:{(kind or 'Class').rpartition('.')[2]}, "
+        "which reads the weights and runs nothing of the file (--trust-pickle would run what it asks for)."
+    )
 
 
 def _is_recurrent(names: Collection[str]) -> bool:
@@ -169,7 +197,7 @@ def _described(file: WeightFile, home: str) -> str:
     """The LSTMs of a home, else how many tensors it has."""
     shapes = {name: value.shape for name, value in file.tensors.items() if file.homes[name] == home}
     found = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
-    return ", ".join(found[:4]) or f"{len(shapes)} tensors"
+    return ", ".join(found[:4]) or f"{len(shapes)} tensor{'s' if len(shapes) > 1 else ''}"
 
 
 def _below(home: str, names: Collection[str]) -> list[str]:
@@ -194,8 +222,8 @@ def _outer_names(own: Collection[str]) -> tuple[str, ...]:
     return ("", f"{outer.pop()}.") if len(outer) == 1 and all("." in name for name in own) else ("",)
 
 
-def _fits(file: WeightFile, own: Mapping[str, Size], outer: str) -> Counter[str]:
-    """For each prefix in the file, how many names of the class are under it: of the right shape, if any are."""
+def _fits(file: WeightFile, own: Mapping[str, Size], outer: str) -> tuple[Counter[str], bool]:
+    """For each prefix in the file, how many names of the class are under it: of the right shape, if any are (true)."""
     inner = {name.removeprefix(outer): tuple(shape) for name, shape in own.items()}
     same, named = Counter[str](), Counter[str]()
     for place, value in file.tensors.items():
@@ -207,7 +235,7 @@ def _fits(file: WeightFile, own: Mapping[str, Size], outer: str) -> Counter[str]
             start = place.find(".", start) + 1
             if not start:
                 break
-    return same if any(same.values()) else named
+    return (same, True) if any(same.values()) else (named, False)
 
 
 def _is_within(home: str, place: str) -> bool:
@@ -220,9 +248,3 @@ def _joined(key: str | None, place: str) -> str:
 
 def _key(key: str | None, prefix: str) -> str:
     return quote(_joined(key, prefix.rstrip(".")))
-
-
-def listed(names: list[str]) -> str:
-    """The first eight of some names, and how many more there are."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

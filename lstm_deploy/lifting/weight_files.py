@@ -1,5 +1,6 @@
 """The weights in a file of PyTorch by their names, whoever wrote it, without running anything from the file."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ StateDict = dict[str, Tensor]
 
 WITHIN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What `torch.compile`, FSDP and activation checkpointing put into names, wherever a module is wrapped."""
-TRAINING = ("optim", "sched", "rng", "callback", "loop")
-"""Parts of the names of entries that are the state of a training, not of a network."""
+TRAINING = re.compile(r"optimi[sz]er|(?:^|[._])(?:opt|optim|sched|schedulers?|rng|callbacks|loops)(?:[._]|$)", re.I)
+"""In the names of entries that are the state of a training, not of a network."""
 MOST_VALUES = 1_000_000
 """In a file; a hundred numbers or texts in a list count as one."""
 DEEPEST = 100
 """How many containers may lie in one another."""
-_NUMPY = {"scalar": "a NumPy number", "_reconstruct": "a NumPy array"}
+_ARRAY = "a NumPy array"
+_NUMPY = {"scalar": "a NumPy number", "_reconstruct": _ARRAY}
 
 
 class WeightFile(Struct, frozen=True, kw_only=True):
@@ -49,10 +51,11 @@ class WeightFile(Struct, frozen=True, kw_only=True):
         below = f"{key}."
         tensors = {name.removeprefix(below): value for name, value in self.tensors.items() if name.startswith(below)}
         if not tensors:
-            what = self.objects.get(key, "no tensor" if key in self.entries else "")
-            if what:
-                raise InputError(f"The entry {key!r} of {self.path} is {what}, and no weights; name another.")
-            raise InputError(f"{self.path} has no entry {key!r}; there is {', '.join(self.entries)[:300]}.")
+            what = f"no entry {key!r}"
+            if key in self.entries or key in self.objects:
+                what = f"no weights in the entry {key!r} ({self.objects.get(key, 'no tensor')})"
+            tops = dict.fromkeys(top for top in self.entries if any(_is_below(name, top) for name in self.tensors))
+            raise InputError(f"{self.path} has {what}; there is {listed(list(tops)) or 'none'}.")
         homes = {name: self.homes[below + name] for name in tensors}
         modules = {place.removeprefix(below): kind for place, kind in self.modules.items() if place.startswith(below)}
         for place, kind in self.modules.items():
@@ -113,6 +116,8 @@ class WeightFile(Struct, frozen=True, kw_only=True):
                 f"{self.path} is one of several files of a DeepSpeed checkpoint, without the weights; join them with "
                 "zero_to_fp32.py in its folder, and give the result."
             )
+        if _ARRAY in self.objects.values():
+            return f"{self.path} holds NumPy arrays, not tensors; save them with torch.save, as a dict of tensors."
         return (
             f"{self.path} holds no weights ({', '.join(self.entries)[:300] or 'nothing'}); give the file that has them."
         )
@@ -120,8 +125,7 @@ class WeightFile(Struct, frozen=True, kw_only=True):
     def left_out(self) -> str:
         """A sentence on the objects that are left out; empty if there are none."""
         found = [f"{place} ({kind})" for place, kind in self.objects.items() if not is_training(place)]
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        return f"{', '.join(found[:8])}{more}: no tensors, so left out and not opened" if found else ""
+        return f"what else is in the file is no tensor, so it was not opened: {listed(found)}" if found else ""
 
 
 def open_weights(path: Path) -> WeightFile:
@@ -170,15 +174,21 @@ def quantized(where: Path | str, name: str) -> str:
 
 def is_training(place: str) -> bool:
     """Whether a place in a file is that of an optimizer, a scheduler and the like."""
-    return any(part in place.lower() for part in TRAINING)
+    return TRAINING.search(place) is not None
 
 
 def type_name(value: Any) -> str:
     """The class of an object of a file, in words for the user."""
     if isinstance(value, Stub) or (isinstance(value, type) and issubclass(value, Stub)):
         module, _, name = value.kind.rpartition(".")
-        return _NUMPY.get(name, value.kind) if module.startswith("numpy") else value.kind
+        return _NUMPY.get(name, value.kind) if module.startswith("numpy") else value.kind.removeprefix("builtins.")
     return type(value).__name__
+
+
+def listed(names: list[str]) -> str:
+    """The first eight of some names, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 class _Walk:
@@ -244,6 +254,10 @@ def _of_module(attributes: Mapping[str, Any]) -> dict[str, Any]:
         part = attributes.get(kind)
         found |= part if isinstance(part, dict) else {}
     return found
+
+
+def _is_below(name: str, place: str) -> bool:
+    return name == place or name.startswith(f"{place}.")
 
 
 def _ends(name: str) -> Iterator[int]:

@@ -1,3 +1,4 @@
+import argparse
 import json
 import zipfile
 
@@ -53,6 +54,22 @@ def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
     assert found["kind"] == "weights"
     assert found["tensors"]["rnn.weight_ih_l0"] == "float32[16, 3]"
     assert "rnn is an LSTM(3, 4, 1 layers)" in found["inferred"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth.tar", ".cleanrl_model", ""])
+def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix):
+    """Which is another command: `inspect` has no option that would help."""
+    torch.save({"actor": nn.LSTM(3, 4).state_dict(), "critic": nn.LSTM(5, 4).state_dict()}, tmp_path / f"m{suffix}")
+    found = inspect(tmp_path / f"m{suffix}")
+    assert found["recurrent"] == {"actor": "LSTM(3, 4, 1 layers)", "critic": "LSTM(5, 4, 1 layers)"}
+    assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["inferred"][0]
+    torch.save(
+        nn.LSTM(3, 4).state_dict() | {"a.weight": torch.ones(7, 9), "cfg": argparse.Namespace(lr=1)}, tmp_path / "n.pt"
+    )
+    found = inspect(tmp_path / "n.pt")
+    assert found["left_out"] == {"cfg": "argparse.Namespace"}
+    assert "a.weight [7, 9] fits no known place" in found["inferred"][0]
+    assert "tensors:" not in found["inferred"][0]
 
 
 def test_everything_is_json(forecast_bundle, forecaster):

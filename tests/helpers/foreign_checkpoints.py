@@ -190,5 +190,26 @@ def ema_wrapper(path, network):
     torch.save({"initted": torch.tensor(True), "step": torch.tensor(3), **both}, path)
 
 
-def quantized(path, network):
-    torch.save(torch.ao.quantization.quantize_dynamic(network, {nn.LSTM, nn.Linear}).state_dict(), path)
+def quantized(path, network, layers=(nn.LSTM, nn.Linear)):
+    torch.save(torch.ao.quantization.quantize_dynamic(network, set(layers)).state_dict(), path)
+
+
+def archive_of(path, form, networks):
+    """An archive with the weights of each network, and a file of macOS beside each."""
+    files = {}
+    for name, network in networks.items():
+        content = io.BytesIO()
+        torch.save(network.state_dict(), content)
+        folder, _, base = name.rpartition("/")
+        files |= {name: content.getvalue(), f"{folder}/._{base}": b"Mac OS X"}
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, f"w:{form.removeprefix('tar')}") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import enum
 import functools
+import io
 import os
 import pickle
 import re
@@ -249,6 +250,39 @@ def test_an_archive_that_unpacks_to_far_more_than_its_weights_is_refused(tmp_pat
     path = archive(tmp_path / "m.pt", stored((16, 3), (3, 1), 48), _0=bytes(50_000_000))
     with pytest.raises(InputError, match=r"unpacks to \d+ times its size"):
         read_weights(path)
+
+
+def test_the_steps_of_pickles_within_a_pickle_are_counted_together(tmp_path, monkeypatch):
+    """Else a file of kilobytes takes hours, by naming the same pickle again and again."""
+    monkeypatch.setattr(pickles.Steps, "left", 20_000)
+    inner = b"\x80\x02" + b"]0" * 4_000 + b"N."
+    once = b"ctorch.storage\n_load_from_bytes\nh\x00\x85R"
+    head = b"\x80\x04B" + struct.pack("<I", len(inner)) + inner + b"\x940("
+    (tmp_path / "m.pkl").write_bytes(head + once + b"t.")
+    with pytest.raises(InputError, match="holds no weights"):
+        read_weights(tmp_path / "m.pkl")
+    (tmp_path / "m.pkl").write_bytes(head + once * 3 + b"t.")
+    with pytest.raises(InputError, match="holds more values than a file of weights"):
+        read_weights(tmp_path / "m.pkl")
+
+
+def test_archives_within_an_archive_may_unpack_to_no_more_together(tmp_path):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("m/data.pkl", b"\x80\x02}.")
+        file.writestr("m/data/0", bytes(10_000_000))
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as file:
+        for index in range(3):
+            file.writestr(f"{index}.pt", inner.getvalue())
+    with pytest.raises(InputError, match="unpacks to more than any file of weights does"):
+        read_weights(tmp_path / "m.zip")
+
+
+def test_no_more_of_a_storage_is_unpacked_than_its_tensor_has(tmp_path):
+    path = archive(tmp_path / "m.pt", stored((4, 3), (3, 1), 12), _0=bytes(12_000_000))
+    tensor = open_weights(path).tensors["lstm.weight_ih_l0"]
+    assert len(tensor.storage.read(48)) == 48
+    assert tensor.load().shape == (4, 3)
 
 
 def test_many_empty_tensors_take_seconds(tmp_path):

@@ -151,7 +151,7 @@ def test_weights_that_belong_to_no_part_of_the_class_are_left_out_and_reported(t
     """As in a published speaker encoder, whose file also has the scale of its loss."""
     torch.save({**authors.Stock().state_dict(), "loss_scale": torch.ones(1)}, tmp_path / "m.pt")
     for origin in (Origin(path=tmp_path / "m.pt", model=f"{FILE}:Stock"), Origin(path=tmp_path / "m.pt")):
-        assert any("loss_scale" in finding and "left out" in finding for finding in load(origin).findings)
+        assert any("loss_scale" in finding and "not used" in finding for finding in load(origin).findings)
 
 
 def test_a_users_error_is_reported_with_its_line(tmp_path):
@@ -225,6 +225,13 @@ def test_what_is_no_file_is_called_what_it_is(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"is a folder; give the file of the weights, as model\.safetensors\."):
         load(Origin(path=tmp_path))
+    (tmp_path / "nested/step10").mkdir(parents=True)
+    for name in ("scaler.pt", "random_states_0.pkl", "step10/mp_rank_00_model_states.pt"):
+        (tmp_path / "nested" / name).touch()
+    with pytest.raises(
+        InputError, match=r"a folder; give the file of the weights, as step10.mp_rank_00_model_states\.pt"
+    ):
+        load(Origin(path=tmp_path / "nested"))
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.pt")
         with pytest.raises(InputError, match="is a pipe or a device; save"):

@@ -1,9 +1,12 @@
 """Which weights are taken from the files of other frameworks, and what is said of the rest."""
 
+import argparse
+import pickle
 import re
 from pathlib import Path
 
 import foreign_checkpoints as foreign
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -21,18 +24,18 @@ OF_CLASS = {
         ".ckpt",
         foreign.Net,
         None,
-        [r"state_dict\.loss of the file belong", r"args \(argparse\.Namespace\)"],
+        [r"not used: state_dict\.loss$", r"args \(argparse\.Namespace\)"],
     ),
     "hugging_face": (".safetensors", foreign.SpeechEncoder, None, []),
     "fairseq": (".pt", foreign.Net, None, [r"args \(argparse\.Namespace\)", r"val \(a NumPy number\)"]),
     "nemo": (".nemo", foreign.SpeechEncoder, None, []),
-    "stable_baselines3": (".zip", foreign.Actor, None, [r"policy\.lstm_critic, policy\.value_net of the file belong"]),
-    "rsl_rl": (".pt", foreign.RecurrentModel, None, ["under actor_state_dict", "critic_state_dict of the file belong"]),
-    "clean_rl": (".pth", foreign.Net, None, ["under 0", "1, 2 of the file belong"]),
+    "stable_baselines3": (".zip", foreign.Actor, None, [r"not used: policy\.lstm_critic, policy\.value_net$"]),
+    "rsl_rl": (".pt", foreign.RecurrentModel, None, ["under actor_state_dict", "not used: critic_state_dict$"]),
+    "clean_rl": (".pth", foreign.Net, None, ["under 0", "not used: 1, 2$"]),
     "deepspeed": (".pt", foreign.Net, None, []),
     "hydra": (".pt", foreign.Net, None, [r"cfg \(omegaconf\.dictconfig\.DictConfig\)"]),
     "averaged": (".pth", foreign.Net, None, ["those under state_dict; state_dict_ema would fit too"]),
-    "ema_wrapper": (".pt", foreign.Net, "ema_model", ["initted, step, online_model of the file belong"]),
+    "ema_wrapper": (".pt", foreign.Net, "ema_model", ["not used: initted, step, online_model$"]),
 }
 
 
@@ -90,9 +93,7 @@ def test_a_bare_file_of_several_networks_ends_with_what_it_holds_and_what_to_typ
             load(Origin(path=path, weights_key=key))
         if key is None:
             assert all(re.search(text, str(error.value)) for text in seen), error.value
-        assert f"lstm-deploy export {path} " in str(error.value)
-        keys = re.search(r"--weights-key (\S+?)(?: or |,| \()", str(error.value))
-        key = keys[1]
+        key = re.search(rf"lstm-deploy export {path} --weights-key (\S+?)( \(or [^()]*\))?\.$", str(error.value))[1]
         try:
             loaded = load(Origin(path=path, weights_key=key))
         except InputError:
@@ -107,7 +108,7 @@ def test_a_part_says_what_is_left(tmp_path):
     findings = " ".join(load(Origin(path=path, weights_key="policy.lstm_actor")).findings)
     assert "policy.lstm_actor is an LSTM(3, 4, 1 layers)" in findings
     assert "policy.action_net" in findings
-    assert "are not used" in findings
+    assert "weights in the file that are not used" in findings
 
 
 def test_two_copies_that_fit_a_class_are_not_chosen_between(tmp_path):
@@ -117,6 +118,73 @@ def test_two_copies_that_fit_a_class_are_not_chosen_between(tmp_path):
     torch.save({"actor": foreign.Net().state_dict(), "critic": foreign.Net().state_dict()}, path)
     with pytest.raises(InputError, match="fit under actor, critic"):
         load(Origin(path=path, model=f"{HOME}:Net"))
+
+
+def test_two_copies_of_another_network_are_not_said_to_fit(tmp_path):
+    for part in (nn.ModuleDict({"lstm": nn.LSTM(3, 4)}), nn.ModuleDict({"lstm": nn.LSTM(5, 7), "fc": nn.Linear(7, 3)})):
+        torch.save({"actor": part.state_dict(), "critic": part.state_dict()}, tmp_path / "m.pt")
+        with pytest.raises(InputError, match="names of the class under actor, critic, but not all of its weights"):
+            load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
+
+
+@pytest.mark.parametrize("entry", ["closed_loop_model", "optimal_policy", "scheduling_net", "learning_net"])
+def test_a_network_is_not_taken_for_the_state_of_a_training(tmp_path, entry):
+    torch.save({entry: foreign.Net().state_dict(), "optimizer": foreign.optimizer_of(foreign.Net())}, tmp_path / "m.pt")
+    assert f"the weights are those under {entry}" in load(Origin(path=tmp_path / "m.pt")).findings
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["optimizer", "optimizerD_state_dict", "last_optimizer_state", "optim", "g_opt", "policy.optimizer", "rng_state",
+     "lr_schedulers", "callbacks", "torch_rng_state"],
+)  # fmt: skip
+def test_the_state_of_a_training_is_left_out_without_a_word(tmp_path, entry):
+    torch.save({"model": foreign.Net().state_dict(), entry: {"a": torch.ones(3)}}, tmp_path / "m.pt")
+    assert entry not in " ".join(load(Origin(path=tmp_path / "m.pt")).findings)
+
+
+def test_a_copy_that_a_callback_keeps_is_named(tmp_path):
+    content = {"state_dict": foreign.Net().state_dict(), "callbacks": {"Averaging": foreign.Net().state_dict()}}
+    torch.save(content, tmp_path / "m.ckpt")
+    found = " ".join(load(Origin(path=tmp_path / "m.ckpt")).findings)
+    assert "callbacks.Averaging holds LSTM(3, 4, 1 layers)" in found
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "gz"])
+def test_files_of_an_archive_are_told_apart_by_their_names(tmp_path, form):
+    """Also those of the same name, and beside what macOS adds."""
+    files = {"one/model.pt": foreign.Net(), "two/model.pt": foreign.Net(), "two/other.pt": foreign.Net()}
+    path = foreign.archive_of(tmp_path / "m.nemo", form, files)
+    with pytest.raises(InputError, match=r"one/model with LSTM.*, two/model with LSTM.*, two/other with LSTM"):
+        load(Origin(path=path))
+    for name, network in files.items():
+        key = name.removesuffix(".pt")
+        assert_loaded(load(Origin(path=path, weights_key=key, model=f"{HOME}:Net")), network)
+
+
+@pytest.mark.parametrize("form", ["pickle", "pt", "npz"])
+def test_weights_that_are_numpy_arrays_are_called_so(tmp_path, form):
+    arrays = {name: value.numpy() for name, value in foreign.Net().state_dict().items()}
+    path = tmp_path / f"m.{form}"
+    match form:
+        case "pickle":
+            path.write_bytes(pickle.dumps(arrays))
+        case "pt":
+            torch.save({"model": arrays}, path)
+        case "npz":
+            np.savez(path, **arrays)
+    with pytest.raises(InputError, match=r"NumPy arrays.*save them with torch\.save, as a dict of tensors"):
+        load(Origin(path=path))
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("cfg", r"'cfg' \(argparse\.Namespace\)"), ("epoch", "'epoch'"), ("x", "'x'")]
+)
+def test_a_key_without_weights_is_told_the_keys_that_have_some(tmp_path, key, what):
+    content = {"cfg": argparse.Namespace(a=1), "epoch": 3, "actor": foreign.Net().state_dict()}
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(InputError, match=rf"no .*{what}.*; there is actor\."):
+        load(Origin(path=tmp_path / "m.pt", weights_key=key))
 
 
 def test_a_copy_of_other_sizes_is_not_taken_for_the_class(tmp_path):
@@ -158,8 +226,9 @@ def test_nan_in_weights_that_are_not_used_is_no_matter(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:torch")  # that quantization moves to another package
 @pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
-def test_quantized_weights_are_called_so(tmp_path, model):
-    path = written(tmp_path, "quantized", foreign.Net())
+@pytest.mark.parametrize("layers", [{nn.LSTM, nn.Linear}, {nn.Linear}])
+def test_quantized_weights_are_called_so(tmp_path, model, layers):
+    path = written(tmp_path, "quantized", foreign.Net(), layers=layers)
     with pytest.raises(InputError, match=r"quantized.*float32.*--quantize int8|quantized weights, so give"):
         load(Origin(path=path, model=model))
 
@@ -196,6 +265,33 @@ def test_the_weights_of_a_whole_module_are_read_by_its_class_and_nothing_runs(tm
     assert_loaded(load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net")), network)
     with pytest.raises(InputError, match=r"class foreign_checkpoints\.Net.*--model FILE\.py:Net.*--trust-pickle"):
         load(Origin(path=tmp_path / "m.pt"))
+
+
+def test_a_whole_module_of_pytorch_is_read_where_its_weights_say_what_it_computes(tmp_path):
+    torch.save(nn.LSTM(3, 4), tmp_path / "m.pt")
+    assert "the file is an LSTM(3, 4, 1 layers)" in load(Origin(path=tmp_path / "m.pt")).findings
+    torch.save(nn.DataParallel(foreign.Net()), tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"class foreign_checkpoints\.Net.*--model FILE\.py:Net"):
+        load(Origin(path=tmp_path / "m.pt"))
+    torch.save(nn.Sequential(foreign.Net(), nn.ReLU(), nn.Linear(2, 2)), tmp_path / "m.pt")
+    with pytest.raises(
+        InputError, match=r"container\.Sequential.*write a class of the same parts.*--model FILE\.py:Class"
+    ):
+        load(Origin(path=tmp_path / "m.pt"))
+
+
+def test_of_several_whole_modules_the_key_says_which(tmp_path):
+    network = foreign.Net()
+    torch.save({"actor": foreign.Net(), "critic": network}, tmp_path / "m.pt")
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", weights_key="critic", trust_pickle=True)), network)
+    with pytest.raises(InputError, match="several modules; choose one with --weights-key actor or critic"):
+        load(Origin(path=tmp_path / "m.pt", trust_pickle=True))
+    with pytest.raises(InputError, match="no entry 'x'"):
+        load(Origin(path=tmp_path / "m.pt", weights_key="x", trust_pickle=True))
+    command = r"export \S+ --weights-key critic --model FILE\.py:Net"
+    with pytest.raises(InputError, match=command):
+        load(Origin(path=tmp_path / "m.pt", weights_key="critic"))
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", weights_key="critic", model=f"{HOME}:Net")), network)
 
 
 def test_other_recurrent_layers_are_counted_as_what_they_are(tmp_path):
