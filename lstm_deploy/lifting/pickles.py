@@ -22,7 +22,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 MOST_STEPS = 10_000_000
 """Of the program that a pickle is: a million numbers take one or two million, and a list of lists far more memory."""
 _TORCHSCRIPT = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-_HOSTILE_MODULES = ("subprocess", "runpy", "pty", "shutil", "socket", "importlib", "ctypes", "webbrowser", "code")
+_HOSTILE_MODULES = ("subprocess", "runpy", "pty", "shutil", "socket", "importlib", "ctypes", "webbrowser")
 _HOSTILE = {
     "builtins": ("eval", "exec", "execfile", "compile", "open", "input", "breakpoint", "__import__"),
     "io": ("open", "open_code"),

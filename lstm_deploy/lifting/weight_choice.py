@@ -19,6 +19,8 @@ MEMBERS = ("policy", "model_weights")
 """Files within the archives of Stable-Baselines3 and NeMo that hold the network."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "lstm_module.", "_net.")
 """Prefixes that wrappers (data parallel, `torch.compile`, Lightning) put before every name."""
+SHARD = re.compile(r"-\d+-of-\d+\b")
+"""In the names of files that Hugging Face splits weights into."""
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -127,7 +129,7 @@ def why_missing(file: WeightFile) -> str:
     """What to do about weights that a class has and a file does not: what the file is, or what it has instead."""
     if any(map(file.is_quantized, file.tensors)):
         return "the file holds quantized weights, so give those in float32 that they were made from"
-    if re.search(r"-\d+-of-\d+\b", file.path.name):
+    if SHARD.search(file.path.name):
         return "the file is one of several, so join them into one"
     shapes = {name: value.shape for name, value in file.tensors.items() if not is_training(file.homes[name])}
     there = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
@@ -138,6 +140,8 @@ def why_missing(file: WeightFile) -> str:
 
 def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str]]:
     """The places of the weights of the one network, with their names, and the homes of others with an LSTM."""
+    if SHARD.search(file.path.name):
+        raise InputError(f"{file.path} is one of several files of a network; join their weights into one file.")
     by_home: dict[str, list[str]] = {}
     for name, home in file.homes.items():
         by_home.setdefault(home, []).append(name)

@@ -48,14 +48,14 @@ class WeightFile(Struct, frozen=True, kw_only=True):
         """The part of the file below a place; raises `InputError` if no tensor is there."""
         if key is None:
             return self
-        below = f"{key}."
+        below = _without_wrappers(f"{key}.")
         tensors = {name.removeprefix(below): value for name, value in self.tensors.items() if name.startswith(below)}
         if not tensors:
             what = f"no entry {key!r}"
             if key in self.entries or key in self.objects:
                 what = f"no weights in the entry {key!r} ({self.objects.get(key, 'no tensor')})"
-            tops = dict.fromkeys(top for top in self.entries if any(_is_below(name, top) for name in self.tensors))
-            raise InputError(f"{self.path} has {what}; there is {listed(list(tops)) or 'none'}.")
+            there = dict.fromkeys(name.partition(".")[0] for name in self.tensors if not is_training(self.homes[name]))
+            raise InputError(f"{self.path} has {what}; there is {listed(list(there)) or 'none'}.")
         homes = {name: self.homes[below + name] for name in tensors}
         modules = {place.removeprefix(below): kind for place, kind in self.modules.items() if place.startswith(below)}
         for place, kind in self.modules.items():
@@ -100,7 +100,8 @@ class WeightFile(Struct, frozen=True, kw_only=True):
         found: dict[str, None] = {}
         for name, value in self.tensors.items():
             training = is_training(self.homes[name]) or ("." not in name and is_training(name))
-            if name not in within and not training and 0 not in value.shape:
+            empty = 0 in value.shape and not getattr(value, "kind", "")
+            if name not in within and not training and not empty:
                 found[next(name[:end] for end in _ends(name) if name[:end] not in within)] = None
         return list(found)
 
@@ -240,9 +241,7 @@ class _Walk:
             raise InputError(f"{self.path} holds more values than a file of weights; check it.")
         for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
             if not isinstance(child, str | int | float | bytes | None):
-                name = f"{place}.{key}." if place else f"{key}."
-                for part in WITHIN:
-                    name = name.replace(part, "")
+                name = _without_wrappers(f"{place}.{key}." if place else f"{key}.")
                 self.visit(child, name.removesuffix("."), home, depth + 1)
         self.around.remove(id(value))
 
@@ -256,8 +255,10 @@ def _of_module(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_below(name: str, place: str) -> bool:
-    return name == place or name.startswith(f"{place}.")
+def _without_wrappers(name: str) -> str:
+    for part in WITHIN:
+        name = name.replace(part, "")
+    return name
 
 
 def _ends(name: str) -> Iterator[int]:

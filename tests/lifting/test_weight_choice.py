@@ -103,6 +103,22 @@ def test_a_bare_file_of_several_networks_ends_with_what_it_holds_and_what_to_typ
     pytest.fail("the second key leads nowhere")
 
 
+def test_one_of_several_files_is_not_taken_for_the_whole(tmp_path):
+    path = tmp_path / "model-00001-of-00002.safetensors"
+    foreign.hugging_face(path, foreign.Net())
+    with pytest.raises(InputError, match="one of several files of a network; join"):
+        load(Origin(path=path))
+
+
+@pytest.mark.parametrize("key", ["_orig_mod.net", "net", "net._orig_mod"])
+def test_a_key_may_have_the_wrappers_that_are_in_the_file(tmp_path, key):
+    network = foreign.Net()
+    torch.save(foreign.renamed(network, "_orig_mod.net."), tmp_path / "m.pt")
+    assert_loaded(load(Origin(path=tmp_path / "m.pt", weights_key=key, model=f"{HOME}:Net")), network)
+    with pytest.raises(InputError, match="no entry 'x'; there is net"):
+        load(Origin(path=tmp_path / "m.pt", weights_key="x"))
+
+
 def test_a_part_says_what_is_left(tmp_path):
     path = written(tmp_path, "stable_baselines3", foreign.Actor())
     findings = " ".join(load(Origin(path=path, weights_key="policy.lstm_actor")).findings)
