@@ -254,7 +254,8 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: A
         storage, offset = storage.storage, storage.offset + _size(offset)
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("it has a tensor without a storage")
-    return StoredTensor(storage, dtype, tuple(map(_size, shape)), tuple(map(_size, stride)), _size(offset))
+    kind = "negated or conjugated view" if any(isinstance(value, dict) and value for value in rest) else ""
+    return StoredTensor(storage, dtype, tuple(map(_size, shape)), tuple(map(_size, stride)), _size(offset), kind)
 
 
 def _rebuild_quantized(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:

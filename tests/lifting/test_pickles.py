@@ -155,6 +155,12 @@ def test_tensors_are_what_pytorch_reads(tmp_path, kind, legacy):
         assert value.load().float().equal(expected[name].float())
 
 
+def test_a_view_that_pytorch_negates_when_it_is_used_is_no_plain_tensor(tmp_path):
+    torch.save({"weight_ih_l0": torch.ones(2, 3, dtype=torch.complex64).conj().imag}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match="not a plain tensor"):
+        read_weights(tmp_path / "m.pt")
+
+
 class Runs:
     def __init__(self, function, *arguments):
         self.call = function, arguments
