@@ -135,7 +135,9 @@ def why_missing(file: WeightFile) -> str:
     there = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
     if not there and "ds_version" in file.entries:
         return "the weights are in other files of this DeepSpeed checkpoint, so join them with zero_to_fp32.py"
-    return f"the file has {listed(there) or 'no LSTM'}, so check --model, --init and --weights-key"
+    several = len({home for home in file.homes.values() if not is_training(home)}) > 1
+    options = "--model, --init and --weights-key" if several else "--model and --init"
+    return f"the file has {listed(there) or 'no LSTM'}, so check {options}"
 
 
 def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str]]:

@@ -265,6 +265,18 @@ def test_a_compressed_nemo_archive_is_read(tmp_path):
     assert_loaded(load(Origin(path=path, model=f"{HOME}:SpeechEncoder")), network)
 
 
+def test_a_key_is_advised_only_where_there_is_a_choice(tmp_path):
+    network = nn.ModuleDict({"lstm": nn.LSTM(3, 4)})
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(
+        InputError, match=r"fc\.weight is missing; the file has LSTM.* at lstm, so check --model and --init\."
+    ):
+        load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
+    torch.save({"a": network.state_dict(), "b": {"x": torch.ones(2)}}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"so check --model, --init and --weights-key\."):
+        load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
+
+
 def test_a_class_that_is_not_there_is_told_what_is(tmp_path):
     path = written(tmp_path, "stable_baselines3", foreign.Actor())
     with pytest.raises(InputError, match=r"do not fit Net: .* LSTM\(3, 4, 1 layers\) at policy\.lstm_actor"):
