@@ -66,8 +66,11 @@ from .report_style import (
 )
 from .scratch import scratch_folder as scratch_folder
 from .torchscript_archives import (
+    ZIP as ZIP,
     extra_files as extra_files,
     is_torchscript as is_torchscript,
+    is_zip as is_zip,
+    most_bytes as most_bytes,
     opened_archive as opened_archive,
 )
 from .value_flow import Value as Value, ValueFlow as ValueFlow

@@ -227,7 +227,7 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
             if artifact.path == target.name:
                 return _of_artifact(bundle, artifact, provider, selection, _works(bundle))
     if not target.is_file():
-        raise InputError(f"{target} does not exist; give a bundle or an artifact.")
+        raise InputError(f"{target} does not exist or is not a file; give a bundle or an artifact.")
     if target.suffix not in SUFFIXES:
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
     if carried_contract(target) is None:

@@ -1,5 +1,6 @@
 """Describes any file or bundle. Nothing is run, and only PyTorch's own weight files need PyTorch."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _bundle(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a checkpoint, a bundle, or an .onnx, .torchscript or .c file.")
+        raise InputError(f"{path} does not exist or is not a file; give a checkpoint, a bundle or an artifact.")
     match path.suffix:
         case ".safetensors" if checkpoint.is_checkpoint(path):
             return _checkpoint(path)
@@ -103,20 +104,27 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
     """A file of third-party weights, and the network inferred from it if possible; reading it needs PyTorch."""
-    from lstm_deploy.lifting import read_weights, recognize
+    from lstm_deploy.lifting import choose, describe_recurrent, open_weights, recognize
 
-    weights = read_weights(path)
+    file = open_weights(path)
+    tensors = file.tensors
     try:
-        findings = list(recognize(weights).findings)
+        choice = choose(path, None)
+        findings = [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
-        findings = [str(error).partition("(tensors:")[0].strip()]
+        findings = [re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))]  # which are listed below
     return {
         "kind": kind,
         "bytes": path.stat().st_size,
         "contract": None,
         "inferred": findings,
+        "recurrent": {
+            path or "(top)": text
+            for path, text in describe_recurrent({name: value.shape for name, value in tensors.items()}).items()
+        },
+        "left_out": file.objects,
         "tensors": {
-            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in weights.items()
+            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in tensors.items()
         },
     }
 

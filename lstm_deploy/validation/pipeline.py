@@ -203,7 +203,7 @@ def _bundle_of(path: Path) -> Bundle | None:
     if path.is_dir():
         return Bundle(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a bundle or an artifact.")
+        raise InputError(f"{path} does not exist or is not a file; give a bundle or an artifact.")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} is neither a bundle nor one of {', '.join(SUFFIXES)}; give one of these.")
     if (path.parent / MANIFEST).is_file():

@@ -1,3 +1,4 @@
+import argparse
 import json
 import zipfile
 
@@ -89,6 +90,22 @@ def test_a_hidden_state_of_pytorchs_own_exporters_is_a_defect(tmp_path, dynamo):
     torch.onnx.export(module, (x,), tmp_path / "m.onnx", dynamo=dynamo, verbose=False)
     found = inspect(tmp_path / "m.onnx")
     assert any("is hidden: h and c start from zeros on every call" in text for text in found["lint"])
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth.tar", ".cleanrl_model", ""])
+def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix):
+    """Which is another command: `inspect` has no option that would help."""
+    torch.save({"actor": nn.LSTM(3, 4).state_dict(), "critic": nn.LSTM(5, 4).state_dict()}, tmp_path / f"m{suffix}")
+    found = inspect(tmp_path / f"m{suffix}")
+    assert found["recurrent"] == {"actor": "LSTM(3, 4, 1 layers)", "critic": "LSTM(5, 4, 1 layers)"}
+    assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["inferred"][0]
+    torch.save(
+        nn.LSTM(3, 4).state_dict() | {"a.weight": torch.ones(7, 9), "cfg": argparse.Namespace(lr=1)}, tmp_path / "n.pt"
+    )
+    found = inspect(tmp_path / "n.pt")
+    assert found["left_out"] == {"cfg": "argparse.Namespace"}
+    assert "a.weight [7, 9] fits no known place" in found["inferred"][0]
+    assert "tensors:" not in found["inferred"][0]
 
 
 def test_everything_is_json(forecast_bundle, forecaster):
