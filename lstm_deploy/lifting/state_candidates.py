@@ -24,6 +24,7 @@ def candidates(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -
     for size in sizes:
         for chosen in combinations(names, size):
             yield from _of_modules({name: recurrent[name] for name in chosen}, arguments, batched=batched)
+    yield from _of_groups(recurrent, arguments, batched=batched)
 
 
 def projected(module: nn.Module, arguments: int) -> Iterator[Structures]:
@@ -72,6 +73,17 @@ def _of_modules(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) 
                 yield from _pair_or_both(Leaf((count, *dims)), Leaf((count, *dims)), arguments)
             if arguments == 1:
                 yield from ((Leaf(shape),) for shape in _stacks(count, dims))
+
+
+def _of_groups(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -> Iterator[Structures]:
+    """An argument for each of several stages, as many LSTMs in each, whose states are put together alike."""
+    each = len(recurrent) // arguments
+    if arguments == 1 or each < 2 or each * arguments != len(recurrent):
+        return
+    names = list(recurrent)
+    groups = ({name: recurrent[name] for name in names[start : start + each]} for start in range(0, len(names), each))
+    for alike in zip(*(_of_modules(group, 1, batched=batched) for group in groups), strict=False):
+        yield tuple(structure for (structure,) in alike)
 
 
 def _stacks(count: int, dims: tuple[Dim, ...]) -> list[tuple[Dim, ...]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from lstm_deploy.lifting.packing import namespaces_of
@@ -30,6 +31,7 @@ def sizes_traced(module: nn.Module) -> Iterator[None]:
     """Within the block, code of `module` and its children gets sizes that can be traced.
 
     From `len(x)` and `x.data.shape`; and functions that were scripted run as the Python that they were written in.
+    Distributions do not check their arguments, which would be a branch on values.
     """
     namespaces = namespaces_of(module)
     with_len = [names for names in namespaces if "len" not in names]
@@ -39,6 +41,8 @@ def sizes_traced(module: nn.Module) -> Iterator[None]:
         for key, value in names.items()
         if isinstance(value, torch.jit.ScriptFunction) and (python := getattr(value, "_torchdynamo_inline", None))
     ]
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
     for names in with_len:
         names["len"] = _len
     for names, key, _, python in scripted:
@@ -47,6 +51,7 @@ def sizes_traced(module: nn.Module) -> Iterator[None]:
         with _DataIsTraced():
             yield
     finally:
+        Distribution.set_default_validate_args(checks)
         for names in with_len:
             del names["len"]
         for names, key, value, _ in scripted:

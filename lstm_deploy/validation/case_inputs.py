@@ -133,10 +133,14 @@ def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterato
         state = {name: value * (h if bounded[name] else c) for name, value in usual.state.items()}
         return usual.feeding({**inputs, **state}, where)
 
-    yield scaled(f"{LARGE:.0f} times as large as usual", LARGE, LARGE, LARGE)._replace(for_int8=False)
+    # An input may scale the state, as `1 - done` does: then cells are as large as its product with them.
+    large = LARGE_CELLS if len(signature.inputs) == 1 else HUGE_CELLS
+    everything = scaled(f"{LARGE:.0f} times as large as usual", LARGE, LARGE, LARGE)
+    yield everything._replace(slack=large, for_int8=False)
     yield scaled(f"cells {LARGE:.0f} times as large as usual", 1, 1, LARGE)
     yield scaled(f"cells {HUGE:,.0f} times as large as usual", 1, 1, HUGE)._replace(slack=HUGE_CELLS, for_int8=False)
-    yield scaled(f"inputs {HUGE:,.0f} times as large as usual", HUGE, 1, LARGE)._replace(for_int8=False)
+    inputs = scaled(f"inputs {HUGE:,.0f} times as large as usual", HUGE, 1, LARGE)
+    yield inputs._replace(slack=large, for_int8=False)
     yield scaled("a little beyond the usual range", 1.3, 1.3, 1.3)
     yield scaled("all zero", 0.0, 0.0, 0.0)
     yield scaled("denormal numbers", DENORMAL, DENORMAL, DENORMAL)

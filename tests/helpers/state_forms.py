@@ -477,6 +477,36 @@ class StateOfOneOfTwo(TwoOptionalPairs):
         return {"hidden": returned[1]}
 
 
+class TwoStages(nn.Module):
+    """Two LSTMs in each of two stages, and for each stage one tensor `[layers, rows, size, h or c]`."""
+
+    inputs = SEQUENCE
+    states = tuple(f"stages_{stage}_{lstm}_{state}_in" for stage in (0, 1) for lstm in (0, 1) for state in "hc")
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.ModuleList([nn.LSTM(size, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)]) for size in (3, 4)
+        )
+
+    def first(self, rows):
+        return {"state1": torch.zeros(2, rows, 4, 2), "state2": torch.zeros(2, rows, 4, 2)}
+
+    def following(self, returned):
+        return {"state1": returned[1], "state2": returned[2]}
+
+    def forward(self, x, state1, state2):
+        after = []
+        for stage, state in zip(self.stages, (state1, state2), strict=True):
+            finals = []
+            for number, lstm in enumerate(stage):
+                h, c = state[number : number + 1, ..., 0].contiguous(), state[number : number + 1, ..., 1].contiguous()
+                x, final = lstm(x, (h, c))
+                finals.append(torch.stack(final, -1))
+            after.append(torch.cat(finals))
+        return x, *after
+
+
 class NeverCallsOne(nn.Module):
     """An LSTM that is not called has no state."""
 
@@ -627,6 +657,7 @@ TAKEN = [
     TwoOptionalApart,
     CalledFromTwoStates,
     StateOfOneOfTwo,
+    TwoStages,
     NeverCallsOne,
 ]
 KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsForRows, KeepsOnceReady, KeepsOfTwoCells]
