@@ -234,9 +234,9 @@ def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, k
 
 
 def _parts(weights: StateDict) -> list[str]:
-    """The largest parts around each LSTM that are networks which can be recognized, by their prefix."""
+    """The largest parts around each of the first LSTMs that are networks which can be recognized, by their prefix."""
     found = []
-    for path in _recurrent(weights):
+    for path in list(_recurrent(weights))[:8]:
         ends = [index for index, letter in enumerate(f"{path}.") if letter == "." and path]
         for prefix in [path[:end] for end in ends][:DEEPEST]:
             below = f"{prefix}."

@@ -72,7 +72,8 @@ def choose(path: Path, key: str | None) -> Choice:
         findings.append(f"the weights are those under {_joined(key, home)}")
     taken = [_joined(key, place) for place in places]
     prefix = taken[0].removesuffix(next(iter(places.values()))).rstrip(".")
-    unused = [name for name in whole.unused(taken) if name not in [_joined(key, other) for other in others]]
+    named = {_joined(key, other) for other in others}
+    unused = [name for name in whole.unused(taken) if name not in named]
     if unused:
         findings.append(not_used(unused))
     if left_out := whole.left_out():

@@ -22,7 +22,8 @@ from torch import nn
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting import pickles
-from lstm_deploy.lifting.weight_choice import read_weights
+from lstm_deploy.lifting.recognition import recognize
+from lstm_deploy.lifting.weight_choice import choose, read_weights
 from lstm_deploy.lifting.weight_files import open_weights
 
 
@@ -298,4 +299,15 @@ def test_many_empty_tensors_take_seconds(tmp_path):
     archive(tmp_path / "m.pt", b"\x80\x02}(" + b"".join(name + body for name in names) + b"u.", _0=b"")
     start = time.process_time()
     assert len(open_weights(tmp_path / "m.pt").tensors) == 30_000
+    assert time.process_time() - start < 20
+
+
+def test_many_lstms_are_refused_in_seconds(tmp_path):
+    """What to type is sought for the first few alone."""
+    tensor = torch.empty(0)
+    torch.save({f"layers.{index}.weight_ih_l0": tensor for index in range(20_000)}, tmp_path / "m.pt")
+    start = time.process_time()
+    choice = choose(tmp_path / "m.pt", None)
+    with pytest.raises(InputError, match="it has 20000 LSTMs"):
+        recognize(choice.weights, (), tmp_path / "m.pt", choice.key)
     assert time.process_time() - start < 20
