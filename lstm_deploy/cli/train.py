@@ -9,7 +9,6 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import check_output, check_parent
 from lstm_deploy.cli import arguments, console
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, grouped
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
@@ -107,6 +106,8 @@ def train(
         raise InputError("What is to be learned? Give --task forecast, lm or classify.")
     given = {field: getattr(recipe, option) for field, option in OPTIONS.items()}
     chosen = make_recipe(task, **given)
+    from lstm_deploy.artifacts import check_output, check_parent
+
     output = output or Path(f"{data.data or (file.stem if file else '') or 'model'}.safetensors")
     _check_data(task, file, data, given)
     space = _search_space(search, chosen, given)
