@@ -88,8 +88,6 @@ def test_lines_are_classified_by_a_third_party_model(theirs):
     Path("lines.txt").write_text("good\n\n")
     answers = run("run", "exported/Sentiment", "--input", "lines.txt")[0].splitlines()
     assert len(answers) == 2, "an empty line, an empty answer"
-        "an empty line, an empty answer"
-    )
     piped = subprocess.run(
         [*COMMAND, "run", "exported/Sentiment", "--stream"],
         input="a good film\n",

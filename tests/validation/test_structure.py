@@ -112,7 +112,7 @@ def test_in_a_file_of_another_program_examples_around_its_numbers_catch_it(bundl
     edited(MUTANTS[name].change)(path)
     subject = Subject(path=path, name=path.name, precision="float32", contract=lifted.signature)
     anew = Anew(subject, "another program wrote it")
-    reference = PyTorchReference(lifted)
+    reference = PyTorchReference(copy.deepcopy(lifted))
     more = [("thresholds", inputs) for inputs in thresholds(lifted.signature, anew.numbers, SMALL)]
     cases = make_cases(reference, SMALL, more)
     (results,) = judge([subject], cases, lifted=lifted, anew={path.name: anew}, isolate=False)
