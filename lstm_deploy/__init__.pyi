@@ -16,6 +16,5 @@ from .errors import (
     ParityError as ParityError,
     ProviderError as ProviderError,
 )
-from .exporters import export as export
+from .exporters import export as export, validate as validate
 from .runtimes import Model as Model, Slots as Slots, Stream as Stream, open as open
-from .validation import validate as validate

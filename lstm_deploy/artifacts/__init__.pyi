@@ -33,6 +33,7 @@ from .c_blocks import (
     summed_biases as summed_biases,
 )
 from .c_source import read_interface as read_interface
+from .contracts import carried_contract as carried_contract
 from .files import (
     atomic_write as atomic_write,
     check_output as check_output,
@@ -51,6 +52,7 @@ from .isolation import CrashError as CrashError, run_isolated as run_isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import LstmLayer as LstmLayer, Matrix as Matrix, constants_of as constants_of
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
+from .producers import PRODUCER as PRODUCER, PRODUCER_FILE as PRODUCER_FILE, producer_of as producer_of
 from .replacement import restore as restore
 from .report_style import (
     BLUE as BLUE,
@@ -64,7 +66,11 @@ from .report_style import (
 )
 from .scratch import scratch_folder as scratch_folder
 from .torchscript_archives import (
+    ZIP as ZIP,
     extra_files as extra_files,
     is_torchscript as is_torchscript,
+    is_zip as is_zip,
+    most_bytes as most_bytes,
     opened_archive as opened_archive,
 )
+from .value_flow import Value as Value, ValueFlow as ValueFlow

@@ -49,7 +49,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     """Quantization settings, and the CPU features that they were chosen for."""
     bytes_ratio: float
-    """Size relative to float32."""
+    """Size relative to float32: of the files, but of C, which is text, of the weights alone."""
     data: str
     """The data that the loss was measured on."""
     metric: str = ""
@@ -63,6 +63,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """RMS difference of the outputs from float32's, relative to the spread of these."""
     cosine: float
     """Cosine similarity of the outputs and float32's."""
+    decisions_changed: float | None = None
+    """The part of all entries in which another column of the first output is the largest than in float32; None where no
+    column stands for a choice, as in a forecast."""
     scenario: str = ""
     """The scenario timed together with float32, at batch 1 on one thread; empty if none could be."""
     p50_us: float | None = None

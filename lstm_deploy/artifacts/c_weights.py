@@ -28,8 +28,12 @@ _LITERALS = {"NAN": "nan", "INFINITY": "inf", "(-INFINITY)": "-inf", "(-21474836
 
 def nbytes(path: Path) -> int:
     """Bytes of the weights in a C artifact, as they are compiled or mapped."""
-    arrays, _ = _arrays(path, path.read_text(encoding="utf-8"))
-    return sum(array.nbytes for array in arrays.values())
+    return sum(array.nbytes for array in arrays(path).values())
+
+
+def arrays(path: Path) -> dict[str, Array]:
+    """The arrays in the C artifact at `path`, by identifier, as they lie there."""
+    return _arrays(path, path.read_text(encoding="utf-8"))[0]
 
 
 def read(path: Path) -> StoredWeights:

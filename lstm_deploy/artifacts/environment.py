@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +15,16 @@ PACKAGES = (
     "torch",
     "onnx",
     "onnxscript",
+    "onnx-ir",
     "onnxruntime-gpu",
     "onnxruntime",
     "numpy",
     "lightning",
     "openvino",
 )
+
+WRITERS = ("lstm-deploy", "torch", "onnx", "onnxscript", "onnx-ir")
+"""The packages that decide what an export writes: with the same versions, the same source gives the same bytes."""
 
 KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 """Variables that limit PyTorch to kernels for older CPUs."""
@@ -39,6 +44,13 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             installed[package] = version(package)
     return installed
+
+
+def writers(known: Mapping[str, str] | None = None) -> str:
+    """The versions that an export depends on as one line, by default those of this installation."""
+    known = versions() if known is None else known
+    # A build for a GPU or a CPU, as in 2.9.0+cpu, writes the same.
+    return ", ".join(f"{name} {known[name].partition('+')[0]}" for name in WRITERS if name in known)
 
 
 def describe() -> dict[str, Any]:

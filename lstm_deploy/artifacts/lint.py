@@ -1,53 +1,62 @@
 """Defects of the ONNX graph of an LSTM, from any exporter, and their cost, found without running the graph."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import onnx
 
-from lstm_deploy.artifacts.onnx_graph import nodes, operator_counts
+from lstm_deploy.artifacts.frozen_sizes import Frozen, frozen_sizes
+from lstm_deploy.artifacts.onnx_graph import inlined, nodes, operator_counts
+from lstm_deploy.artifacts.recurrent_state import listed, node_states, sentences
+from lstm_deploy.artifacts.value_flow import FIRST_STATE, RECURRENT, RecurrentNode, ValueFlow
 from lstm_deploy.contract import LSTM, Signature
 
-ALTERING = ("activation_alpha", "activation_beta", "activations", "clip", "input_forget")
-"""Attributes of the LSTM operator without a counterpart in PyTorch's LSTM."""
-DEFAULTS = (0, [b"Sigmoid", b"Tanh", b"Tanh"], [b"Sigmoid", b"Tanh", b"Tanh"] * 2)
-"""Values of these attributes with which the operator computes PyTorch's LSTM."""
+ALTERING = ("clip", "input_forget")
+"""Attributes of the LSTM operator that, unless they are 0, have no counterpart in PyTorch's LSTM."""
+ACTIVATIONS: tuple[list[bytes], ...] = ([], [b"sigmoid", b"tanh", b"tanh"], [b"sigmoid", b"tanh", b"tanh"] * 2)
+"""Those of PyTorch's LSTM, which take no parameters; ONNX's own if there are none."""
+Parts = tuple[str, str, str]
+"""A sentence: what comes before the name of its node, what comes after it, and what comes after several names."""
+DefectsOf = Callable[[RecurrentNode, ValueFlow], Iterator[Parts]]
+NOT_FOLDED = "DequantizeLinear"
+"""The operator that onnxruntime runs on every call even if its inputs are constants."""
 VALUE_CHANGING = ("Clip", "Min", "Max", "Round", "Floor", "Ceil", "IsNaN", "IsInf")
 """Operators that clip or round values."""
+NO_LSTM = "runtimes cannot use their LSTM kernels, and no quantizer sees an LSTM"
 CONTROL_FLOW = ("Loop", "If", "Scan")
 
 
 def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]:
     """One sentence for each defect; none for a graph that `export` wrote.
 
-    Shapes are compared with the contract, if there is one; without one, an input of fixed size is a defect.
+    Sizes are compared with the contract, if there is one; without one, a size of an input that is fixed is a defect,
+    and a state that callers cannot carry.
     """
+    model = inlined(model)
+    flow = ValueFlow(model)
     defects = []
     count = operator_counts(model)
     if not any(count[name] for name in LSTM.operators):
-        defects.append("There is no LSTM node: runtimes cannot use their LSTM kernels, and no quantizer sees an LSTM.")
+        others = ", ".join(f"{count[name]} {name}" for name in RECURRENT if count[name])
+        why = f"the recurrent nodes are {others}" if others else NO_LSTM
+        defects.append(f"There is no LSTM node: {why}.")
     for name in CONTROL_FLOW:
         if count[name] and not (contract and contract.rollout):
             defects.append(f"{count[name]} {name} node(s): control flow slows down each step and prevents CUDA graphs.")
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for node in nodes(model.graph):
-        if node.op_type in LSTM.operators:
-            defects += _lstm_defects(node, constants)
-    expected = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)} if contract else {}
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims)
-        described = f"The input {value.name} has the shape [{', '.join(map(str, shape))}]"
-        if value.name in expected and shape != expected[value.name]:
-            pairs = zip(expected[value.name], shape, strict=False)
-            frozen = [
-                f"{dim} is frozen at {size}" for dim, size in pairs if isinstance(dim, str) and isinstance(size, int)
-            ]
-            why = f" ({', '.join(frozen)})" if frozen else ""
-            defects.append(f"{described}, not [{', '.join(map(str, expected[value.name]))}] as the contract says{why}.")
-        elif value.name not in expected and len(shape) >= 2 and all(isinstance(size, int) for size in shape):
-            defects.append(f"{described}: batch and time are frozen.")
+    defects += _of_alike(flow, _weight_defects)
+    for node in flow.recurrent:
+        defects += _node_defects(node, flow)
+    if contract is None:
+        defects += [*_state_defects(flow), *_frozen_defects(model, flow)]
+    else:
+        defects += [*_without_state(flow), *_other_shapes(model, contract)]
     return defects
+
+
+def states(model: onnx.ModelProto) -> list[str]:
+    """One sentence on the state of each recurrent node, or for all nodes that are alike: whether it is carried."""
+    return [*sentences(node_states(ValueFlow(inlined(model))))]
 
 
 def value_changing_nodes(model: onnx.ModelProto) -> str:
@@ -61,21 +70,119 @@ def value_changing_nodes(model: onnx.ModelProto) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
-def _lstm_defects(node: onnx.NodeProto, constants: Collection[str]) -> Iterator[str]:
-    """Defects of one LSTM node; `constants` are the names of the graph's initializers."""
-    name = node.name or "An LSTM"
-    computed = [letter for letter, weight in zip("WRB", node.input[1:4], strict=False) if weight not in constants]
-    if computed:
-        yield (
-            f"The weights {', '.join(computed)} of {name} are computed in the graph: this costs time on every "
-            "call, and quantize_dynamic silently leaves this LSTM in float."
-        )
-    for attribute in node.attribute:
-        if attribute.name in ALTERING and onnx.helper.get_attribute_value(attribute) not in DEFAULTS:
-            yield f"{name} has the attribute {attribute.name}: it does not compute what PyTorch's LSTM does."
+def _of_alike(flow: ValueFlow, defects_of: DefectsOf) -> Iterator[str]:
+    """One sentence for all nodes that have the same defect."""
+    alike: dict[Parts, list[str]] = {}
+    for node in flow.recurrent:
+        for parts in defects_of(node, flow):
+            alike.setdefault(parts, []).append(node.label)
+    for (before, one, several), labels in alike.items():
+        yield f"{before}{listed(labels)} {several if len(labels) > 1 else one}"
+
+
+def _node_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[str]:
+    """Defects of the attributes of one recurrent node."""
+    if node.attribute("layout", 0):
+        yield f"{node.label} has the attribute layout=1 (batch first), with which onnxruntime opens no recurrent node."
+    if node.node.op_type not in LSTM.operators:
+        return
+    activations = node.attribute("activations", [])
+    usual = [name.lower() for name in activations] in ACTIVATIONS  # type: ignore[attr-defined]
+    for attribute in node.node.attribute:
+        altering = attribute.name in ALTERING and onnx.helper.get_attribute_value(attribute) != 0
+        if altering or (attribute.name == "activations" and not usual):
+            yield f"{node.label} has the attribute {attribute.name}: it does not compute what PyTorch's LSTM does."
         if attribute.name == "direction" and attribute.s == b"reverse":
-            yield f"{name} reads time backwards only, which no PyTorch LSTM does."
-    if node.op_type == LSTM.onnx_operator and len(node.input) > 7 and node.input[7]:
-        yield f"{name} has peephole weights, which PyTorch's LSTM does not have."
-    if len(node.input) < 7 or not node.input[5] or not node.input[6]:
-        yield f"{name} has no initial state: it starts from zeros on every call."
+            yield f"{node.label} reads time backwards only, which no PyTorch LSTM does."
+    peepholes = node.input(7) if node.node.op_type == LSTM.onnx_operator else None
+    if peepholes and not flow.is_zero(peepholes):
+        yield f"{node.label} has peephole weights, which PyTorch's LSTM does not have."
+
+
+def _weight_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[Parts]:
+    """Weights that are no constants of the file."""
+    ways: dict[str, list[str]] = {}
+    for letter, value in (("W", node.input(1)), ("R", node.input(2)), ("B", node.input(3))):
+        if value is None or flow.is_constant(value):
+            continue
+        kinds = {source.kind for source in flow.sources(value)}
+        if value in flow.inputs:
+            way = "are inputs of the graph, which every call has to bring"
+        elif kinds <= {"zeros", "constant"} and NOT_FOLDED not in flow.operators(value):
+            way = "are put together from constants by nodes, which onnxruntime does once, when it loads the file"
+        else:
+            way = "are computed in the graph, which costs time on every call"
+        ways.setdefault(way, []).append(letter)
+    is_lstm = node.node.op_type == LSTM.onnx_operator
+    for way, letters in ways.items():
+        one, several = (
+            f"; quantize_dynamic silently leaves {these} in float" * is_lstm for these in ("this LSTM", "these LSTMs")
+        )
+        yield f"The weights {', '.join(letters)} of ", f"{way}{one}.", f"{way}{several}."
+
+
+def _state_defects(flow: ValueFlow) -> Iterator[str]:
+    """States that no caller can carry from call to call."""
+    states = node_states(flow)
+    carries = any(state.is_carried for state in states)
+    # A branch that starts from zeros beside one that takes a state is for callers that have none yet.
+    return sentences(state for state in states if not (state.is_carried or (carries and state.in_branch)))
+
+
+def _without_state(flow: ValueFlow) -> Iterator[str]:
+    """LSTMs without an input for the initial state; whether one has an effect is for the checks of outputs to see."""
+    for node in flow.recurrent:
+        if node.node.op_type in LSTM.operators and not (node.input(FIRST_STATE) and node.input(FIRST_STATE + 1)):
+            yield f"{node.label} has no initial state: it starts from zeros on every call."
+
+
+def _frozen_defects(model: onnx.ModelProto, flow: ValueFlow) -> Iterator[str]:
+    """Sizes that the graph fixes."""
+    frozen = frozen_sizes(model, flow)
+    dynamic = False
+    for value in model.graph.input:
+        shape, roles = _shape(value), frozen.inputs.get(value.name, [])
+        dynamic |= any(isinstance(size, str) for size in shape) and (0, value.name) in flow.inputs
+        if named := sorted({role for role in roles if role}):
+            yield f"{_described(value)}: {' and '.join(named)} {'are' if len(named) > 1 else 'is'} frozen."
+        elif roles and len(roles) == len(shape) > 1:
+            yield f"{_described(value)}: all its sizes are frozen."
+    if dynamic:
+        yield from _of_alike(flow, partial(_frozen_inside, frozen))
+
+
+def _frozen_inside(frozen: Frozen, node: RecurrentNode, _: ValueFlow) -> Iterator[Parts]:
+    """Sizes of what a node reads that do not depend on those of the inputs."""
+    steps, rows, state_rows = frozen.nodes[node.position]
+    named = ((steps, "step"), (rows, "row"))
+    reads = [f"{size} {unit}{'s'[: size != 1]}" for size, unit in named if isinstance(size, int)]
+    if reads:
+        words = f"{' and '.join(reads)} on every call, whatever the sizes of the inputs."
+        yield "", f"reads {words}", f"read {words}"
+    elif isinstance(state_rows, int):
+        words = f"has {state_rows} row{'s'[: state_rows != 1]} on every call: no other batch runs."
+        yield "The initial state of ", words, words
+
+
+def _other_shapes(model: onnx.ModelProto, contract: Signature) -> Iterator[str]:
+    """Inputs whose shapes are not those of the contract."""
+    expected = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)}
+    for value in model.graph.input:
+        shape = _shape(value)
+        if value.name in expected and shape != expected[value.name]:
+            pairs = zip(expected[value.name], shape, strict=False)
+            frozen = [
+                f"{dim} is frozen at {size}" for dim, size in pairs if isinstance(dim, str) and isinstance(size, int)
+            ]
+            why = f" ({', '.join(frozen)})" if frozen else ""
+            right = ", ".join(map(str, expected[value.name]))
+            yield f"{_described(value)}, not [{right}] as the contract says{why}."
+
+
+def _described(value: onnx.ValueInfoProto) -> str:
+    return f"The input {value.name} has the shape [{', '.join(str(size or '?') for size in _shape(value))}]"
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import inliner
 
 from lstm_deploy.contract import CONTRACT_KEY, LSTM
 from lstm_deploy.errors import InputError, one_line
@@ -13,14 +14,27 @@ from lstm_deploy.errors import InputError, one_line
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights above which they are stored beside the model, as a protobuf is limited to 2 GiB."""
 
+INITIALIZERS_APART = 4
+"""The version of ONNX's format from which on initializers need not be listed among the inputs too."""
+
 
 def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file; raises `InputError` if it is not one."""
     try:
-        onnx.checker.check_model(path)  # by path, so that weights beside the file are found
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
+        if model.ir_version < INITIALIZERS_APART:  # then checked by a rule that writers of the time did not keep
+            model.ir_version = INITIALIZERS_APART
+            onnx.checker.check_model(model)
+        else:
+            onnx.checker.check_model(path)  # by path, so that weights beside the file are found
+        return model
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a valid ONNX model ({one_line(error)}); check the path.") from error
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the bodies of its own functions, if it has any, in place of their calls."""
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def contract_text(model: onnx.ModelProto) -> str | None:

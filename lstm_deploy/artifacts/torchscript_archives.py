@@ -7,21 +7,33 @@ from pathlib import Path
 
 from lstm_deploy.errors import InputError, one_line
 
-LARGEST_RATIO = 1000
-"""A zip archive that unpacks to more than this many times its size is a zip bomb."""
+ZIP = b"PK\x03\x04"
+"""What a zip archive begins with."""
+
+
+def most_bytes(size: int) -> int:
+    """The most bytes that an archive of `size` bytes may unpack to, since weights hardly compress; more is a bomb."""
+    return 20 * size + 2**24
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a zip archive does; other files may end as one, as a tar archive with one in it."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a zip archive with code; raises `InputError` for a damaged archive and for a zip bomb."""
+    if not is_zip(path):
+        return False
     try:
-        if not zipfile.is_zipfile(path):
-            return False
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is a damaged zip archive ({one_line(error)}); copy it again.") from error
-    if sum(entry.file_size for entry in entries) > LARGEST_RATIO * path.stat().st_size:
-        raise InputError(f"{path} unpacks to over {LARGEST_RATIO} times its size; do not open it.")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > most_bytes(size := path.stat().st_size):
+        raise InputError(f"{path} unpacks to {unpacked // size} times its size, as no file of weights does; check it.")
     return any(entry.filename.endswith("constants.pkl") for entry in entries)
 
 

@@ -10,7 +10,16 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import MANIFEST, SUFFIXES, Artifact, Bundle, CrashError, onnx_graph, run_isolated
+from lstm_deploy.artifacts import (
+    MANIFEST,
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    CrashError,
+    carried_contract,
+    onnx_graph,
+    run_isolated,
+)
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
@@ -218,9 +227,15 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
             if artifact.path == target.name:
                 return _of_artifact(bundle, artifact, provider, selection, _works(bundle))
     if not target.is_file():
-        raise InputError(f"{target} does not exist; give a bundle or an artifact.")
+        raise InputError(f"{target} does not exist or is not a file; give a bundle or an artifact.")
     if target.suffix not in SUFFIXES:
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
+    if carried_contract(target) is None:
+        raise InputError(
+            f"{target} carries no contract, so it cannot be told which of its inputs are a state; write one with it by "
+            f"lstm-deploy validate {target} --reference WEIGHTS -o FILE, or export the weights and time that bundle, "
+            "whose baseline stock-onnx is PyTorch's own export."
+        )
     if not selection.unvalidated:
         raise InputError(f"{target} has no recorded validation; time it with --unvalidated after lstm-deploy validate.")
     kind = SUFFIXES[target.suffix].name

@@ -1,19 +1,20 @@
 """`lstm-deploy inspect`: a description of a file."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lstm_deploy.cli import console
 from lstm_deploy.cli.options import JsonFlag
 
-SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "inferred", "functions"}
+SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "inferred", "functions", "state"}
 """Keys of the document that are not simply printed."""
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, .onnx, .torchscript or .c.")],
+    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, ONNX, TorchScript or C.")],
     json: JsonFlag = False,
 ) -> None:
     """Show what a file is: contract, sizes, operators, and defects."""
@@ -36,12 +37,21 @@ def inspect(
         if key not in shown_apart and value not in (None, [], (), {}):
             console.say(f"{key}: {console.flat(value)}")
     for artifact in (*document.get("artifacts", ()), *document.get("rollouts", ())):
-        line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
-        if evidence := artifact["evidence"]:
-            layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
-            line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
-        console.say(line)
+        console.say(_artifact_line(artifact))
+    for state in document.get("state", ()):
+        if state not in document["lint"]:
+            console.say(f"state: {state}")
     for defect in document.get("lint", ()):
         console.say(f"lint: {defect}")
     if document.get("lint") == []:
         console.say("lint: no defects found")
+
+
+def _artifact_line(artifact: Mapping[str, Any]) -> str:
+    line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
+    if evidence := artifact["evidence"]:
+        layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
+        line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
+        if evidence["decisions_changed"] is not None:
+            line += f", {evidence['decisions_changed']:.2%} of decisions changed"
+    return line

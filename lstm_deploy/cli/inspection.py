@@ -1,5 +1,6 @@
 """Describes any file or bundle. Nothing is run, and only PyTorch's own weight files need PyTorch."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from lstm_deploy.artifacts import (
     Bundle,
-    extra_files,
+    carried_contract,
     int8_saturation,
     is_torchscript,
     lint,
@@ -18,7 +19,7 @@ from lstm_deploy.artifacts import (
     restore,
     weights_file,
 )
-from lstm_deploy.contract import CONTRACT_FILE, Signature
+from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import checkpoint
 
@@ -26,6 +27,9 @@ FROM_MANIFEST = (
     *("contract", "source", "findings", "notes", "artifacts", "rollouts"),
     *("training", "versions", "created"),
 )
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""Suffixes of files of weights, which may have any other."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -37,22 +41,33 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return _bundle(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a checkpoint, a bundle, or an .onnx, .torchscript or .c file.")
+        raise InputError(f"{path} does not exist or is not a file; give a checkpoint, a bundle or an artifact.")
     match path.suffix:
         case ".safetensors" if checkpoint.is_checkpoint(path):
             return _checkpoint(path)
-        case ".safetensors" | ".pt" | ".pth" | ".ckpt" | ".bin":
-            return _weights(path)
         case ".onnx":
             return _onnx(path)
-        case ".torchscript":
-            return _torchscript(path)
         case ".c":
             return _c(path)
-    raise InputError(
-        f"{path} is no bundle, .onnx, .torchscript, .c or file of weights (.safetensors, .pt, .pth, .ckpt, .bin); "
-        "give one of these."
-    )
+        case ".torchscript":
+            return _torchscript(path)
+    return _by_content(path)
+
+
+def _by_content(path: Path) -> dict[str, Any]:
+    """TorchScript or weights, whatever the file is called; raises `InputError` with what there is beside."""
+    if is_torchscript(path):
+        return _torchscript(path)
+    try:
+        return _weights(path)
+    except InputError as error:
+        if path.suffix in WEIGHTS:
+            raise
+        reason = str(error).removeprefix(f"{path} ").removesuffix("; check the path.")
+        raise InputError(
+            f"{path} {reason}, and no bundle, .onnx, .torchscript or .c; give one of these, or weights "
+            f"({', '.join(WEIGHTS)})."
+        ) from error
 
 
 def contract_of(document: dict[str, Any]) -> Signature | None:
@@ -87,21 +102,29 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _weights(path: Path) -> dict[str, Any]:
+def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
     """A file of third-party weights, and the network inferred from it if possible; reading it needs PyTorch."""
-    from lstm_deploy.lifting import read_weights, recognize
+    from lstm_deploy.lifting import choose, describe_recurrent, open_weights, recognize
 
-    weights = read_weights(path)
+    file = open_weights(path)
+    tensors = file.tensors
     try:
-        findings = list(recognize(weights).findings)
+        choice = choose(path, None)
+        findings = [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
-        findings = [str(error).partition("(tensors:")[0].strip()]
+        findings = [re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))]  # which are listed below
     return {
-        "kind": "weights",
+        "kind": kind,
         "bytes": path.stat().st_size,
+        "contract": None,
         "inferred": findings,
+        "recurrent": {
+            path or "(top)": text
+            for path, text in describe_recurrent({name: value.shape for name, value in tensors.items()}).items()
+        },
+        "left_out": file.objects,
         "tensors": {
-            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in weights.items()
+            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in tensors.items()
         },
     }
 
@@ -123,7 +146,8 @@ def _onnx(path: Path) -> dict[str, Any]:
         "producer": model.producer_name,
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
-        "operators": dict(onnx_graph.operator_counts(model).most_common()),
+        "operators": dict(onnx_graph.operator_counts(onnx_graph.inlined(model)).most_common()),
+        "state": lint.states(model),
         "lint": [*lint.lint(model, contract), *saturates],
         "contract": msgspec.to_builtins(contract) if contract else None,
     }
@@ -132,12 +156,10 @@ def _onnx(path: Path) -> dict[str, Any]:
 def _torchscript(path: Path) -> dict[str, Any]:
     if not is_torchscript(path):
         raise InputError(f"{path} is not a TorchScript archive; check the path.")
-    text = extra_files(path).get(CONTRACT_FILE)
-    return {
-        "kind": "torchscript",
-        "bytes": path.stat().st_size,
-        "contract": msgspec.to_builtins(Signature.from_json(text)) if text else None,
-    }
+    contract = carried_contract(path)
+    if contract is None:
+        return _weights(path, "torchscript")
+    return {"kind": "torchscript", "bytes": path.stat().st_size, "contract": msgspec.to_builtins(contract)}
 
 
 def _c(path: Path) -> dict[str, Any]:
@@ -157,6 +179,9 @@ def _values(model: ModelProto, which: str) -> dict[str, str]:
     values = {}
     for value in getattr(model.graph, which):
         tensor = value.type.tensor_type
+        if not tensor.elem_type:
+            values[value.name] = (value.type.WhichOneof("value") or "unknown").removesuffix("_type")
+            continue
         dims = [dim.dim_param or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in tensor.shape.dim]
         values[value.name] = f"{tensor_dtype_to_np_dtype(tensor.elem_type)}[{', '.join(dims)}]"
     return values

@@ -19,6 +19,10 @@ AtolOption = Annotated[
 ]
 RtolOption = Annotated[list[str] | None, typer.Option(help="The same, as a part of the output's size; repeatable.")]
 ThoroughFlag = Annotated[bool, typer.Option("--thorough", help="Try more shapes, splits and steps; takes minutes.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write an ONNX file made elsewhere, with the contract, here if it passes."),
+]
 TrustFlag = Annotated[bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")]
 
 
@@ -34,6 +38,7 @@ def validate(
     rtol: RtolOption = None,
     thorough: ThoroughFlag = False,
     trust_c: TrustFlag = False,
+    output: OutputOption = None,
     record: RecordFlag = True,
     json: JsonFlag = False,
 ) -> None:
@@ -41,7 +46,8 @@ def validate(
     import msgspec
 
     from lstm_deploy.artifacts import SUFFIXES, Bundle
-    from lstm_deploy.validation import GOLDEN_TRACE, validate as compare
+    from lstm_deploy.exporters import validate as compare
+    from lstm_deploy.validation import GOLDEN_TRACE
 
     against: Any = reference
     if reference and reference.suffix not in SUFFIXES and not reference.is_dir():
@@ -57,6 +63,7 @@ def validate(
             atol=arguments.numbers("atol", atol),
             rtol=arguments.numbers("rtol", rtol),
             trust_c=trust_c,
+            output=output,
             on_progress=on_progress,
         )
     if report.reference == GOLDEN_TRACE:
@@ -79,6 +86,7 @@ def validate(
 def _show(parity: Any) -> None:
     from lstm_deploy.artifacts import int8_saturation
     from lstm_deploy.exporters import report
+    from lstm_deploy.validation import SAME
 
     for headings, rows in report.parity_tables(parity.checks):
         console.say_table(headings, rows)
@@ -86,6 +94,9 @@ def _show(parity: Any) -> None:
         console.note(f"left out: {left_out}.")
     for check in parity.checks:
         if check.detail == int8_saturation.VNNI_ONLY:
+            console.note(f"{check.artifact} is {check.detail}.")
+    for check in parity.checks:
+        if check.name == "structure" and check.passed and check.detail != SAME:
             console.note(f"{check.artifact} is {check.detail}.")
     for line in report.parity_failures(parity):
         console.say(line)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import onnx
 import torch
 
-from lstm_deploy.artifacts import EXTERNAL_ABOVE, weights_file
+from lstm_deploy.artifacts import EXTERNAL_ABOVE, PRODUCER, environment, weights_file
 from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.frozen_lines import first_frozen_line
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
@@ -41,8 +41,8 @@ def export_onnx(lifted: Lifted, path: Path) -> None:
     _strip_traces(model)
     _declare(model.graph.input, (*signature.inputs, *signature.state_inputs))
     _declare(model.graph.output, (*signature.outputs, *signature.state_outputs))
-    model.producer_name = "lstm-deploy"
-    model.producer_version = ""
+    model.producer_name = PRODUCER
+    model.producer_version = environment.writers()
     model.graph.name = "lstm"
     onnx.helper.set_model_props(model, {CONTRACT_KEY: signature.to_json()})
     _check(model, weights)
@@ -131,7 +131,8 @@ def _program(lifted: Lifted, frozen: tuple[str, ...]) -> torch.export.ExportedPr
     except torch._dynamo.exc.UserError as error:
         if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
             raise
-        if lines := (*_frozen_line(lowered), *frozen):
+        lines = (*_frozen_line(lowered), *frozen)
+        if lines and not _assumes_only_more_than_one(error):
             raise frozen_size_error(tuple(dict.fromkeys(lines))) from error
     # It was an inequality of sizes that holds, and that the exporter's solver cannot show, as n // 2 < n.
     return _exported_freely(lowered)
@@ -144,6 +145,12 @@ def _exported(lowered: Lifted, dims: Mapping[str, Any]) -> torch.export.Exported
     dynamic = tuple({axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
     with sizes_traced(lowered.module):
         return torch.export.export(lowered, example_inputs(signature), dynamic_shapes=(dynamic,), strict=False)
+
+
+def _assumes_only_more_than_one(error: Exception) -> bool:
+    """Whether all that the exporter assumes of sizes inside is that they are not 1, where `_check_ones` has looked."""
+    guards = [line for line in str(error).splitlines() if "satisfy the generated guard" in line]
+    return bool(guards) and all(line.rstrip().endswith("!= 1.") for line in guards)
 
 
 def _exported_freely(lowered: Lifted) -> torch.export.ExportedProgram:
@@ -216,9 +223,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the paths and lines of the traced code, which are private and half of the file."""
+    """Drop the paths and lines of the traced code, which are private and half of the file, and its names for sizes.
+
+    Readers such as tract cannot unify these with the contract's.
+    """
     graph = model.graph
-    for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    del graph.value_info[:]
+    for holder in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del holder.metadata_props[:]
         holder.doc_string = ""
 

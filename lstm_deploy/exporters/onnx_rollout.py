@@ -58,7 +58,7 @@ def export_rollout(model_path: Path, path: Path) -> None:
             rollout.graph.initializer.append(numpy_helper.from_array(state.initial, f"initial_{number}"))
     del rollout.opset_import[:]
     rollout.opset_import.extend(model.opset_import)
-    rollout.producer_name = "lstm-deploy"
+    rollout.producer_name, rollout.producer_version = model.producer_name, model.producer_version
     cpus = {prop.key: prop.value for prop in model.metadata_props if prop.key == CPUS_KEY}
     helper.set_model_props(rollout, {CONTRACT_KEY: contract.to_json(), **cpus})
     path.write_bytes(rollout.SerializeToString())

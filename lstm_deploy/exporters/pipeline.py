@@ -16,6 +16,7 @@ from lstm_deploy.artifacts import (
     GOLDEN,
     Artifact,
     Bundle,
+    Check,
     Manifest,
     atomic_bundle,
     check_destination,
@@ -57,6 +58,7 @@ from lstm_deploy.validation import (
     make_cases,
     record_trace,
     shortened,
+    trace_inputs,
 )
 
 WRITERS: dict[str, Callable[[Lifted, Path], None]] = {"onnx": export_onnx, "torchscript": export_torchscript}
@@ -168,12 +170,16 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
             int8_torchscript = _write_int8_torchscript(loaded.lifted, folder / INT8_FILES["torchscript"])
         on_stage(written + 1, "running PyTorch")
         reference = PyTorchReference(loaded.lifted)
-        cases = make_cases(reference, LOWERED if plan.precision.requested else QUICK)
-        np.savez_compressed(folder / GOLDEN, **record_trace(reference))  # type: ignore[arg-type]
+        trace = [("golden", chain) for chain in trace_inputs(reference.signature)]
+        cases = make_cases(reference, LOWERED if plan.precision.requested else QUICK, trace)
+        golden = [case for case in cases if case.check == "golden"]
+        cases = [case for case in cases if case.check != "golden"]  # they are read from the file, as by everyone
+        np.savez_compressed(folder / GOLDEN, **record_trace(golden))  # type: ignore[arg-type]
         write_manifest(folder, _manifest(plan, loaded, artifacts, sha256(folder / GOLDEN)))
         source = loaded.source
         file = Path(source.path).name if source.path else source.summary
         name = f"PyTorch in float64 ({file}{', as inferred' if source.kind == 'weights' else ''})"
+        lifted = loaded.lifted if plan.precision.requested else None
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
         on_stage(written + 2, "proving parity")
         bundle = Bundle(folder)
@@ -181,7 +187,7 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
         if data is not None:
             lower = LowerPrecision(plan.precision, bundle, graph, data, cases, partial(on_stage, last))
             lower.write(int8_torchscript)
-            _add_lower_precision(bundle, lower, cases, name)
+            _add_lower_precision(bundle, lower, cases, name, lifted)
         on_stage(last, "writing rollouts")
         _add_rollouts(bundle, name)
         report.write(bundle)
@@ -220,6 +226,11 @@ def _write(format_: str, lifted: Lifted, path: Path) -> None:
     except (LstmDeployError, OSError):
         raise
     except Exception as error:
+        if type(error).__name__.startswith("GuardOnDataDependent"):
+            raise LiftingError(
+                f"forward does something else for some values of its inputs than for others{user_line(error)}; write "
+                "both ways as one, as with torch.where, since a graph has one way for all values."
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LiftingError(
             f"The module cannot be exported to {format_} ({type(error).__name__}: {reason}{user_line(error)}); forward "
@@ -271,8 +282,10 @@ def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) 
     bundle.update(parity=parity)
 
 
-def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str) -> None:
-    """Record the artifacts of lower precision, their notes and their parity."""
+def _add_lower_precision(
+    bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str, lifted: Lifted | None
+) -> None:
+    """Record the artifacts of lower precision that are proven, as `validate` would, their notes and their parity."""
     float32, parity, data = bundle.manifest.artifacts, bundle.manifest.parity, lower.evaluator.data
     assert parity is not None
     notes = []
@@ -283,15 +296,25 @@ def _add_lower_precision(bundle: Bundle, lower: LowerPrecision, cases: Sequence[
             "there any more, or changed; give --data"
         )
     bundle.update(artifacts=(*float32, *lower.artifacts), notes=(*notes, *lower.notes))
-    lowered = check_artifacts(bundle, lower.artifacts, cases, reference)
+    proof = check_artifacts(bundle, lower.artifacts, cases, reference, lifted)
+    wrong = {check.artifact: check for check in proof.failures}
+    for artifact in (artifact for artifact in lower.artifacts if artifact.path in wrong):
+        for name in filter(None, (artifact.path, artifact.weights, artifact.header)):
+            (bundle.path / name).unlink()
     bundle.update(
+        artifacts=(*float32, *(artifact for artifact in lower.artifacts if artifact.path not in wrong)),
+        notes=(*notes, *lower.notes, *_left_out(wrong)),
         parity=replace(
             parity,
-            passed=parity.passed and lowered.passed,
-            checks=parity.checks + lowered.checks,
-            profiles=parity.profiles + lowered.profiles,
-        )
+            checks=parity.checks + tuple(check for check in proof.checks if check.artifact not in wrong),
+            profiles=parity.profiles + tuple(one for one in proof.profiles if one.artifact not in wrong),
+        ),
     )
+
+
+def _left_out(wrong: Mapping[str, Check]) -> list[str]:
+    """A note on each artifact that failed a check."""
+    return [f"{name} is left out: {check.detail.rstrip('.')}" for name, check in wrong.items()]
 
 
 def _add_rollouts(bundle: Bundle, reference: str) -> None:
@@ -312,6 +335,6 @@ def _add_rollouts(bundle: Bundle, reference: str) -> None:
         (bundle.path / name).unlink()
     bundle.update(
         rollouts=tuple(rollout for rollout in rollouts if rollout.path not in wrong),
-        notes=(*before.notes, *(f"{name} is left out: {check.detail.rstrip('.')}" for name, check in wrong.items())),
+        notes=(*before.notes, *_left_out(wrong)),
         parity=replace(parity, checks=parity.checks + tuple(c for c in proof.checks if c.artifact not in wrong)),
     )

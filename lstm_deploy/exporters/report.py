@@ -55,16 +55,20 @@ def _parity_table(checks: Sequence[Check]) -> Table:
     rows = []
     for name, output in dict.fromkeys((check.name, check.output) for check in checks):
         by_artifact = {check.artifact: check for check in checks if (check.name, check.output) == (name, output)}
-        tolerance = next((check.tolerance for check in by_artifact.values() if check.tolerance), None)
-        allowed = "" if tolerance is None else f"{tolerance:.1e}"
-        rows.append([name, output, allowed, *(_outcome(by_artifact.get(artifact)) for artifact in artifacts)])
+        tolerances = {f"{check.tolerance:.1e}" for check in by_artifact.values() if check.tolerance is not None}
+        own = len(tolerances) > 1  # of other columns, or of runtimes of other exactness
+        shown = "each its own" if own else "".join(tolerances)
+        rows.append([name, output, shown, *(_outcome(by_artifact.get(artifact), own=own) for artifact in artifacts)])
     return ["check", "output", "tolerance", *artifacts], rows
 
 
-def _outcome(check: Check | None) -> str:
+def _outcome(check: Check | None, *, own: bool) -> str:
+    """A cell of the table, with the tolerance of its own where the row has no common one."""
     if check is None:
         return ""
     figure = "" if check.max_abs is None else f"{check.max_abs:.1e}"
+    if own and figure and check.tolerance is not None:
+        figure += f" of {check.tolerance:.1e}"
     return figure or "passed" if check.passed else f"FAILED {figure}".strip()
 
 
@@ -94,13 +98,16 @@ def evidence_table(manifest: Manifest) -> Table:
             direction = "worse" if evidence.loss >= 0 else "better"
             figures = f"{evidence.metric_float32:.5g} → {evidence.metric_value:.5g}"
             loss = f"{name} {figures} ({abs(evidence.loss):.2%} {direction})"
+        if evidence.decisions_changed is not None:
+            loss += f", {evidence.decisions_changed:.2%} of decisions changed"
         time = "–"
         if evidence.time_ratio is not None:
             call = "step" if evidence.scenario == "stream" else "sequence"
             figures = f"{format_value(evidence.p50_us_float32)} → {format_value(evidence.p50_us)} µs"
             time = f"{figures} a {call} (× {evidence.time_ratio:.2f})"
         layers = f"{evidence.lowered_layers} of {evidence.lstm_layers}"
-        size = f"{artifact.bytes:,} (× {evidence.bytes_ratio:.2f})"
+        of = "weights " if artifact.format == "c" else ""
+        size = f"{artifact.bytes:,} ({of}× {evidence.bytes_ratio:.2f})"
         rows.append([artifact.path, layers, size, loss, time, _state_error(manifest, artifact.path)])
     return ["artifact", "LSTM layers", "bytes", "float32 → this", "time", "state error, step 100 → last"], rows
 
@@ -196,7 +203,9 @@ def _evidence(manifest: Manifest) -> list[str]:
         lines += [
             *markdown_table(*evidence_table(manifest)),
             "",
-            f"Measured on {data}. `×` is the part of float32's bytes or time, timed side by side; "
+            f"Measured on {data}. A decision is which column of an output is the largest. "
+            "`×` is the part of float32's bytes (of C, which is text, those of the weights in it) or time, timed side "
+            "by side; "
             "the state error is the largest difference from PyTorch, relative to the state's size, after 100 and "
             "after the last of the carried steps in the plot below.",
             "",

@@ -1,17 +1,25 @@
 """The writer of TorchScript, with the contract and, if the network is ours, how to build it again."""
 
+import re
 import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import torch
 
+from lstm_deploy.artifacts import PRODUCER_FILE, environment
 from lstm_deploy.contract import CONTRACT_FILE
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import frozen_line
 from lstm_deploy.lifting import Lifted, frozen_size_error, trace, wrong_sizes
 from lstm_deploy.training import NETWORK_FILE, InferredConfig, NetworkConfig, NetworkDocument
+
+_NUMBERED = re.compile(rb"___torch_mangle_(\d+)")
+"""What PyTorch puts into the name of each class whose name is taken in its process."""
+_LEFT_OUT = re.compile(r".*\.debug_pkl|traced_inputs.*|version|\.data/serialization_id")
+"""Records that say where the user's code lies and what it was traced with, and those that a writer adds by itself."""
 
 
 def export_torchscript(lifted: Lifted, path: Path) -> None:
@@ -24,13 +32,38 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
             "PyTorch does not support TorchScript on Python 3.14 or later; "
             "export with Python 3.13, or with --format onnx only."
         )
+    trace(lifted)  # now all names of its classes are taken, in any process, so that the next one has numbers in each
     traced = trace(lifted)
     if wrong := wrong_sizes(traced, lifted):
         raise frozen_size_error(traced.frozen or frozen_line(lifted), wrong[0])
-    extra = {CONTRACT_FILE: lifted.signature.to_json()}
+    extra = {CONTRACT_FILE: lifted.signature.to_json(), PRODUCER_FILE: environment.writers()}
     config = getattr(lifted.module, "config", None)
     if isinstance(config, NetworkConfig | InferredConfig):
         extra[NETWORK_FILE] = msgspec.json.encode(NetworkDocument(network=config), order="sorted").decode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
-        torch.jit.save(traced.script, str(path), _extra_files=extra)
+        with TemporaryDirectory(dir=path.parent) as folder:
+            written = Path(folder) / path.name  # PyTorch calls the folder inside after the file
+            torch.jit.save(traced.script, str(written), _extra_files=extra)
+            _copy_archive(written, path)
+
+
+def _copy_archive(source: Path, target: Path) -> None:
+    """Copy a TorchScript archive so that it is the same whatever the process did before, and whose files it came from.
+
+    PyTorch numbers classes in the order in which a process makes them; here they are numbered from 0.
+    """
+    reader, writer = torch._C.PyTorchFileReader(str(source)), torch._C.PyTorchFileWriter(str(target))
+    records = [name for name in reader.get_all_records() if not _LEFT_OUT.fullmatch(name)]
+    found = {int(match[1]) for name in records for match in _NUMBERED.finditer(name.encode())}
+    numbers = {b"%d" % number: b"%d" % position for position, number in enumerate(sorted(found))}
+
+    def renumbered(text: bytes) -> bytes:
+        return _NUMBERED.sub(lambda match: b"___torch_mangle_" + numbers.get(match[1], match[1]), text)
+
+    for name in records:
+        content = reader.get_record(name)
+        if name.endswith((".py", ".pkl")):
+            content = renumbered(content)
+        writer.write_record(renumbered(name.encode()).decode(), content, len(content))
+    writer.write_end_of_file()

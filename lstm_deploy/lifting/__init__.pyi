@@ -6,7 +6,9 @@ from .packing import namespaces_of as namespaces_of
 from .probing import dynamic_dims as dynamic_dims, example_inputs as example_inputs
 from .recognition import recognize as recognize
 from .recurrent import Lifted as Lifted, StatefulCell as StatefulCell, StatefulLSTM as StatefulLSTM
+from .recurrent_weights import describe_recurrent as describe_recurrent
 from .sources import Origin as Origin, origin_to_json as origin_to_json
 from .traced_sizes import sizes_traced as sizes_traced
 from .tracing import frozen_size_error as frozen_size_error, trace as trace, wrong_sizes as wrong_sizes
-from .weight_files import read_weights as read_weights
+from .weight_choice import choose as choose, read_weights as read_weights
+from .weight_files import open_weights as open_weights

@@ -22,7 +22,7 @@ KEPT = "(kept)"
 """First key of what a module keeps as an attribute, beside what it returns."""
 
 _STATE_NAME = re.compile(
-    r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|init|prev)(?![a-z])|hidden|state|cell|memory|prev|carry|cache|history|past|^last|ema$"
+    r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|init|prev)(?![a-z])|hidden|state|cell|memory|^mems?$|prev|carry|cache|history|past|^last|ema$"
 )
 
 
@@ -41,6 +41,19 @@ class StateArgument(Struct, frozen=True, kw_only=True):
     def root(self) -> str:
         """The place as the author would write it."""
         return self.parameter.removeprefix("*") or f"self.{self.attribute}"
+
+
+class KeptNumber(Struct, frozen=True, kw_only=True):
+    """A number, flag or text that the author's code keeps beside a state, and that is the same after every call.
+
+    Until it is so, as before the first call, the code makes its state anew.
+    """
+
+    attribute: str
+    """Its path from the module."""
+    value: Any
+    """What it is after a call; the number of rows if `is_rows`."""
+    is_rows: bool = False
 
 
 def state_leaves(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument, Path, Leaf]]:
@@ -70,6 +83,8 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
     """Other parameters that are no inputs, and may take a state."""
     state: tuple[StateArgument, ...] = ()
     """Where `forward` takes a state, once that is known."""
+    numbers: tuple[KeptNumber, ...] = ()
+    """What else is set on the module where it keeps its state in attributes."""
     hardcodes_device: bool = False
     """Whether `forward` names a device that this machine does not have."""
     mutates_inputs: bool = False
@@ -99,9 +114,9 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
         with StayOnCPU() if self.hardcodes_device else nullcontext():
             if not attributes and not changed:
                 return module(*inputs, *rest, **arguments)
-            with attributes_set(module, attributes) as kept:
+            with attributes_set(module, attributes | self._numbers(attributes, state)) as kept:
                 returned = module(*inputs, *rest, **arguments)
-                return Kept(returned, changed | {f"self.{path}": value for path, value in kept().items()})
+                return Kept(returned, changed | {f"self.{path}": kept(path) for path in attributes})
 
     def arguments(self, state: Sequence[Tensor]) -> dict[str, Any]:
         """Keyword arguments for the parameters of `forward` that take a state."""
@@ -117,6 +132,14 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
             {argument.parameter: value for argument, value in values if argument.parameter},
             {argument.attribute: value for argument, value in values if argument.attribute},
         )
+
+    def _numbers(self, attributes: Mapping[str, Any], state: Sequence[Tensor] | None) -> dict[str, Any]:
+        """The values of `self.numbers`, where a state is put into attributes."""
+        if not attributes or state is None:
+            return {}
+        pairs = zip(state_leaves(self.state), state, strict=True)
+        rows = next((x.shape[leaf.dims.index("batch")] for (*_, leaf), x in pairs if "batch" in leaf.dims), None)
+        return {number.attribute: rows if number.is_rows else number.value for number in self.numbers}
 
 
 class Batch(dict[str, Tensor]):
@@ -138,14 +161,14 @@ class Kept(NamedTuple):
 
 
 @contextmanager
-def attributes_set(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Within the block, attributes of `module` (by path) have these values; yields a function that reads them."""
+def attributes_set(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Callable[[str], Any]]:
+    """Within the block, attributes of `module` (by path) have these values; yields a function that reads one."""
     places = {path: (module.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in values}
     before = {path: getattr(owner, name, None) for path, (owner, name) in places.items()}
     try:
         for path, value in values.items():
             setattr(*places[path], cloned(value))  # as the module may write into it
-        yield lambda: {path: getattr(owner, name) for path, (owner, name) in places.items()}
+        yield lambda path: getattr(*places[path])
     finally:
         for path, value in before.items():
             setattr(*places[path], value)

@@ -52,10 +52,15 @@ def with_initial(probe: ModuleProbe, flow: StateFlow) -> StateFlow:
 def no_initial_state(probe: ModuleProbe) -> LiftingError:
     """For a module that does without a state what it does with no constant one."""
     names = " and ".join(dict.fromkeys(argument.root for argument in probe.convention.state))
+    parameters = [argument.root for argument in probe.convention.state if argument.parameter]
+    remedy = (
+        f"make {' and '.join(parameters)} a required parameter of forward, and compute the first one before it"
+        if parameters
+        else "let the first call start from zeros, or take the state as a parameter of forward"
+    )
     return LiftingError(
-        f"Without {names}, forward does not start from zeros or another constant, as where it computes the first state "
-        f"from its inputs, so the contract would have no initial state; make {names} a required parameter of forward, "
-        "and compute the first one before it."
+        f"What forward does without {names} is not what it does from zeros or from another constant, as where it "
+        f"computes the first state, so the contract would have no initial state; {remedy}."
     )
 
 

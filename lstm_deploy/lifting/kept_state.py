@@ -1,19 +1,21 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, StateArgument, flatten, numbered
+from lstm_deploy.lifting.calling import KEPT, KeptNumber, StateArgument, flatten, numbered
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
 from lstm_deploy.lifting.state_parts import Usual
 from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
-from lstm_deploy.lifting.state_structure import cloned, leaves_of, structure_of
+from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of, structure_of
 
+_NUMBERS = bool | int | float | str | None
 REPEATED = 4
 """How often a module is called to see whether it keeps anything: what one call keeps, another may only pass on."""
 
@@ -53,7 +55,9 @@ def find_kept_state(probe: ModuleProbe) -> None:
     found = [argument for argument in kept_arguments(probe) if argument.attribute not in settled]
     # All at once: a module may make its states anew as long as one of them is missing.
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
-    for argument in found:
+    if any(argument.attribute for argument in probe.convention.state):
+        probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
+    for argument in [argument for argument in probe.convention.state if argument.attribute]:
         matters = _matters(probe, probe.sizes, argument)
         if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
             raise some_steps_only(probe, argument.root)
@@ -61,11 +65,15 @@ def find_kept_state(probe: ModuleProbe) -> None:
             rest = tuple(other for other in probe.convention.state if other is not argument)
             probe.convention = replace(probe.convention, state=rest)
         elif probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
+            rows = next(leaf.dims[-2:][0] for _, leaf in leaves_of(argument.structure) if "batch" not in leaf.dims)
+            fixed = [rows if dim == "batch" else dim for dim in probe.inputs[0].shape]
             raise LiftingError(
-                f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, "
-                "so it cannot be an input; give it an axis of rows, or give their number, as in x:float32[1,seq,3]."
+                f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, so it "
+                "cannot be an input; give it an axis of rows, or give their number, as in "
+                f"{replace(probe.inputs[0], shape=tuple(fixed))}."
             )
     _check_kept_as_given(probe)
+    _check_first_call(probe)
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
@@ -73,18 +81,62 @@ def check_repeatable(probe: ModuleProbe) -> None:
     module = shared_copy(probe.original)
     state = probe.leaves(probe.sizes, 0) if probe.convention.state else None
     before = {path: cloned(value) for path, value in attributes_of(module).items()}
-    first, *later = (flatten(probe.run_again(module, state)) for _ in range(REPEATED))
-    if all(
-        [path for path, _ in first] == [path for path, _ in other]
-        and all(torch.allclose(a, b, equal_nan=True) for (_, a), (_, b) in zip(first, other, strict=True))
-        for other in later
-    ):
+    first, *later = (flatten(probe.run_on(module, probe.sizes, state=state)) for _ in range(REPEATED))
+    if all(_same(first, other) for other in later):
         return
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
     names = " and ".join(f"self.{path}" for path in changed) or "what it keeps"
     raise LiftingError(
         f"A later call of forward returns something else, because of {names}, which cannot be an input; keep a state "
         "in tensors of floats with an axis of rows, or let forward take and return it."
+    )
+
+
+def _kept_numbers(probe: ModuleProbe) -> tuple[KeptNumber, ...]:
+    """What calls set on the module beside tensors and leave so: the number of rows, or a flag that it has a state.
+
+    They are the same after a second call, on other inputs, and on other numbers of steps.
+    """
+    sizes = [probe.sizes, probe.more_rows, *_other_steps(probe)]
+    modules = [shared_copy(probe.original) for _ in sizes]
+    for seed, (module, of_call) in enumerate(zip(modules, sizes, strict=True)):
+        probe.run_on(module, of_call, seed=seed)
+    probe.run_on(modules[0], probe.sizes, seed=len(sizes))
+    before, first, *others = map(attributes_of, (probe.original, *modules))
+    numbers = []
+    for path, value in first.items():
+        if not isinstance(value, _NUMBERS) or any(path not in other for other in others):
+            continue
+        values = [other[path] for other in (first, *others)]
+        if probe.has_rows and values == [of_call["batch"] for of_call in sizes]:
+            numbers.append(KeptNumber(attribute=path, value=value, is_rows=True))
+        elif value != before.get(path) and all(other == value for other in values):
+            numbers.append(KeptNumber(attribute=path, value=value))
+    return tuple(numbers)
+
+
+def _check_first_call(probe: ModuleProbe) -> None:
+    """Raise `LiftingError` if flags as they are before the first call make it do something else on the same state."""
+    state, numbers = probe.convention.state, probe.convention.numbers
+    if not numbers or not any(argument.attribute for argument in state):
+        return
+    zeros = [torch.zeros_like(leaf) for leaf in probe.leaves(probe.sizes)]
+    later = probe.record(probe.sizes, state=zeros).returned
+    probe.convention = replace(probe.convention, numbers=())
+    first = probe.record(probe.sizes, state=zeros).returned
+    probe.convention = replace(probe.convention, numbers=numbers)
+    if not _same(first, later):
+        names = " and ".join(f"self.{number.attribute}" for number in numbers)
+        raise LiftingError(
+            f"The first call of forward does something else than later ones with the same state, because of {names}; "
+            "let it start from zeros as later calls do."
+        )
+
+
+def _same(a: Sequence[tuple[Path, Tensor]], b: Sequence[tuple[Path, Tensor]]) -> bool:
+    """Whether two calls returned and kept the same tensors."""
+    return [path for path, _ in a] == [path for path, _ in b] and all(
+        x.shape == y.shape and torch.allclose(x, y, equal_nan=True) for (_, x), (_, y) in zip(a, b, strict=True)
     )
 
 
@@ -123,6 +175,6 @@ def _matters(probe: ModuleProbe, sizes: Mapping[str, int], argument: StateArgume
 
 
 def _is_other(value: Any, before: Any) -> bool:
-    if isinstance(value, bool | int | float | str | None) and isinstance(before, bool | int | float | str | None):
+    if isinstance(value, _NUMBERS) and isinstance(before, _NUMBERS):
         return value != before
     return differ(value, before)

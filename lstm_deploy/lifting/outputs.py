@@ -25,6 +25,8 @@ from lstm_deploy.lifting.state_structure import Path
 
 _NO_NAME = re.compile(r"[^\w.:/-]+")
 """What a key of a mapping may hold, and the name of an output may not: programs are written with it."""
+MORE_STEPS = 45
+"""By how much the number of steps is varied to see which axes of the outputs follow it."""
 WORK = 2_000_000_000
 """Upper limit for steps × weights of one run on many steps."""
 
@@ -53,7 +55,9 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
         positions = tuple(range(len(leaves)))
     outputs = [leaves[position] for position in positions]
     dims = dynamic_dims((*signature.inputs, *signature.state_inputs))
-    varied = [(dim, {**sizes, dim: sizes[dim] + STEP}) for dim in sorted(dims, key=lambda dim: (dim == "seq", dim))]
+    # Many more steps, if it takes them: a layer with a stride may make of a few more what it makes of the usual ones.
+    more = {dim: STEP if dim != "seq" or not probe.runs(sizes[dim] + MORE_STEPS) else MORE_STEPS for dim in dims}
+    varied = [(dim, {**sizes, dim: sizes[dim] + more[dim]}) for dim in sorted(dims, key=lambda d: (d == "seq", d))]
     runs = [(dim, larger, run_and_compare(probe, shared_copy(template), larger)) for dim, larger in varied]
     axis_names: dict[str, tuple[int, ...]] = {dim: (sizes[dim], *(larger[dim] for _, larger in varied)) for dim in dims}
     shapes: list[list[Dim]] = []

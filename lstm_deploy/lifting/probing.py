@@ -104,9 +104,9 @@ class ModuleProbe:
         self.sizes |= fixed_sizes
         shapes = [tuple(fixed_sizes.get(str(dim), dim) for dim in spec.shape) for spec in self.inputs]
         self.inputs = tuple(replace(spec, shape=shape) for spec, shape in zip(self.inputs, shapes, strict=True))
-        if "seq" in names - fixed_sizes.keys() and not self._runs(1):
+        if "seq" in names - fixed_sizes.keys() and not self.runs(1):
             fewer = range(2, self.sizes["seq"])
-            self.least_seq = next((steps for steps in fewer if self._runs(steps)), self.sizes["seq"])
+            self.least_seq = next((steps for steps in fewer if self.runs(steps)), self.sizes["seq"])
         return tuple(fixed)
 
     def _rows_follow_batch(self, batches: set[int]) -> bool:
@@ -121,12 +121,12 @@ class ModuleProbe:
 
         Candidates for a fixed number are the sizes of the module's own weights. Raises `error` if none of them runs.
         """
-        if longer := next((steps for steps in LONGER if self._runs(steps) and self._runs(steps + STEP)), None):
+        if longer := next((steps for steps in LONGER if self.runs(steps) and self.runs(steps + STEP)), None):
             self.sizes["seq"] = longer
             return []
         values = (*self.original.parameters(), *self.original.buffers())
         candidates = sorted({size for value in values for size in value.shape if size < 10_000})
-        steps = next((size for size in candidates if self._runs(size)), None)
+        steps = next((size for size in candidates if self.runs(size)), None)
         if steps is None:
             raise error
         self.sizes["seq"] = steps
@@ -189,9 +189,11 @@ class ModuleProbe:
         inputs = None if lengths is None else self.tensors(sizes, lengths=lengths)
         return self._run(lambda: shared_copy(self.original), sizes, inputs=inputs, state=state)
 
-    def run_again(self, module: nn.Module, state: Sequence[Tensor] | None) -> Any:
-        """Run a copy of the module that may have been run before, on the usual inputs."""
-        return self._run(lambda: module, self.sizes, state=state)
+    def run_on(
+        self, module: nn.Module, sizes: Mapping[str, int], seed: int = 0, *, state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """Run a copy of the module that may have been run before; raises as `record`."""
+        return self._run(lambda: module, sizes, seed, state=state)
 
     def leaves(self, sizes: Mapping[str, int], seed: int = 0) -> list[Tensor]:
         """Random tensors for the arguments that take a state."""
@@ -283,7 +285,8 @@ class ModuleProbe:
                 return replace(convention, batch_names=names)
         return None
 
-    def _runs(self, steps: int) -> bool:
+    def runs(self, steps: int) -> bool:
+        """Whether the module runs on this number of steps."""
         try:
             self.record({**self.sizes, "seq": steps})
         except LiftingError:

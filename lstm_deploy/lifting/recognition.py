@@ -1,7 +1,8 @@
 """Recognition of a network from the names and shapes of its weights alone."""
 
-import re
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 
 import torch
 from msgspec import Struct
@@ -10,15 +11,23 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting.weight_files import StateDict
+from lstm_deploy.lifting.recurrent_weights import FROM_SCRATCH, KINDS, RECURRENT_WEIGHT, describe_recurrent
+from lstm_deploy.lifting.weight_files import DEEPEST, StateDict
 from lstm_deploy.training import InferredConfig
-
-FROM_SCRATCH = [name for gate in "ifoc" for name in (f"W_x{gate}", f"W_h{gate}", f"b_{gate}")] + ["W_hq", "b_q"]
-"""Weights `[inputs, outputs]` and biases of an LSTM written from scratch, in the order in which a list keeps them."""
-_LSTM_WEIGHT = re.compile(r"^(?P<path>(?:.*\.)?)(?P<name>(?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?)$")
 
 Parts = tuple[nn.LSTM, nn.Linear | None, nn.Embedding | None, list[str]]
 """LSTM, head and embedding of a network, and what was inferred."""
+
+
+_NO_CELL_STATE = "which has no cell state; use an nn.LSTM."
+
+
+class UnclearError(Exception):
+    """Why the network cannot be recognized; the error for the user says what is there and what to do."""
+
+
+class BadLSTMError(UnclearError):
+    """The weights of the LSTM contradict each other."""
 
 
 class Recognized(Struct, frozen=True, kw_only=True):
@@ -43,17 +52,22 @@ class Inferred(nn.Module):
         return y if self.head is None else self.head(y)
 
 
-def recognize(weights: StateDict, inputs: Sequence[TensorSpec] = ()) -> Recognized:
+def recognize(
+    weights: StateDict, inputs: Sequence[TensorSpec] = (), source: Path | None = None, key: str = ""
+) -> Recognized:
     """Build the network of some weights: one LSTM, a Linear after it, an Embedding before it.
 
     `inputs` may add what the weights do not say: that the batch is second, or that `x` is tokens (int64), which then
     enter as one-hot vectors if there is no embedding. Raises `InputError`, with all tensors and their shapes, if the
-    weights belong to another kind of network or fit several.
+    weights belong to another kind of network or fit several; it says what to type for the `key` of a `source`.
     """
     if len(inputs) > 1:
         raise InputError("A network known by its weights alone has one input; give one, or the class with --model.")
     weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
-    lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights)
+    try:
+        lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights, key)
+    except UnclearError as unclear:
+        raise InputError(_ambiguous(weights, unclear, source, key)) from unclear
     if inputs:
         spec = inputs[0]
     else:
@@ -75,26 +89,32 @@ def recognize(weights: StateDict, inputs: Sequence[TensorSpec] = ()) -> Recogniz
     return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
 
 
-def _from_pytorch(weights: StateDict) -> Parts:
+def _from_pytorch(weights: StateDict, key: str = "") -> Parts:
     """Weights as `nn.LSTM` or `nn.LSTMCell` name them, and at most one Linear and one Embedding beside them."""
-    matches = {name: match for name in weights if (match := _LSTM_WEIGHT.match(name))}
-    paths = {match["path"] for match in matches.values() if match["name"].startswith("weight_ih")}
+    matches = {name: match for name in weights if (match := RECURRENT_WEIGHT.match(name))}
+    paths = sorted({match["path"] for match in matches.values() if match["name"].startswith("weight_ih")})
     if len(paths) != 1:
-        raise _ambiguous(weights, f"it has {len(paths)} LSTMs" if paths else "no LSTM was found in it")
+        found = _recurrent(weights)
+        others = [text for text in found.values() if text.startswith(("GRU", "plain RNN"))]
+        if others and len(others) == len(found):
+            raise InputError(f"These are the weights of {len(others)} GRUs or plain RNNs, {_NO_CELL_STATE}")
+        kind = "recurrent layers" if others else "LSTMs"
+        raise UnclearError(f"it has {len(paths)} {kind}" if paths else "no LSTM was found in it")
     (path,) = paths
     own = {match["name"]: weights[name] for name, match in matches.items() if match["path"] == path}
     rest = {name: value for name, value in weights.items() if name not in matches or matches[name]["path"] != path}
     cell = "weight_ih" in own
-    lstm = _build_lstm({f"{name}_l0": value for name, value in own.items()} if cell else own, weights)
+    lstm = _build_lstm({f"{name}_l0": value for name, value in own.items()} if cell else own)
     width = (lstm.proj_size or lstm.hidden_size) * (2 if lstm.bidirectional else 1)
+    name = path.rstrip(".") or key or "the file"
     findings = [
-        f"{path.rstrip('.') or 'the file'} is an LSTM({lstm.input_size}, {lstm.hidden_size}, {lstm.num_layers} layers)"
+        f"{name} is an LSTM({lstm.input_size}, {lstm.hidden_size}, {lstm.num_layers} layers)"
         + (", bidirectional" if lstm.bidirectional else "")
         + (f", projected to {lstm.proj_size}" if lstm.proj_size else "")
         + (", without biases" if not lstm.bias else "")
     ]
     if cell:
-        findings.append("it was driven step by step (nn.LSTMCell); a whole sequence gives the same")
+        findings.append("it is an nn.LSTMCell; whole sequences give the same if nothing else is fed back between steps")
     head: nn.Linear | None = None
     embedding: nn.Embedding | None = None
     for name in [name for name in rest if name.endswith("weight") and rest[name].dim() == 2]:
@@ -103,7 +123,7 @@ def _from_pytorch(weights: StateDict) -> Parts:
         before = matrix.shape[1] == lstm.input_size and bias is None
         after = matrix.shape[1] == width and "emb" not in name.lower()
         if (before and after) or (after and matrix.shape == (lstm.input_size, width) and lstm.input_size == width):
-            raise _ambiguous(weights, f"{name} {list(matrix.shape)} could stand before the LSTM or after it")
+            raise UnclearError(f"{name} {list(matrix.shape)} could stand before the LSTM or after it")
         if before and embedding is None:
             embedding = nn.Embedding.from_pretrained(matrix)  # type: ignore[no-untyped-call]
             findings.append(f"{name} is an Embedding of {matrix.shape[0]} tokens")
@@ -111,30 +131,30 @@ def _from_pytorch(weights: StateDict) -> Parts:
             head = _linear(matrix, rest.pop(bias_name, None))
             findings.append(f"{name} is a Linear({width}, {matrix.shape[0]}) after it")
         else:
-            raise _ambiguous(weights, f"{name} {list(matrix.shape)} fits no known place")
+            raise UnclearError(f"{name} {list(matrix.shape)} fits no known place")
     if single := [name for name, value in rest.items() if value.dim() < 2 and value.numel() == 1 and "." not in name]:
-        findings.append(f"{', '.join(single)}: single numbers that belong to no layer are left out")
+        findings.append(f"{', '.join(single)}: single numbers that belong to no layer are not used")
     if unknown := [name for name in rest if name not in single]:
-        raise _ambiguous(weights, f"{unknown[0]} belongs to no LSTM, Linear or Embedding")
+        raise UnclearError(f"{unknown[0]} belongs to no LSTM, Linear or Embedding")
     return lstm, head, embedding, findings
 
 
-def _build_lstm(own: StateDict, weights: StateDict) -> nn.LSTM:
+def _build_lstm(own: StateDict) -> nn.LSTM:
     """The LSTM of the weights `own`, by the names that `nn.LSTM` gives them; their shapes tell its sizes."""
     input_weight, recurrent_weight = own.get("weight_ih_l0"), own.get("weight_hh_l0")
-    layers = 1 + max((int(number) for name in own for number in re.findall(r"_l(\d+)", name)), default=0)
+    layers = 1 + max(int(match["layer"]) for name in own if (match := RECURRENT_WEIGHT.match(name)))
     if layers > len(own) or not all(value.is_floating_point() and value.numel() for value in own.values()):
-        raise _ambiguous(weights, "the LSTM has missing, empty or integer weights")
+        raise BadLSTMError("the LSTM has missing, empty or integer weights")
     if input_weight is None or recurrent_weight is None or input_weight.dim() != 2 or recurrent_weight.dim() != 2:
-        raise _ambiguous(weights, "the LSTM lacks weight_ih_l0 or weight_hh_l0")
+        raise BadLSTMError("the LSTM lacks weight_ih_l0 or weight_hh_l0")
     projection = own.get("weight_hr_l0")
     rows = input_weight.shape[0]
     hidden = projection.shape[1] if projection is not None and projection.dim() == 2 else recurrent_weight.shape[1]
     if rows != len(LSTM.pytorch_gates) * hidden:
-        kind = {3: "GRU", 1: "plain RNN"}.get(rows // hidden if hidden and rows % hidden == 0 else 0)
+        kind = KINDS.get(rows // hidden if hidden and rows % hidden == 0 else 0)
         if kind is None:
-            raise _ambiguous(weights, f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
-        raise InputError(f"These are the weights of a {kind}, which has no cell state; use an nn.LSTM.")
+            raise BadLSTMError(f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
+        raise InputError(f"These are the weights of a {kind}, {_NO_CELL_STATE}")
     lstm = nn.LSTM(
         input_weight.shape[1],
         hidden,
@@ -147,7 +167,7 @@ def _build_lstm(own: StateDict, weights: StateDict) -> nn.LSTM:
     try:
         lstm.load_state_dict(own, assign=True)
     except RuntimeError as error:
-        raise _ambiguous(weights, one_line(error)) from error
+        raise BadLSTMError(one_line(error)) from error
     return lstm
 
 
@@ -189,11 +209,42 @@ def _from_scratch(weights: StateDict) -> Parts | None:
     return lstm, _linear(weights["W_hq"].T.contiguous(), weights["b_q"]), None, findings
 
 
-def _ambiguous(weights: StateDict, why: str) -> InputError:
-    """An error that lists the tensors of the file, so that the user can tell what it is."""
+def _recurrent(weights: StateDict) -> dict[str, str]:
+    return describe_recurrent({name: value.shape for name, value in weights.items()})
+
+
+def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, key: str) -> str:
+    """What is in the file, so that the user can tell what it is, and what to type next."""
+    found = list(_recurrent(weights).items())
+    recurrent = ", ".join(f"{path}: {text}" if path else text for path, text in found[:8])
     listed = ", ".join(f"{name}{list(value.shape)}" for name, value in list(weights.items())[:40])
     more = f" and {len(weights) - 40} more" if len(weights) > 40 else ""
-    return InputError(
-        f"The network cannot be recognized from these weights: {why}; name its class with --model FILE.py:Class "
-        f"(tensors: {listed}{more})."
+    command = "with --model FILE.py:Class"
+    if source is not None:
+        command = f"as in lstm-deploy export {quote(str(source))} --model FILE.py:Class"
+        if not isinstance(unclear, BadLSTMError) and (parts := _parts(weights)):
+            keys = [quote(f"{key}.{part}" if key else part) for part in parts]
+            others = f" (or {', '.join(keys[1:5])})" if len(keys) > 1 else ""
+            command += f", or take a part alone, as in lstm-deploy export {quote(str(source))} --weights-key {keys[0]}"
+            command += others
+    return (
+        f"The network cannot be recognized from these weights (tensors: {listed}{more}): {unclear}"
+        f"{recurrent and f' ({recurrent})'}; name its class, {command}."
     )
+
+
+def _parts(weights: StateDict) -> list[str]:
+    """The largest parts around each LSTM that are networks which can be recognized, by their prefix."""
+    found = []
+    for path in _recurrent(weights):
+        ends = [index for index, letter in enumerate(f"{path}.") if letter == "." and path]
+        for prefix in [path[:end] for end in ends][:DEEPEST]:
+            below = f"{prefix}."
+            part = {name.removeprefix(below): value for name, value in weights.items() if name.startswith(below)}
+            try:
+                _from_pytorch(part)
+            except (UnclearError, InputError):
+                continue
+            found.append(prefix)
+            break
+    return found

@@ -107,6 +107,7 @@ class StatefulLSTM(KeepsWeights, nn.LSTM):
     calls: Calls
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
+        _check_pair(hx)
         packed: Any = input.batch_sizes if isinstance(input, PackedSequence) else None
         if isinstance(packed, Tensor):  # only while calls are recorded: nothing has a port yet
             self.calls.enter(Call(hx, batch=int(packed[0]), steps=len(packed)), self)
@@ -147,6 +148,7 @@ class StatefulCell(KeepsWeights, nn.LSTMCell):
     calls: Calls
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTMCell names them
+        _check_pair(hx)
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if hx is not None:
@@ -164,6 +166,12 @@ class StatefulCell(KeepsWeights, nn.LSTMCell):
     def kernel(self, x: Tensor, state: Any) -> State:
         """One step without ports. Exporters override this."""
         return super().forward(x, state)
+
+
+def _check_pair(hx: Any) -> None:
+    """Refuse what PyTorch refuses, so that no state is tried in a structure that the module itself does not take."""
+    if isinstance(hx, Tensor):
+        raise TypeError("a state of an LSTM is a tuple of two tensors, not one tensor")
 
 
 class StateFlow(Struct, frozen=True, kw_only=True):

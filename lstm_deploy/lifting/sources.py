@@ -1,5 +1,6 @@
 """Loads a source as a lifted module: a checkpoint, a file of weights, a TorchScript archive, or a live module."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -7,9 +8,9 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from torch import nn
+from torch import Tensor, nn
 
-from lstm_deploy.artifacts import Bundle, Source, extra_files, sha256
+from lstm_deploy.artifacts import Bundle, Source, extra_files, require_file, sha256
 from lstm_deploy.contract import (
     CONTRACT_FILE,
     Classify,
@@ -24,11 +25,13 @@ from lstm_deploy.contract import (
 )
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
+from lstm_deploy.lifting.file_contents import WEIGHT_SUFFIXES
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import choose, find_names, not_used, read_weights, why_missing
+from lstm_deploy.lifting.weight_files import is_training, listed, open_weights
 from lstm_deploy.training import (
     NETWORK_FILE,
     CheckpointSpec,
@@ -40,6 +43,8 @@ from lstm_deploy.training import (
     read_spec,
 )
 
+_OF_TRAINING = re.compile(r"training_args|scaler|random_states")
+"""In the names of files in which trainers keep their own state."""
 _COMPARED = ("inputs", "outputs", "recurrent", "state_inputs", "state_outputs")
 """What the contract of an archive must have in common with that of the network in it."""
 
@@ -84,8 +89,7 @@ class Loaded(Struct, frozen=True, kw_only=True):
 def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     """Lift the network that a file belongs to; raises `InputError` if that network cannot be determined."""
     path = origin.path
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file; check the path.")
+    _check_file(path)
     own_checkpoint = origin.model is None and path.suffix == ".safetensors" and is_checkpoint(path)
     extra = {} if own_checkpoint or origin.trust_pickle else extra_files(path)
     own_archive = origin.model is None and CONTRACT_FILE in extra
@@ -101,17 +105,15 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     findings: tuple[str, ...] = ()
     kind = "module"
     if origin.trust_pickle:
-        network = unpickle_module(path, origin.model)
+        network = unpickle_module(path, origin.model, origin.weights_key)
     elif origin.model is not None:
         network = instantiate(origin.model, origin.init)
         findings = _load_weights(network, origin)
     else:
         kind = "weights"
-        unused: list[str] = []
-        recognized = recognize(read_weights(path, origin.weights_key, unused), inputs)
-        network, inputs, findings = recognized.network, recognized.inputs, recognized.findings
-        if unused:
-            findings = (*findings, f"{', '.join(unused[:8])} of the file are not used")
+        choice = choose(path, origin.weights_key)
+        recognized = recognize(choice.weights, inputs, path, choice.key)
+        network, inputs, findings = recognized.network, recognized.inputs, (*choice.findings, *recognized.findings)
     if not inputs:
         inputs = (_guess_input(network),)
         findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
@@ -190,33 +192,55 @@ def _from_file(path: Path, kind: Any, lifted: Lifted, **rest: Any) -> Loaded:
     return Loaded(lifted=lifted, source=source, **rest)
 
 
+def _check_file(path: Path) -> None:
+    """Raise `InputError`, with what to give instead, unless there is a file."""
+    if path.is_dir():
+        levels = ([child for child in path.glob(depth) if child.suffix in WEIGHT_SUFFIXES] for depth in ("*", "*/*"))
+        inside = [str(child.relative_to(path)) for level in levels for child in sorted(level)]
+        there = listed([name for name in inside if not is_training(name) and not _OF_TRAINING.search(name)])
+        there = f", as {there}" if there else ""
+        raise InputError(f"{path} is a folder; give the file of the weights{there}.")
+    require_file(path)
+    if not path.is_file():
+        raise InputError(f"{path} is a pipe or a device; save what comes from it to a file first.")
+
+
 def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
     """Load the weights of a file into an instance of the user's class; says which of them were left out."""
     name = (origin.model or "").rpartition(":")[2]
-    weights = read_weights(origin.path, origin.weights_key)
-    own = set(network.state_dict())
-    # A class that wraps the network that was saved has one more name before each of its weights.
-    wrappers = ("", *sorted({f"{key.split('.')[0]}." for key in own}))
-    prefix = next((prefix for prefix in wrappers if own <= {prefix + key for key in weights}), "")
+    file = open_weights(origin.path)
+    part = file.under(origin.weights_key)
+    own = {key: value.shape for key, value in network.state_dict().items() if isinstance(value, Tensor)}
+    fit = find_names(part, origin.weights_key, own)
     mismatch = f"The weights of {origin.path} do not fit {name}"
+    remedy = why_missing(part)
+    places = {place: key for key, place in fit.names.items()}
+    if len(fit.names) < len(own):  # a hook of the class may look for it under another name
+        places |= {place: place.removeprefix(fit.key) for place in part.tensors if place.startswith(fit.key)}
     try:
-        fit = network.load_state_dict({prefix + key: value for key, value in weights.items()}, strict=False)
+        loaded = network.load_state_dict(part.load(places), strict=False)
     except RuntimeError as error:
-        raise InputError(f"{mismatch} ({one_line(error)}); check --init and --weights-key.") from error
-    if fit.missing_keys:
-        raise InputError(f"{mismatch}: {fit.missing_keys[0]} is missing; check --init and --weights-key.")
-    unused = ", ".join(fit.unexpected_keys[:5])
-    return (f"{unused} of the file belong to no part of {name} and are left out",) if unused else ()
+        raise InputError(f"{mismatch} ({one_line(error)}); {remedy}.") from error
+    if loaded.missing_keys:
+        raise InputError(f"{mismatch}: {loaded.missing_keys[0]} is missing; {remedy}.")
+    above = f"{origin.weights_key}." if origin.weights_key else ""
+    unused = file.unused([above + place for place in fit.names.values()])
+    findings = list(fit.findings)
+    if unused:
+        findings.append(not_used(unused))
+    if left_out := file.left_out():
+        findings.append(left_out)
+    return tuple(findings)
 
 
 def _guess_input(network: nn.Module) -> TensorSpec:
     """The most likely first argument of `forward`, from the first Embedding or LSTM inside."""
+    lstm = next((child for child in network.modules() if isinstance(child, RECURRENT_MODULES)), None)
+    axes = ("seq", "batch") if isinstance(lstm, nn.LSTM) and not lstm.batch_first else ("batch", "seq")
     for child in network.modules():
         if isinstance(child, nn.Embedding):
-            return TensorSpec(name="x", dtype="int64", shape=("batch", "seq"))
+            return TensorSpec(name="x", dtype="int64", shape=axes)
         if isinstance(child, RECURRENT_MODULES):
-            time_major = isinstance(child, nn.LSTM) and not child.batch_first
-            axes = ("seq", "batch") if time_major else ("batch", "seq")
             return TensorSpec(name="x", dtype="float32", shape=(*axes, child.input_size))
     return TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 1))
 

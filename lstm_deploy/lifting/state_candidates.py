@@ -85,7 +85,7 @@ def _of_one(dims: Sequence[tuple[Dim, ...]], arguments: int) -> Iterator[Structu
         yield from _pair_or_both(Leaf(h), Leaf(c), arguments)
     if arguments != 1:
         return
-    yield ([Leaf(h), Leaf(c)],)  # where entries are replaced in place
+    yield (StateList([Leaf(h), Leaf(c)]),)  # where entries are replaced in place, or have other names
     yield ({"h": Leaf(h), "c": Leaf(c)},)
     if h == c:
         yield (Leaf((2, *h)),)

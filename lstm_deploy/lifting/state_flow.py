@@ -13,7 +13,7 @@ from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, State, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
 from lstm_deploy.lifting.initial_state import learned, with_initial
-from lstm_deploy.lifting.probing import ModuleProbe
+from lstm_deploy.lifting.probing import ModuleProbe, Recording
 from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
 from lstm_deploy.lifting.state_parts import Part, differing, parts_of
 from lstm_deploy.lifting.state_results import find_results
@@ -68,10 +68,7 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
             "them as its batch."
         )
     if not starts:
-        raise LiftingError(
-            "Every LSTM of this module starts from a state that is computed from the inputs; "
-            "leave the state out of the inputs, so that it can be made explicit."
-        )
+        raise _no_start(probe, first)
     paths = [path for path, *_ in starts]
     named: list[Start] = []
     for index, (path, number, is_authored, initial) in enumerate(starts):
@@ -84,6 +81,23 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
         named.append(Start(path, number, prefix, is_authored, initial))
     check_vanishing_inputs(probe, [start for start in named if not start.is_authored])
     return named
+
+
+def _no_start(probe: ModuleProbe, run: Recording) -> LiftingError:
+    """For a module whose LSTMs all start from what is in the inputs, or follows from them."""
+    path, state = next((path, calls[0].state or ()) for path, calls in run.calls.items() if calls)
+    inputs = zip(probe.inputs, probe.tensors(probe.sizes), strict=True)
+    given = [spec.name for spec, x in inputs if any(torch.isin(value, x.to(value)).all() for value in state)]
+    if given:
+        return LiftingError(
+            f"{path or 'The LSTM'} starts from a state that is among the inputs; leave {' and '.join(given)} out of "
+            "the inputs, and it is made a state."
+        )
+    return LiftingError(
+        f"{path or 'The LSTM'} starts from a state that forward computes from its inputs in every call, so there is "
+        "none to carry from call to call; compute it before, and make it a required parameter of forward, as in "
+        f"forward({', '.join(spec.name for spec in probe.inputs)}, state)."
+    )
 
 
 def _names(prefix: str) -> set[str]:

@@ -4,6 +4,7 @@ What a state is, is seen from what it does: it reaches the state that a call of 
 passed through another call of one.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
 from lstm_deploy.lifting.state_parts import Usual, parts_of
 from lstm_deploy.lifting.state_results import find_results
-from lstm_deploy.lifting.state_structure import Leaf, leaves_of, mapped, structure_of
+from lstm_deploy.lifting.state_structure import Leaf, StateList, leaves_of, mapped, structure_of
 
 
 def find_required_state(probe: ModuleProbe) -> None:
@@ -34,7 +35,13 @@ def find_required_state(probe: ModuleProbe) -> None:
     probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
     if _try_required(probe, missing):
         return
-    others = [name for name in missing if not named_like_state(name)] or missing
+    others = [name for name in missing if not named_like_state(name)]
+    if not others:
+        names = " and ".join(missing)
+        raise LiftingError(
+            f"forward also needs {names}, and takes none of the usual forms of a state there; give the module a method "
+            f"init_state(batch_size) that returns the first {names}, or describe it with --input if it is no state."
+        )
     first = next(iter(probe.convention.input_parameters or ()), "x")
     raise LiftingError(
         f"forward also needs {', '.join(others)}; describe every input with an --input of its own, "
@@ -210,7 +217,11 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
             for name, structure in zip(parameters, structures, strict=True)
         ]
         probe.convention = replace(probe.convention, state=(*before, *arguments))
-        if reaches(probe, len(before)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what forward does with a structure that is none of its own
+            accepted = reaches(probe, len(before))
+        if accepted:
+            _name_entries(probe, len(before))
             _mark_written(probe)
             parts = parts_of(probe)
             missing = [part for part, path in zip(parts, find_results(probe, parts).paths, strict=True) if path is None]
@@ -241,6 +252,20 @@ def reaches(probe: ModuleProbe, known: int) -> bool:
         return any(reached)
     except LiftingError:
         return False
+
+
+def _name_entries(probe: ModuleProbe, known: int) -> None:
+    """Put mappings in the place of lists that forward has read by names, if it runs with them."""
+    before = probe.convention.state
+    named = [
+        replace(argument, structure=argument.structure.as_mapping())
+        if isinstance(argument.structure, StateList)
+        else argument
+        for argument in before[known:]
+    ]
+    probe.convention = replace(probe.convention, state=(*before[:known], *named))
+    if probe.convention.state != before and not reaches(probe, known):  # as where they are attributes
+        probe.convention = replace(probe.convention, state=before)
 
 
 def _mark_written(probe: ModuleProbe) -> None:

@@ -56,16 +56,16 @@ class StatePair(tuple[Any, ...]):
 
 
 class StateList(list[Any]):
-    """The states of several LSTMs as a list that is read like a mapping or an object, too: `states.actor`.
+    """States as a list that is read like a mapping or an object, too: `states.actor`, `state["lstm_h"]`.
 
-    Names count in the order in which they are first used.
+    Names count in the order in which they are first used, in a structure and in all that are filled from it.
     """
 
     __slots__ = ("_names",)
 
-    def __init__(self, states: Iterable[Any]) -> None:
+    def __init__(self, states: Iterable[Any], names: list[str] | None = None) -> None:
         super().__init__(states)
-        self._names: list[str] = []
+        self._names: list[str] = [] if names is None else names
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
@@ -83,6 +83,14 @@ class StateList(list[Any]):
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def rebuilt(self, states: Iterable[Any]) -> "StateList":
+        """With other states under the same names."""
+        return StateList(states, self._names)
+
+    def as_mapping(self) -> Any:
+        """The mapping that the author's code has in its place, as far as the names were used; else itself."""
+        return dict(zip(self._names, self, strict=True)) if len(self._names) == len(self) else self
 
 
 def leaves_of(structure: Any, path: Path = ()) -> list[tuple[Path, Leaf]]:
@@ -172,8 +180,8 @@ def children_of(value: Any) -> list[tuple[str | int, Any]]:
 def _rebuilt(value: Any, children: list[Any]) -> Any:
     if isinstance(value, Mapping):
         return dict(zip(value, children, strict=True))
-    if isinstance(value, StatePair):
-        return StatePair(children)
+    if isinstance(value, StateList):
+        return value.rebuilt(children)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*children)
     if isinstance(value, tuple | list):

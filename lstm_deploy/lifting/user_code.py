@@ -45,7 +45,7 @@ def _searched_first(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.pop(0)
+        sys.path.remove(str(folder))
 
 
 def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
@@ -74,11 +74,12 @@ def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def unpickle_module(path: Path, model: str | None = None) -> nn.Module:
+def unpickle_module(path: Path, model: str | None = None, key: str | None = None) -> nn.Module:
     """Load a whole pickled module. This runs code from the file: call it for trusted files only.
 
     The pickle finds the names of the file or package that `model` names in `__main__`, where scripts define their
-    classes. Raises `InputError` if the file holds no module or its class cannot be found.
+    classes. Of several modules in a dict, `key` says which. Raises `InputError` if the file holds no module or several,
+    or if its class cannot be found.
     """
     home = vars(import_module(model.rpartition(":")[0])) if model else {}
     main = vars(sys.modules["__main__"])
@@ -87,16 +88,31 @@ def unpickle_module(path: Path, model: str | None = None) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of source that changed since: the user said to trust it
-            content = torch.load(path, map_location="cpu", weights_only=False)
+            with _searched_first(Path.cwd()):  # where the script that wrote it found its classes
+                content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling can raise anything
-        raise InputError(
-            f"{path} cannot be unpickled ({one_line(error)}); give the file of its class with --model FILE.py:Class."
-        ) from error
+        remedy = "name its class with --model FILE.py:Class, and leave out --trust-pickle to read its weights alone"
+        if isinstance(error, AttributeError):
+            remedy = "give the file of its class with --model FILE.py:Class"
+        raise InputError(f"{path} cannot be unpickled ({one_line(error)}); {remedy}.") from error
     finally:
         for name in added:
             del main[name]
+    return _module_in(content, path, key)
+
+
+def _module_in(content: Any, path: Path, key: str | None) -> nn.Module:
+    """The one module in what was unpickled, or that under a key."""
+    for part in key.split(".") if key else ():
+        if not isinstance(content, Mapping) or part not in content:
+            raise InputError(f"{path} has no entry {key!r}; check --weights-key.")
+        content = content[part]
     if isinstance(content, Mapping):
-        content = next((value for value in content.values() if isinstance(value, nn.Module)), content)
+        modules = {name: value for name, value in content.items() if isinstance(value, nn.Module)}
+        if len(modules) > 1:
+            names = [".".join(filter(None, (key, str(name)))) for name in modules]
+            raise InputError(f"{path} holds several modules; choose one with --weights-key {' or '.join(names)}.")
+        content = next(iter(modules.values()), content)
     if not isinstance(content, nn.Module):
         raise InputError(f"{path} holds a {type(content).__name__}, not a module; leave out --trust-pickle.")
     return content

@@ -20,7 +20,10 @@ class OpenVinoRuntime(Runtime):
     swallows_nan = True
 
     def __init__(self, path: Path, threads: int | None = None, *, bf16: bool = False) -> None:
-        """Raises `ProviderError` where OpenVINO is not installed and `InputError` for a file that it cannot read."""
+        """Raises `ProviderError` where OpenVINO is not installed.
+
+        Raises `InputError` for a file that it cannot read, and for a model that takes the lengths of rows.
+        """
         if find_spec("openvino") is None:
             raise ProviderError('OpenVINO is not installed; pip install "lstm-deploy[openvino]".')
         import openvino
@@ -31,6 +34,8 @@ class OpenVinoRuntime(Runtime):
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot read {path} ({one_line(error)}).") from error
         self.signature = Signature.from_json(self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str))
+        if any(spec.tells_lengths for spec in self.signature.inputs):
+            raise InputError("OpenVINO's LSTM ignores the lengths of rows, so short ones would come out wrong.")
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         self._options["INFERENCE_PRECISION_HINT"] = "bf16" if bf16 else "f32"
         if threads is not None:

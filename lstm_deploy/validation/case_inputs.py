@@ -10,6 +10,7 @@ import numpy as np
 from lstm_deploy.contract import (
     Array,
     Feeds,
+    Forecast,
     Outputs,
     Signature,
     TensorSpec,
@@ -54,6 +55,12 @@ LARGE = 50.0
 HUGE = 1_000.0
 """Cells grow without bound where a forget gate stays open; whoever clips them does it at less than this."""
 DENORMAL = 1e-40
+USUAL_STEPS = 10
+"""Of calls with each of the usual batches, where a model's contract names no window."""
+MAX_TRIED_VALUE = 10_000
+"""The same for inputs and states: four times as much is still a number in float16."""
+MAX_TRIED_SIZE = 20_000
+"""The largest size that is tried because a graph names it."""
 
 
 class Segment(NamedTuple):
@@ -91,12 +98,29 @@ class CaseInputs(NamedTuple):
 
 def shapes(signature: Signature, effort: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
     """Single calls of many sizes."""
-    weights = _weight_count(signature)
-    for batch, seq in effort.shapes:
-        if batch * seq <= 21 or batch * seq * weights <= effort.work:
-            yield single_call(signature, batch, seq, rng)
-    usual = single_call(signature, 2, 5, rng, "from the initial state")
-    yield usual._replace(state=signature.initial_state(signature.clamp({"batch": 2})["batch"]))
+    window = signature.task.window if isinstance(signature.task, Forecast) else USUAL_STEPS
+    sizes = [*effort.shapes, (2, 5), *((batch, window) for batch in range(1, 9))]
+    if isinstance(signature.task, Forecast):
+        sizes.append((1, signature.task.horizon))
+    yield from _of_sizes(signature, list(dict.fromkeys(sizes)), effort, rng)
+
+
+def _of_sizes(
+    signature: Signature, sizes: Sequence[tuple[int, int]], effort: Effort, rng: np.random.Generator
+) -> Iterator[CaseInputs]:
+    """Single calls of each batch and sequence, from a random state and from the initial one."""
+    weights, seen = _weight_count(signature), set()
+    for batch, seq in sizes:
+        clamped = signature.clamp(sizes_of(signature.inputs, batch, seq))
+        work = batch * seq * weights if batch * seq > 21 else 0
+        if tuple(clamped.values()) in seen or work > effort.work:
+            continue
+        seen.add(tuple(clamped.values()))
+        usual = single_call(signature, batch, seq, rng)
+        yield usual
+        if 2 * work <= effort.work:
+            initial = signature.initial_state(clamped["batch"])
+            yield usual._replace(state=initial, where=f"{usual.where}, from the initial state")
 
 
 def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:
@@ -112,6 +136,7 @@ def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterato
     yield scaled(f"{LARGE:.0f} times as large as usual", LARGE, LARGE, LARGE)._replace(for_int8=False)
     yield scaled(f"cells {LARGE:.0f} times as large as usual", 1, 1, LARGE)
     yield scaled(f"cells {HUGE:,.0f} times as large as usual", 1, 1, HUGE)._replace(slack=HUGE_CELLS, for_int8=False)
+    yield scaled(f"inputs {HUGE:,.0f} times as large as usual", HUGE, 1, LARGE)._replace(for_int8=False)
     yield scaled("a little beyond the usual range", 1.3, 1.3, 1.3)
     yield scaled("all zero", 0.0, 0.0, 0.0)
     yield scaled("denormal numbers", DENORMAL, DENORMAL, DENORMAL)
@@ -121,6 +146,41 @@ def values(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterato
             steps = 1 if signature.one_step else 50
             usual = single_call(signature, -(-len(tokens) // steps), steps, rng, "every token")
             yield usual.feeding({spec.name: np.resize(tokens, usual.feeds[spec.name].shape).astype(spec.dtype)})
+
+
+def thresholds(signature: Signature, numbers: Sequence[float], effort: Effort) -> Iterator[CaseInputs]:
+    """Sizes, inputs and states around each number that a graph compares with or clips at: one less, it, one more."""
+    rng = np.random.default_rng(21)
+    around = sorted({number + by for number in numbers for by in (-1, 0, 1)})
+    whole = [int(value) for value in around if value == int(value) and 1 <= value <= MAX_TRIED_SIZE]
+    sizes = [*((size, 3) for size in whole), *((1, size) for size in whole)]
+    yield from _of_sizes(signature, sizes, effort, rng)
+    usual = single_call(signature, 3, 4, rng)
+    states = dict.fromkeys(usual.state)
+    for value in (value for value in around if abs(value) <= MAX_TRIED_VALUE + 1):
+        slack = HUGE_CELLS if abs(value) > 2 * LARGE else LARGE_CELLS if abs(value) > 2 else 1.0
+        case = usual._replace(slack=slack, for_int8=False)
+        filled = {spec.name: filling for spec in (*signature.inputs, *signature.state_inputs)
+                  if (filling := _filled(usual.feeds[spec.name], spec, value, rng)) is not None}  # fmt: skip
+        for name, changed in filled.items():
+            yield case.feeding({name: changed}, f"{name} with {value:g}")
+        yield case.feeding({name: np.full_like(usual.state[name], value) for name in states}, f"states of {value:g}")
+        larger = {name: np.full_like(usual.state[name], 4 * value) for name in states}
+        yield case.feeding(larger, f"states of {4 * value:g}")
+
+
+def _filled(values: Array, spec: TensorSpec, value: float, rng: np.random.Generator) -> Array | None:
+    """The same with a number in all of row 0 and half of the other entries; none for lengths, or if it does not fit."""
+    if spec.tells_lengths or spec.dtype == "bool":
+        return None
+    if not spec.dtype.startswith("float"):
+        high = spec.high[0] if spec.high else 1
+        if value != int(value) or not 0 <= value <= high:
+            return None
+    changed = np.where(rng.random(values.shape) < 0.5, np.asarray(value, values.dtype), values)
+    if "batch" in spec.shape:
+        np.moveaxis(changed, spec.shape.index("batch"), 0)[0] = value
+    return changed.astype(values.dtype)
 
 
 def nonfinite(signature: Signature, _: Effort, rng: np.random.Generator) -> Iterator[CaseInputs]:

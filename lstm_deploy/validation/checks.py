@@ -14,10 +14,11 @@ import onnx
 from msgspec import Struct
 
 from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, int8_saturation, lint
-from lstm_deploy.contract import Array, Signature
+from lstm_deploy.contract import Array, Signature, TensorSpec
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.runtimes import Runtime
 from lstm_deploy.validation import case_inputs
+from lstm_deploy.validation.anew import Anew
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.parity_case import ParityCase, typed_feeds
 from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
@@ -42,8 +43,10 @@ class Subject(Struct, frozen=True, kw_only=True):
     """That it should carry, if it is known."""
     bundle: Bundle | None = None
     artifact: Artifact | None = None
+    reference: Signature | None = None
+    """The contract of the model that a bundle is compared with, as it was measured now."""
     problems: tuple[str, ...] = ()
-    """What it lacks of that contract, as seen before it is opened."""
+    """In what it contradicts its contract, as others saw."""
     model: Path | None = None
     """For a rollout, the artifact that it calls at each step."""
     rollout_steps: int = SHORT_ROLLOUT
@@ -62,6 +65,8 @@ class CheckContext(NamedTuple):
     graph: onnx.ModelProto | InputError | None = None
     """Of an ONNX artifact, or why it cannot be read."""
     lifted: "Lifted | None" = None
+    anew: Anew | None = None
+    """The artifact beside the one that the reference is written as today."""
     runtime: Runtime | None = None
     comparison: Comparison | None = None
     cases: Sequence[ParityCase] | None = None
@@ -120,7 +125,38 @@ def _contract(carried: Signature, subject: Subject) -> Findings | None:
         for field in Signature.__struct_fields__
         if (actual := getattr(carried, field)) != (expected := getattr(subject.contract, field))
     ]
+    if subject.reference is not None:
+        expected_of, actual_of = measured(subject.reference), measured(carried)
+        different += [
+            f"{what} {actual_of[what]}, not {expected} as of the reference."
+            for what, expected in expected_of.items()
+            if actual_of[what] != expected
+        ]
     return Findings([*subject.problems, *different], "as it should be")
+
+
+def measured(signature: Signature) -> dict[str, str]:
+    """What a contract says that can be seen from the model alone, without its task or the data that it was trained on.
+
+    The keys begin sentences, and the values end them.
+    """
+
+    def tensors(specs: Sequence[TensorSpec]) -> str:
+        return ", ".join(f"{spec}{' (lengths)' * spec.tells_lengths}" for spec in specs) or "none"
+
+    states = signature.state_specs
+    initial = {spec.name: spec.initial for spec in states if spec.initial is not None}
+    fixed = {dim.name: dim.size for dim in signature.fixed}
+    return {
+        "The inputs are": tensors(signature.inputs),
+        "The outputs are": tensors(signature.outputs),
+        "The states are": ", ".join(f"{spec.name}: {spec.layers} layers of {spec.size}" for spec in states) or "none",
+        "The states that do not start from zeros are": str(initial or "none"),
+        "The state layout is": signature.state_layout,
+        "Streaming is": signature.streaming,
+        "The fixed sizes are": str(fixed or "none"),
+        "The fewest steps of a call are": str(signature.least_seq),
+    }
 
 
 def _sha256(bundle: Bundle, subject: Subject) -> Findings | None:
@@ -142,6 +178,10 @@ def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findin
     if problems and int8_saturation.needs_vnni(graph):  # opened only where the CPU has it
         return Findings([], int8_saturation.VNNI_ONLY)
     return Findings(problems, "sums of products are the same on every CPU")
+
+
+def _structure(_: Signature, anew: Anew) -> Findings:
+    return Findings(*anew.findings())
 
 
 def _runs(failure: Exception) -> Findings:
@@ -234,10 +274,12 @@ CHECKS = (
     CheckSpec("sha256", ("bundle", "subject"), _sha256),
     CheckSpec("lint", ("graph", "subject"), _lint),
     CheckSpec("saturation", ("graph", "subject"), _saturation),
+    CheckSpec("structure", ("contract", "anew"), _structure),
     CheckSpec("runs", ("failure",), _runs),
     _outputs("golden"),
     _outputs("shapes", case_inputs.shapes),
     _outputs("values", case_inputs.values),
+    _outputs("thresholds"),
     _outputs("nonfinite", case_inputs.nonfinite),
     _outputs("liveness", case_inputs.liveness),
     _outputs("rows", case_inputs.rows),

@@ -34,6 +34,8 @@ def explain(subject: Subject, results: CheckResults, reference: Reference | None
     try:
         runtime = None if results.contract is None else open_emulating(subject.path, subject.precision, provider)
         cause, place = diagnose(failures, runtime, reference)
+        if (structure := _details(failures, "structure")) and structure not in cause:
+            cause = f"{cause.rstrip('.')}. {structure}"
         if subject.path.suffix == ".onnx" and (nodes := lint.value_changing_nodes(onnx_graph.load(subject.path))):
             cause = f"{cause} (look at these nodes first: {nodes})"
     except Exception as error:  # a wrong artifact may fail in any way; that it is wrong is known already
@@ -44,6 +46,9 @@ def explain(subject: Subject, results: CheckResults, reference: Reference | None
 def diagnose(failures: Sequence[Check], runtime: Runtime | None, reference: Reference | None) -> tuple[str, str]:
     """The likely cause, and the first step, output, row and layer that differ; `runtime` is none if it crashes."""
     stated = _details(failures, "runs", "weights", "lint", "saturation", "contract")
+    structure = _details(failures, "structure")
+    if structure and {check.name for check in failures} <= {"structure", "sha256"}:
+        return structure, ""
     if all(check.max_abs is None for check in failures):  # no number is wrong
         stated = stated or _details(failures, "declared", "provider", "sha256")
     if runtime is None:
@@ -263,10 +268,14 @@ def _details(failures: Sequence[Check], *names: str) -> str:
 
 def _common_cause(failures: Sequence[Check]) -> str:
     """A cause that the failed checks have in common, where no known fault explains them."""
+    failures = [check for check in failures if check.name != "structure"] or failures  # which is told besides
     names = {check.name for check in failures}
     usual = {"shapes", "chunked", "liveness", "golden", "lengths"}
     if all(check.detail.startswith("the call failed") for check in failures):
         return f"calls of some sizes fail ({failures[0].detail})"
+    if not names & usual and "thresholds" in names:
+        worst = max((check for check in failures if check.name == "thresholds"), key=lambda check: check.severity)
+        return f"it is wrong around a number that its graph compares with or clips at ({worst.output}: {worst.detail})"
     if not names & usual and names & {"values", "rows"}:
         return "it is right on usual values and wrong on large ones: something clips"
     if names == {"drift"}:

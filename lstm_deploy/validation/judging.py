@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
@@ -13,6 +14,7 @@ from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import Runtime, open_runtime
+from lstm_deploy.validation.anew import Anew
 from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Subject, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
@@ -41,11 +43,14 @@ def judge(
     provider: str = "cpu",
     tolerances: Mapping[str, Override] | None = None,
     lifted: "Lifted | None" = None,
+    anew: Mapping[str, Anew] = MappingProxyType({}),
     *,
     isolate: bool = True,
     on_progress: OnProgress = silent,
 ) -> list[CheckResults]:
     """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
+
+    `anew` has, for the name of an artifact, the one that the model is written as today.
 
     With `isolate`, artifacts of one format share a subprocess; should it crash, each runs in one of its own.
     """
@@ -60,11 +65,16 @@ def judge(
         on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
         results = (_isolated if isolate else check_files)([*alike.values()], cases, provider, tolerances)
         outcomes.update(zip(alike, results, strict=True))
-    return [_completed(subject, outcomes[number], provider, lifted) for number, subject in enumerate(subjects)]
+    return [
+        _completed(subject, outcomes[number], provider, lifted, anew.get(subject.name))
+        for number, subject in enumerate(subjects)
+    ]
 
 
-def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_ROLLOUT) -> Subject:
-    """An artifact of a bundle, and the contract that follows from the bundle's."""
+def of_bundle(
+    bundle: Bundle, artifact: Artifact, reference: Signature | None = None, *, rollout_steps: int = SHORT_ROLLOUT
+) -> Subject:
+    """An artifact of a bundle, and its contract; `reference` is that of the model it should equal, as measured now."""
     is_rollout = artifact in bundle.manifest.rollouts
     contract = replace(bundle.signature, state_dtype=artifact.state_dtype)
     return Subject(
@@ -72,6 +82,7 @@ def of_bundle(bundle: Bundle, artifact: Artifact, *, rollout_steps: int = SHORT_
         name=artifact.path,
         precision=artifact.precision,
         contract=rollout_contract(contract) if is_rollout else contract,
+        reference=None if is_rollout else reference,
         bundle=bundle,
         artifact=artifact,
         model=bundle.file(bundle.find(artifact.format, artifact.precision)) if is_rollout else None,
@@ -157,19 +168,21 @@ def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None
 
 
 def _completed(
-    subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None"
+    subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None", anew: Anew | None
 ) -> CheckResults:
     """The results with those of the checks that need no runtime."""
     if isinstance(outcome, InputError) and subject.bundle is None:
         raise outcome  # no artifact, but a file that was named by mistake
     failure, results = (outcome, CheckResults([], [], None)) if isinstance(outcome, Exception) else (None, outcome)
+    contradicted = (check.detail for check in results.checks if check.name == "declared" and not check.passed)
+    subject = replace(subject, problems=(*subject.problems, *contradicted))
     graph: onnx.ModelProto | InputError | None = None
     if subject.path.suffix == ".onnx":
         try:
             graph = onnx_graph.load(subject.path)
         except InputError as error:
             graph = error
-    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted)
+    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted, anew)
     order = [spec.name for spec in CHECKS]
     checks = sorted([*run_checks(context), *results.checks], key=lambda check: order.index(check.name))
     return results._replace(checks=checks)

@@ -1,5 +1,6 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from lstm_deploy.artifacts import (
     Artifact,
     Bundle,
     ParityReport,
+    atomic_write,
+    carried_contract,
     onnx_graph,
     read_interface,
     restore,
@@ -21,12 +24,13 @@ from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
-from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH
+from lstm_deploy.validation.anew import Anew, WriteAnew
+from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH, thresholds
 from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
 from lstm_deploy.validation.diagnosis import explain
 from lstm_deploy.validation.judging import CheckResults, judge, of_bundle
 from lstm_deploy.validation.parity_case import ParityCase
-from lstm_deploy.validation.reference import find_reference
+from lstm_deploy.validation.reference import ArtifactReference, Found, as_reference, find_reference
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.third_party_onnx import adapt
 from lstm_deploy.validation.tolerances import overrides
@@ -34,7 +38,7 @@ from lstm_deploy.validation.tolerances import overrides
 if TYPE_CHECKING:
     from torch import nn
 
-    from lstm_deploy.lifting import Origin
+    from lstm_deploy.lifting import Lifted, Origin
 
 
 @machine_limits()
@@ -48,26 +52,19 @@ def validate(
     atol: float | Mapping[str, float] | None = None,
     rtol: float | Mapping[str, float] | None = None,
     trust_c: bool = False,
+    output: Path | None = None,
+    write_anew: WriteAnew | None = None,
     on_progress: OnProgress = silent,
 ) -> ParityReport:
-    """Compare every artifact of a bundle, or any ONNX or TorchScript file, with the model it should compute.
-
-    `reference` is the live module, its checkpoint, another artifact or bundle, or a `sources.Origin` that says whose
-    weights a file has. Without one it is the file that the bundle was exported from, if it is still there and PyTorch
-    is installed; else the golden trace in the bundle. `thorough` tries more, for minutes. `names` maps the contract's
-    names of inputs and outputs to the file's, for a third-party ONNX file. `atol` and `rtol` allow differences
-    up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name. `trust_c` allows C
-    that was not exported on this machine to be compiled and run, here and from then on.
-
-    A runtime that crashes is a failed check. Raises `InputError` where nothing is there to compare with or a file
-    cannot be read, and `ProviderError` for a provider that is not there.
-    """
+    """`lstm_deploy.validate`, described at `exporters.validate`; `write_anew` is what its check `structure` needs."""
     path = target.path if isinstance(target, Bundle) else Path(target)
     bundle = _bundle_of(path)
     tolerances = overrides(atol, rtol)
     find_provider(provider)
     on_progress(0, 1, "reading the reference")
-    against, described = find_reference(bundle, reference)
+    carried = None if bundle else carried_contract(path)
+    found = find_reference(bundle, reference, carried)
+    measured = found.model.signature if found.model else None
     left_out: list[str] = []
     with scratch_folder() as folder:
         if bundle is not None:
@@ -75,36 +72,88 @@ def validate(
                 raise InputError("The names in a bundle are its contract's; leave out --map.")
             chosen, left_out = _runnable(bundle, path, provider, trust_c=trust_c)
             steps = LONG_ROLLOUT if thorough else SHORT_ROLLOUT
-            subjects = [of_bundle(bundle, artifact, rollout_steps=steps) for artifact in chosen]
-        elif against is not None:
-            subjects = [_without_bundle(path, against.signature, names, folder)]
+            subjects = [of_bundle(bundle, artifact, measured, rollout_steps=steps) for artifact in chosen]
+        elif measured is not None:
+            subjects = [_without_bundle(path, _with_task(measured, carried), names, folder)]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
-        for subject in subjects:
-            if trust_c and subject.path.suffix == ".c":
-                c_compiler.build(subject.path)
-        outputs = (bundle or against).signature.output_names  # type: ignore[union-attr] # one of them is there
+        if output is not None:
+            _check_output(output, path, subjects[0])
+        for subject in (subject for subject in subjects if trust_c and subject.path.suffix == ".c"):
+            c_compiler.build(subject.path)
+        outputs = (bundle or found.model).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
             raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(outputs)}.")
+        anew: dict[str, Anew] = {}
+        if found.model is not None:
+            on_progress(0, len(subjects) + 1, "writing it anew")
+            anew = _anew(found, subjects, folder, write_anew)
+        against = as_reference(found.model)
         on_progress(0, len(subjects) + 1, "running the reference")
-        cases = make_cases(against, THOROUGH if thorough else NORMAL) if against else []
+        cases: list[ParityCase] = []
+        if against:
+            effort = THOROUGH if thorough else NORMAL
+            numbers = sorted({number for one in anew.values() for number in one.numbers})
+            more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
+            cases = make_cases(against, effort, more)
         lifted = against.lifted if against else None
-        results = judge(subjects, cases, provider, tolerances, lifted, on_progress=on_progress)
+        results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
         diagnoses = tuple(
             explain(subject, result, against, provider)
             for subject, result in zip(subjects, results, strict=True)
             if not all(check.passed for check in result.checks)
         )
+        report = replace(_report(results, found.described), diagnoses=diagnoses, left_out=tuple(left_out))
+        if output is not None and report.passed:
+            with atomic_write(output) as temporary:
+                shutil.copyfile(subjects[0].path, temporary)
+    _check_unchanged(bundle)
+    return report
+
+
+def _with_task(measured: Signature, carried: Signature | None) -> Signature:
+    """The contract of a model, with what only its training knows from that which a file carries."""
+    if carried is None or measured.task is not None:
+        return measured
+    return replace(measured, task=carried.task, state_policy=carried.state_policy)
+
+
+def _check_unchanged(bundle: Bundle | None) -> None:
+    """Raise `InputError` for a bundle that was replaced since it was opened."""
     if bundle is not None and Bundle(bundle.path).manifest.exported != bundle.manifest.exported:
         raise InputError(f"{bundle.path} was exported anew while it was validated; validate it again.")
-    return replace(_report(results, described), diagnoses=diagnoses, left_out=tuple(left_out))
+
+
+def _check_output(output: Path, path: Path, subject: Subject) -> None:
+    """Raise `InputError` where no file with a contract can be written, before the checks are run."""
+    if subject.bundle is not None or subject.path == path:
+        raise InputError(f"{path} is no ONNX file without a contract, so it needs none; leave out --output.")
+    if output.suffix != ".onnx" or output.exists() or not output.absolute().parent.is_dir():
+        raise InputError(f"{output} must be a new .onnx file in a directory that exists; choose another name.")
+
+
+def _anew(found: Found, subjects: Sequence[Subject], folder: Path, write_anew: WriteAnew | None) -> dict[str, Anew]:
+    """Each artifact beside the one that the reference is written as, or why there is none."""
+    if found.model is None or isinstance(found.model, ArtifactReference) or write_anew is None:
+        why = "the reference is an artifact, which is not written anew"
+        return {subject.name: Anew(subject, why) for subject in subjects}
+    written = write_anew(found.model, subjects, folder)
+    return {subject.name: Anew(subject, written[subject.name], of_source=found.is_source) for subject in subjects}
 
 
 def check_artifacts(
-    bundle: Bundle, artifacts: Sequence[Artifact], cases: Sequence[ParityCase], reference: str
+    bundle: Bundle,
+    artifacts: Sequence[Artifact],
+    cases: Sequence[ParityCase],
+    reference: str,
+    lifted: "Lifted | None" = None,
 ) -> ParityReport:
-    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`."""
-    return _report(judge([of_bundle(bundle, artifact) for artifact in artifacts], cases, isolate=False), reference)
+    """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`.
+
+    With the model itself, `lifted`, weights are compared too, as by `validate`.
+    """
+    subjects = [of_bundle(bundle, artifact) for artifact in artifacts]
+    return _report(judge(subjects, cases, lifted=lifted, isolate=False), reference)
 
 
 def _report(results: Sequence[CheckResults], reference: str) -> ParityReport:
@@ -154,7 +203,7 @@ def _bundle_of(path: Path) -> Bundle | None:
     if path.is_dir():
         return Bundle(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a bundle or an artifact.")
+        raise InputError(f"{path} does not exist or is not a file; give a bundle or an artifact.")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} is neither a bundle nor one of {', '.join(SUFFIXES)}; give one of these.")
     if (path.parent / MANIFEST).is_file():

@@ -1,5 +1,7 @@
 """The PyTorch model as the reference: first in float32, to see what rounding does, then in float64."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from lstm_deploy.contract import Feeds, Outputs
 from lstm_deploy.lifting import Lifted, in_float64
 from lstm_deploy.runtimes import EagerRuntime
-from lstm_deploy.validation.tolerances import ACTIVATION_ERROR
+from lstm_deploy.validation.tolerances import ACTIVATION_ERROR, SHAKE
 
 
 class PyTorchReference(EagerRuntime):
@@ -37,6 +39,24 @@ class PyTorchReference(EagerRuntime):
                 self._author = self.lifted.author.sharing(self.lifted)
         with in_float64():
             return super().run(feeds)
+
+    @contextmanager
+    def shaken(self) -> Iterator[None]:
+        """Within the block, `run` computes with weights of the LSTMs that are off by `SHAKE`, each by its own part."""
+        assert self.lifted is not None
+        modules = (self.lifted.module.get_submodule(path) for path in self.lifted.calls)
+        weights = {id(weight): weight for module in modules for weight in module.parameters()}
+        kept = [(weight, weight.detach().clone()) for weight in weights.values()]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for weight, _ in kept:
+                    weight.mul_(1 + SHAKE * (2 * torch.rand(weight.shape, generator=generator, dtype=weight.dtype) - 1))
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, value in kept:
+                    weight.copy_(value)
 
     def call(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Where the author's own `forward` takes and returns the state, that is called, untouched by lifting."""

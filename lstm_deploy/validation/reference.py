@@ -1,8 +1,9 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -31,6 +32,9 @@ class Reference(Protocol):
     def run_float32(self, feeds: Feeds) -> Outputs:
         """In float32, to see what rounding alone does; only before the first `run`, which may need the memory."""
 
+    def shaken(self) -> AbstractContextManager[None]:
+        """Within the block, `run` computes with weights that are off as products in float32 are."""
+
 
 class ArtifactReference:
     """Another artifact in the place of PyTorch, whose rounding is not known."""
@@ -40,41 +44,68 @@ class ArtifactReference:
     def __init__(self, runtime: Runtime) -> None:
         self.signature, self.run, self.run_float32 = runtime.signature, runtime.run, runtime.run
 
+    def shaken(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
-def find_reference(bundle: Bundle | None, given: Any) -> tuple[Reference | None, str]:
-    """The reference that a user gave, or the source of the bundle, and its name; none where there is only a trace.
 
-    `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. Raises
-    `InputError` where it cannot be read or is none.
+class Found(NamedTuple):
+    """The model to compare with, not run yet."""
+
+    model: "Lifted | ArtifactReference | None"
+    """None where there is only a trace."""
+    described: str
+    """Its name in a report."""
+    is_source: bool = True
+    """Whether a bundle was exported from it, as far as that is known: then it is written as the same artifacts."""
+
+
+def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None = None) -> Found:
+    """The model that a user gave, or the source of the bundle.
+
+    `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. `carried` is the
+    contract of an artifact outside a bundle. Raises `InputError` where the reference cannot be read or is none.
     """
     if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
         path = Path(given)
         other = Bundle(path) if path.is_dir() else None
         runtime = open_runtime(other.file(other.find("onnx")) if other else path)
         refuse_rollout(runtime, path.name)
-        return ArtifactReference(runtime), path.name
+        return Found(ArtifactReference(runtime), path.name, is_source=False)
     if find_spec("torch") is None or (given is None and bundle is None):
-        return None, GOLDEN_TRACE
+        return Found(None, GOLDEN_TRACE)
     from lstm_deploy.lifting import sources
-    from lstm_deploy.validation.pytorch_reference import PyTorchReference
 
-    layout = bundle.signature.state_layout if bundle else "layers-first"
-    inputs = bundle.signature.inputs if bundle else ()
+    known = bundle.signature if bundle else carried
+    layout = known.state_layout if known else "layers-first"
+    inputs = known.inputs if known else ()
     if given is None:
         assert bundle is not None
         source = sources.load_source_of(bundle)
         if source is None or bundle.source_path is None:
-            return None, GOLDEN_TRACE
+            return Found(None, GOLDEN_TRACE)
         loaded, name = source, bundle.source_path.name
     elif isinstance(given, str | Path | sources.Origin):
         origin = given if isinstance(given, sources.Origin) else sources.Origin(path=Path(given))
         loaded = sources.load(replace(origin, inputs=origin.inputs or inputs), layout)
         name = origin.path.name
-    elif bundle is None:
-        raise InputError("A module can be the reference of a bundle only, whose contract gives its inputs.")
+    elif known is None:
+        raise InputError(
+            "A module can be the reference of a bundle or an artifact of ours, whose contract gives its inputs."
+        )
     else:
         loaded, name = sources.load_module(given, inputs, layout), type(given).__name__
-    return PyTorchReference(loaded.lifted), f"PyTorch in float64 ({name})"
+    exported = bundle.manifest.source if bundle else loaded.source
+    same = (exported.kind, exported.sha256) == (loaded.source.kind, loaded.source.sha256)
+    return Found(loaded.lifted, f"PyTorch in float64 ({name})", same)
+
+
+def as_reference(model: "Lifted | ArtifactReference | None") -> Reference | None:
+    """What `find_reference` found, ready to be run; a lifted module is taken over."""
+    if model is None or isinstance(model, ArtifactReference):
+        return model
+    from lstm_deploy.validation.pytorch_reference import PyTorchReference
+
+    return PyTorchReference(model)
 
 
 def refuse_rollout(runtime: Runtime, name: str) -> None:

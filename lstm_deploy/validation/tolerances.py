@@ -66,6 +66,14 @@ ROUNDING = 10.0
 Published networks lose float32's precision within a hundred steps on inputs they were not made for: a right graph
 then differs from float64 as PyTorch itself does.
 """
+CALM = 1e-6
+"""Where PyTorch's own rounding is more than this somewhere, how far it may reach elsewhere is measured once more.
+
+One sample does not tell: in a network that doubles a difference at each step, the sums of another runtime, in another
+order, end a hundred times further off where PyTorch's happened to round well.
+"""
+SHAKE = 2.0**-22
+"""For that, each weight of an LSTM is off by up to this part of it, as products and their sums in float32 are."""
 LARGE_CELLS = 10.0
 """Times the tolerance, with cells 50 times as large as usual: `ACTIVATION_ERROR` times a cell of 50 is 5e-6."""
 HUGE_CELLS = 100.0

@@ -103,7 +103,9 @@ def _constant_problems(floats: Mapping[str, Array], expected: Mapping[str, Array
         named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
         if named is not None and named.shape == value.squeeze().shape:
             right, actual = value.astype(named.dtype).astype(np.float64).squeeze(), named.astype(np.float64)
-            if not _equal(right, actual).all():
+            # A square matrix may be stored transposed; whether it is used so, outputs show.
+            forms = [right, right.T] if right.shape == right.T.shape else [right]
+            if not any(_equal(form, actual).all() for form in forms):
                 problems.append(f"{name}: {_entries(np.atleast_1d(actual), np.atleast_1d(right))}.")
             continue
         pairs = []

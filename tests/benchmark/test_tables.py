@@ -82,6 +82,7 @@ def test_a_document_is_read_back(tmp_path):
     [
         ("", "no result of lstm-deploy bench"),
         ("[1]", "no result of lstm-deploy bench"),
+        pytest.param("[" * 100_000, "no result of lstm-deploy bench", id="deep"),
         ('{"schema_version": 1}', "no result of lstm-deploy bench"),
         (json.dumps(document()), "no result of lstm-deploy bench"),
         (json.dumps(document(row(round_medians_us=[1.0]))), "no result of lstm-deploy bench"),

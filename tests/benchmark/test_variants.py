@@ -3,6 +3,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import onnx
 import pytest
 
 from lstm_deploy.artifacts.bundle import Bundle
@@ -125,6 +126,15 @@ def test_a_file_in_a_bundle_counts_as_validated_and_another_does_not(forecast_bu
     shutil.copy(forecast_bundle / "model.onnx", tmp_path / "m.onnx")
     with pytest.raises(InputError, match="has no recorded validation"):
         selected([tmp_path / "m.onnx"], tmp_path)
+
+
+@pytest.mark.parametrize("unvalidated", [False, True])
+def test_a_file_of_others_is_not_sent_in_a_circle(forecast_bundle, tmp_path, unvalidated):
+    model = onnx.load(forecast_bundle / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"carries no contract.* -o FILE, or export the weights"):
+        selected([tmp_path / "m.onnx"], tmp_path, unvalidated=unvalidated)
 
 
 def test_a_captured_graph_is_timed_only_where_its_buffers_are_bound(forecast_bundle, tmp_path):

@@ -129,7 +129,7 @@ def test_the_version_is_printed():
         (["validate", "none"], "does not exist"),
         (["bench", "none"], "does not exist"),
         (["run", "."], "not a bundle"),
-        (["inspect", "ok.csv"], "is no bundle"),
+        (["inspect", "ok.csv"], "no bundle, .onnx"),
         (["embed"], "needs a bundle"),
         (["embed", "."], "needs --lang, one of python"),
         (["embed", ".", "--lang", "c"], "is not a bundle"),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from lstm_deploy.cli import arguments
-from lstm_deploy.cli.options import TaskOptions
+from lstm_deploy.cli.options import SourceOptions, TaskOptions
 from lstm_deploy.contract.tasks import Classify, Forecast, LanguageModel
 from lstm_deploy.errors import InputError
 
@@ -33,6 +33,12 @@ def test_text_has_a_vocabulary(tmp_path):
 @pytest.mark.parametrize(("text", "part"), [("1%", 0.01), ("0.05", 0.05), (" 100 % ", 1.0), (None, None)])
 def test_parts_are_percentages_or_fractions(text, part):
     assert arguments.part("max-metric-loss", text) == part
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000], ids=["cut", "list", "deep"])
+def test_arguments_of_a_class_that_are_no_json_object_are_refused(text):
+    with pytest.raises(InputError, match=r"--init is not .*write it as"):
+        arguments.origin(Path("m.pt"), SourceOptions(init=text))
 
 
 @pytest.mark.parametrize("text", ["2", "-1%", "x", "nan", "101%"])

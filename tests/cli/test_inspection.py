@@ -1,6 +1,8 @@
+import argparse
 import json
 import zipfile
 
+import modules
 import onnx
 import pytest
 import torch
@@ -45,6 +47,15 @@ def test_an_onnx_file_of_others_is_described_and_linted(tmp_path):
     assert "no LSTM" in found["lint"][0]
 
 
+def test_values_that_are_no_tensors_are_named(tmp_path):
+    """As of classifiers of other libraries, which return a sequence of mappings."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    y = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    assert inspect(tmp_path / "m.onnx")["outputs"] == {"y": "sequence"}
+
+
 @pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
 def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
     state = {f"rnn.{key}": value for key, value in nn.LSTM(3, 4).state_dict().items()}
@@ -53,6 +64,48 @@ def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
     assert found["kind"] == "weights"
     assert found["tensors"]["rnn.weight_ih_l0"] == "float32[16, 3]"
     assert "rnn is an LSTM(3, 4, 1 layers)" in found["inferred"]
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+@pytest.mark.parametrize("name", ["net.jit", "net.pt", "net.torchscript", "net"])
+def test_torchscript_of_others_is_known_by_its_content(tmp_path, name):
+    module = nn.Sequential(nn.LSTM(3, 4, batch_first=True)).eval()
+    torch.jit.trace(module, torch.zeros(1, 2, 3)).save(tmp_path / name)
+    found = inspect(tmp_path / name)
+    assert (found["kind"], found["contract"]) == ("torchscript", None)
+    assert found["tensors"]["0.weight_ih_l0"] == "float32[16, 3]"
+
+
+def test_the_state_of_an_onnx_file_is_told(forecast_bundle):
+    assert inspect(forecast_bundle / "model.onnx")["state"] == [
+        "The state of node_lstm__2 and node_lstm_1__2 is carried: h starts from the input h_in and leaves in the "
+        "output h_out; c starts from the input c_in and leaves in the output c_out."
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_hidden_state_of_pytorchs_own_exporters_is_a_defect(tmp_path, dynamo):
+    module, x = modules.HidesState().eval(), torch.zeros(2, 5, 3)
+    torch.onnx.export(module, (x,), tmp_path / "m.onnx", dynamo=dynamo, verbose=False)
+    found = inspect(tmp_path / "m.onnx")
+    assert any("is hidden: h and c start from zeros on every call" in text for text in found["lint"])
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth.tar", ".cleanrl_model", ""])
+def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix):
+    """Which is another command: `inspect` has no option that would help."""
+    torch.save({"actor": nn.LSTM(3, 4).state_dict(), "critic": nn.LSTM(5, 4).state_dict()}, tmp_path / f"m{suffix}")
+    found = inspect(tmp_path / f"m{suffix}")
+    assert found["recurrent"] == {"actor": "LSTM(3, 4, 1 layers)", "critic": "LSTM(5, 4, 1 layers)"}
+    assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["inferred"][0]
+    torch.save(
+        nn.LSTM(3, 4).state_dict() | {"a.weight": torch.ones(7, 9), "cfg": argparse.Namespace(lr=1)}, tmp_path / "n.pt"
+    )
+    found = inspect(tmp_path / "n.pt")
+    assert found["left_out"] == {"cfg": "argparse.Namespace"}
+    assert "a.weight [7, 9] fits no known place" in found["inferred"][0]
+    assert "tensors:" not in found["inferred"][0]
 
 
 def test_everything_is_json(forecast_bundle, forecaster):

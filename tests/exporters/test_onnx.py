@@ -68,6 +68,12 @@ def test_third_party_modules_are_equal_in_onnx(tmp_path, make):
     assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
 
 
+def test_a_size_that_is_asserted_after_layers_with_strides_stays_right(tmp_path):
+    lifted = lift(modules.ReadsLines().eval(), [TensorSpec.parse("x:float32[batch,seq,8]")])
+    export_onnx(lifted, tmp_path / "m.onnx")
+    assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
+
+
 def test_names_and_axes_are_those_of_the_contract(tmp_path):
     _, model = onnx_of(modules.ReturnsState(), tmp_path / "m.onnx")
     shapes = {
@@ -82,6 +88,17 @@ def test_names_and_axes_are_those_of_the_contract(tmp_path):
         "h_out": [2, "batch", 8],
         "c_out": [2, "batch", 8],
     }
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "rollout.onnx"])
+def test_sizes_inside_have_no_names_of_their_own(lm_bundle, name):
+    """Readers that unify the names of sizes, such as tract, refuse a file whose inner names are the tracer's."""
+    graph = onnx.load(lm_bundle / name).graph
+    inside, declared = (
+        {dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+        for values in (graph.value_info, (*graph.input, *graph.output))
+    )
+    assert inside <= declared
 
 
 def test_weights_are_initializers_so_that_quantizers_find_them(tmp_path):
@@ -125,6 +142,8 @@ def test_a_projection_without_full_rank_is_refused(tmp_path):
         state_forms.CellsInOneTensor,
         state_forms.CalledFromTwoStates,
         state_forms.KeepsInBuffers,
+        state_forms.KeepsForRows,
+        state_forms.KeepsOnceReady,
         state_forms.KeepsOfTwoCells,
     ],
 )

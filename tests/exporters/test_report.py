@@ -69,6 +69,14 @@ def test_artifacts_stand_side_by_side():
     assert rows[1][3:] == ["passed", ""]
 
 
+def test_figures_stand_beside_the_tolerances_that_they_were_held_to():
+    """Artifacts are worst in other columns, of other sizes: a figure that failed may be below another's tolerance."""
+    wide = check(max_abs=5e-3, tolerance=1e-2)
+    narrow = check(artifact="model.torchscript", passed=False, max_abs=2e-3, tolerance=1e-3)
+    ((_, rows),) = report.parity_tables([wide, narrow])
+    assert rows == [["shapes", "y", "each its own", "5.0e-03 of 1.0e-02", "FAILED 2.0e-03 of 1.0e-03"]]
+
+
 def test_failures_say_where():
     parity = ParityReport(
         passed=False,

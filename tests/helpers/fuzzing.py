@@ -4,14 +4,15 @@ import random
 import zipfile
 
 import torch
+from foreign_checkpoints import archive_of
 from safetensors.torch import save_file
 from torch import nn
 
 from lstm_deploy.artifacts.torchscript_archives import extra_files
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import read_weights
 
-KINDS = ("zip", "zip entries", "legacy", "safetensors", "torchscript", "torchscript entries")
+KINDS = ("zip", "zip entries", "legacy", "safetensors", "torchscript", "torchscript entries", "tar", "gz")
 
 
 def fuzz(folder, kind, count, seed):
@@ -21,6 +22,8 @@ def fuzz(folder, kind, count, seed):
     good = folder / ("m.safetensors" if kind == "safetensors" else "m.pt")
     if kind == "safetensors":
         save_file(state, good)
+    elif kind in ("tar", "gz"):
+        archive_of(good, kind, {"one/model.pt": nn.LSTM(3, 4)})
     elif kind == "torchscript":
         torch.jit.save(torch.jit.trace(nn.Sequential(nn.Linear(2, 3)), torch.zeros(1, 2)), good)
     else:

@@ -319,6 +319,31 @@ class Subsamples(nn.Module):
         return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
 
 
+class Strided(OneLSTM):
+    """A frame of five steps at a time, so that six and nine steps make two frames each."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 3, 9, stride=5, padding=4)
+
+    def forward(self, x):
+        return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+
+class ReadsLines(OneLSTM):
+    """As line readers begin: convolutions with strides make one row of pixels of eight, as is asserted."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 3, (4, 2), 1))
+
+    def forward(self, x):
+        features = self.conv(x.transpose(1, 2).unsqueeze(1))
+        _, _, height, _ = features.size()
+        assert height == 1, "the height must be 1"
+        return self.lstm(features.squeeze(2).permute(0, 2, 1))[0]
+
+
 class LooksFarBack(OneLSTM):
     """A causal convolution over 12 steps after the LSTM."""
 

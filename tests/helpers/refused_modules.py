@@ -57,6 +57,39 @@ class BranchesOnSteps(OneLSTM):
         return out
 
 
+class StartsFromAnInput(OneLSTM):
+    """Every call computes the first state from an input."""
+
+    def forward(self, x, past):
+        h0 = torch.tanh(past).unsqueeze(0)
+        return self.lstm(x, (h0, torch.zeros_like(h0)))[0]
+
+
+class StartsAsGiven(OneLSTM):
+    """Takes the first hidden state, and returns no last one."""
+
+    def forward(self, x, first):
+        return self.lstm(x, (first, torch.zeros_like(first)))[0]
+
+
+class FirstCallApart(OneLSTM):
+    """Its first call does something else than later ones, whatever the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.h = self.c = None
+        self.ready = False
+
+    def forward(self, x):
+        if self.h is None:
+            self.h, self.c = torch.zeros(1, len(x), 4), torch.zeros(1, len(x), 4)
+        y, (self.h, self.c) = self.lstm(x, (self.h, self.c))
+        if not self.ready:
+            y = 2 * y
+        self.ready = True
+        return y
+
+
 class Squeezes(OneLSTM):
     """`squeeze()` takes the axis of rows away too where there is one row."""
 

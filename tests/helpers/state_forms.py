@@ -101,6 +101,23 @@ class Stacked(Recurrent):
         return {"state": torch.stack(self.zeros(rows))}
 
 
+class StacksReturned(Recurrent):
+    """Takes a pair, which it hands to a cell as it is, and returns both in one tensor."""
+
+    inputs = STEP
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 8)
+
+    def forward(self, x, state=None):
+        h, c = self.cell(x, state)
+        return self.head(h), torch.stack([h, c])
+
+    def following(self, returned):
+        return {"state": tuple(returned[1])}
+
+
 class Concatenated(Recurrent):
     """`h` and `c` side by side in one tensor, without an axis of layers."""
 
@@ -152,6 +169,18 @@ class DictOfBoth(Recurrent):
 
     def following(self, returned):
         return {"state": returned["state"]}
+
+
+class NamedEntries(Recurrent):
+    """Required, under names of its own."""
+
+    def first(self, rows):
+        h, c = self.zeros(rows)
+        return {"state": {"lstm_c": c, "lstm_h": h}}
+
+    def forward(self, x, state):
+        y, (h, c) = self.lstm(x, (state["lstm_h"], state["lstm_c"]))
+        return self.head(y), {"lstm_h": h, "lstm_c": c}
 
 
 @dataclass
@@ -514,6 +543,40 @@ class KeepsInBuffers(Keeps):
         return self.head(y)
 
 
+class KeepsForRows(Keeps):
+    """Made anew whenever the number of rows or the sampling rate is not that of the call before."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = self.rate = 0
+        self.reset(1)
+
+    def reset(self, rows):
+        self.h, self.c = self.zeros(rows)
+        self.rows = rows
+
+    def forward(self, x):
+        if self.rows != x.shape[0] or self.rate != 16000:
+            self.reset(x.shape[0])
+        y, (self.h, self.c) = self.lstm(x, (self.h, self.c))
+        self.rate = 16000
+        return self.head(y)
+
+
+class KeepsOnceReady(Keeps):
+    """Made at the first call, as a flag says."""
+
+    def __init__(self):
+        super().__init__()
+        self.ready = False
+
+    def forward(self, x):
+        if not self.ready:
+            self.hidden, self.ready = self.zeros(x.size(0)), True
+        y, self.hidden = self.lstm(x, self.hidden)
+        return self.head(y)
+
+
 class KeepsOfTwoCells(nn.Module):
     """Two cells, whose states and the last output are made together at the first call."""
 
@@ -546,6 +609,7 @@ TAKEN = [
     RowsFirst,
     NamedPair,
     DictOfBoth,
+    NamedEntries,
     DataclassPair,
     StateComesFirst,
     HiddenAlone,
@@ -565,4 +629,4 @@ TAKEN = [
     StateOfOneOfTwo,
     NeverCallsOne,
 ]
-KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsOfTwoCells]
+KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsForRows, KeepsOnceReady, KeepsOfTwoCells]

@@ -93,6 +93,11 @@ def test_the_fewest_steps_that_it_runs_on_are_found(make, least, shape):
     assert signature.clamp({"batch": 1, "seq": 1}) == {"batch": 1, "seq": least}
 
 
+def test_an_axis_whose_size_seldom_changes_is_dynamic():
+    signature = lift_module(modules.Strided()).signature
+    assert [spec.shape for spec in signature.outputs] == [("batch", "seq_1", 4)]
+
+
 def test_an_axis_that_vanishes_where_its_size_is_one_is_refused():
     with pytest.raises(LiftingError, match=r"batch 1 the output y has the shape \[4\].*squeeze\(-1\)"):
         lift_module(refused_modules.Squeezes())

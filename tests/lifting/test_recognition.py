@@ -5,7 +5,8 @@ from torch import nn
 
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.recognition import FROM_SCRATCH, recognize
+from lstm_deploy.lifting.recognition import recognize
+from lstm_deploy.lifting.recurrent_weights import FROM_SCRATCH
 from lstm_deploy.lifting.weight_files import clean
 
 

@@ -1,5 +1,7 @@
 """The five systems, written and saved as their authors would, through one command each."""
 
+import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -10,6 +12,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import lstm_deploy
@@ -147,7 +151,7 @@ def test_weights_that_belong_to_no_part_of_the_class_are_left_out_and_reported(t
     """As in a published speaker encoder, whose file also has the scale of its loss."""
     torch.save({**authors.Stock().state_dict(), "loss_scale": torch.ones(1)}, tmp_path / "m.pt")
     for origin in (Origin(path=tmp_path / "m.pt", model=f"{FILE}:Stock"), Origin(path=tmp_path / "m.pt")):
-        assert any("loss_scale" in finding and "left out" in finding for finding in load(origin).findings)
+        assert any("loss_scale" in finding and "not used" in finding for finding in load(origin).findings)
 
 
 def test_a_users_error_is_reported_with_its_line(tmp_path):
@@ -212,3 +216,35 @@ def test_a_contract_that_is_not_the_networks_is_refused(tmp_path, forecast_bundl
             new.writestr(name, content.replace(b'"num_layers":2', b'"num_layers":1') if "contract" in name else content)
     with pytest.raises(InputError, match="contract"):
         load(Origin(path=tmp_path / "m.pt"))
+
+
+def test_what_is_no_file_is_called_what_it_is(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.pt does not exist"):
+        load(Origin(path=tmp_path / "nothing.pt"))
+    for name in ("model.safetensors", "training_args.bin", "optimizer.pt", "config.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"is a folder; give the file of the weights, as model\.safetensors\."):
+        load(Origin(path=tmp_path))
+    (tmp_path / "nested/step10").mkdir(parents=True)
+    for name in ("scaler.pt", "random_states_0.pkl", "step10/mp_rank_00_model_states.pt"):
+        (tmp_path / "nested" / name).touch()
+    with pytest.raises(
+        InputError, match=r"a folder; give the file of the weights, as step10.mp_rank_00_model_states\.pt"
+    ):
+        load(Origin(path=tmp_path / "nested"))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.pt")
+        with pytest.raises(InputError, match="is a pipe or a device; save"):
+            load(Origin(path=tmp_path / "pipe.pt"))
+
+
+def test_sizes_that_no_machine_has_are_refused(tmp_path, forecast_bundle):
+    """A checkpoint of ours that says it has 2**31 units."""
+    source = lstm_deploy.Bundle(forecast_bundle).source_path
+    with safe_open(source, framework="pt") as file:
+        metadata = {
+            key: re.sub(r'"hidden_size":\d+', f'"hidden_size":{2**31}', text) for key, text in file.metadata().items()
+        }
+        save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "m.safetensors", metadata)  # noqa: SIM118
+    with pytest.raises(InputError, match="contradict"):
+        load(Origin(path=tmp_path / "m.safetensors"))

@@ -1,7 +1,10 @@
 import modules
+import pytest
+import refused_modules
 import torch
 
 from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.lifting import lift
 
 
@@ -27,3 +30,14 @@ def test_the_flow_says_where_each_state_is():
     ]
     assert [spec.bounded for spec in states] == [True, False]
     assert lifted.flow.is_authored
+
+
+def test_a_state_that_every_call_computes_is_refused_with_what_to_do():
+    inputs = [TensorSpec.parse("x:float32[batch,seq,3]"), TensorSpec.parse("past:float32[batch,4]")]
+    with pytest.raises(LiftingError, match=r"lstm starts from .* as in forward\(x, past, state\)"):
+        lift(refused_modules.StartsFromAnInput(), inputs)
+    inputs[1] = TensorSpec.parse("first:float32[1,batch,4]")
+    with pytest.raises(LiftingError, match=r"leave first out of the inputs"):
+        lift(refused_modules.StartsAsGiven(), inputs)
+    states = lift(refused_modules.StartsAsGiven(), inputs[:1]).signature.state_inputs
+    assert [spec.name for spec in states] == ["h_in"]

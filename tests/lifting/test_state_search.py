@@ -2,6 +2,8 @@
 
 import modules
 import pytest
+import refused_modules
+import returned_states
 import state_forms
 import torch
 from state_chains import CALLS, ROWS, carried, inputs_of, lifted_of, same
@@ -26,6 +28,16 @@ def test_a_state_goes_in_and_comes_out_where_the_author_has_it(make):
             returned = module(*inputs_of(signature, number), **arguments)
             arguments = module.following(returned)
             assert any(same(y, value) for _, value in flatten(returned))
+
+
+def test_a_state_is_not_taken_in_a_structure_that_the_module_refuses():
+    module, lifted = lifted_of(state_forms.StacksReturned)
+    state = None
+    with torch.no_grad():
+        for number, y in enumerate(carried(lifted)):
+            returned = module(*inputs_of(lifted.signature, number), state)
+            state = tuple(returned[1])
+            assert same(returned[0], y)
 
 
 @pytest.mark.parametrize("make", state_forms.KEPT)
@@ -63,6 +75,18 @@ def test_an_attribute_that_nothing_starts_from_is_no_state():
     lifted = lift(Remembers().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
     assert lifted.signature.states == ()
     assert lifted.signature.state_policy == "reset"
+
+
+def test_what_is_kept_for_plots_beside_a_state_is_no_state():
+    class Plots(returned_states.CacheKept):
+        def forward(self, x, state=None):
+            y, state = super().forward(x, state)
+            self.map, self.mean = y.softmax(-1), y.mean(1)
+            return y, state
+
+    torch.manual_seed(0)
+    lifted = lift(Plots().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert [spec.argument for spec in lifted.signature.states] == ["state[0]", "state[1]", "self.cache"]
 
 
 def test_an_input_that_could_only_act_on_zeros_is_refused_by_name():
@@ -141,3 +165,39 @@ def test_a_state_in_the_batch_first_layout_is_the_same_state(make):
     count = len(lifted.signature.outputs)
     assert all(same(a, b) for a, b in zip(ours[:count], others[:count], strict=True))
     assert all(same(a, b.transpose(0, 1)) for a, b in zip(ours[count:], others[count:], strict=True))
+
+
+def test_a_first_call_that_does_something_else_is_refused():
+    with pytest.raises(LiftingError, match=r"first call of forward does something else .* because of self\.ready"):
+        lift(refused_modules.FirstCallApart().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+
+
+def test_a_required_state_of_unusual_form_is_what_a_method_makes():
+    class Cached(state_forms.Recurrent):
+        def forward(self, x, cache):
+            x = torch.cat([cache["past"], x], 1)
+            y, (h, c) = self.lstm(x[:, :-1] + x[:, 1:], (cache["h"], cache["c"]))
+            return y, {"past": x[:, -1:], "h": h, "c": c}
+
+    class Begins(Cached):
+        def init_state(self, batch_size):
+            h, c = self.zeros(batch_size)
+            return {"past": torch.zeros(batch_size, 1, 3), "h": h, "c": c}
+
+    with pytest.raises(LiftingError, match=r"give the module a method init_state\(batch_size\)"):
+        lifted_of(Cached)
+    _, lifted = lifted_of(Begins)
+    assert [spec.argument for spec in lifted.signature.states] == ['cache["h"]', 'cache["c"]', 'cache["past"]']
+
+
+def test_a_number_that_follows_the_inputs_is_no_part_of_a_kept_state():
+    class Counts(state_forms.Keeps):
+        steps = 0
+
+        def forward(self, x):
+            y, self.hidden = self.lstm(x + 0.1 * self.steps, self.hidden)
+            self.steps = x.shape[1]
+            return self.head(y)
+
+    with pytest.raises(LiftingError, match=r"returns something else, because of self\.steps"):
+        lifted_of(Counts)

@@ -1,17 +1,42 @@
+import subprocess
+import sys
+
+import foreign_checkpoints as foreign
 import pytest
 import torch
 from torch import nn
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.user_code import unpickle_module
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import read_weights
 
 
 def test_a_pickled_module_is_opened_only_by_the_function_for_trusted_files(tmp_path):
-    torch.save(nn.LSTM(3, 4), tmp_path / "m.pth")
+    torch.save(foreign.Net(), tmp_path / "m.pth")
     with pytest.raises(InputError, match="whole module"):
         read_weights(tmp_path / "m.pth")
-    assert isinstance(unpickle_module(tmp_path / "m.pth"), nn.LSTM)
+    assert isinstance(unpickle_module(tmp_path / "m.pth"), foreign.Net)
     torch.save(nn.LSTM(3, 4).state_dict(), tmp_path / "s.pt")
     with pytest.raises(InputError, match="not a module"):
         unpickle_module(tmp_path / "s.pt")
+
+
+def test_a_trusted_pickle_finds_the_classes_of_the_working_directory(tmp_path, monkeypatch):
+    """As the script did that wrote it."""
+    (tmp_path / "home_made.py").write_text("from torch import nn\n\nclass Net(nn.LSTM):\n    pass\n")
+    code = "import torch, home_made; torch.save(home_made.Net(3, 4), 'm.pth')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    assert type(unpickle_module(tmp_path / "m.pth")).__name__ == "Net"
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_trusted_pickle_of_classes_that_are_not_there_is_told_what_helps(tmp_path):
+    (tmp_path / "gone.py").write_text("from torch import nn\n\nclass Net(nn.LSTM):\n    pass\n")
+    code = "import torch, gone; torch.save(gone.Net(3, 4), 'm.pth')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    with pytest.raises(InputError, match=r"No module named 'gone'.*--model FILE\.py:Class.*leave out --trust-pickle"):
+        unpickle_module(tmp_path / "m.pth")
+    torch.save(nn.LSTM(3, 4).state_dict(), tmp_path / "m.pth")
+    with pytest.raises(InputError, match="OrderedDict, not a module; leave out --trust-pickle"):
+        unpickle_module(tmp_path / "m.pth")

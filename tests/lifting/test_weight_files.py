@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.weight_files import read_weights
+from lstm_deploy.lifting.weight_choice import read_weights
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 import re
 
+import modules
 import numpy as np
 import pytest
 
 from lstm_deploy.contract.sampling import sample_inputs
+from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.exporters.onnx import export_onnx
+from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.opening import open_runtime
 from lstm_deploy.runtimes.openvino import OpenVinoRuntime
 
@@ -39,3 +43,17 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"garbage")
     with pytest.raises(InputError, match="OpenVINO cannot read"):
         OpenVinoRuntime(tmp_path / "m.onnx")
+
+
+def test_rows_of_unequal_length_are_refused(tmp_path):
+    """OpenVINO, as onnx's reference evaluator, takes `sequence_lens` and ignores it."""
+    found = pytest.importorskip("openvino", reason='OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+    specs = [TensorSpec.parse("x:float32[batch,seq,3]"), TensorSpec.parse("lengths:int64[batch]")]
+    path = tmp_path / "m.onnx"
+    export_onnx(lift(modules.Packs().eval(), specs), path)
+    ours = open_runtime(path)
+    feeds = {"x": np.ones((2, 7, 3), np.float32), "lengths": np.array([7, 3]), **ours.signature.initial_state(2)}
+    ignoring = found.Core().compile_model(path, "CPU")(feeds)
+    assert np.abs(ignoring["h_out"] - ours.run(feeds)["h_out"]).max() > 1e-3, "OpenVINO has learned it: allow it"
+    with pytest.raises(InputError, match="ignores the lengths of rows"):
+        OpenVinoRuntime(path)

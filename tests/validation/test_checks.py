@@ -37,7 +37,7 @@ def test_a_check_runs_where_all_that_it_needs_is_there():
 
 def test_all_kinds_of_checks_are_made(forecast_bundle):
     names = {check.name for check in Bundle(forecast_bundle).manifest.parity.checks if check.artifact == "model.onnx"}
-    elsewhere = {"runs", "saturation", "lengths", "rollout", "weights"}
+    elsewhere = {"runs", "saturation", "lengths", "rollout", "weights", "structure", "thresholds"}
     assert names == set(NAMES) - elsewhere, "of artifacts that fail, int8, padded batches, rollouts, and `validate`"
 
 

@@ -1,11 +1,22 @@
 import numpy as np
+import torch
+from torch import nn
+from validation_cases import SMALL, reference_of
 
-from lstm_deploy.validation.golden_trace import record_trace, trace_cases
+import lstm_deploy
+from lstm_deploy.validation.golden_trace import record_trace, trace_cases, trace_inputs
 from lstm_deploy.validation.parity_case import run_case
+from lstm_deploy.validation.reference_cases import make_cases
+from lstm_deploy.validation.tolerances import CALM
+
+
+def traced(reference):
+    cases = make_cases(reference, SMALL, [("golden", chain) for chain in trace_inputs(reference.signature)])
+    return [case for case in cases if case.check == "golden"]
 
 
 def test_a_golden_trace_is_a_chain_and_calls_from_states_of_their_own(reference):
-    trace = record_trace(reference)
+    trace = record_trace(traced(reference))
     chains = trace_cases(reference.signature, trace)
     assert [len(case.calls) for case in chains] == [4, 1, 1]
     assert (chains[0].state["h_in"] == 0).all()
@@ -15,3 +26,37 @@ def test_a_golden_trace_is_a_chain_and_calls_from_states_of_their_own(reference)
         for got, expected in zip(run_case(reference, case), case.expected, strict=True):
             for name in expected:
                 np.testing.assert_allclose(got[name], expected[name], rtol=1e-9, atol=1e-12)
+
+
+class Chaotic(nn.Module):
+    """Doubles differences at each step, and is fed what saturates its gates."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 32, 2, batch_first=True)
+        self.fc = nn.Linear(32, 1)
+        with torch.no_grad():
+            for weight in self.lstm.parameters():
+                weight.mul_(6)
+            self.fc.weight.mul_(1e4)
+
+    def forward(self, x):
+        return self.fc(self.lstm(x * 1e3)[0])
+
+
+def test_the_trace_of_a_chaotic_network_keeps_what_pytorchs_own_rounding_does():
+    torch.manual_seed(0)
+    reference = reference_of(Chaotic().eval(), "x:float32[batch,seq,4]")
+    cases = traced(reference)
+    assert max(case.rounding["h_out"] for case in cases) > CALM
+    for before, after in zip(cases, trace_cases(reference.signature, record_trace(cases)), strict=True):
+        assert after.rounding == before.rounding
+
+
+def test_a_chaotic_network_is_exported_and_its_trace_replayed(tmp_path):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        folder = tmp_path / f"{seed}"
+        lstm_deploy.export(Chaotic().eval(), folder, inputs={"x": "float32[batch,seq,4]"})
+        report = lstm_deploy.validate(folder)
+        assert report.passed, [check.detail for check in report.failures]

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 import lstm_deploy
 from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.artifacts.isolation import CrashError
+from lstm_deploy.contract import CONTRACT_KEY
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation import judging
 from lstm_deploy.validation.pipeline import validate
@@ -86,6 +87,65 @@ def test_metadata_that_lies_fails(bundle_copy):
     onnx.save(model, bundle_copy / "model.onnx")
     failure = next(check for check in validate(bundle_copy).failures if check.name == "contract")
     assert "state_policy" in failure.detail
+
+
+def rewritten(path, **changes):
+    """The ONNX file with some fields of the contract inside changed."""
+    model = onnx.load(path)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    contract = json.loads(props[CONTRACT_KEY]) | changes
+    onnx.helper.set_model_props(model, {**props, CONTRACT_KEY: json.dumps(contract)})
+    onnx.save(model, path)
+    return contract
+
+
+Y, RENAMED = ({"name": name, "dtype": "float32", "shape": ["batch", "seq", 2]} for name in "yz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"streaming": "none", "streaming_reason": "bidirectional"}, "Streaming is none, not exact"),
+        ({"outputs": [Y | {"shape": ["batch", "seq", 3]}]}, "The outputs are y: float32[batch, seq, 3], not"),
+        ({"fixed": [{"name": "seq", "size": 7, "reason": "it is"}]}, "The fixed sizes are {'seq': 7}, not none"),
+        ({"least_seq": 3}, "The fewest steps of a call are 3, not 1"),
+    ],
+)
+def test_a_contract_that_contradicts_the_reference_fails_also_where_the_whole_bundle_says_so(tmp_path, changes, said):
+    module = modules.ReturnsState().eval()
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"])
+    contract = rewritten(bundle.path / "model.onnx", **changes)
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["contract"], manifest["artifacts"][0]["sha256"] = contract, sha256(bundle.path / "model.onnx")
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    (check,) = [check for check in validate(bundle.path, reference=module).failures if check.name == "contract"]
+    assert said in check.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"streaming": "none"}, "streaming is 'none', not 'exact'"),
+        ({"outputs": [RENAMED]}, "The graph declares y: float32[batch, seq, 2], not z"),
+        ({"state_layout": "batch-first"}, "The graph declares h_in"),
+    ],
+)
+def test_a_file_whose_contract_contradicts_the_reference_or_its_own_graph_fails(tmp_path, changes, said):
+    module = modules.ReturnsState().eval()
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"])
+    shutil.copy(bundle.path / "model.onnx", tmp_path / "m.onnx")
+    assert validate(tmp_path / "m.onnx", reference=module).passed
+    rewritten(tmp_path / "m.onnx", **changes)
+    (check,) = [check for check in validate(tmp_path / "m.onnx", reference=module).failures if check.name == "contract"]
+    assert said in check.detail
+
+
+def test_a_trace_that_does_not_fit_the_contract_is_refused(bundle_copy):
+    manifest = json.loads((bundle_copy / "manifest.json").read_text())
+    manifest["contract"]["inputs"][0]["name"] = "other"
+    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="does not fit the contract"):
+        validate(bundle_copy)
 
 
 def test_a_failure_is_diagnosed(bundle_copy):

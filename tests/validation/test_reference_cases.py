@@ -6,12 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from properties import examples
+from torch import nn
 from validation_cases import SMALL, reference_of
 
+from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.contract.tasks import Forecast
 from lstm_deploy.errors import InputError
+from lstm_deploy.lifting import sources
 from lstm_deploy.runtimes.torchrt import EagerRuntime
-from lstm_deploy.validation.case_inputs import Effort
+from lstm_deploy.validation.case_inputs import Effort, thresholds
 from lstm_deploy.validation.parity_case import run_case
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
 
 
@@ -43,6 +48,29 @@ def test_the_model_itself_passes_its_own_cases(hidden, layers, bidirectional, ba
         for got, expected in zip(run_case(single, case), case.expected, strict=True):
             for name, value in expected.items():
                 np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_sizes_that_a_model_is_used_at_are_tried_from_the_initial_state_too():
+    task = Forecast(features=("a", "b"), targets=("a",), window=33, horizon=4)
+    module = nn.Sequential(nn.LSTM(2, 4, batch_first=True), First(), nn.Linear(4, 4))
+    lifted = sources.load_module(module, [TensorSpec.parse("x:float32[batch,seq,2]")], task=task).lifted
+    places = {case.where for case in by_check(make_cases(PyTorchReference(lifted), SMALL))["shapes"]}
+    for size in (*(f"batch {batch}, seq 33" for batch in range(1, 9)), "batch 1, seq 4", "batch 1, seq 1"):
+        assert {size, f"{size}, from the initial state"} <= places
+
+
+def test_numbers_that_a_graph_names_are_tried_as_sizes_inputs_and_states(reference):
+    more = [("thresholds", case) for case in thresholds(reference.signature, [7.0, 0.5], SMALL)]
+    places = [case.where for case in by_check(make_cases(reference, SMALL, more))["thresholds"]]
+    for batch, seq in ((6, 3), (7, 3), (8, 3), (1, 6), (1, 7), (1, 8)):
+        assert f"batch {batch}, seq {seq}, from the initial state" in places
+    for value in ("6", "7", "8", "-0.5", "0.5", "1.5"):
+        assert {f"x with {value}", f"h_in with {value}", f"c_in with {value}", f"states of {value}"} <= set(places)
+
+
+class First(nn.Module):
+    def forward(self, outputs):
+        return outputs[0]
 
 
 def test_chunks_and_steps_are_those_of_the_whole(reference):
@@ -77,7 +105,9 @@ class Picky:
 
 def test_shapes_that_the_model_refuses_are_left_out(reference):
     cases = by_check(make_cases(Picky(reference), SMALL))
-    assert [case.where for case in cases["shapes"]] == ["batch 3, seq 5", "from the initial state"]
+    places = [case.where for case in cases["shapes"]]
+    assert places[:3] == ["batch 3, seq 5", "batch 3, seq 5, from the initial state", "batch 2, seq 5"]
+    assert not any(place.startswith("batch 1,") for place in places)
     assert "drift" not in cases
 
 

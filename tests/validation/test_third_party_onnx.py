@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 
+import lstm_deploy
 from lstm_deploy import validate
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.errors import InputError
@@ -121,3 +122,20 @@ def test_a_stock_export_that_hides_its_state_is_reported(stock):
     report = validate(stock / "hidden.onnx", reference=stock / "weights.pt")
     contract = next(check for check in report.failures if check.name == "contract")
     assert "There is no input for h_in: the state is hidden" in contract.detail
+
+
+def test_a_file_that_passes_is_written_with_its_contract(forecast_bundle, forecaster, tmp_path):
+    path = renamed(forecast_bundle / "model.onnx", tmp_path / "other.onnx", THEIRS)
+    assert validate(path, reference=forecaster, output=tmp_path / "mine.onnx").passed
+    y = lstm_deploy.open(tmp_path / "mine.onnx").stream(batch=2).step(np.ones((2, 4), np.float32))
+    assert np.array_equal(y, lstm_deploy.open(forecast_bundle).stream(batch=2).step(np.ones((2, 4), np.float32)))
+    for target, output in ((tmp_path / "mine.onnx", "again.onnx"), (path, "mine.onnx"), (path, "mine.pt")):
+        with pytest.raises(InputError, match="--output|choose another name"):
+            validate(target, reference=forecaster, output=tmp_path / output)
+
+
+def test_a_file_that_fails_is_not_written(forecast_bundle, forecaster, tmp_path):
+    path = renamed(forecast_bundle / "model.onnx", tmp_path / "other.onnx", THEIRS)
+    swapped = {"h_in": "c0", "c_in": "h0"}
+    assert not validate(path, reference=forecaster, names=swapped, output=tmp_path / "mine.onnx").passed
+    assert not (tmp_path / "mine.onnx").exists()

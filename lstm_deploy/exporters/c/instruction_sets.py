@@ -134,8 +134,9 @@ INTEGERS = (
         name="dotprod",
         guard="defined(DOTPROD)",
         supported="DOTPROD",
-        target='__attribute__((target("arch=armv8.2-a+dotprod")))',
+        target="DOTPROD_TARGET",
         vectors=NEON,
         type="int8_t",
     ),
+    IntegerInstructionSet("neon", NEON.guard, NEON.supported, NEON.target, vectors=NEON, type="int8_t"),
 )

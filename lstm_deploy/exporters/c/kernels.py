@@ -12,8 +12,8 @@ Both are within 4e-7 of libm in float32, relative to the value.
 In int8, each row of a gate has its own scale; inputs and `h` are rounded at every step, to 127 levels of the largest
 among them. Sums are exact in 32 bits, so all instruction sets round alike. Bytes lie in groups of four inputs, for
 `ROW` sums each, which one instruction of VNNI or dotprod adds up. VNNI takes inputs from 0 to 255, so they are 128
-more there, and the sums start from a correction (`starts`). AVX2 has no such instruction that cannot overflow, and
-multiplies in 16 bits.
+more there, and the sums start from a correction (`starts`). AVX2 has no such instruction that cannot overflow, nor has
+NEON without dotprod, so they multiply in 16 bits.
 """
 
 from collections.abc import Iterable

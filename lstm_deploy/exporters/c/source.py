@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lstm_deploy.artifacts import environment
 from lstm_deploy.contract import (
     C_BYTES,
     CONTRACT_KEY,
@@ -59,6 +60,7 @@ class SourceFiles:
             "model.c",
             interface=interface,
             contract_key=CONTRACT_KEY,
+            producer=environment.writers(),
             contract=interface.signature.to_json().replace("/", "\\/"),  # so that nothing in it ends the comment
             header=header,
             helpers=translator.helpers,

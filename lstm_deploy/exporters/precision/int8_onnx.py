@@ -7,7 +7,7 @@ saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbour
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     weights: WeightRange = "paired"
     per_channel: bool = True
     """A scale for each row of a gate, not one for the whole matrix: one large weight then costs only its own row."""
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> "Settings":
+        """The settings that `described` names so."""
+        signed: WeightRange = "full" if described["cpus"] == "with VNNI" else "paired"
+        weights: WeightRange = "unsigned" if described["weights"] == "uint8" else signed
+        return cls(weights=weights, per_channel=described["scales"] == "per channel")
 
     def described(self) -> dict[str, Any]:
         """The settings as messages and the manifest name them."""

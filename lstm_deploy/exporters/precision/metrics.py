@@ -56,6 +56,21 @@ def difference(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> t
     return max(_difference(outputs[name], expected[name]) for name in expected)
 
 
+def decisions_changed(
+    signature: Signature, outputs: Mapping[str, Array], expected: Mapping[str, Array]
+) -> float | None:
+    """The part of all entries in which another column of the first output is the largest: a class, or the next token.
+
+    None where no column stands for a choice: for a forecast, and for a single column.
+    """
+    spec = signature.outputs[0]
+    columns = spec.shape[-2:-1] if spec.shape[-1:] == ("seq",) else spec.shape[-1:]
+    is_choice = all(isinstance(size, int) and size > 1 for size in columns) and spec.dtype.startswith("float")
+    if not columns or not is_choice or isinstance(signature.task, Forecast):
+        return None
+    return float(np.mean(outputs[spec.name].argmax(-1) != expected[spec.name].argmax(-1)))
+
+
 def _difference(outputs: Array, expected: Array) -> tuple[float, float]:
     ours, theirs = outputs.astype(np.float64), expected.astype(np.float64)
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):

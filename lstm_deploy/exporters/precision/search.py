@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from lstm_deploy.contract import LSTM
+from lstm_deploy.contract import LSTM, Signature
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.int8_onnx import Settings, quantizable_nodes
@@ -39,6 +39,8 @@ class Candidate(NamedTuple):
     loss: float
     difference: float
     cosine: float
+    changed: float | None
+    """The part of decisions that are others; None where the outputs are no decisions."""
     problem: str
     """Why it is not within the budget; empty if it is."""
 
@@ -57,25 +59,26 @@ class Evaluator:
         self.data, self.cases = data, cases
         default = MAX_METRIC_LOSS if data.truth else MAX_DIFFERENCE
         self.max_loss = default if max_loss is None else max_loss
-        self.float32 = self._measured(float32, "float32")
+        self.float32, self.signature = self._measured(float32, "float32")
 
     def evaluate(
         self, path: Path, precision: str, settings: dict[str, Any] | None = None, kept: Sequence[str] = ()
     ) -> Candidate:
         """The loss of an artifact, and whether that is within the budget."""
-        measured = self._measured(path, precision)
+        measured, _ = self._measured(path, precision)
         difference, cosine = metrics.difference(measured.outputs, self.float32.outputs)
+        changed = metrics.decisions_changed(self.signature, measured.outputs, self.float32.outputs)
         loss = difference
         if measured.metric is not None and self.float32.metric is not None:
             loss = metrics.loss(self.data.metric, measured.metric, self.float32.metric)
         problem = self._over_budget(loss) if loss > self.max_loss else self._failure(path, precision)
         return Candidate(
-            path, precision, settings or {}, tuple(kept), measured.metric, loss, difference, cosine, problem
+            path, precision, settings or {}, tuple(kept), measured.metric, loss, difference, cosine, changed, problem
         )
 
-    def _measured(self, path: Path, precision: str) -> Measured:
+    def _measured(self, path: Path, precision: str) -> tuple[Measured, Signature]:
         with closing(open_emulating(path, precision, "cpu")) as runtime:
-            return metrics.measure(runtime, self.data)
+            return metrics.measure(runtime, self.data), runtime.signature
 
     def _over_budget(self, loss: float) -> str:
         problem = f"its outputs differ from float32's by {_percent(loss)} of how much these vary"

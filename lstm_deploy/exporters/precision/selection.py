@@ -184,6 +184,7 @@ class LowerPrecision:
             max_loss=evaluator.max_loss,
             difference=candidate.difference,
             cosine=candidate.cosine,
+            decisions_changed=candidate.changed,
             tried=tuple(other.summary() for other in tried),
             **timed,
         )

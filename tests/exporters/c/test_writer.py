@@ -153,15 +153,28 @@ def test_it_is_clean_under_sanitizers(name, int8, system, tmp_path):
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("cpu", ["max", "cortex-a57"])
-def test_it_is_the_same_on_arm64(cpu, int8, system, tmp_path):
+@pytest.mark.parametrize("compiler", [("aarch64-linux-gnu-gcc",), ("clang", "--target=aarch64-linux-gnu")])
+def test_it_is_the_same_on_arm64(compiler, cpu, int8, system, tmp_path):
     """`max` has dotprod; the other has none."""
-    need("aarch64-linux-gnu-gcc", "qemu-aarch64")
+    need("aarch64-linux-gnu-gcc", "qemu-aarch64")  # clang takes its headers and libraries
     onnx, path = system("wide head", int8=int8)
     feeds = feeds_of(onnx.signature, 2, 40)
     runner = ("qemu-aarch64", "-cpu", cpu)
-    got = run_program(path, feeds, tmp_path / "p", ("aarch64-linux-gnu-gcc",), (*STRICT, "-O2", "-static"), runner)
+    got = run_program(path, feeds, tmp_path / "p", compiler, (*STRICT, "-O2", "-static"), runner)
     assert_equal(got, opened(path).run(feeds), 1e-5 if not int8 else 1e-4)
     assert_equal(got, onnx.run(feeds), 1e-5 if not int8 else 2e-2)
+
+
+@pytest.mark.parametrize("compiler", [("aarch64-linux-gnu-gcc",), ("clang", "--target=aarch64-linux-gnu")])
+def test_arm64_has_kernels_for_int8_with_and_without_dotprod(compiler, system, tmp_path):
+    need("aarch64-linux-gnu-gcc", compiler[0])
+    _, path = system("stock", int8=True)
+    assembly = subprocess.run(
+        [*compiler, "-O2", "-S", path, "-o", "-"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "sdot" in assembly
+    assert "smull" in assembly
+    assert "getauxval" in assembly  # which of the two is seen while the program runs
 
 
 def test_steps_sequences_and_rows_agree(system):

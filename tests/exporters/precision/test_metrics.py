@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lstm_deploy.contract import Forecast, Signature, TensorSpec
 from lstm_deploy.exporters.precision import metrics
 
 floats = hnp.arrays(np.float64, (7, 3), elements=st.floats(-100, 100))
@@ -42,3 +43,31 @@ def test_the_output_with_the_largest_difference_is_reported():
     expected = {name: rng.standard_normal((50, 2)) for name in ("right", "wrong")}
     off, _ = metrics.difference({**expected, "wrong": -expected["wrong"]}, expected)
     assert off > 1.9
+
+
+def signature(*shape, task=None):
+    y = TensorSpec(name="y", dtype="float32", shape=shape)
+    return Signature(inputs=(), outputs=(y,), recurrent=(), task=task)
+
+
+@pytest.mark.parametrize("shape", [("batch", 3), ("batch", "seq", 3), ("batch", 3, "seq")])
+def test_decisions_are_told_apart_from_numbers_that_move(shape):
+    """A difference that a cosine does not show changes the decisions of a network that is not sure."""
+    expected = np.tile([1.0, 1.001, 0.0], (100, 1))
+    outputs = expected.copy()
+    outputs[:35, 0] += 0.002
+    _, cosine = metrics.difference({"y": outputs}, {"y": expected})
+    assert cosine > 0.999999
+    assert metrics.decisions_changed(signature(*shape), {"y": outputs}, {"y": expected}) == pytest.approx(0.35)
+    assert metrics.decisions_changed(signature(*shape), {"y": expected}, {"y": expected}) == 0
+
+
+@pytest.mark.parametrize("shape", [("batch",), ("batch", 1), ("batch", "seq"), ("batch", "seq", 1)])
+def test_outputs_without_columns_are_no_decisions(shape):
+    assert metrics.decisions_changed(signature(*shape), {"y": np.ones((9, 1))}, {"y": np.ones((9, 1))}) is None
+
+
+def test_a_forecast_is_no_decision():
+    task = Forecast(features=("a", "b"), targets=("a", "b"), window=9, horizon=1)
+    given = {"y": np.ones((9, 2))}
+    assert metrics.decisions_changed(signature("batch", 2, task=task), given, given) is None

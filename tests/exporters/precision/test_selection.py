@@ -19,7 +19,7 @@ from lstm_deploy.exporters.precision import selection
 from lstm_deploy.exporters.precision.options import PrecisionOptions
 from lstm_deploy.lifting.sources import Origin
 from lstm_deploy.runtimes import opening
-from lstm_deploy.validation import pipeline as validation
+from lstm_deploy.validation import pipeline as validation, weights
 from lstm_deploy.validation.case_inputs import QUICK
 
 INPUTS = {"x": "float32[batch,seq,4]"}
@@ -79,6 +79,41 @@ def test_int8_artifacts_carry_their_evidence(net, tmp_path):
     exact = lstm_deploy.open(bundle.path).stream()
     x = np.ones((1, 4), np.float32)
     assert 0 < np.abs(stream.step(x) - exact.step(x)).max() < 0.01
+
+
+class SquareHead(Net):
+    """Its matrix has the same shape when it is transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(self.lstm.hidden_size, self.lstm.hidden_size)
+
+
+def test_what_export_proves_is_what_validate_proves(tmp_path, quick):
+    torch.manual_seed(0)
+    module = SquareHead().eval()
+    bundle = lstm_deploy.export(module, tmp_path / "out", inputs=INPUTS, formats=["onnx"], quantize="int8")
+    proven = {(check.artifact, check.name) for check in bundle.manifest.parity.checks}
+    report = lstm_deploy.validate(bundle, reference=module)
+    assert report.passed, report.failures
+    assert ("model.int8.onnx", "weights") in proven
+    later = {(check.artifact, check.name) for check in report.checks if "int8" in check.artifact} - proven
+    assert later == {("model.int8.onnx", "structure")}, "which of a file just written is that of a file just written"
+    assert 0 <= bundle.find("onnx", "int8").evidence.decisions_changed < 0.2
+    assert "of decisions changed" in (bundle.path / "report.md").read_text(encoding="utf-8")
+
+
+def test_int8_that_fails_a_check_is_left_out(net, tmp_path, quick, monkeypatch):
+    def problems(path, _):
+        return ["lstm is another."] if "int8" in path.name else []
+
+    monkeypatch.setattr(weights, "weight_problems", problems)
+    with pytest.raises(ParityError, match="model.int8.onnx is left out: lstm is another"):
+        lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, formats=["onnx"], quantize="int8")
+    bundle = Bundle(tmp_path / "out")
+    assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.onnx"]
+    assert not (bundle.path / "model.int8.onnx").exists()
+    assert bundle.manifest.parity.passed
 
 
 @pytest.mark.whole

@@ -42,6 +42,7 @@ def test_a_vocabulary_is_read_in_the_order_of_its_tokens(tmp_path, text, name, c
         ('{"a": 0, "b": 0}', "v.json", True, "tokens 0 to 1, each once"),
         ('{"a": "x"}', "v.json", True, "tokens 0 to 0, each once"),
         ("{", "v.json", True, "not JSON"),
+        pytest.param("[" * 100_000, "v.json", True, "not JSON", id="deep"),
         ('["ab"]', "v.json", True, "'ab', which is not one character"),
         ('["a", ""]', "v.json", False, "not a list of entries"),
         ("a b a", "v.txt", False, "an entry twice"),
