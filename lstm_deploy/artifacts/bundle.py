@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 REPORT = "report.md"
 REPORT_PLOTS = "report"
+MOST_ARTIFACTS = 100
+"""More of them in a manifest, each of which would be read, are there to keep a reader busy."""
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -182,6 +184,10 @@ class Bundle:
         self.manifest.contract.check(f"The contract of {self.path}")
         if not self.manifest.artifacts:
             raise InputError(f"The manifest of {self.path} lists no artifact; export the model again.")
+        if (count := len(self.manifest.exported)) > MOST_ARTIFACTS:
+            raise InputError(
+                f"The manifest of {self.path} lists {count:,} artifacts, as no export does; do not use it."
+            )
 
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r})"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -100,7 +101,7 @@ def require_file(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; raises `InputError` for a pipe, which can be read only once."""
-    if path.exists() and not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         raise InputError(f"{path} is not a file that can be read twice; write it to one first.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -100,6 +100,7 @@ def train(
     json: JsonFlag = False,
 ) -> None:
     """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
+    from lstm_deploy.artifacts import check_output, check_parent
     from lstm_deploy.training import is_rank_zero
 
     if task is None:

@@ -64,6 +64,12 @@ def checked(
     return converted
 
 
+def check_finite(signature: Signature, feeds: Feeds) -> None:
+    """Raise `InputError` for NaN and infinities in complete feeds."""
+    for spec in (*signature.inputs, *signature.state_inputs):
+        _check_finite(feeds[spec.name], spec)
+
+
 def as_array(value: ArrayLike) -> Array:
     """An array; raises `InputError` for what is none, and for masked entries, which NumPy would take for numbers."""
     if _has_masked(value):

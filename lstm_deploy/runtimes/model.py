@@ -8,7 +8,7 @@ from threading import Lock
 from lstm_deploy.artifacts import Artifact, Bundle, restore
 from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_rollout_inputs, rollout_contract
 from lstm_deploy.errors import InputError, machine_limits
-from lstm_deploy.runtimes.input_checks import complete_feeds
+from lstm_deploy.runtimes.input_checks import check_finite, complete_feeds
 from lstm_deploy.runtimes.opening import RUNTIMES, open_runtime
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.stepping import unroll
@@ -92,8 +92,11 @@ class Model:
         same. Raises `InputError` for a model that cannot feed itself, and for inputs as `run` does.
         """
         loaded = self.runtime(provider, precision, runtime)
-        completed = complete_feeds(self.rollout_contract, feeds, allow_nan=allow_nan)
-        check_rollout_inputs(self.rollout_contract, completed)
+        contract = self.rollout_contract
+        completed = complete_feeds(contract, feeds, allow_nan=True)
+        check_rollout_inputs(contract, completed)  # first, as it says more of noise and temperature
+        if not allow_nan:
+            check_finite(contract, completed)
         if loaded.signature.rollout:  # the file that was opened is one
             return loaded.run(completed)
         rollout = loaded.rollout or self._rollout_file(provider, precision, runtime)

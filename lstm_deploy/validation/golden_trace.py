@@ -78,6 +78,6 @@ def golden_cases(bundle: Bundle) -> list[ParityCase]:
     try:
         if cases := trace_cases(bundle.signature, read_npz(path)):
             return cases
-    except (KeyError, ValueError):  # names and sizes that are not the contract's
+    except (LookupError, ValueError):  # names and sizes that are not the contract's
         pass
     raise InputError(f"{path} does not fit the contract in {MANIFEST}; export the model again.")

@@ -241,3 +241,10 @@ def test_files_of_no_bundle_are_not_held_against_any(bundle_copy, tmp_path):
     check_unchanged(tmp_path / "model.onnx")
     (bundle_copy / "mine.onnx").write_bytes(b"other")
     check_unchanged(bundle_copy / "mine.onnx")
+
+
+def test_a_manifest_of_countless_artifacts_is_refused(bundle_copy):
+    manifest = json.loads((bundle_copy / MANIFEST).read_text(encoding="utf-8"))
+    edit(bundle_copy, artifacts=manifest["artifacts"] * 1000)
+    with pytest.raises(InputError, match="lists 2,00. artifacts, as no export does"):
+        Bundle(bundle_copy)

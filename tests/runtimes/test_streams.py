@@ -228,7 +228,7 @@ def test_rows_move_from_one_stream_to_another(model, x):
     np.testing.assert_allclose(y, one.step(x[:, 0]), rtol=1e-5)
     with pytest.raises(InputError, match=r"h_in is float32\[2, 2, 8\]; feed h_in: float32\[2, batch, 8\] with batch 1"):
         other.set_rows(0, one.get_rows([0, 1]))
-    with pytest.raises(InputError, match="has no 'c_in'"):
+    with pytest.raises(InputError, match="The state has no 'c_in'"):
         other.set_rows(0, {"h_in": np.zeros((2, 1, 8))})
 
 

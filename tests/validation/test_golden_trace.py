@@ -1,10 +1,14 @@
 import numpy as np
+import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 from validation_cases import SMALL, reference_of
 
 import lstm_deploy
-from lstm_deploy.validation.golden_trace import record_trace, trace_cases, trace_inputs
+from lstm_deploy.artifacts import Bundle
+from lstm_deploy.errors import InputError
+from lstm_deploy.validation.golden_trace import golden_cases, record_trace, trace_cases, trace_inputs
 from lstm_deploy.validation.parity_case import run_case
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.tolerances import CALM
@@ -60,3 +64,18 @@ def test_a_chaotic_network_is_exported_and_its_trace_replayed(tmp_path):
         lstm_deploy.export(Chaotic().eval(), folder, inputs={"x": "float32[batch,seq,4]"})
         report = lstm_deploy.validate(folder)
         assert report.passed, [check.detail for check in report.failures]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda contract: replace(contract, states=(replace(contract.state_specs[0], name="s"),)),
+        lambda contract: replace(contract, inputs=(replace(contract.inputs[0], name="other"),)),
+        lambda contract: replace(contract, inputs=(*contract.inputs, replace(contract.inputs[0], name="other"))),
+        lambda contract: replace(contract, recurrent=(), states=()),
+    ],
+)
+def test_a_trace_that_does_not_fit_the_contract_is_told(bundle_copy, change):
+    Bundle(bundle_copy).update(contract=change(Bundle(bundle_copy).signature))
+    with pytest.raises(InputError, match=r"golden\.npz does not fit the contract"):
+        golden_cases(Bundle(bundle_copy))
