@@ -107,7 +107,6 @@ def train(
         raise InputError("What is to be learned? Give --task forecast, lm or classify.")
     given = {field: getattr(recipe, option) for field, option in OPTIONS.items()}
     chosen = make_recipe(task, **given)
-    from lstm_deploy.artifacts import check_output, check_parent
 
     output = output or Path(f"{data.data or (file.stem if file else '') or 'model'}.safetensors")
     _check_data(task, file, data, given)
