@@ -54,6 +54,8 @@ def _copy_archive(source: Path, target: Path) -> None:
     PyTorch numbers classes in the order in which a process makes them; here they are numbered from 0.
     """
     reader, writer = torch._C.PyTorchFileReader(str(source)), torch._C.PyTorchFileWriter(str(target))
+    # Operators mean what they meant in this version: before 4, a division of integers was cut off.
+    writer.set_min_version(int(reader.get_record("version")))
     records = [name for name in reader.get_all_records() if not _LEFT_OUT.fullmatch(name)]
     found = {int(match[1]) for name in records for match in _NUMBERED.finditer(name.encode())}
     numbers = {b"%d" % number: b"%d" % position for position, number in enumerate(sorted(found))}
