@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import reduce
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -163,7 +164,10 @@ class Kept(NamedTuple):
 @contextmanager
 def attributes_set(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Callable[[str], Any]]:
     """Within the block, attributes of `module` (by path) have these values; yields a function that reads one."""
-    places = {path: (module.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in values}
+    places = {}
+    for path in values:
+        *owners, name = path.split(".")
+        places[path] = (reduce(getattr, owners, module), name)
     before = {path: getattr(owner, name, None) for path, (owner, name) in places.items()}
     try:
         for path, value in values.items():

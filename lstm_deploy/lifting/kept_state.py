@@ -1,6 +1,6 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,14 +8,16 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, KeptNumber, StateArgument, flatten, numbered
+from lstm_deploy.lifting.calling import KEPT, KeptNumber, StateArgument, attributes_set, flatten, numbered
+from lstm_deploy.lifting.data_flow import DataFlow
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
-from lstm_deploy.lifting.state_parts import Usual
 from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
 from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of, structure_of
 
 _NUMBERS = bool | int | float | str | None
+_KEPT_REMEDY = "keep a state in tensors of floats with an axis of rows, or let forward take and return it."
+_OTHER_NUMBERS = (0, 1, 100, 10_000)
 REPEATED = 4
 """How often a module is called to see whether it keeps anything: what one call keeps, another may only pass on."""
 
@@ -57,23 +59,32 @@ def find_kept_state(probe: ModuleProbe) -> None:
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
     if any(argument.attribute for argument in probe.convention.state):
         probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
+    acting = _acting(probe, probe.sizes)
+    _check_others(probe, acting)
+    others = [_acting(probe, sizes) for sizes in _other_steps(probe)]
     for argument in [argument for argument in probe.convention.state if argument.attribute]:
-        matters = _matters(probe, probe.sizes, argument)
-        if any(_matters(probe, sizes, argument) != matters for sizes in _other_steps(probe)):
+        acts = argument.attribute in acting
+        if any((argument.attribute in of_others) != acts for of_others in others):
             raise some_steps_only(probe, argument.root)
-        if not matters:
+        if not acts:
             rest = tuple(other for other in probe.convention.state if other is not argument)
             probe.convention = replace(probe.convention, state=rest)
         elif probe.has_rows and any("batch" not in leaf.dims for _, leaf in leaves_of(argument.structure)):
-            rows = next(leaf.dims[-2:][0] for _, leaf in leaves_of(argument.structure) if "batch" not in leaf.dims)
-            fixed = [rows if dim == "batch" else dim for dim in probe.inputs[0].shape]
             raise LiftingError(
                 f"forward keeps a state in {argument.root}, whose shape does not follow the number of rows, so it "
-                "cannot be an input; give it an axis of rows, or give their number, as in "
-                f"{replace(probe.inputs[0], shape=tuple(fixed))}."
+                f"cannot be an input; give it an axis of rows{_rows_remedy(probe, argument)}."
             )
     _check_kept_as_given(probe)
     _check_first_call(probe)
+
+
+def _rows_remedy(probe: ModuleProbe, argument: StateArgument) -> str:
+    """How to fix the number of rows, if that is seen from the state."""
+    fixed = [leaf.dims[-2] for _, leaf in leaves_of(argument.structure) if "batch" not in leaf.dims and leaf.dims[1:]]
+    if not fixed:
+        return ""
+    shape = tuple(fixed[0] if dim == "batch" else dim for dim in probe.inputs[0].shape)
+    return f", or give their number, as in {replace(probe.inputs[0], shape=shape)}"
 
 
 def check_repeatable(probe: ModuleProbe) -> None:
@@ -85,10 +96,9 @@ def check_repeatable(probe: ModuleProbe) -> None:
     if all(_same(first, other) for other in later):
         return
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
-    names = " and ".join(f"self.{path}" for path in changed) or "what it keeps"
+    names = _and(changed) or "what it keeps"
     raise LiftingError(
-        f"A later call of forward returns something else, because of {names}, which cannot be an input; keep a state "
-        "in tensors of floats with an axis of rows, or let forward take and return it."
+        f"A later call of forward returns something else, because of {names}, which cannot be an input; {_KEPT_REMEDY}"
     )
 
 
@@ -126,7 +136,7 @@ def _check_first_call(probe: ModuleProbe) -> None:
     first = probe.record(probe.sizes, state=zeros).returned
     probe.convention = replace(probe.convention, numbers=numbers)
     if not _same(first, later):
-        names = " and ".join(f"self.{number.attribute}" for number in numbers)
+        names = _and(number.attribute for number in numbers)
         raise LiftingError(
             f"The first call of forward does something else than later ones with the same state, because of {names}; "
             "let it start from zeros as later calls do."
@@ -161,17 +171,74 @@ def _other_steps(probe: ModuleProbe) -> list[dict[str, int]]:
     return [{**probe.sizes, "seq": steps} for steps in (probe.least_seq, 2 * probe.sizes["seq"])]
 
 
-def _matters(probe: ModuleProbe, sizes: Mapping[str, int], argument: StateArgument) -> bool:
-    """Whether a tensor of an argument of the state reaches an LSTM's start, or changes what is returned."""
-    numbers = next(numbers for other, numbers in numbered(probe.convention.state) if other is argument)
-    try:
-        for seed in range(3):  # an input such as a flag may hide it
-            usual = Usual(probe, sizes, seed)
-            if any(usual.reached(number) or usual.matters(number) for number in numbers):
-                return True
-    except LiftingError:
-        pass
-    return False
+def _acting(probe: ModuleProbe, sizes: Mapping[str, int]) -> set[str]:
+    """Which of the attributes that a call changes act on what a later call returns: their paths.
+
+    That may be by way of another of them. Seen from the data flow of a second call, as values may hide it.
+    """
+    convention, module = probe.convention, shared_copy(probe.original)
+    state = probe.leaves(sizes) if convention.state else None
+    changed = probe.kept_attributes(sizes, state)
+    probe.run_on(module, sizes, state=state)
+    others = {path: tensors for path, tensors in _contents(module).items() if path in changed}
+    kept = {argument.attribute: numbers for argument, numbers in numbered(convention.state) if argument.attribute}
+    of_state = {path: [(state or [])[number] for number in numbers] for path, numbers in kept.items()}
+    with DataFlow({**others, **of_state}) as flow:
+        returned = flatten(probe.run_on(module, sizes, state=state))
+    after = {path: tensors for path, tensors in _contents(module).items() if path in others}
+    after |= {path: [x for keys, x in returned if keys[:2] == (KEPT, f"self.{path}")] for path in kept}
+    acting = set(flow.of_numbers | flow.labels(x for keys, x in returned if keys[:1] != (KEPT,)))
+    reached = [argument.root for argument in convention.state if argument.parameter]
+    acting |= flow.labels(x for keys, x in returned if keys[:1] == (KEPT,) and keys[1] in reached)
+    while more := flow.labels(x for path in acting for x in after.get(path, ())) - acting:
+        acting |= more
+    return acting
+
+
+def _contents(module: torch.nn.Module) -> dict[str, list[Tensor]]:
+    """The tensors in each attribute, by its path."""
+    return {path: [tensor for _, tensor in flatten(value)] for path, value in attributes_of(module).items()}
+
+
+def _check_others(probe: ModuleProbe, acting: set[str]) -> None:
+    """Raise `LiftingError` for attributes that act on later calls and cannot be inputs: numbers, flags, indices."""
+    settled = {argument.attribute for argument in probe.convention.state}
+    settled |= {number.attribute for number in probe.convention.numbers}
+    if others := {*acting, *_acting_numbers(probe)} - settled:
+        raise LiftingError(
+            f"forward keeps {_and(others)} from call to call, which acts on later calls and cannot be an input; "
+            f"{_KEPT_REMEDY}"
+        )
+
+
+def _acting_numbers(probe: ModuleProbe) -> set[str]:
+    """The numbers and flags that calls change and that act on what a later call returns."""
+    state = probe.leaves(probe.sizes) if probe.convention.state else None
+    module = shared_copy(probe.original)
+    snapshots = [attributes_of(module)]
+    for seed in range(2):
+        probe.run_on(module, probe.sizes, seed, state=state)
+        snapshots.append(attributes_of(module))
+    usual = flatten(probe.run_on(shared_copy(module), probe.sizes, state=state))
+    acting = set()
+    for path, number in snapshots[-1].items():
+        values = [snapshot.get(path) for snapshot in snapshots]
+        if not isinstance(number, bool | int | float) or all(value == number for value in values):
+            continue
+        for other in (not number,) if isinstance(number, bool) else _OTHER_NUMBERS:
+            try:
+                with attributes_set(module := shared_copy(module), {path: other}):
+                    returned = flatten(probe.run_on(module, probe.sizes, state=state))
+            except LiftingError:
+                continue  # it can have no such value
+            if not _same(usual, returned):
+                acting.add(path)
+                break
+    return acting
+
+
+def _and(paths: Iterable[str]) -> str:
+    return " and ".join(f"self.{path}" for path in sorted(paths))
 
 
 def _is_other(value: Any, before: Any) -> bool:

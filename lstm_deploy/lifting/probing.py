@@ -1,6 +1,7 @@
 """Runs of a module as its author wrote it, to find the sizes it takes and the states that its LSTMs are given."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten, state_leaves
+from lstm_deploy.lifting.data_flow import DataFlow
 from lstm_deploy.lifting.derived_weights import Weights, check_constant
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.packing import Packing
@@ -206,12 +208,22 @@ class ModuleProbe:
         attributes = attributes_of(self.original)
         return [attributes.get(argument.attribute) for argument in self.convention.state if argument.attribute]
 
-    def kept_attributes(self, sizes: Mapping[str, int]) -> dict[str, Any]:
-        """The attributes with tensors that a call changes, by path, as they are after it."""
-        module = shared_copy(self.original)
-        before = {path: cloned(value) for path, value in attributes_of(module).items()}
-        self._run(lambda: module, sizes)
-        return {path: value for path, value in attributes_of(module).items() if differ(value, before.get(path))}
+    def kept_attributes(self, sizes: Mapping[str, int], state: Sequence[Tensor] | None = None) -> dict[str, Any]:
+        """The attributes with tensors that follow from what calls are given, by path, as they are after one call.
+
+        Others that a call makes, as a mask for this number of steps, are no state.
+        """
+        module, inputs = shared_copy(self.original), self.tensors(sizes)
+        if state is None and self.requires_state:
+            state = self.leaves(sizes)
+        with DataFlow({"call": [*inputs, *(state or ())]}) as flow:
+            self._run(lambda: module, sizes, inputs=inputs, state=state)
+        first = {path: cloned(value) for path, value in attributes_of(module).items()}
+        tensors = {path: [tensor for _, tensor in flatten(value)] for path, value in attributes_of(module).items()}
+        follow = {path for path in tensors if flow.labels(tensors[path])}
+        self._run(lambda: module, sizes, seed=1, state=state)
+        second = attributes_of(module)
+        return {path: value for path, value in first.items() if path in follow or differ(value, second.get(path))}
 
     def tensors(
         self, sizes: Mapping[str, int], seed: int | None = 0, lengths: Sequence[int] | None = None
@@ -312,14 +324,34 @@ def dynamic_dims(specs: Iterable[TensorSpec]) -> set[str]:
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:
-    """What the modules in a module hold beside parameters and submodules, buffers included, by path."""
+    """What the modules in a module hold beside parameters and submodules, buffers included, by path.
+
+    Of objects of a user's own classes, what they hold.
+    """
     own = {"_parameters", "_buffers", "_modules", "training", "calls", *vars(nn.Module())}
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, child in module.named_modules()
-        for name, value in (*vars(child).items(), *child._buffers.items())
-        if name not in own
-    }
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def add(path: str, value: Any) -> None:
+        if not _is_plain_object(value):
+            found[path] = value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            for name, child in vars(value).items():
+                add(f"{path}.{name}", child)
+
+    for path, child in module.named_modules():
+        for name, value in (*vars(child).items(), *child._buffers.items()):
+            if name not in own:
+                add(f"{path}.{name}" if path else name, value)
+    return found
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Whether a value is an object of a class that is neither PyTorch's nor a structure of tensors."""
+    if isinstance(value, nn.Module | Tensor | type | Mapping | tuple | list) or callable(value):
+        return False
+    return hasattr(value, "__dict__") and not is_dataclass(value)
 
 
 def differ(a: Any, b: Any) -> bool:
