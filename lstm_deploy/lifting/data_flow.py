@@ -17,14 +17,14 @@ _OVERWRITES = ("copy_", "fill_", "zero_")
 _TO_PYTHON = ("_local_scalar_dense", "equal", "is_nonzero")
 
 
-class DataFlow(TorchDispatchMode):
+class DataFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within the block, finds what follows from tensors that have a label.
 
     Where a value of a labelled tensor becomes a number of Python, all that is computed after it follows from it.
     """
 
     def __init__(self, labelled: Mapping[str, Iterable[Tensor]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._labels: dict[int, frozenset[str]] = {}
         """By the address of the memory, so that views count as what they are views of."""
         self._held: list[Tensor] = []
@@ -55,7 +55,9 @@ class DataFlow(TorchDispatchMode):
             self.of_numbers |= labels
         elif labels:
             written = [value for value, place in zip(args, func._schema.arguments, strict=False) if _is_written(place)]
-            for tensor in _tensors((results, written)):
+            views = {*map(_address, given)}  # which have the labels of their memory already
+            computed = [tensor for tensor in _tensors(results) if _address(tensor) not in views]
+            for tensor in (*computed, *_tensors(written)):
                 self._set(tensor, labels | self._own(tensor))
         return results
 

@@ -61,8 +61,9 @@ def find_kept_state(probe: ModuleProbe) -> None:
         probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
     acting = _acting(probe, probe.sizes)
     _check_others(probe, acting)
-    others = [_acting(probe, sizes) for sizes in _other_steps(probe)]
-    for argument in [argument for argument in probe.convention.state if argument.attribute]:
+    arguments = [argument for argument in probe.convention.state if argument.attribute]
+    others = [_acting(probe, sizes) for sizes in _other_steps(probe) if arguments and probe.runs(sizes["seq"])]
+    for argument in arguments:
         acts = argument.attribute in acting
         if any((argument.attribute in of_others) != acts for of_others in others):
             raise some_steps_only(probe, argument.root)

@@ -573,6 +573,37 @@ class KeepsInBuffers(Keeps):
         return self.head(y)
 
 
+class KeepsInObject(Keeps):
+    """In an object of a class of its own."""
+
+    class Memory:
+        def __init__(self):
+            self.state = None
+
+    def __init__(self):
+        super().__init__()
+        self.memory = self.Memory()
+
+    def forward(self, x):
+        y, self.memory.state = self.lstm(x, self.memory.state)
+        return self.head(y)
+
+
+class KeepsHysteresis(Keeps):
+    """A flag of each row that only values in a narrow range let act: comparisons hide it from other values."""
+
+    def __init__(self):
+        super().__init__()
+        self.triggered = None
+
+    def forward(self, x):
+        y, self.hidden = self.lstm(x, self.hidden)
+        level = self.head(y)[:, -1, 0]
+        before = torch.zeros_like(level) if self.triggered is None else self.triggered
+        self.triggered = ((level > 5) | ((level > 4.9) & (before > 0))).float()
+        return self.head(y) + self.triggered[:, None, None]
+
+
 class KeepsForRows(Keeps):
     """Made anew whenever the number of rows or the sampling rate is not that of the call before."""
 
@@ -660,4 +691,13 @@ TAKEN = [
     TwoStages,
     NeverCallsOne,
 ]
-KEPT = [Keeps, KeepsOfOneRow, KeepsInBuffers, KeepsForRows, KeepsOnceReady, KeepsOfTwoCells]
+KEPT = [
+    Keeps,
+    KeepsOfOneRow,
+    KeepsInBuffers,
+    KeepsForRows,
+    KeepsOnceReady,
+    KeepsOfTwoCells,
+    KeepsInObject,
+    KeepsHysteresis,
+]

@@ -55,6 +55,42 @@ def test_a_state_that_is_kept_on_the_module_is_carried(make):
             assert same(module(x), y)
 
 
+def test_a_kept_attribute_that_values_hide_is_part_of_the_state():
+    _, lifted = lifted_of(state_forms.KeepsHysteresis)
+    assert [spec.name for spec in lifted.signature.states] == ["h", "c", "triggered"]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "change"),
+    [("flag", "(x[:, -1, 0] > 3) | (x[:, -1, 0] > 2.9) & self.flag"), ("count", "self.count + 1")],
+)
+def test_what_is_kept_and_cannot_be_an_input_is_refused_though_it_acts_in_few_calls(attribute, change):
+    class Hides(state_forms.Keeps):
+        flag, count = torch.zeros(1, dtype=torch.bool), 0
+
+        def forward(self, x):
+            y = super().forward(x)
+            setattr(self, attribute, eval(change))
+            return y * (self.count < 50) + self.flag[:, None, None]
+
+    with pytest.raises(LiftingError, match=rf"forward keeps self\.{attribute} from call to call"):
+        lift(Hides().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+
+
+def test_a_mask_that_is_made_anew_for_each_number_of_steps_is_no_state():
+    class Masks(modules.OneLSTM):
+        mask = None
+
+        def forward(self, x, state=None):
+            if self.mask is None or self.mask.shape[0] != x.shape[1]:
+                self.mask = torch.tril(torch.ones(x.shape[1], x.shape[1]))
+            y, state = self.lstm(x, state)
+            return self.mask @ y, state
+
+    lifted = lift(Masks().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+    assert [spec.name for spec in lifted.signature.states] == ["h", "c"]
+
+
 def test_what_the_last_call_left_behind_is_not_the_initial_state():
     torch.manual_seed(0)
     module = state_forms.KeepsOfOneRow().eval()
@@ -199,5 +235,5 @@ def test_a_number_that_follows_the_inputs_is_no_part_of_a_kept_state():
             self.steps = x.shape[1]
             return self.head(y)
 
-    with pytest.raises(LiftingError, match=r"returns something else, because of self\.steps"):
+    with pytest.raises(LiftingError, match=r"keeps self\.steps from call to call"):
         lifted_of(Counts)
