@@ -11,13 +11,14 @@ from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, KeptNumber, StateArgument, attributes_set, flatten, numbered
 from lstm_deploy.lifting.data_flow import DataFlow
 from lstm_deploy.lifting.execution import shared_copy
-from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
+from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, contents_of, differ, dynamic_dims
 from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
 from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of, structure_of
 
 _NUMBERS = bool | int | float | str | None
 _KEPT_REMEDY = "keep a state in tensors of floats with an axis of rows, or let forward take and return it."
 _OTHER_NUMBERS = (0, 1, 100, 10_000)
+"""Tried in place of a number that calls change: the start, one call later, and after many, as for a warm-up."""
 REPEATED = 4
 """How often a module is called to see whether it keeps anything: what one call keeps, another may only pass on."""
 
@@ -180,13 +181,15 @@ def _acting(probe: ModuleProbe, sizes: Mapping[str, int]) -> set[str]:
     convention, module = probe.convention, shared_copy(probe.original)
     state = probe.leaves(sizes) if convention.state else None
     changed = probe.kept_attributes(sizes, state)
+    if not changed and not any(argument.attribute for argument in convention.state):
+        return set()
     probe.run_on(module, sizes, state=state)
-    others = {path: tensors for path, tensors in _contents(module).items() if path in changed}
+    others = {path: tensors for path, tensors in contents_of(module).items() if path in changed}
     kept = {argument.attribute: numbers for argument, numbers in numbered(convention.state) if argument.attribute}
     of_state = {path: [(state or [])[number] for number in numbers] for path, numbers in kept.items()}
     with DataFlow({**others, **of_state}) as flow:
         returned = flatten(probe.run_on(module, sizes, state=state))
-    after = {path: tensors for path, tensors in _contents(module).items() if path in others}
+    after = {path: tensors for path, tensors in contents_of(module).items() if path in others}
     after |= {path: [x for keys, x in returned if keys[:2] == (KEPT, f"self.{path}")] for path in kept}
     acting = set(flow.of_numbers | flow.labels(x for keys, x in returned if keys[:1] != (KEPT,)))
     reached = [argument.root for argument in convention.state if argument.parameter]
@@ -194,11 +197,6 @@ def _acting(probe: ModuleProbe, sizes: Mapping[str, int]) -> set[str]:
     while more := flow.labels(x for path in acting for x in after.get(path, ())) - acting:
         acting |= more
     return acting
-
-
-def _contents(module: torch.nn.Module) -> dict[str, list[Tensor]]:
-    """The tensors in each attribute, by its path."""
-    return {path: [tensor for _, tensor in flatten(value)] for path, value in attributes_of(module).items()}
 
 
 def _check_others(probe: ModuleProbe, acting: set[str]) -> None:
@@ -221,21 +219,32 @@ def _acting_numbers(probe: ModuleProbe) -> set[str]:
         probe.run_on(module, probe.sizes, seed, state=state)
         snapshots.append(attributes_of(module))
     usual = flatten(probe.run_on(shared_copy(module), probe.sizes, state=state))
-    acting = set()
-    for path, number in snapshots[-1].items():
-        values = [snapshot.get(path) for snapshot in snapshots]
-        if not isinstance(number, bool | int | float) or all(value == number for value in values):
-            continue
-        for other in (not number,) if isinstance(number, bool) else _OTHER_NUMBERS:
-            try:
-                with attributes_set(module := shared_copy(module), {path: other}):
-                    returned = flatten(probe.run_on(module, probe.sizes, state=state))
-            except LiftingError:
-                continue  # it can have no such value
-            if not _same(usual, returned):
-                acting.add(path)
-                break
-    return acting
+    changed = [
+        path
+        for path, number in snapshots[-1].items()
+        if isinstance(number, bool | int | float) and any(snapshot.get(path) != number for snapshot in snapshots)
+    ]
+    return {path for path in changed if _acts(probe, module, path, state, usual)}
+
+
+def _acts(
+    probe: ModuleProbe,
+    module: torch.nn.Module,
+    path: str,
+    state: Sequence[Tensor] | None,
+    usual: Sequence[tuple[Path, Tensor]],
+) -> bool:
+    """Whether another value of this number makes a call on the module return something else than the usual."""
+    number = attributes_of(module)[path]
+    for other in (not number,) if isinstance(number, bool) else _OTHER_NUMBERS:
+        try:
+            with attributes_set(copy := shared_copy(module), {path: other}):
+                returned = flatten(probe.run_on(copy, probe.sizes, state=state))
+        except LiftingError:
+            continue  # it can have no such value
+        if not _same(usual, returned):
+            return True
+    return False
 
 
 def _and(paths: Iterable[str]) -> str:

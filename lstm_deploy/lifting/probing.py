@@ -219,8 +219,7 @@ class ModuleProbe:
         with DataFlow({"call": [*inputs, *(state or ())]}) as flow:
             self._run(lambda: module, sizes, inputs=inputs, state=state)
         first = {path: cloned(value) for path, value in attributes_of(module).items()}
-        tensors = {path: [tensor for _, tensor in flatten(value)] for path, value in attributes_of(module).items()}
-        follow = {path for path in tensors if flow.labels(tensors[path])}
+        follow = {path for path, tensors in contents_of(module).items() if flow.labels(tensors)}
         self._run(lambda: module, sizes, seed=1, state=state)
         second = attributes_of(module)
         return {path: value for path, value in first.items() if path in follow or differ(value, second.get(path))}
@@ -345,6 +344,11 @@ def attributes_of(module: nn.Module) -> dict[str, Any]:
             if name not in own:
                 add(f"{path}.{name}" if path else name, value)
     return found
+
+
+def contents_of(module: nn.Module) -> dict[str, list[Tensor]]:
+    """The tensors in each of those, by its path."""
+    return {path: [tensor for _, tensor in flatten(value)] for path, value in attributes_of(module).items()}
 
 
 def _is_plain_object(value: Any) -> bool:
