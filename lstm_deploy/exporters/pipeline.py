@@ -160,7 +160,7 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
     with scratch_folder() as scratch, atomic_bundle(plan.output, force=force) as folder:
         # C is written from the ONNX graph, also if that is not one of the formats.
         graph = (folder if "onnx" in plan.formats else scratch) / FORMATS["onnx"].file_name()
-        data = None
+        data = lower = None
         if plan.precision.requested:
             beside = Path(loaded.source.path or "").parent
             data = evaluation_data(loaded.lifted.signature, plan.precision.data, loaded.training or {}, beside)
@@ -192,11 +192,9 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
         _add_rollouts(bundle, name)
         report.write(bundle)
     bundle = Bundle(plan.output)
-    if plan.precision.quantize == "int8" and not has_int8(bundle.manifest):
+    if lower is not None and plan.precision.quantize == "int8" and not has_int8(bundle.manifest):
         reason = next(note for note in bundle.manifest.notes if "left out" in note)
-        raise ParityError(
-            f"{reason}. {plan.output} holds float32 only; allow more with --max-metric-loss, or give --data."
-        )
+        raise ParityError(f"{reason}. {plan.output} holds float32 only; {lower.remedy}.")
     return bundle
 
 

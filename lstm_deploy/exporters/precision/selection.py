@@ -48,6 +48,8 @@ class LowerPrecision:
         self.artifacts: list[Artifact] = []
         self.notes: list[str] = []
         """The decisions, one sentence each."""
+        self.remedy = "export without --quantize"
+        """What to do where no int8 artifact is left."""
 
     def write(self, int8_torchscript: tuple[int, int] | str | None) -> None:
         """Write all that the options ask for.
@@ -75,6 +77,8 @@ class LowerPrecision:
             best = min(tried, key=lambda candidate: candidate.difference)
             kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
             self.notes.append(f"{label} is left out: even at best{kept}, {best.problem}")
+            if best.loss > self.evaluator.max_loss:
+                self.remedy = "allow more with --max-metric-loss, or give --data"
             return
         self.on_candidate(f"timing {label}")
         chosen, timed = self._chosen(format_, label, within)

@@ -168,6 +168,14 @@ def test_where_nothing_holds_the_bundle_is_float32_only_and_whole(net, tmp_path,
     assert lstm_deploy.validate(bundle, reference=net).passed
 
 
+def test_what_fails_the_checks_is_not_said_to_need_a_larger_budget(net, tmp_path, quick):
+    with torch.no_grad():
+        for weight in net.lstm.parameters():
+            weight.mul_(20)
+    with pytest.raises(ParityError, match=r"is allowed \(.* holds float32 only; export without --quantize\.$"):
+        lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", max_metric_loss=1.0)
+
+
 def test_auto_takes_int8_only_where_it_is_faster_for_sure(net, tmp_path, monkeypatch, quick):
     for interval, expected in (((0.4, 0.6), "int8 is best here"), ((0.9, 1.1), "float32 is best here")):
         monkeypatch.setattr(selection, "times", timing(interval))
