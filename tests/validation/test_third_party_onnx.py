@@ -39,7 +39,8 @@ def contract(forecast_bundle):
 def same(adapted, forecast_bundle):
     feeds = {"x": np.ones((2, 3, 4), np.float32), "h_in": np.ones((2, 2, 8), np.float32)}
     feeds["c_in"] = feeds["h_in"] * 2
-    got, right = OnnxRuntime(adapted).run(feeds), OnnxRuntime(forecast_bundle / "model.onnx").run(feeds)
+    theirs, ours = OnnxRuntime(adapted.SerializeToString()), OnnxRuntime(forecast_bundle / "model.onnx")
+    got, right = theirs.run(feeds), ours.run(feeds)
     return all(np.array_equal(got[name], right[name]) for name in right)
 
 
