@@ -15,9 +15,7 @@ _LETTER = re.compile(r"(?:^|[^a-z])(h|c)(?:$|[^a-z]|idden|ell|x$|n$)")
 """The h or c in names such as `h0`, `hidden_in`, `lstm.cell` or `c_n`."""
 
 
-def adapt(
-    path: Path, contract: Signature, names: Mapping[str, str] | None = None
-) -> tuple[onnx.ModelProto, list[str]]:
+def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = None) -> tuple[onnx.ModelProto, list[str]]:
     """The model of a file with the contract's names in place of its own, and what it lacks, one sentence each.
 
     `names` says which of the file's inputs and outputs bear which name of the contract; the others are matched by
