@@ -98,7 +98,10 @@ def validate(
             more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
             cases = make_cases(against, effort, more)
         lifted = against.lifted if against else None
-        results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
+        try:
+            results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
+        except InputError as error:  # about a copy in `folder` too, which nobody knows
+            raise InputError(str(error).replace(str(subjects[0].path), str(path))) from error.__cause__
         diagnoses = tuple(
             explain(subject, result, against, provider)
             for subject, result in zip(subjects, results, strict=True)
