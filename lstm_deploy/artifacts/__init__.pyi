@@ -33,7 +33,7 @@ from .c_blocks import (
     summed_biases as summed_biases,
 )
 from .c_source import read_interface as read_interface
-from .contracts import carried_contract as carried_contract
+from .contracts import carried_contract as carried_contract, without_contract as without_contract
 from .files import (
     atomic_write as atomic_write,
     check_output as check_output,

@@ -6,6 +6,15 @@ from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.artifacts.c_source import read_interface
 from lstm_deploy.artifacts.torchscript_archives import extra_files
 from lstm_deploy.contract import CONTRACT_FILE, Signature
+from lstm_deploy.errors import InputError
+
+
+def without_contract(path: Path, then: str = "") -> InputError:
+    """The error for a file that carries no contract; `then` says more of what becomes possible after an export."""
+    ways = f"export the weights with lstm-deploy and use that bundle{then}"
+    if path.suffix == ".onnx":
+        ways = f"write one with it by lstm-deploy validate {path} --reference WEIGHTS -o FILE, or {ways}"
+    return InputError(f"{path} carries no contract, so it cannot be told which of its inputs are a state; {ways}.")
 
 
 def carried_contract(path: Path) -> Signature | None:

@@ -23,7 +23,7 @@ NOT_FOLDED = "DequantizeLinear"
 """The operator that onnxruntime runs on every call even if its inputs are constants."""
 VALUE_CHANGING = ("Clip", "Min", "Max", "Round", "Floor", "Ceil", "IsNaN", "IsInf")
 """Operators that clip or round values."""
-NO_LSTM = "runtimes cannot use their LSTM kernels, and no quantizer sees an LSTM"
+NO_LSTM = "runtimes cannot use their LSTM kernels, no quantizer sees an LSTM, and a state, if there is one, is not seen"
 CONTROL_FLOW = ("Loop", "If", "Scan")
 
 
@@ -48,7 +48,7 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     for node in flow.recurrent:
         defects += _node_defects(node, flow)
     if contract is None:
-        defects += [*_state_defects(flow), *_frozen_defects(model, flow)]
+        defects += [*_unread_inputs(flow), *_state_defects(flow), *_frozen_defects(model, flow)]
     else:
         defects += [*_without_state(flow), *_other_shapes(model, contract)]
     return defects
@@ -121,6 +121,12 @@ def _weight_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[Parts]:
         yield f"The weights {', '.join(letters)} of ", f"{way}{one}.", f"{way}{several}."
 
 
+def _unread_inputs(flow: ValueFlow) -> Iterator[str]:
+    """Inputs without effect, as where an exporter was given one tensor for two of them and took them for one."""
+    for name in sorted(name for _, name in flow.unread_inputs()):
+        yield f"No node reads the input {name}: what callers give for it has no effect."
+
+
 def _state_defects(flow: ValueFlow) -> Iterator[str]:
     """States that no caller can carry from call to call."""
     states = node_states(flow)
@@ -165,12 +171,15 @@ def _frozen_inside(frozen: Frozen, node: RecurrentNode, _: ValueFlow) -> Iterato
 
 
 def _other_shapes(model: onnx.ModelProto, contract: Signature) -> Iterator[str]:
-    """Inputs whose shapes are not those of the contract."""
+    """Inputs whose shapes are not those of the contract; another name for an axis that is open changes nothing."""
     expected = {spec.name: spec.shape for spec in (*contract.inputs, *contract.state_inputs)}
     for value in model.graph.input:
         shape = _shape(value)
-        if value.name in expected and shape != expected[value.name]:
-            pairs = zip(expected[value.name], shape, strict=False)
+        if value.name not in expected:
+            continue
+        pairs = list(zip(expected[value.name], shape, strict=False))
+        as_expected = all(isinstance(size, str) if isinstance(dim, str) else dim == size for dim, size in pairs)
+        if len(shape) != len(expected[value.name]) or not as_expected:
             frozen = [
                 f"{dim} is frozen at {size}" for dim, size in pairs if isinstance(dim, str) and isinstance(size, int)
             ]

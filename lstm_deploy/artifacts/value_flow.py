@@ -1,6 +1,7 @@
 """Where the values of an ONNX graph come from and where they go, through branches, loops and scans."""
 
 from collections import ChainMap, defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,6 +143,11 @@ class ValueFlow:
             pending += [(after, moved and as_it_is) for after, as_it_is in self._after[value]]
         return found
 
+    def unread_inputs(self) -> set[Value]:
+        """The inputs of the graph that no node reads, and that are no outputs either."""
+        read = {names.get(name) for node, names in self.nodes for name in node.input}
+        return self.inputs - read - self.outputs.keys() - self._after.keys()
+
     def operators(self, value: Value) -> set[str]:
         """The operators that a value is made by, back to inputs and constants of the graph."""
         found, seen, pending = set(), set(), [value]
@@ -175,6 +181,9 @@ class ValueFlow:
         producer = self._producers.get(value)
         if producer is not None and (producer.op_type in RECURRENT or producer.op_type in SIZES):
             return False  # a ConstantOfShape that fills with zeros is among the constants
+        if producer is not None and producer.op_type == "Mul":
+            factors = (self._constants.get(before) for before, _ in self._before[value])
+            return any(factor is not None and _is_zeros(factor) for factor in factors)
         moved = [before for before, as_it_is in self._before.get(value, ()) if as_it_is]
         return bool(moved) and all(self.is_zero(before, within | {value}) for before in moved)
 
@@ -215,9 +224,16 @@ class ValueFlow:
             fills = [onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == "value"]
             self._constants[outputs[0]] = fills[0] if fills else numpy_helper.from_array(np.zeros(1, np.float32))
         elif node.op_type not in SIZES:
-            moved = range(len(inputs))[MOVED_BY.get(node.op_type, slice(0))]
+            moved = self._moved(node.op_type, inputs)
             for position, value in enumerate(inputs):
                 self._connect([value], outputs, moved=position in moved)
+
+    def _moved(self, kind: str, inputs: Sequence[Value | None]) -> Sequence[int]:
+        """Which inputs a node hands on as they are: those of moves, and what zeros are added to."""
+        if kind in ("Add", "Sub") and len(inputs) == 2:
+            others = [(0, inputs[1]), (1, inputs[0])][: 2 if kind == "Add" else 1]
+            return [position for position, other in others if other is not None and self.is_zero(other)]
+        return range(len(inputs))[MOVED_BY.get(kind, slice(0))]
 
     def _add_bodies(self, node: onnx.NodeProto, names: Names) -> None:
         """Connect the graphs inside a node with its inputs and outputs."""

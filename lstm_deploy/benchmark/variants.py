@@ -19,6 +19,7 @@ from lstm_deploy.artifacts import (
     carried_contract,
     onnx_graph,
     run_isolated,
+    without_contract,
 )
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
@@ -231,11 +232,7 @@ def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]
     if target.suffix not in SUFFIXES:
         raise InputError(f"{target} is neither a bundle nor an artifact; give one that lstm-deploy export wrote.")
     if carried_contract(target) is None:
-        raise InputError(
-            f"{target} carries no contract, so it cannot be told which of its inputs are a state; write one with it by "
-            f"lstm-deploy validate {target} --reference WEIGHTS -o FILE, or export the weights and time that bundle, "
-            "whose baseline stock-onnx is PyTorch's own export."
-        )
+        raise without_contract(target, ", whose baseline stock-onnx is PyTorch's own export")
     if not selection.unvalidated:
         raise InputError(f"{target} has no recorded validation; time it with --unvalidated after lstm-deploy validate.")
     kind = SUFFIXES[target.suffix].name

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
@@ -144,6 +145,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "cpus": cpus if precision == "int8" and not saturates else None,
         "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
         "producer": model.producer_name,
+        "weights_beside": onnx_graph.files_beside(onnx.load(path, load_external_data=False)),
         "inputs": _values(model, "input"),
         "outputs": _values(model, "output"),
         "operators": dict(onnx_graph.operator_counts(onnx_graph.inlined(model)).most_common()),

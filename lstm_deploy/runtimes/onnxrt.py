@@ -16,7 +16,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, parser
 
-from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph
+from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph, without_contract
 from lstm_deploy.contract import CONTRACT_KEY, LSTM, Feeds, Outputs, Signature, TensorSpec, blank_feeds
 from lstm_deploy.errors import InputError, ProviderError, one_line
 from lstm_deploy.runtimes.protocol import Runtime
@@ -29,8 +29,8 @@ SHAPE_OPERATORS = (
 """Left to the CPU by a provider, as they compute sizes. On values they would need copies between devices: Memcpy."""
 MOST_WEIGHTS = 50_000
 """Tensors of weights in a file: onnxruntime opens it in a time that is quadratic in these, 20 s for so many."""
-ERRORS_ONLY, FATAL_ONLY = 3, 4
-"""Log severities: problems that a user can act on arrive as exceptions."""
+FATAL_ONLY = 4
+"""A log severity: problems that a user can act on arrive as exceptions."""
 
 
 class OnnxRuntime(Runtime):
@@ -52,7 +52,7 @@ class OnnxRuntime(Runtime):
         except UnicodeDecodeError as error:
             raise InputError(f"The metadata of {_name(path)} is not text; export the model again.") from error
         if text is None:
-            raise InputError(f"{_name(path)} carries no contract, so its state is unknown; export it with lstm-deploy.")
+            raise without_contract(Path(_name(path)))
         self.signature = Signature.from_json(text)
 
     def run(self, feeds: Feeds) -> Outputs:
@@ -185,10 +185,15 @@ def _caller(session: Any, binding: Any, options: Any = None) -> Callable[[], Non
 
 
 def open_session(
-    model: Path | bytes, provider: str = "cpu", threads: int | None = None, settings: Sequence[str] = ()
+    model: Path | bytes,
+    provider: str = "cpu",
+    threads: int | None = None,
+    settings: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Any:
     """An onnxruntime session on `provider`; single nodes that it lacks run on the providers after it.
 
+    `folder` is where the weights lie that a model in bytes has not with it.
     Raises `InputError` for a file that onnxruntime cannot load and `ProviderError` where the provider does
     not load: onnxruntime itself would silently go on on the CPU.
     """
@@ -197,8 +202,10 @@ def open_session(
     if name not in ort.get_available_providers():
         raise ProviderError(f"This onnxruntime has no {name}; install onnxruntime-gpu instead, or use --provider cpu.")
     options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if threads is not None:
         options.intra_op_num_threads = threads
     for variable, value in record.environment.items():
@@ -222,14 +229,22 @@ def open_session(
 
 
 def _refuse(path: Path, provider: Provider) -> None:
-    """Raise `InputError` for too many weights, and for an LSTM that the provider has no kernel for.
+    """Raise `InputError` for what onnxruntime does not run: it is busy for minutes, crashes, or runs it elsewhere.
 
-    onnxruntime is busy for minutes with the former, and crashes on the latter, or runs it elsewhere.
+    These are too many weights, recurrent nodes of another layout, and an LSTM that the provider has no kernel for. A
+    file without a contract is refused before all that.
     """
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return  # a file that is no model is reported when the session opens it
+    if onnx_graph.contract_text(model) is None:
+        raise without_contract(path)
+    if onnx_graph.has_batch_first_nodes(model):
+        raise InputError(
+            f"{path} has recurrent nodes with layout=1 (batch first), which onnxruntime does not run; write them with "
+            "layout=0 between Transpose nodes, or export the weights with lstm-deploy."
+        )
     if (count := len(model.graph.initializer)) > MOST_WEIGHTS:
         raise InputError(f"{path} has {count:,} tensors of weights, too many for onnxruntime to open; do not use it.")
     is_float16, is_int8 = onnx_graph.has_float16_lstm(model), onnx_graph.operator_counts(model)[LSTM.quantized_operator]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lstm_deploy.artifacts import without_contract
 from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_feeds
 from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
 from lstm_deploy.lifting import Lifted
@@ -81,7 +82,7 @@ class TorchScriptRuntime(TorchRuntime):
             except (RuntimeError, UnicodeDecodeError) as error:
                 raise InputError(f"PyTorch cannot load {path} ({one_line(error)}); check or re-export it.") from error
         if not extra[CONTRACT_FILE]:
-            raise InputError(f"{path} carries no contract, so its state is unknown; export it with lstm-deploy.")
+            raise without_contract(path)
         super().__init__(module, Signature.from_json(extra[CONTRACT_FILE]), provider, threads, settings)
 
 

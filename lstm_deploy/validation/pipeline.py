@@ -1,10 +1,10 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import (
@@ -19,6 +19,7 @@ from lstm_deploy.artifacts import (
     read_interface,
     restore,
     scratch_folder,
+    weights_file,
 )
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, machine_limits
@@ -97,7 +98,10 @@ def validate(
             more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
             cases = make_cases(against, effort, more)
         lifted = against.lifted if against else None
-        results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
+        try:
+            results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
+        except InputError as error:  # about a copy in `folder` too, which nobody knows
+            raise InputError(str(error).replace(str(subjects[0].path), str(path))) from error.__cause__
         diagnoses = tuple(
             explain(subject, result, against, provider)
             for subject, result in zip(subjects, results, strict=True)
@@ -106,7 +110,7 @@ def validate(
         report = replace(_report(results, found.described), diagnoses=diagnoses, left_out=tuple(left_out))
         if output is not None and report.passed:
             with atomic_write(output) as temporary:
-                shutil.copyfile(subjects[0].path, temporary)
+                onnx_graph.save(onnx.load(subjects[0].path), temporary, weights_file(output))
     _check_unchanged(bundle)
     return report
 
@@ -128,7 +132,8 @@ def _check_output(output: Path, path: Path, subject: Subject) -> None:
     """Raise `InputError` where no file with a contract can be written, before the checks are run."""
     if subject.bundle is not None or subject.path == path:
         raise InputError(f"{path} is no ONNX file without a contract, so it needs none; leave out --output.")
-    if output.suffix != ".onnx" or output.exists() or not output.absolute().parent.is_dir():
+    taken = output.exists() or weights_file(output).exists()
+    if output.suffix != ".onnx" or taken or not output.absolute().parent.is_dir():
         raise InputError(f"{output} must be a new .onnx file in a directory that exists; choose another name.")
 
 
@@ -173,7 +178,7 @@ def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | 
         if names or onnx_graph.contract_text(model) is None:
             adapted, problems = adapt(path, contract, names)
             path = folder / path.name
-            path.write_bytes(adapted)
+            onnx_graph.save(adapted, path, weights_file(path))
     return Subject(path=path, name=path.name, precision=precision, contract=contract, problems=tuple(problems))
 
 

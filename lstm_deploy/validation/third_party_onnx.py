@@ -15,7 +15,7 @@ _LETTER = re.compile(r"(?:^|[^a-z])(h|c)(?:$|[^a-z]|idden|ell|x$|n$)")
 """The h or c in names such as `h0`, `hidden_in`, `lstm.cell` or `c_n`."""
 
 
-def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = None) -> tuple[bytes, list[str]]:
+def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = None) -> tuple[onnx.ModelProto, list[str]]:
     """The model of a file with the contract's names in place of its own, and what it lacks, one sentence each.
 
     `names` says which of the file's inputs and outputs bear which name of the contract; the others are matched by
@@ -47,12 +47,21 @@ def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = Non
         problems += [f"There is no {kind} for {name}: the state is hidden, {why}." for name in hidden]
         extra = [spec.name for spec in theirs if spec.name not in names_of.values()]
         if kind == "input" and extra:
-            raise InputError(f"{path.name} has the input {extra[0]!r}, which the contract does not have.")
+            wanted = ", ".join(str(spec) for spec in (*specs, *states) if spec.name not in names_of) or "nothing more"
+            raise InputError(
+                f"{path.name} has the input {_listed(theirs, extra)}, and the contract has {wanted}; if it is one of "
+                "these, name it with --map OURS=THEIRS, and if it is a state in another form, export the weights with "
+                "lstm-deploy in place of this file."
+            )
         renamed |= {name: ours for ours, name in names_of.items()}
     _rename(model.graph, renamed)
     _complete(model.graph, contract)
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
-    return model.SerializeToString(), problems
+    return model, problems
+
+
+def _listed(specs: Sequence[TensorSpec], names: Sequence[str]) -> str:
+    return ", ".join(str(spec) for spec in specs if spec.name in names)
 
 
 def _match(

@@ -7,7 +7,7 @@ from torch import nn
 
 from lstm_deploy.artifacts.lint import lint
 from lstm_deploy.artifacts.onnx_graph import load, operator_counts
-from lstm_deploy.contract import Signature
+from lstm_deploy.contract import Signature, TensorSpec
 from lstm_deploy.errors import InputError
 
 
@@ -152,3 +152,26 @@ def test_an_invalid_onnx_file_is_refused(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(InputError, match="not a valid ONNX model"):
         load(tmp_path / "m.onnx")
+
+
+def test_an_input_that_no_node_reads_is_reported():
+    """As PyTorch's exporter leaves one where it was given the same tensor twice, as zeros for h and c."""
+    model = parse_model("""<ir_version: 9, opset_import: ["": 18]>
+        g (float[seq, batch, 3] x, float[1, batch, 2] h0, float[1, batch, 2] c0, bool flag, float[1] z)
+        => (y, hn, cn, z)
+        <float[1, 8, 3] W, float[1, 8, 2] R> {
+            y, hn, cn = LSTM<hidden_size = 2>(x, W, R, , , c0, c0)
+            none = If(flag) <then_branch = t () => (a) { a = Constant<value_float = 1.0>() },
+                             else_branch = e () => (b) { b = Constant<value_float = 2.0>() }>
+        }""")
+    found = [text for text in lint(model) if "No node reads" in text]
+    assert found == ["No node reads the input h0: what callers give for it has no effect."]
+
+
+def test_open_axes_may_have_other_names_than_in_the_contract():
+    signature = Signature(inputs=(TensorSpec.parse("x:float32[batch,seq,3]"),), outputs=(), recurrent=())
+    for shape, is_defect in ((["b", "s", 3], False), ([None, None, 3], False), (["b", 6, 3], True), (["b", "s"], True)):
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]))
+        assert any("as the contract says" in text for text in lint(model, signature)) == is_defect

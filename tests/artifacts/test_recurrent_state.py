@@ -1,9 +1,11 @@
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_texts import parse_model
 
 from lstm_deploy.artifacts.lint import lint, states
+from lstm_deploy.artifacts.onnx_graph import load
 
 HEAD = """<ir_version: 9, opset_import: ["": 18]>
     g (float[seq, batch, 3] x, float[1, batch, 2] h0, float[1, batch, 2] c0, float[2, 1, batch, 2] state)
@@ -173,3 +175,27 @@ def test_functions_of_the_file_are_followed():
     (sentence,) = states(model)
     assert "h starts from the input h0 and leaves in the output hn" in sentence
     assert lint(model) == []
+
+
+@pytest.mark.parametrize(
+    "way", ["hn = Add(a, none)", "hn = Add(none, a)", "hn = Sub(a, none)", "n = Mul(h0, zeros) hn = Add(a, n)"]
+)
+def test_a_state_to_which_zeros_are_added_is_returned_as_it_is(way):
+    """As files do that make an input count as used: `state + 0 * rate`."""
+    body = f"none = Identity(zeros) y, a, cn = {LSTM}(x, W, R, , , h0, c0) {way}"
+    (sentence,) = state_of(body)
+    assert "is carried: h starts from the input h0 and leaves in the output hn;" in sentence
+
+
+def test_a_state_from_which_something_is_subtracted_is_not_returned_as_it_is():
+    (sentence,) = state_of(f"y, a, cn = {LSTM}(x, W, R, , , h0, c0) hn = Sub(zeros, a)", "hn, cn")
+    assert "h starts from the input h0 and leaves only within what is computed for the output hn" in sentence
+
+
+def test_zeros_beside_the_file_are_zeros(tmp_path):
+    """PyTorch's exporter writes the zeros of a fixed batch among the weights."""
+    head = HEAD.replace("(y, hn, cn)", "(float[steps, 1, rows, 2] y, float[1, rows, 2] hn, float[1, rows, 2] cn)")
+    model = parse_model(f"{head} y, hn, cn = {LSTM}(x, W, R, , , zeros, zeros) }}")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    (sentence,) = states(load(tmp_path / "m.onnx"))
+    assert sentence.startswith("The state of LSTM number 1 is zero at each call: h starts from zeros on every call")

@@ -7,6 +7,7 @@ import torch
 
 import lstm_deploy
 from lstm_deploy import validate
+from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
@@ -39,7 +40,8 @@ def contract(forecast_bundle):
 def same(adapted, forecast_bundle):
     feeds = {"x": np.ones((2, 3, 4), np.float32), "h_in": np.ones((2, 2, 8), np.float32)}
     feeds["c_in"] = feeds["h_in"] * 2
-    got, right = OnnxRuntime(adapted).run(feeds), OnnxRuntime(forecast_bundle / "model.onnx").run(feeds)
+    theirs, ours = OnnxRuntime(adapted.SerializeToString()), OnnxRuntime(forecast_bundle / "model.onnx")
+    got, right = theirs.run(feeds), ours.run(feeds)
     return all(np.array_equal(got[name], right[name]) for name in right)
 
 
@@ -139,3 +141,59 @@ def test_a_file_that_fails_is_not_written(forecast_bundle, forecaster, tmp_path)
     swapped = {"h_in": "c0", "c_in": "h0"}
     assert not validate(path, reference=forecaster, names=swapped, output=tmp_path / "mine.onnx").passed
     assert not (tmp_path / "mine.onnx").exists()
+
+
+def edited(source, path, edit):
+    """A copy of an artifact without its contract, with a changed graph."""
+    model = onnx.load(source)
+    del model.metadata_props[:]
+    edit(model.graph)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_state_in_another_form_is_told_beside_the_contracts(forecast_bundle, contract, tmp_path):
+    """As of files that keep all states in one tensor."""
+
+    def stack(graph):
+        graph.input[1].name = "state"
+        graph.input[1].type.tensor_type.shape.dim.add(dim_value=2)
+
+    path = edited(forecast_bundle / "model.onnx", tmp_path / "m.onnx", stack)
+    with pytest.raises(
+        InputError, match=r"has the input state: float32\[2, batch, 8, 2\], and the contract has h_in: .*--map"
+    ):
+        adapt(path, contract)
+
+
+def test_a_file_that_no_runtime_opens_is_named_as_it_was_given(forecast_bundle, forecaster, tmp_path):
+    def turn(graph):
+        for attribute in (item for node in graph.node for item in node.attribute if item.name == "layout"):
+            attribute.i = 1
+
+    path = edited(forecast_bundle / "model.onnx", tmp_path / "m.onnx", turn)
+    with pytest.raises(InputError) as caught:
+        validate(path, reference=forecaster)
+    assert str(caught.value).startswith(f"{path} has recurrent nodes with layout=1")
+
+
+def test_weights_beside_a_file_come_beside_the_one_that_is_written(forecast_bundle, forecaster, tmp_path, monkeypatch):
+    path = renamed(forecast_bundle / "model.onnx", tmp_path / "m.onnx", THEIRS)
+    (tmp_path / "apart").mkdir()
+    apart = tmp_path / "apart" / "m.onnx"
+    onnx.save(onnx.load(path), apart, save_as_external_data=True, location="w.bin", size_threshold=0)
+    monkeypatch.setattr(onnx_graph, "EXTERNAL_ABOVE", 100)
+    assert validate(apart, reference=forecaster, output=tmp_path / "mine.onnx").passed
+    assert (tmp_path / "mine.onnx.data").is_file()
+    assert OnnxRuntime(tmp_path / "mine.onnx").signature.input_names == ["x", "h_in", "c_in"]
+
+
+def test_open_axes_of_other_names_are_no_defect(forecast_bundle, forecaster, tmp_path):
+    def name_axes(graph):
+        for value in (*graph.input, *graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.HasField("dim_param"):
+                    dim.dim_param = {"batch": "n", "seq": "frames"}[dim.dim_param]
+
+    path = edited(forecast_bundle / "model.onnx", tmp_path / "m.onnx", name_axes)
+    assert validate(path, reference=forecaster).passed

@@ -4,6 +4,7 @@ It is inferred by running the graph on several numbers of steps, which is exact 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -57,27 +58,32 @@ class ValueInfo(NamedTuple):
         return self.constant is not None or self.polynomials is not None
 
 
-def infer_values(model: onnx.ModelProto, signature: Signature, mode: CallMode) -> dict[str, ValueInfo]:
+def infer_values(
+    model: onnx.ModelProto, signature: Signature, mode: CallMode, folder: Path | None = None
+) -> dict[str, ValueInfo]:
     """All values of a graph, by name, for one row: of one step, or of any number that its contract allows.
 
+    `folder` is where the weights lie that the graph has not with it.
     Raises `InputError` where a shape depends on more than the steps.
     """
     least = signature.clamp({"seq": signature.least_seq})["seq"]
     steps = [least + number for number in range(LENGTHS)] if mode.dynamic else [1 if mode.one_step else least]
-    runs = _runs(model, signature, steps)
+    runs = _runs(model, signature, steps, folder)
     computed = _depends_on_inputs(model, signature.input_names)
     infos = {name: _info(name, [run[name] for run in runs], steps, name in computed) for name in runs[0]}
     return _without_uncertain(model, infos) if mode.dynamic else infos
 
 
-def _runs(model: onnx.ModelProto, signature: Signature, steps: Sequence[int]) -> list[Mapping[str, Array]]:
+def _runs(
+    model: onnx.ModelProto, signature: Signature, steps: Sequence[int], folder: Path | None
+) -> list[Mapping[str, Array]]:
     """For each number of steps, the value of every name in the graph."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     names = list(dict.fromkeys(name for node in model.graph.node for name in node.output if name))
     del exposed.graph.output[:]
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(exposed.SerializeToString(), threads=1)
+    session = open_session(exposed.SerializeToString(), threads=1, folder=folder)
     runs: list[Mapping[str, Array]] = []
     for number in steps:
         sizes = signature.clamp({"batch": 1, "seq": number})

@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import onnx
+
 from lstm_deploy.artifacts import atomic_write, constants_of, onnx_graph, weights_file
 from lstm_deploy.contract import CInterface, Signature
 from lstm_deploy.exporters.c.operators import translate_graph
@@ -22,7 +24,8 @@ def export_c(graph: Path, path: Path, name: str, quantized: Collection[str] = ()
     model = onnx_graph.load(graph)
     signature = Signature.from_json(onnx_graph.contract_text(model) or "")
     interface = CInterface(identifier(name), signature, "int8" if quantized else "float32")
-    infos = infer_values(model, signature, interface.mode)
+    infos = infer_values(model, signature, interface.mode, graph.parent)
+    onnx.load_external_data_for_model(model, str(graph.parent))
     translator = Translator(infos, constants_of(model), frozenset(quantized))
     for tensor in (*interface.inputs, *interface.states_in):
         translator.read_input(tensor.spec.name, tensor.name)

@@ -28,12 +28,13 @@ from properties import examples
 from torch import nn
 
 from lstm_deploy import Classify, LanguageModel
+from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.artifacts.files import weights_file
 from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.contract.signature import CONTRACT_KEY, RecurrentSpec, Signature, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.c.weights import MAPPED_ABOVE
-from lstm_deploy.exporters.c.writer import identifier
+from lstm_deploy.exporters.c.writer import export_c, identifier
 from lstm_deploy.runtimes import native
 from lstm_deploy.runtimes.stepping import unroll
 
@@ -397,3 +398,14 @@ def test_a_sequence_of_a_model_of_one_step_a_call_is_its_steps(make, x, tmp_path
     np.testing.assert_allclose(
         c_state, np.concatenate([state[each.name].ravel() for each in graph.signature.state_inputs]), atol=1e-5
     )
+
+
+def test_weights_beside_the_graph_are_written_like_those_within(forecast_bundle, tmp_path, monkeypatch):
+    """As models beyond 2 GB have them."""
+    monkeypatch.setattr(onnx_graph, "READ_UP_TO", 10)  # sizes, which onnxruntime wants in the graph
+    within = forecast_bundle / "model.onnx"
+    onnx.save(onnx.load(within), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    for source, name in ((within, "a"), (tmp_path / "m.onnx", "b")):
+        (tmp_path / name).mkdir()
+        export_c(source, tmp_path / name / "m.c", "m")
+    assert (tmp_path / "a" / "m.c").read_text() == (tmp_path / "b" / "m.c").read_text()
