@@ -117,7 +117,7 @@ def build(path: Path) -> None:
         if result.returncode:
             lines = result.stderr.strip().splitlines() or ["no message"]
             reason = next((line for line in lines if "error" in line), lines[0])
-            raise InputError(f"{command[0]} cannot compile {path} ({reason}); export it again, or set CC to another.")
+            raise InputError(f"{command[0]} cannot compile {path} ({one_line(reason)}); export it again, or set CC to another.")
         partial.replace(library)
 
 
