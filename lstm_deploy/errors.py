@@ -11,6 +11,7 @@ The command line also exits with 5 when `compare` finds a regression, and with 1
 A message is one sentence: what is wrong, then what to do.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -45,9 +46,13 @@ class ProviderError(LstmDeployError):
     exit_code = 4
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of another library's error on one line, cut off after `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")
+"""The codes for colours and links that libraries put into messages for terminals."""
+
+
+def one_line(message: BaseException | str, limit: int = 300) -> str:
+    """The message of another library, or of its error, on one line, cut off after `limit` characters."""
+    text = " ".join(_ESCAPES.sub("", str(message)).split()) or type(message).__name__
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 

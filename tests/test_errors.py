@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.errors import InputError, LiftingError, machine_limits
+from lstm_deploy.errors import InputError, LiftingError, machine_limits, one_line
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,8 @@ def test_a_batch_too_large_for_memory_is_refused(tmp_path):
     bundle = lstm_deploy.export(module, tmp_path / "net", inputs=inputs, formats=("onnx",))
     with pytest.raises(InputError, match="does not fit into memory"):
         lstm_deploy.open(bundle.path).stream(batch=10**15)  # beyond all addresses, so nothing is allocated
+
+
+def test_messages_of_other_libraries_lose_their_colours_and_links():
+    coloured = "\x1b[96mstep 3/3\x1b[0m of\n \x1b]8;;https://pytorch.org\x1b\\ the \x1b[1;31mexport\x1b[K failed"
+    assert one_line(RuntimeError(coloured)) == "step 3/3 of the export failed"

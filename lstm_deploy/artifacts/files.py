@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lstm_deploy.artifacts.scratch import scratch_file
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
             return {name: arrays[name] for name in arrays.files}
     # AttributeError: a .npy file, which has no `files`. OSError: invalid offsets in the zip.
     except (ValueError, AttributeError, EOFError, OSError, NotImplementedError, BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is not an .npz file of plain arrays ({error}); save it again.") from error
+        raise InputError(f"{path} is not an .npz file of plain arrays ({one_line(error)}); save it again.") from error
 
 
 def read_text(path: Path) -> str:

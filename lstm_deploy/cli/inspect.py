@@ -9,7 +9,9 @@ import typer
 from lstm_deploy.cli import console
 from lstm_deploy.cli.options import JsonFlag
 
-SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "inferred", "functions", "state"}
+ONE_A_LINE = {"inferred": "inferred", "findings": "inferred", "notes": "note", "changed_files": "changed since export"}
+"""Keys of the document whose entries are all shown, each on a line, and what the line begins with."""
+SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "functions", "state", *ONE_A_LINE}
 """Keys of the document that are not simply printed."""
 
 
@@ -28,8 +30,9 @@ def inspect(
     contract = inspection.contract_of(document)
     if contract:
         console.say_contract(contract)
-    for finding in document.get("inferred", ()):
-        console.say(f"inferred: {finding}")
+    for key, beginning in ONE_A_LINE.items():
+        for entry in document.get(key, ()):
+            console.say(f"{beginning}: {entry}")
     for prototype in document.get("functions", ()):
         console.say(f"  {' '.join(prototype.split())};")
     shown_apart = SHOWN_APART | ({"inputs", "outputs"} if contract else set())

@@ -100,10 +100,20 @@ USE = {
     "Forecast": "This bundle forecasts series; give one with --input FILE, or a pipe with --stream, no --prompt.",
     "LanguageModel": "This bundle continues text; give some with --prompt TEXT, or a pipe with --stream, no --input.",
     "Classify": "This bundle classifies text; give lines with --input FILE, or a pipe with --stream.",
-    "NoneType": "This bundle does not say what its model is for; export it with --task, answer a pipe with --stream, "
-    "or call it from Python with lstm_deploy.open.",
 }
 """How a bundle of each task is used."""
+
+
+def _use(signature: Any) -> str:
+    """How a bundle is used, by its task; without one, what is possible."""
+    if signature.task is not None:
+        return USE[type(signature.task).__name__]
+    ways = (
+        *(["export it with --task"] if len(signature.inputs) == 1 else []),
+        *(["answer a pipe with --stream"] if signature.streaming != "none" else []),
+        "call it from Python with lstm_deploy.open",
+    )
+    return f"This bundle does not say what its model is for; {', or '.join(ways)}."
 
 
 def _check_options(task: Any, stream: bool, text: TextOptions, **given: Any) -> None:
@@ -150,8 +160,8 @@ def _answer(
             return _generate(model, task, prompts, steps or 200, text, on)
         case Classify() as task if file and not prompts:
             return _classify(model, task, file, on)
-        case task:
-            raise InputError(USE[type(task).__name__])
+        case _:
+            raise InputError(_use(model.signature))
 
 
 def _forecast(

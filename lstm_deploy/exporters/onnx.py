@@ -18,6 +18,7 @@ from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
 from lstm_deploy.exporters.frozen_lines import first_frozen_line
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
 from lstm_deploy.exporters.plan import OPSET
+from lstm_deploy.exporters.untranslated import untranslated
 from lstm_deploy.lifting import (
     Lifted,
     dynamic_dims,
@@ -33,7 +34,7 @@ from lstm_deploy.lifting import (
 def export_onnx(lifted: Lifted, path: Path) -> None:
     """Write float32 ONNX to `path`, and leave `lifted` as it was.
 
-    Raises `LiftingError` if the user's code keeps the sizes from being dynamic.
+    Raises `LiftingError` if the user's code keeps the sizes from being dynamic, or has operators that ONNX lacks.
     """
     signature = lifted.signature
     frozen = _check_ones(lifted)
@@ -80,16 +81,21 @@ def _translate(lifted: Lifted, frozen: tuple[str, ...]) -> tuple[onnx.ModelProto
     signature = lifted.signature
     with _quiet(), torch.no_grad():
         program = _program(lifted, frozen)
-        exported = torch.onnx.export(
-            program,
-            input_names=signature.input_names,
-            output_names=signature.output_names,
-            opset_version=OPSET,
-            custom_translation_table=TRANSLATIONS,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            exported = torch.onnx.export(
+                program,
+                input_names=signature.input_names,
+                output_names=signature.output_names,
+                opset_version=OPSET,
+                custom_translation_table=TRANSLATIONS,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # whatever its translations of single operators raise
+            if (named := untranslated(error)) is None:
+                raise
+            raise named from error
     assert exported is not None  # it is None only for the deprecated exporter
     graph = exported.model.graph
     _name_apart(graph)

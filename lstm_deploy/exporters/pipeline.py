@@ -46,6 +46,7 @@ from lstm_deploy.exporters.precision.int8_torchscript import quantized_copy
 from lstm_deploy.exporters.precision.options import INT8_FILES, PrecisionOptions
 from lstm_deploy.exporters.precision.selection import LowerPrecision
 from lstm_deploy.exporters.torchscript import export_torchscript
+from lstm_deploy.exporters.untranslated import REMEDY
 from lstm_deploy.lifting import Lifted, Origin, sources
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler
@@ -229,7 +230,7 @@ def _write(format_: str, lifted: Lifted, path: Path) -> None:
                 f"forward does something else for some values of its inputs than for others{user_line(error)}; write "
                 "both ways as one, as with torch.where, since a graph has one way for all values."
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
         raise LiftingError(
             f"The module cannot be exported to {format_} ({type(error).__name__}: {reason}{user_line(error)}); forward "
             "must not branch on the values of its inputs, nor fix sizes that are declared to be dynamic."
@@ -270,6 +271,13 @@ def _manifest(plan: Plan, loaded: sources.Loaded, artifacts: Sequence[Artifact],
 def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
     """Record the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
+    unusable = next((check for check in parity.failures if check.name == "runs"), None)
+    if unusable is not None and unusable.artifact == FORMATS["onnx"].file_name():
+        reason = unusable.detail.replace(f"{bundle.path}{os.sep}", "").removesuffix("; export it again.")
+        raise ParityError(
+            f"What forward does can be written to ONNX, but {reason}, so nothing was written; find the operator that "
+            f"is named there and write it with others, {REMEDY}."
+        )
     if not parity.passed:
         worst = max(parity.failures, key=lambda check: check.severity)
         raise ParityError(

@@ -9,6 +9,11 @@ from .recurrent import Lifted as Lifted, StatefulCell as StatefulCell, StatefulL
 from .recurrent_weights import describe_recurrent as describe_recurrent
 from .sources import Origin as Origin, origin_to_json as origin_to_json
 from .traced_sizes import sizes_traced as sizes_traced
-from .tracing import frozen_size_error as frozen_size_error, trace as trace, wrong_sizes as wrong_sizes
+from .tracing import (
+    frozen_size_error as frozen_size_error,
+    is_users_file as is_users_file,
+    trace as trace,
+    wrong_sizes as wrong_sizes,
+)
 from .weight_choice import choose as choose, read_weights as read_weights
 from .weight_files import open_weights as open_weights

@@ -23,7 +23,7 @@ KEPT = "(kept)"
 """First key of what a module keeps as an attribute, beside what it returns."""
 
 _STATE_NAME = re.compile(
-    r"^(h|c|hx|cx|hc)$|^[hc]_?(0|t|in|init|prev)(?![a-z])|hidden|state|cell|memory|^mems?$|prev|carry|cache|history|past|^last|ema$"
+    r"^(h|c|hx|cx|hc)$|^[hc]_?(\d+|t|in|init|prev)(?![a-z])|hidden|state|cell|memory|^mems?$|prev|carry|cache|history|past|^last|ema$"
 )
 
 

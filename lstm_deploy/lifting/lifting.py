@@ -79,7 +79,7 @@ def lift(
         lifted.notes = check_row_lengths(probe, lifted)
         streaming, reason = measure_streaming(lifted, inputs)
     lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
-    lifted.notes = (*lifted.notes, *_state_notes(probe, lifted.signature), *_default_notes(probe))
+    lifted.notes += (*_output_notes(probe, lifted), *_state_notes(probe, lifted.signature), *_default_notes(probe))
     if flow.is_authored and _takes_any_lengths(probe):
         lifted.author = AuthorsModule(original, lifted)
     return lifted
@@ -120,6 +120,19 @@ def _default_notes(probe: ModuleProbe) -> tuple[str, ...]:
     if not left:
         return ()
     return (f"forward is called with {', '.join(left)}; an --input of that name makes it an input",)
+
+
+def _output_notes(probe: ModuleProbe, lifted: Lifted) -> tuple[str, ...]:
+    """Why the numbers in the names of outputs have gaps."""
+    with torch.no_grad():
+        leaves = flatten(probe.run(probe.sizes))
+    paths = [leaves[position][0] for position in lifted.output_positions]
+    places = {path[: depth + 1] for path in paths for depth in range(len(path))}
+    before = {(*place[:-1], place[-1] - 1) for place in places if isinstance(place[-1], int) and place[-1] > 0}
+    if len(paths) < 2 or before <= places:
+        return ()
+    names = ", ".join(spec.name for spec in lifted.signature.outputs)
+    return (f"the outputs {names} are numbered by their places in what forward returns; the other places hold states",)
 
 
 def _state_notes(probe: ModuleProbe, signature: Signature) -> tuple[str, ...]:

@@ -113,6 +113,12 @@ def check_sizes(probe: ModuleProbe, template: Lifted) -> None:
         except LiftingError as error:
             if (cause := error.__cause__) is None:
                 raise
+            timed = probe.with_time_named()
+            if timed is not None and set(case) != {"batch"}:
+                raise LiftingError(
+                    f"The module does not run at {where} ({one_line(cause)}{user_line(cause)}); call its axis of time "
+                    f"`seq`, as in {timed}, so that the fewest steps are found."
+                ) from cause
             spec = next(spec for spec in signature.inputs if set(case) & set(spec.shape))
             fixed = replace(spec, shape=tuple(probe.sizes[str(dim)] if dim in case else dim for dim in spec.shape))
             raise LiftingError(

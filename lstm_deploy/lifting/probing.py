@@ -80,6 +80,11 @@ class ModuleProbe:
         try:
             recorded = self.record(self.sizes)
         except LiftingError as error:
+            if (timed := self.with_time_named()) is not None:
+                raise LiftingError(
+                    f"The module does not run on few steps ({one_line(error.__cause__ or error)}); call its axis of "
+                    f"time `seq`, as in {timed}, so that the steps it needs are found."
+                ) from error
             if "seq" not in names:
                 raise
             fixed += self._resolve_steps(error)
@@ -110,6 +115,24 @@ class ModuleProbe:
             fewer = range(2, self.sizes["seq"])
             self.least_seq = next((steps for steps in fewer if self.runs(steps)), self.sizes["seq"])
         return tuple(fixed)
+
+    def with_time_named(self) -> TensorSpec | None:
+        """An input whose axis of time, which has another name, is called `seq`; none if there is no such axis.
+
+        It is the one that, where it is longer, gives the LSTMs more steps.
+        """
+        names = dynamic_dims(self.inputs)
+        for name in () if "seq" in names else sorted(names - {"batch"}):
+            for size in (self.sizes[name], *LONGER):
+                try:
+                    shorter, longer = (self.record({**self.sizes, name: each}) for each in (size, 4 * size))
+                except LiftingError:
+                    continue
+                if _steps(longer) != _steps(shorter):
+                    spec = next(spec for spec in self.inputs if name in spec.shape)
+                    return replace(spec, shape=tuple("seq" if dim == name else dim for dim in spec.shape))
+                break
+        return None
 
     def _rows_follow_batch(self, batches: set[int]) -> bool:
         """Whether the LSTMs compute twice as many rows (`batches` at the usual sizes) for twice the batch."""

@@ -12,8 +12,8 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, numbered
+from lstm_deploy.errors import LiftingError, one_line, user_line
+from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, flatten, named_like_state, numbered
 from lstm_deploy.lifting.initial_state import states_made_by_methods
 from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims
@@ -35,32 +35,78 @@ def find_required_state(probe: ModuleProbe) -> None:
     probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
     if _try_required(probe, missing):
         return
-    others = [name for name in missing if not named_like_state(name)]
-    if not others:
-        names = " and ".join(missing)
-        raise LiftingError(
-            f"forward also needs {names}, and takes none of the usual forms of a state there; give the module a method "
-            f"init_state(batch_size) that returns the first {names}, or describe it with --input if it is no state."
+    raise _refusal(probe, missing)
+
+
+def _refusal(probe: ModuleProbe, missing: Sequence[str]) -> LiftingError:
+    """What to do about required parameters that take no state in a form that is known."""
+    made = list(_made(probe, len(missing)))
+    states = [name for name in missing if named_like_state(name)]
+    others = [name for name in missing if name not in states]
+    names, first = _enumerated(missing), next(iter(probe.convention.input_parameters or ()), "x")
+    if others and not made:
+        inputs = (
+            f"describe every input with an --input of its own, {first} included, as in {others[0]}:int64[batch] or "
+            f"…:float32[batch,seq,40]"
         )
-    first = next(iter(probe.convention.input_parameters or ()), "x")
-    raise LiftingError(
-        f"forward also needs {', '.join(others)}; describe every input with an --input of its own, "
-        f"{first} included, as in {others[0]}:int64[batch] or …:float32[batch,seq,40]."
+        if states:
+            return LiftingError(
+                f"forward also needs {_enumerated(others)}, beside its state {_enumerated(states)}; {inputs}, but not "
+                f"the state, which is found, or made by a method init_state(batch_size) of the module."
+            )
+        return LiftingError(
+            f"forward also needs {names}; {inputs}, or, for a state, give the module a method init_state(batch_size) "
+            f"that returns the first {names}."
+        )
+    by_methods = any(map(flatten, states_made_by_methods(probe.original, probe.sizes["batch"])))
+    reason = _why_not(probe, missing, made if by_methods else list(_usual(probe, len(missing))))
+    if by_methods:
+        return LiftingError(
+            f"forward also needs {names}, and what a method of the module makes for it is no state that forward "
+            f"takes{reason} let that method return {names} with one axis for the rows, or give the sizes that "
+            f"forward needs, as in {first}:float32[1,1,40]."
+        )
+    return LiftingError(
+        f"forward also needs {names}, and takes none of the usual forms of a state there{reason} give the module a "
+        f"method init_state(batch_size) that returns the first {names}, or describe it with --input if it is no state."
     )
 
 
+def _enumerated(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _why_not(probe: ModuleProbe, parameters: Sequence[str], guesses: Sequence[Structures]) -> str:
+    """How `forward` fails with the first of these structures, in brackets, and a remedy; `;` if it runs."""
+    before = probe.convention
+    try:
+        for structures in guesses[:1]:
+            probe.convention = replace(before, state=_arguments(parameters, structures))
+            probe.record(probe.sizes)
+    except LiftingError as error:
+        cause = error.__cause__ or error
+        return f" ({one_line(cause)}{user_line(cause)}); correct the --input if that is at fault, else"
+    finally:
+        probe.convention = before
+    return ";"
+
+
+def _usual(probe: ModuleProbe, parameters: int) -> Iterator[Structures]:
+    """The usual forms of a state in so many parameters."""
+    yield from candidates(recurrent_of(probe.original), parameters, batched=_batched(probe))
+    if parameters <= 2:
+        yield from projected(probe.original, parameters)
+
+
 def _try_required(probe: ModuleProbe, parameters: Sequence[str]) -> bool:
-    recurrent = recurrent_of(probe.original)
-    guesses = [
-        *_made(probe, len(parameters)),
-        *candidates(recurrent, len(parameters), batched=_batched(probe)),
-        *(projected(probe.original, len(parameters)) if len(parameters) <= 2 else ()),
-    ]
+    usual = list(_usual(probe, len(parameters)))
     sizes = probe.sizes
     for batch in _batches(probe):
+        probe.sizes = {**sizes, "batch": batch}
+        made = list(_made(probe, len(parameters)))
         for steps in _steps(probe):
             probe.sizes = {**sizes, "batch": batch, **({"seq": steps} if "seq" in sizes else {})}
-            if _accept(probe, parameters, guesses):
+            if _accept(probe, parameters, made, are_states=True) or _accept(probe, parameters, usual):
                 probe.sizes = {**sizes, "batch": batch}  # the number of steps is settled later
                 return True
     probe.sizes = sizes
@@ -204,22 +250,25 @@ def with_rows_marked(structure: Any, batch: int) -> Any:
     return mapped(structure, marked)
 
 
-def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Structures]) -> bool:
+def _arguments(parameters: Sequence[str], structures: Structures) -> tuple[StateArgument, ...]:
+    pairs = zip(parameters, structures, strict=True)
+    return tuple(StateArgument(parameter=name, structure=structure) for name, structure in pairs)
+
+
+def _accept(
+    probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Structures], *, are_states: bool = False
+) -> bool:
     """Settle on the first of some structures with which `forward` runs and that reach an LSTM.
 
-    One in which `forward` returns the new state as well is better than any other.
+    One in which `forward` returns the new state as well is better than any other. `are_states` is as for `reaches`.
     """
     before = probe.convention.state
     second: tuple[StateArgument, ...] = ()
     for structures in guesses:
-        arguments = [
-            StateArgument(parameter=name, structure=structure)
-            for name, structure in zip(parameters, structures, strict=True)
-        ]
-        probe.convention = replace(probe.convention, state=(*before, *arguments))
+        probe.convention = replace(probe.convention, state=(*before, *_arguments(parameters, structures)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what forward does with a structure that is none of its own
-            accepted = reaches(probe, len(before))
+            accepted = reaches(probe, len(before), are_states=are_states)
         if accepted:
             _name_entries(probe, len(before))
             _mark_written(probe)
@@ -233,18 +282,18 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
     return bool(second)
 
 
-def reaches(probe: ModuleProbe, known: int) -> bool:
+def reaches(probe: ModuleProbe, known: int, *, are_states: bool = False) -> bool:
     """Whether the module runs with its state, and that in all arguments but the first `known` reaches an LSTM's start.
 
     Tensors beside those that do, as the cache of a convolution, may act on what is returned instead; in an argument of
-    their own they do so only if that is called like a state.
+    their own they do so only if that is called like a state, or if they `are_states` since a method makes them.
     """
     try:
         usual = Usual(probe)
         reached = []
         for argument, numbers in numbered(probe.convention.state)[known:]:
             own = [bool(usual.reached(number)) for number in numbers]
-            if not any(own) and not named_like_state(argument.parameter):
+            if not any(own) and not (are_states or named_like_state(argument.parameter)):
                 return False
             if not all(yes or usual.matters(number) for number, yes in zip(numbers, own, strict=True)):
                 return False

@@ -11,7 +11,7 @@ from lstm_deploy.errors import one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.execution import frozen_copy, in_float64
 from lstm_deploy.lifting.outputs import many_steps
-from lstm_deploy.lifting.probing import BATCH, example_inputs
+from lstm_deploy.lifting.probing import BATCH, dynamic_dims, example_inputs
 from lstm_deploy.lifting.recurrent import Lifted
 
 NEARBY = 1e-12
@@ -39,6 +39,9 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
         return _measure_chunks(lifted, specs, one_step=one_step)
     if takes_one_step(lifted):
         return "exact", ""  # a sequence is its steps, as nothing but the state is kept between calls
+    others = sorted(dynamic_dims(signature.inputs) - {"batch"})
+    if others and signature.fixed_size("seq") is None:
+        return "none", f"no axis is called `seq`; call {' or '.join(others)} so if it is that of time"
     reason = next((f": {dim.reason}" for dim in signature.fixed if dim.name == "seq"), "")
     return "none", f"the number of steps is fixed{reason}"
 

@@ -36,7 +36,7 @@ def trace(lifted: Lifted) -> Traced:
     def note(_: object, category: type[Warning], filename: str, line: int, *_rest: object) -> None:
         if filename == traced_sizes.__file__:  # whose mode stands between the user's code and PyTorch
             filename, line = _caller_of_mode()
-        if issubclass(category, TracerWarning) and not filename.startswith(_LIBRARIES):
+        if issubclass(category, TracerWarning) and is_users_file(filename):
             lines[f"{filename}:{line}"] = None
 
     with warnings.catch_warnings(), torch.no_grad(), traced_sizes.sizes_traced(copy.module):
@@ -44,6 +44,11 @@ def trace(lifted: Lifted) -> Traced:
         warnings.showwarning = note  # type: ignore[assignment]
         script = torch.jit.trace(copy, example_inputs(lifted.signature), check_trace=False)  # type: ignore[no-untyped-call]
     return Traced(script, tuple(lines))
+
+
+def is_users_file(filename: str) -> bool:
+    """Whether a line of code is the user's own, by its file."""
+    return not filename.startswith(_LIBRARIES)
 
 
 def _caller_of_mode() -> tuple[str, int]:

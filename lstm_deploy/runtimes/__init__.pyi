@@ -13,5 +13,10 @@ from .protocol import Runtime as Runtime
 from .providers import PROVIDERS as PROVIDERS, find_provider as find_provider
 from .slots import Slots as Slots
 from .stepping import Stepper as Stepper, unroll as unroll
-from .streams import StateStream as StateStream, Stream as Stream, WindowStream as WindowStream
+from .streams import (
+    StateStream as StateStream,
+    Stream as Stream,
+    WindowStream as WindowStream,
+    check_streamable as check_streamable,
+)
 from .torchrt import EagerRuntime as EagerRuntime, TorchRuntime as TorchRuntime, prepare as prepare

@@ -116,7 +116,7 @@ def build(path: Path) -> None:
             raise InputError(f"{command[0]} did not compile {path} ({one_line(error)}); set CC to another.") from error
         if result.returncode:
             lines = result.stderr.strip().splitlines() or ["no message"]
-            reason = next((line for line in lines if "error" in line), lines[0])
+            reason = one_line(next((line for line in lines if "error" in line), lines[0]))
             raise InputError(f"{command[0]} cannot compile {path} ({reason}); export it again, or set CC to another.")
         partial.replace(library)
 

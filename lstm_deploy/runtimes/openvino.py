@@ -54,7 +54,8 @@ class OpenVinoRuntime(Runtime):
             try:
                 self._compiled[shapes] = self._core.compile_model(model, "CPU", self._options)
             except RuntimeError as error:
-                precision, reason = self._options["INFERENCE_PRECISION_HINT"], str(error).strip().splitlines()[-1]
+                precision = self._options["INFERENCE_PRECISION_HINT"]
+                reason = one_line(str(error).strip().splitlines()[-1])
                 raise InputError(
                     f"OpenVINO cannot compile the model in {precision} on this CPU ({reason}); leave out its baselines."
                 ) from error

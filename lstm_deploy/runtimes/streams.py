@@ -137,12 +137,17 @@ class StateStream(Stream):
     def __init__(self, runtime: Runtime, batch: int = 1, *, allow_nan: bool = False) -> None:
         """Raises `InputError` for a model that cannot be streamed or has more inputs than `x`."""
         signature = runtime.signature
-        if signature.streaming == "none":
-            raise InputError(f"This model cannot be streamed ({signature.streaming_reason}); run whole sequences.")
+        check_streamable(signature)
         if len(signature.inputs) != 1 or not (signature.one_step or "seq" in signature.inputs[0].shape):
-            raise InputError("Streams take one input with a time axis; call run with all inputs instead.")
+            names = " and ".join(spec.name for spec in signature.inputs)
+            raise InputError(
+                f"A stream takes one input with a time axis, and this model takes {names}; give each step of all of "
+                "them to lstm_deploy.open(…).run, with signature.next_state of what the last call returned."
+            )
         if not signature.outputs:
-            raise InputError("This model gives nothing but its state, so there is nothing to stream; call run instead.")
+            raise InputError(
+                "This model gives nothing but its state, so there is nothing to stream; call lstm_deploy.open(…).run."
+            )
         self.signature, self.batch = signature, _check_rows(signature, batch)
         self._batch_axis, self._state_specs = signature.batch_axis_of_state, signature.state_inputs
         self._runtime, self._spec, self._allow_nan = runtime, signature.inputs[0], allow_nan
@@ -252,6 +257,15 @@ class WindowStream(Stream):
 
     def _set_state(self, state: Outputs) -> None:
         self._rows, self._seen = state["rows"].copy(), state["seen"].copy()
+
+
+def check_streamable(signature: Signature) -> None:
+    """Raise `InputError` for a model that does not carry its state from one step to the next."""
+    if signature.streaming == "none":
+        raise InputError(
+            f"This model cannot be streamed ({signature.streaming_reason}); give whole sequences to "
+            "lstm_deploy.open(…).run in Python."
+        )
 
 
 def _one_step(value: Array, time_axis: int | None) -> Array:

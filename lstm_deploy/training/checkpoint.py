@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from lstm_deploy.artifacts import atomic_write, require_file
 from lstm_deploy.contract import Array, StatePolicy, Task, decode_json
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.training.recipe import Pooling
 
 SPEC_KEY = "lstm_deploy.spec"
@@ -115,4 +115,4 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file ({error}); check the path.") from error
+        raise InputError(f"{path} is not a safetensors file ({one_line(error)}); check the path.") from error

@@ -4,7 +4,10 @@ import json
 import modules
 import numpy as np
 import pytest
+import torch
+from command_line import fails
 from feeding import feeders
+from torch import nn
 
 import lstm_deploy
 from lstm_deploy.cli import piping
@@ -183,3 +186,88 @@ def test_each_line_is_drawn_from_noise_of_its_own(lm_bundle):
     assert first != second
     assert blank == ""
     assert answers() == [first, second, ""], "the same seed gives the same"
+
+
+class Voice(nn.Module):
+    """Two inputs beside the lengths of rows, and two outputs, one of them a number for each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.pitch, self.voiced = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2), nn.Linear(4, 1)
+
+    def forward(self, x, speaker, state=None):
+        y, state = self.lstm(torch.cat([x, speaker], -1), state)
+        return {"pitch": self.pitch(y), "state": state, "voiced": self.voiced(y)[..., 0].sigmoid()}
+
+
+VOICE = {"x": "float32[batch,seq,2]", "speaker": "float32[batch,seq,1]"}
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory):
+    """A network of several inputs and outputs, and its bundle."""
+    module, path = Voice().eval(), tmp_path_factory.mktemp("voice") / "b"
+    lstm_deploy.export(module, path, inputs=VOICE, formats=["onnx"])
+    return module, lstm_deploy.open(path)
+
+
+def test_several_inputs_and_outputs_are_in_a_line_one_after_the_other(voice):
+    module, model = voice
+    table = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = module(*torch.from_numpy(table)[None].split([2, 1], -1))
+    expected = np.column_stack([wanted["pitch"][0].numpy(), wanted["voiced"][0].numpy()])
+    lines = [[float(cell) for cell in line.split(",")] for line in values(model, text_of(table))]
+    np.testing.assert_allclose(lines, expected, rtol=1e-4, atol=1e-6)
+    documents = [json.loads(line) for line in values(model, text_of(table), as_json=True)]
+    assert all(list(document) == ["pitch", "voiced"] for document in documents)
+    np.testing.assert_allclose([each["pitch"] + each["voiced"] for each in documents], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(frames(model, table.tobytes()).reshape(5, 3), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="Line 1 has 2 cells, not 3; give one step a line, 2 of x, then 1 of speaker"):
+        values(model, "1,2\n")
+    error = fails("run", model.path)
+    assert "answer a pipe with --stream, or call it from Python" in error
+    assert "--task" not in error, "a task has one input"
+
+
+def test_several_inputs_of_a_step_are_given_to_run_as_a_stream_says(voice):
+    module, model = voice
+    with pytest.raises(
+        InputError, match=r"this model takes x and speaker; .*open\(…\)\.run, with signature\.next_state"
+    ):
+        model.stream()
+    table = np.random.default_rng(1).standard_normal((4, 1, 1, 3)).astype(np.float32)
+    state, found = model.signature.initial_state(1), []
+    for row in table:
+        outputs = model.run({"x": row[..., :2], "speaker": row[..., 2:], **state})
+        state = model.signature.next_state(outputs)
+        found.append(outputs["voiced"][0, 0])
+    with torch.no_grad():
+        wanted = module(*torch.from_numpy(table.reshape(1, 4, 3)).split([2, 1], -1))["voiced"][0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_several_outputs_and_lengths_take_numbers_of_the_data_alone(tmp_path):
+    lstm_deploy.export(
+        modules.Packs().eval(),
+        tmp_path / "b",
+        inputs={"x": "float32[batch,seq,3]", "lengths": "int64[batch]"},
+        formats=["onnx"],
+    )
+    model = lstm_deploy.open(tmp_path / "b")
+    assert model.signature.streaming != "none"
+    (line,) = values(model, "1,2,3\n")
+    y = model.run({"x": np.array([[[1, 2, 3]]], np.float32), "lengths": np.array([1])})
+    expected = np.concatenate([y[spec.name].reshape(-1) for spec in model.signature.outputs])
+    np.testing.assert_allclose([float(cell) for cell in line.split(",")], expected, rtol=1e-5)
+
+
+def test_a_model_that_cannot_carry_its_state_is_not_piped(tmp_path):
+    class BothWays(Voice):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 2, batch_first=True, bidirectional=True)
+
+    lstm_deploy.export(BothWays().eval(), tmp_path / "b", inputs=VOICE, formats=["onnx"])
+    with pytest.raises(InputError, match=r"cannot be streamed \(.*bidirectional.*\); give whole sequences to .*run"):
+        values(lstm_deploy.open(tmp_path / "b"), "1,2,3\n")

@@ -22,6 +22,36 @@ def test_keys_name_outputs_and_paths_name_states():
     assert signature.input_names[1:] == ["low_h_in", "low_c_in", "top_lstm_h_in", "top_lstm_c_in"]
 
 
+def test_gaps_between_numbered_outputs_are_explained():
+    class Reordered(modules.OneLSTM):
+        def forward(self, x, state=None):
+            y, state = self.lstm(x, state)
+            return y[..., :2], state, y[..., 2:]
+
+    class Nested(Reordered):
+        def forward(self, x, state=None):
+            y, state = self.lstm(x, state)
+            return (y[..., :2], state, y[..., 2:]), y.mean(-1)
+
+    class Named(Reordered):
+        def forward(self, x, state=None):
+            y, state = self.lstm(x, state)
+            return {"y0": y[..., :2], "state": state, "y2": y[..., 2:]}
+
+    class First(Reordered):
+        def forward(self, x, state=None):
+            y, state = self.lstm(x, state)
+            return y[..., :2], y[..., 2:], state
+
+    lifted = lift_module(Reordered())
+    assert [spec.name for spec in lifted.signature.outputs] == ["y0", "y2"]
+    assert lifted.notes == (
+        "the outputs y0, y2 are numbered by their places in what forward returns; the other places hold states",
+    )
+    assert "the outputs y0_0, y0_2, y1 are numbered" in lift_module(Nested()).notes[0]
+    assert lift_module(Named()).notes == lift_module(First()).notes == ()
+
+
 def test_positions_name_several_outputs():
     class Several(nn.Module):
         def __init__(self):

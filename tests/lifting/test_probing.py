@@ -69,3 +69,25 @@ def test_an_error_that_another_calling_convention_does_not_mend_changes_nothing(
 def test_an_lstm_that_takes_the_rows_for_steps_is_refused(make):
     with pytest.raises(LiftingError, match="rows of a batch would be steps"):
         lift_module(make(), TensorSpec.parse("x:float32[batch,3]"))
+
+
+class ReadsPictures(nn.Module):
+    """A convolution over a picture of a line of text, whose columns are the steps; it halves them."""
+
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(1, 2, kernel, padding=(kernel // 2, 1)), nn.AvgPool2d((4, 2))
+        self.lstm = nn.LSTM(2 * 2, 4, batch_first=True)
+
+    def forward(self, x):
+        columns = self.pool(self.conv(x)).permute(0, 3, 1, 2).flatten(2)
+        return self.lstm(columns)[0]
+
+
+@pytest.mark.parametrize("kernel", [3, 11])
+def test_an_axis_of_time_with_another_name_is_to_be_called_seq_and_then_its_fewest_steps_are_found(kernel):
+    module = ReadsPictures(kernel)
+    with pytest.raises(LiftingError, match=r"call its axis of time `seq`, as in x: float32\[batch, 1, 8, seq\]"):
+        lift_module(module, TensorSpec.parse("x:float32[batch,1,8,width]"))
+    signature = lift_module(module, TensorSpec.parse("x: float32[batch, 1, 8, seq]")).signature
+    assert signature.least_seq == kernel - 1

@@ -237,3 +237,87 @@ def test_a_number_that_follows_the_inputs_is_no_part_of_a_kept_state():
 
     with pytest.raises(LiftingError, match=r"keeps self\.steps from call to call"):
         lifted_of(Counts)
+
+
+class TwoStages(nn.Module):
+    """Two LSTMs whose states are arguments of their own, beside data that is also required."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x, speaker, h1, c1, h2, c2):
+        y, (h1, c1) = self.first(x + speaker, (h1, c1))
+        y, (h2, c2) = self.second(y, (h2, c2))
+        return y, h1, c1, h2, c2
+
+
+class StackedForOneRow(nn.Module):
+    """Takes the states of two LSTMs in one tensor whose axis of rows is 1, as the stateful form of DTLN does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x, in_states):
+        h, c = in_states[..., 0].contiguous(), in_states[..., 1].contiguous()
+        y, first = self.first(x, (h[:, :1], c[:, :1]))
+        y, second = self.second(y, (h[:, 1:], c[:, 1:]))
+        return y, torch.stack([torch.cat(pair, 1) for pair in zip(first, second, strict=True)], -1)
+
+
+class StackedWithMethod(StackedForOneRow):
+    def init_state(self, batch_size):
+        return torch.zeros(1, 2, 4, 2)
+
+
+class KeepsMean(nn.Module):
+    """Takes beside `h` and `c` in one tensor a state that no name tells, and that no LSTM starts from."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, hc, mean):
+        mean = 0.9 * mean + 0.1 * x.mean(1)
+        state = tuple(part[None].contiguous() for part in hc.chunk(2, -1))
+        y, (h, c) = self.lstm(x - mean[:, None], state)
+        return y, torch.cat([h[0], c[0]], -1), mean
+
+
+class KeepsMeanWithMethod(KeepsMean):
+    def init_state(self, batch_size):
+        return torch.zeros(batch_size, 8), torch.zeros(batch_size, 3)
+
+
+def specs_of(**inputs):
+    return [TensorSpec.parse(text, name) for name, text in inputs.items()]
+
+
+def test_only_data_is_to_be_described_where_states_are_required_beside_it():
+    with pytest.raises(LiftingError, match=r"also needs speaker, beside its state h1, c1, h2 and c2; .*as in speaker:"):
+        lift(TwoStages().eval(), specs_of(x="float32[batch,seq,3]"))
+    lifted = lift(TwoStages().eval(), specs_of(x="float32[batch,seq,3]", speaker="float32[batch,1,3]"))
+    names = ["first_h_in", "first_c_in", "second_h_in", "second_c_in"]
+    assert [spec.name for spec in lifted.signature.state_inputs] == names
+    assert lifted.author is not None
+
+
+def test_a_state_in_no_usual_form_is_to_be_made_by_a_method_and_then_it_is_found():
+    with pytest.raises(LiftingError, match=r"usual forms of a state there \(.*give the module a method init_state\("):
+        lift(StackedForOneRow().eval(), specs_of(x="float32[1,1,3]"))
+    assert len(lift(StackedWithMethod().eval(), specs_of(x="float32[1,1,3]")).signature.states) == 4
+
+
+def test_what_a_method_makes_is_refused_with_the_reason_why_forward_does_not_take_it():
+    with pytest.raises(LiftingError, match=r"no state that forward takes \(Expected hidden\[0\] size .*x:float32\[1,1"):
+        lift(StackedWithMethod().eval(), specs_of(x="float32[batch,seq,3]"))
+    with pytest.raises(LiftingError, match=r"\(The size of tensor .* correct the --input if that is at fault"):
+        lift(KeepsMeanWithMethod().eval(), specs_of(x="float32[batch,seq,5]"))
+
+
+def test_a_state_that_a_method_makes_needs_no_name_of_a_state():
+    with pytest.raises(LiftingError, match=r"also needs mean, beside its state hc; "):
+        lift(KeepsMean().eval(), specs_of(x="float32[batch,seq,3]"))
+    signature = lift(KeepsMeanWithMethod().eval(), specs_of(x="float32[batch,seq,3]")).signature
+    assert [spec.argument for spec in signature.states] == ["hc", "mean"]

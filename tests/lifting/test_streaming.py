@@ -151,3 +151,10 @@ def test_how_an_lstm_rounds_does_not_hide_what_looks_across_time(gain, far, stre
     before = {name: value.clone() for name, value in module.state_dict().items()}
     assert lift_module(module).signature.streaming == streaming
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_an_axis_of_time_with_another_name_is_told_from_a_fixed_number_of_steps():
+    signature = lift_module(nn.LSTM(3, 4, batch_first=True), TensorSpec.parse("x:float32[batch,frames,3]")).signature
+    assert signature.streaming == "none"
+    assert signature.streaming_reason == "no axis is called `seq`; call frames so if it is that of time"
+    assert lift_module(nn.LSTM(3, 4, batch_first=True)).signature.streaming == "exact"

@@ -48,7 +48,7 @@ def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
                 keep_default_na=not texts,
             )
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is not a table ({str(error).strip()}); check its rows.") from error
+        raise InputError(f"{path} is not a table ({one_line(error)}); check its rows.") from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
