@@ -209,8 +209,11 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
     """Load the weights of a file into an instance of the user's class; says which of them were left out."""
     name = (origin.model or "").rpartition(":")[2]
     file = open_weights(origin.path)
+    if file.is_without_network:
+        raise InputError(file.nothing())
     part = file.under(origin.weights_key)
-    own = {key: value.shape for key, value in network.state_dict().items() if isinstance(value, Tensor)}
+    weights = {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
+    own = {key: value.shape for key, value in weights.items()}
     fit = find_names(part, origin.weights_key, own)
     mismatch = f"The weights of {origin.path} do not fit {name}"
     remedy = why_missing(part)
@@ -221,8 +224,12 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
         loaded = network.load_state_dict(part.load(places), strict=False)
     except RuntimeError as error:
         raise InputError(f"{mismatch} ({one_line(error)}); {remedy}.") from error
-    if loaded.missing_keys:
-        raise InputError(f"{mismatch}: {loaded.missing_keys[0]} is missing; {remedy}.")
+    # Of tied weights, safetensors keeps one name.
+    absent = set(loaded.missing_keys)
+    there = [value for key, value in weights.items() if key not in absent]
+    for key in loaded.missing_keys:
+        if key not in weights or not any(weights[key].is_set_to(value) for value in there):
+            raise InputError(f"{mismatch}: {key} is missing; {remedy}.")
     above = f"{origin.weights_key}." if origin.weights_key else ""
     unused = file.unused([above + place for place in fit.names.values()])
     findings = list(fit.findings)

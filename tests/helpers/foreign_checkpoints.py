@@ -6,6 +6,7 @@ import pathlib
 import sys
 import tarfile
 import types
+import warnings
 import zipfile
 from contextlib import contextmanager
 
@@ -48,6 +49,20 @@ class RecurrentModel(nn.Module):
 
     def forward(self, x):
         return self.mlp(self.rnn["rnn"](x)[0])
+
+
+class TiedNet(nn.Module):
+    """A language model whose embedding and output share a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(7, 4)
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+        self.out = nn.Linear(4, 7)
+        self.out.weight = self.emb.weight
+
+    def forward(self, x):
+        return self.out(self.lstm(self.emb(x))[0])
 
 
 class SpeechEncoder(nn.Module):
@@ -213,3 +228,10 @@ def archive_of(path, form, networks):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return path
+
+
+def frozen(path, network):
+    """A TorchScript archive whose weights have become constants of its code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
+        torch.jit.freeze(torch.jit.script(network.eval())).save(path)
