@@ -61,7 +61,7 @@ def _by_content(path: Path) -> dict[str, Any]:
     try:
         return _weights(path)
     except InputError as error:
-        if path.suffix in WEIGHTS:
+        if path.suffix in WEIGHTS or not str(error).endswith("; check the path."):
             raise
         reason = str(error).removeprefix(f"{path} ").removesuffix("; check the path.")
         raise InputError(

@@ -25,7 +25,7 @@ from lstm_deploy.contract import (
 )
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
-from lstm_deploy.lifting.file_contents import WEIGHT_SUFFIXES
+from lstm_deploy.lifting.file_contents import SHARD, WEIGHT_SUFFIXES, distributed, joining
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
@@ -197,8 +197,12 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         levels = ([child for child in path.glob(depth) if child.suffix in WEIGHT_SUFFIXES] for depth in ("*", "*/*"))
         inside = [str(child.relative_to(path)) for level in levels for child in sorted(level)]
-        there = listed([name for name in inside if not is_training(name) and not _OF_TRAINING.search(name)])
-        there = f", as {there}" if there else ""
+        found = [name for name in inside if not is_training(name) and not _OF_TRAINING.search(name)]
+        if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+            raise InputError(distributed(path))
+        if found and all(map(SHARD.search, found)):
+            raise InputError(f"{path} is a folder with a network in several files; {joining(list(map(Path, found)))}.")
+        there = f", as {listed(found)}" if found else ""
         raise InputError(f"{path} is a folder; give the file of the weights{there}.")
     require_file(path)
     if not path.is_file():

@@ -1,6 +1,5 @@
 """Which of the weights in a file are those of the network: by the names of its class, else by where they lie."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from msgspec import Struct
 from torch import Size
 
 from lstm_deploy.errors import InputError
+from lstm_deploy.lifting.file_contents import SHARD, joining
 from lstm_deploy.lifting.recurrent_weights import (
     FROM_SCRATCH,
     RECURRENT_WEIGHT,
@@ -26,8 +26,6 @@ MEMBERS = ("policy", "model_weights")
 """Files within the archives of Stable-Baselines3 and NeMo that hold the network."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "lstm_module.", "_net.")
 """Prefixes that wrappers (data parallel, `torch.compile`, Lightning) put before every name."""
-SHARD = re.compile(r"-\d+-of-\d+\b")
-"""In the names of files that Hugging Face splits weights into."""
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -139,7 +137,7 @@ def why_missing(file: WeightFile) -> str:
     if file.quantized_within(""):
         return "the file holds quantized weights, so give those in float32 that they were made from"
     if SHARD.search(file.path.name):
-        return "the file is one of several, so join them into one"
+        return f"the file is one of several, so {_joining(file.path)}"
     shapes = {name: value.shape for name, value in file.tensors.items() if not is_training(file.homes[name])}
     there = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
     if not there and "ds_version" in file.entries:
@@ -154,10 +152,15 @@ def why_missing(file: WeightFile) -> str:
     return f"the file has {listed(there) or f'no LSTM by the names of PyTorch, but {names}'}, so check {options}"
 
 
+def _joining(path: Path) -> str:
+    """How to join a file with the others that a network was split into."""
+    return joining(sorted(path.parent.glob(SHARD.sub("-*-of-*", path.name))) or [path])
+
+
 def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str]]:
     """The places of the weights of the one network, with their names, and the homes of others with an LSTM."""
     if SHARD.search(file.path.name):
-        raise InputError(f"{file.path} is one of several files of a network; join their weights into one file.")
+        raise InputError(f"{file.path} is one of several files of a network; {_joining(file.path)}.")
     by_home: dict[str, list[str]] = {}
     for name, home in file.homes.items():
         by_home.setdefault(home, []).append(name)

@@ -124,6 +124,15 @@ def hugging_face(path, network):
     save_file(renamed(network, "encoder."), path, {"format": "pt"})
 
 
+def split(folder, network, suffix):
+    """As Hugging Face does it: two files, and a list of what is in which."""
+    weights = list(network.state_dict().items())
+    for number in range(2):
+        path = folder / f"model-0000{number + 1}-of-00002.{suffix}"
+        (save_file if suffix == "safetensors" else torch.save)(dict(weights[3 * number :][: 3 + 9 * number]), path)
+    (folder / f"model.{suffix}.index.json").write_text('{"weight_map": {}}')
+
+
 def fairseq(path, network):
     content = {
         "args": argparse.Namespace(arch="lstm", lr=[0.1]),

@@ -8,6 +8,7 @@ from pathlib import Path
 import foreign_checkpoints as foreign
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
@@ -104,11 +105,26 @@ def test_a_bare_file_of_several_networks_ends_with_what_it_holds_and_what_to_typ
     pytest.fail("the second key leads nowhere")
 
 
-def test_one_of_several_files_is_not_taken_for_the_whole(tmp_path):
-    path = tmp_path / "model-00001-of-00002.safetensors"
-    foreign.hugging_face(path, foreign.Net())
-    with pytest.raises(InputError, match="one of several files of a network; join"):
-        load(Origin(path=path))
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("given", ["model-00001-of-00002.{}", "model.{}.index.json", ""])
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_files_that_a_network_is_split_into_are_joined_as_the_refusal_says(tmp_path, suffix, given, model, monkeypatch):
+    network = foreign.Net()
+    foreign.split(tmp_path, network, suffix)
+    with pytest.raises(InputError, match="several|list of the files") as error:
+        load(Origin(path=tmp_path / given.format(suffix), model=model))
+    code, joined = re.search(r"join them, as in (.*), and give (\S+)\.$", str(error.value)).groups()
+    monkeypatch.chdir(tmp_path)
+    eval(code, {"torch": torch, "safetensors": safetensors})
+    assert_loaded(load(Origin(path=Path(joined), model=f"{HOME}:Net")), network)
+
+
+def test_a_distributed_checkpoint_is_told_how_to_be_joined(tmp_path):
+    for name in (".metadata", "__0_0.distcp"):
+        (tmp_path / name).write_bytes(b"PK")
+    for path in (tmp_path, tmp_path / "__0_0.distcp"):
+        with pytest.raises(InputError, match=rf"format_utils dcp_to_torch {tmp_path} joined\.pt, and give joined\.pt"):
+            load(Origin(path=path))
 
 
 @pytest.mark.parametrize("key", ["_orig_mod.net", "net", "net._orig_mod"])
