@@ -108,16 +108,19 @@ def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
 
     file = open_weights(path)
     tensors = file.tensors
+    findings: list[str] = []
+    unrecognized = None
     try:
         choice = choose(path, None)
-        findings = [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
+        findings += [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
-        findings = [re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))]  # which are listed below
+        unrecognized = re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))  # which are listed below
     return {
         "kind": kind,
         "bytes": path.stat().st_size,
         "contract": None,
         "inferred": findings,
+        "unrecognized": unrecognized,
         "recurrent": {
             path or "(top)": text
             for path, text in describe_recurrent({name: value.shape for name, value in tensors.items()}).items()

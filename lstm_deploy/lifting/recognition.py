@@ -97,6 +97,15 @@ def recognize(
     return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
 
 
+def is_recognized(weights: StateDict) -> bool:
+    """Whether some weights are those of one network that can be recognized."""
+    try:
+        _from_pytorch(weights)
+    except (UnclearError, InputError):
+        return False
+    return True
+
+
 def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None) -> Parts:
     """Weights as `nn.LSTM` or `nn.LSTMCell` name them, and at most one Linear and one Embedding beside them."""
     matches = {name: match for name in weights if (match := RECURRENT_WEIGHT.match(name))}
@@ -257,10 +266,7 @@ def _parts(weights: StateDict) -> list[str]:
             if any(name.startswith(below) and dropped(weights, name) for name in weights):
                 break  # what was saved is not what the network computes with
             part = {name.removeprefix(below): value for name, value in weights.items() if name.startswith(below)}
-            try:
-                _from_pytorch(part)
-            except (UnclearError, InputError):
-                continue
-            found.append(prefix)
-            break
+            if is_recognized(part):
+                found.append(prefix)
+                break
     return found

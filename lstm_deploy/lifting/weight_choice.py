@@ -10,6 +10,7 @@ from torch import Size
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.file_contents import SHARD, joining
+from lstm_deploy.lifting.recognition import is_recognized
 from lstm_deploy.lifting.recurrent_weights import (
     FROM_SCRATCH,
     RECURRENT_WEIGHT,
@@ -72,8 +73,11 @@ def choose(path: Path, key: str | None) -> Choice:
         f"{_joined(key, other)} takes it)"
         for other in others
     ]
-    home = file.homes[next(iter(places))]
-    if _rank(home) > len(NESTED):
+    home, *more = dict.fromkeys(file.homes[place] for place in places)
+    if more:
+        parts = listed([_joined(key, each) or "those at the top" for each in (home, *more)])
+        findings.append(f"the weights under {parts} are taken to be one network")
+    elif _rank(home) > len(NESTED):
         findings.append(f"the weights are those under {_joined(key, home)}")
     taken = [_joined(key, place) for place in places]
     _refuse_dropped(whole, taken)
@@ -173,6 +177,8 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
         raise InputError(file.nothing())
     home = homes[0]
     clear = len(by_home) == 1 or (_rank(home) <= len(NESTED) and (len(homes) == 1 or _rank(home) < _rank(homes[1])))
+    if not clear and len(recurrent) == 1 and _are_parts(file, by_home):
+        return {name: name for names in by_home.values() for name in names}, []
     if not clear:
         everything = [*homes, *(other for other in by_home if other not in homes)]
         there = [f"{_joined(key, each) or 'the top'} with {_described(file, each)}" for each in everything]
@@ -186,6 +192,13 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
     while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in places.values())), None):
         places = {place: name.removeprefix(prefix) for place, name in places.items()}
     return places, [other for other in recurrent if other != home]
+
+
+def _are_parts(file: WeightFile, by_home: Mapping[str, Collection[str]]) -> bool:
+    """Whether the weights of several homes, none of them a whole module, are together those of one known network."""
+    if file.modules or file.quantized_within(""):
+        return False
+    return is_recognized(file.load({name: name for names in by_home.values() for name in names}))
 
 
 def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:

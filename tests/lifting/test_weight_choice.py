@@ -453,3 +453,24 @@ def test_a_container_without_tensors_is_not_named(tmp_path):
     """As DeepSpeed keeps a set of names."""
     torch.save({"module": foreign.Net().state_dict(), "names": {"a"}, "more": frozenset()}, tmp_path / "m.pt")
     assert "not opened" not in " ".join(load(Origin(path=tmp_path / "m.pt")).findings)
+
+
+@pytest.mark.parametrize("outer", [None, "trained"])
+def test_parts_that_can_only_be_one_network_are_joined_without_its_class(tmp_path, outer):
+    network = foreign.Net()
+    parts = {"encoder": network.lstm.state_dict(), "fc": network.fc.state_dict(), "epoch": 3}
+    torch.save({outer: parts} if outer else parts, tmp_path / "m.pt")
+    loaded = load(Origin(path=tmp_path / "m.pt", weights_key=outer))
+    x = torch.randn(2, 5, 3)
+    torch.testing.assert_close(loaded.lifted.module(x), network(x))
+    names = ", ".join(f"{outer}.{name}" if outer else name for name in ("encoder", "fc"))
+    assert f"the weights under {names} are taken to be one network" in loaded.findings
+
+
+@pytest.mark.parametrize(
+    "other", [{"mean": torch.ones(3)}, {"weight": torch.ones(1, 5)}, foreign.Net().fc.state_dict()]
+)
+def test_parts_that_may_be_of_several_networks_are_not_joined(tmp_path, other):
+    torch.save({"actor": foreign.Net().state_dict(), "other": other}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"does not say which .* --weights-key actor\.$"):
+        load(Origin(path=tmp_path / "m.pt"))
