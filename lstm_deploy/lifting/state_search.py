@@ -33,11 +33,17 @@ def find_required_state(probe: ModuleProbe) -> None:
         return
     probe.requires_state = True
     probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
-    if _try_required(probe, missing):
+    reasons: list[str] = []
+    if _try_required(probe, missing, reasons):
         return
     others = [name for name in missing if not named_like_state(name)]
+    names = " and ".join(missing)
+    if not others and len(reasons) > 1 and len(set(reasons)) == 1:  # so the form of the state is hardly why
+        raise LiftingError(
+            f"{reasons[0].rstrip('.')}, or, if it is {names} that it refuses, give the module a method "
+            f"init_state(batch_size) that returns the first {names}."
+        )
     if not others:
-        names = " and ".join(missing)
         raise LiftingError(
             f"forward also needs {names}, and takes none of the usual forms of a state there; give the module a method "
             f"init_state(batch_size) that returns the first {names}, or describe it with --input if it is no state."
@@ -49,7 +55,8 @@ def find_required_state(probe: ModuleProbe) -> None:
     )
 
 
-def _try_required(probe: ModuleProbe, parameters: Sequence[str]) -> bool:
+def _try_required(probe: ModuleProbe, parameters: Sequence[str], reasons: list[str]) -> bool:
+    """Settle on how `forward` takes its required state; adds why the usual sizes do not run with each structure."""
     recurrent = recurrent_of(probe.original)
     guesses = [
         *_made(probe, len(parameters)),
@@ -60,7 +67,7 @@ def _try_required(probe: ModuleProbe, parameters: Sequence[str]) -> bool:
     for batch in _batches(probe):
         for steps in _steps(probe):
             probe.sizes = {**sizes, "batch": batch, **({"seq": steps} if "seq" in sizes else {})}
-            if _accept(probe, parameters, guesses):
+            if _accept(probe, parameters, guesses, reasons if probe.sizes == sizes else None):
                 probe.sizes = {**sizes, "batch": batch}  # the number of steps is settled later
                 return True
     probe.sizes = sizes
@@ -204,10 +211,15 @@ def with_rows_marked(structure: Any, batch: int) -> Any:
     return mapped(structure, marked)
 
 
-def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Structures]) -> bool:
+def _accept(
+    probe: ModuleProbe,
+    parameters: Sequence[str],
+    guesses: Iterable[Structures],
+    reasons: list[str] | None = None,
+) -> bool:
     """Settle on the first of some structures with which `forward` runs and that reach an LSTM.
 
-    One in which `forward` returns the new state as well is better than any other.
+    One in which `forward` returns the new state as well is better than any other. `reasons` gets why each is none.
     """
     before = probe.convention.state
     second: tuple[StateArgument, ...] = ()
@@ -219,7 +231,7 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
         probe.convention = replace(probe.convention, state=(*before, *arguments))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what forward does with a structure that is none of its own
-            accepted = reaches(probe, len(before))
+            accepted = reaches(probe, len(before), reasons)
         if accepted:
             _name_entries(probe, len(before))
             _mark_written(probe)
@@ -233,7 +245,7 @@ def _accept(probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Str
     return bool(second)
 
 
-def reaches(probe: ModuleProbe, known: int) -> bool:
+def reaches(probe: ModuleProbe, known: int, reasons: list[str] | None = None) -> bool:
     """Whether the module runs with its state, and that in all arguments but the first `known` reaches an LSTM's start.
 
     Tensors beside those that do, as the cache of a convolution, may act on what is returned instead; in an argument of
@@ -250,7 +262,9 @@ def reaches(probe: ModuleProbe, known: int) -> bool:
                 return False
             reached += own
         return any(reached)
-    except LiftingError:
+    except LiftingError as error:
+        if reasons is not None:
+            reasons.append(str(error))
         return False
 
 

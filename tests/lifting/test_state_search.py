@@ -237,3 +237,33 @@ def test_a_number_that_follows_the_inputs_is_no_part_of_a_kept_state():
 
     with pytest.raises(LiftingError, match=r"keeps self\.steps from call to call"):
         lifted_of(Counts)
+
+
+def test_where_no_state_helps_the_reason_is_that_of_the_inputs():
+    """The inputs do not fit the module, whatever state is passed."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, hidden):
+            return self.lstm(self.fc(x), hidden)
+
+    with pytest.raises(LiftingError, match=r"does not run on inputs of shape .*mat1 and mat2"):
+        lift(Net(), [TensorSpec.parse("x:float32[batch,seq,6]")])
+    lift(Net(), [TensorSpec.parse("x:float32[batch,seq,5]")])
+
+
+def test_where_the_state_is_refused_that_is_the_reason():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, hidden):
+            return self.lstm(x, hidden.of_mine)
+
+    with pytest.raises(LiftingError, match=r"none of the usual forms of a state"):
+        lift(Net(), [TensorSpec.parse("x:float32[batch,seq,3]")])
