@@ -67,7 +67,7 @@ def joining(parts: Sequence[Path]) -> str:
         if safe
         else ("torch.load", "torch.save", "joined.pt")
     )
-    each = [f"**{read}({part.name!r})" for part in parts[:3]] + ["…"] * (len(parts) > 3)
+    each = [f"**{read}({str(part)!r})" for part in parts[:3]] + ["…"] * (len(parts) > 3)
     return f"join them, as in {write}({{{', '.join(each)}}}, {joined!r}), and give {joined}"
 
 

@@ -201,7 +201,9 @@ def _check_file(path: Path) -> None:
         if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
             raise InputError(distributed(path))
         if found and all(map(SHARD.search, found)):
-            raise InputError(f"{path} is a folder with a network in several files; {joining(list(map(Path, found)))}.")
+            raise InputError(
+                f"{path} is a folder with a network in several files; {joining([path / name for name in found])}."
+            )
         there = f", as {listed(found)}" if found else ""
         raise InputError(f"{path} is a folder; give the file of the weights{there}.")
     require_file(path)

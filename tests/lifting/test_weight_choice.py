@@ -114,7 +114,8 @@ def test_files_that_a_network_is_split_into_are_joined_as_the_refusal_says(tmp_p
     with pytest.raises(InputError, match="several|list of the files") as error:
         load(Origin(path=tmp_path / given.format(suffix), model=model))
     code, joined = re.search(r"join them, as in (.*), and give (\S+)\.$", str(error.value)).groups()
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     eval(code, {"torch": torch, "safetensors": safetensors})
     assert_loaded(load(Origin(path=Path(joined), model=f"{HOME}:Net")), network)
 
