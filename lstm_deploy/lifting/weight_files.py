@@ -26,7 +26,6 @@ MOST_VALUES = 1_000_000
 DEEPEST = 100
 """How many containers may lie in one another."""
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.nn.quantized.")
-_CONTAINERS = ("builtins.set", "builtins.frozenset")
 _ARRAY = "a NumPy array"
 _NUMPY = {"scalar": "a NumPy number", "_reconstruct": _ARRAY}
 
@@ -256,7 +255,7 @@ class _Walk:
         else:
             scripted = stub.kind.startswith("__torch__.")
             self._visit_children(stub.content, place, home if scripted else place, depth)
-        if len(self.tensors) == tensors and stub.kind not in _CONTAINERS:
+        if len(self.tensors) == tensors:
             self.objects[objects:] = [(place, type_name(stub))]  # in place of the objects within it
 
     def _visit_children(self, value: Any, place: str, home: str, depth: int) -> None:

@@ -450,12 +450,6 @@ def test_a_whole_quantized_module_is_called_so(tmp_path, model):
         load(Origin(path=tmp_path / "m.pt", model=model))
 
 
-def test_a_container_without_tensors_is_not_named(tmp_path):
-    """As DeepSpeed keeps a set of names."""
-    torch.save({"module": foreign.Net().state_dict(), "names": {"a"}, "more": frozenset()}, tmp_path / "m.pt")
-    assert "not opened" not in " ".join(load(Origin(path=tmp_path / "m.pt")).findings)
-
-
 @pytest.mark.parametrize("outer", [None, "trained"])
 def test_parts_that_can_only_be_one_network_are_joined_without_its_class(tmp_path, outer):
     network = foreign.Net()
