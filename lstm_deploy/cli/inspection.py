@@ -62,7 +62,7 @@ def _by_content(path: Path) -> dict[str, Any]:
     try:
         return _weights(path)
     except InputError as error:
-        if path.suffix in WEIGHTS:
+        if path.suffix in WEIGHTS or not str(error).endswith("; check the path."):
             raise
         reason = str(error).removeprefix(f"{path} ").removesuffix("; check the path.")
         raise InputError(
@@ -109,16 +109,19 @@ def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
 
     file = open_weights(path)
     tensors = file.tensors
+    findings: list[str] = []
+    unrecognized = None
     try:
         choice = choose(path, None)
-        findings = [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
+        findings += [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
-        findings = [re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))]  # which are listed below
+        unrecognized = re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))  # which are listed below
     return {
         "kind": kind,
         "bytes": path.stat().st_size,
         "contract": None,
         "inferred": findings,
+        "unrecognized": unrecognized,
         "recurrent": {
             path or "(top)": text
             for path, text in describe_recurrent({name: value.shape for name, value in tensors.items()}).items()

@@ -3,9 +3,12 @@
 import io
 import mmap
 import pickle
+import re
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import IO, Any, cast
 
 from safetensors import SafetensorError
@@ -15,6 +18,8 @@ from lstm_deploy.artifacts import ZIP, is_torchscript, is_zip, most_bytes
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.pickles import RefusedError, read_archive, read_stream
 
+SHARD = re.compile(r"-\d+-of-\d+\b")
+"""In the names of files that Hugging Face splits weights into."""
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".th", ".pkl", ".nemo")
 """Of files that hold weights, on disk and within archives."""
 
@@ -30,6 +35,13 @@ def read_content(path: Path) -> Any:
         raise InputError(f"{path} is empty; check the path.")
     if path.suffix == ".onnx":
         raise InputError(f"{path} is an ONNX file, not PyTorch weights; give the weights that it was made from.")
+    if path.suffix == ".distcp":
+        raise InputError(distributed(path.parent))
+    if path.name.endswith(".index.json"):
+        whole = Path(path.name.removesuffix(".index.json"))
+        parts = sorted(path.parent.glob(f"{whole.stem}-*-of-*{whole.suffix}"))
+        what = joining(parts) if parts else "put it beside them"
+        raise InputError(f"{path} is a list of the files of a network; {what}.")
     is_torchscript(path)  # which measures archives before they are unpacked
     what = "safetensors file" if path.suffix == ".safetensors" else "file of PyTorch weights"
     try:
@@ -45,6 +57,26 @@ def read_content(path: Path) -> Any:
     except Exception as error:  # damaged files raise anything
         reason = f" ({one_line(error, 100)})" if isinstance(error, pickle.UnpicklingError | SafetensorError) else ""
         raise InputError(f"{path} is not a {what}{reason}; check the path.") from error
+
+
+def joining(parts: Sequence[Path]) -> str:
+    """How to join the files that a network is split into."""
+    safe = all(part.suffix == ".safetensors" for part in parts)
+    read, write, joined = (
+        ("safetensors.torch.load_file", "safetensors.torch.save_file", "joined.safetensors")
+        if safe
+        else ("torch.load", "torch.save", "joined.pt")
+    )
+    each = [f"**{read}({str(part)!r})" for part in parts[:3]] + ["…"] * (len(parts) > 3)
+    return f"join them, as in {write}({{{', '.join(each)}}}, {joined!r}), and give {joined}"
+
+
+def distributed(folder: Path) -> str:
+    """What to say of a checkpoint of `torch.distributed.checkpoint`."""
+    return (
+        f"{folder} is a checkpoint of torch.distributed, in several files; join them with python -m "
+        f"torch.distributed.checkpoint.format_utils dcp_to_torch {quote(str(folder))} joined.pt, and give joined.pt."
+    )
 
 
 class _Contents:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import LSTM, TensorSpec
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting.recurrent_weights import FROM_SCRATCH, KINDS, RECURRENT_WEIGHT, describe_recurrent
+from lstm_deploy.lifting.recurrent_weights import (
+    FROM_SCRATCH,
+    KINDS,
+    RECURRENT_WEIGHT,
+    describe_recurrent,
+    dropped,
+    made_of_others,
+    named_by_keras,
+)
 from lstm_deploy.lifting.weight_files import DEEPEST, StateDict
 from lstm_deploy.training import InferredConfig
 
@@ -19,7 +27,7 @@ Parts = tuple[nn.LSTM, nn.Linear | None, nn.Embedding | None, list[str]]
 """LSTM, head and embedding of a network, and what was inferred."""
 
 
-_NO_CELL_STATE = "which has no cell state; use an nn.LSTM."
+_USE = "use an nn.LSTM."
 
 
 class UnclearError(Exception):
@@ -65,7 +73,7 @@ def recognize(
         raise InputError("A network known by its weights alone has one input; give one, or the class with --model.")
     weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     try:
-        lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights, key)
+        lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights, key, source)
     except UnclearError as unclear:
         raise InputError(_ambiguous(weights, unclear, source, key)) from unclear
     if inputs:
@@ -89,7 +97,16 @@ def recognize(
     return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
 
 
-def _from_pytorch(weights: StateDict, key: str = "") -> Parts:
+def is_recognized(weights: StateDict) -> bool:
+    """Whether some weights are those of one network that can be recognized."""
+    try:
+        _from_pytorch(weights)
+    except (UnclearError, InputError):
+        return False
+    return True
+
+
+def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None) -> Parts:
     """Weights as `nn.LSTM` or `nn.LSTMCell` name them, and at most one Linear and one Embedding beside them."""
     matches = {name: match for name in weights if (match := RECURRENT_WEIGHT.match(name))}
     paths = sorted({match["path"] for match in matches.values() if match["name"].startswith("weight_ih")})
@@ -97,9 +114,15 @@ def _from_pytorch(weights: StateDict, key: str = "") -> Parts:
         found = _recurrent(weights)
         others = [text for text in found.values() if text.startswith(("GRU", "plain RNN"))]
         if others and len(others) == len(found):
-            raise InputError(f"These are the weights of {len(others)} GRUs or plain RNNs, {_NO_CELL_STATE}")
+            raise InputError(
+                f"These are the weights of {len(others)} GRUs or plain RNNs, which have no cell state; {_USE}"
+            )
+        if not paths and (keras := named_by_keras({name: value.shape for name, value in weights.items()})):
+            raise InputError(f"{source or 'The file'} has {keras}.")
         kind = "recurrent layers" if others else "LSTMs"
-        raise UnclearError(f"it has {len(paths)} {kind}" if paths else "no LSTM was found in it")
+        several = f"it has {len(paths)} {kind}"
+        made = made_of_others(weights)
+        raise UnclearError(several if paths else f"it has {made}" if made else "no LSTM was found in it")
     (path,) = paths
     own = {match["name"]: weights[name] for name, match in matches.items() if match["path"] == path}
     rest = {name: value for name, value in weights.items() if name not in matches or matches[name]["path"] != path}
@@ -154,7 +177,7 @@ def _build_lstm(own: StateDict) -> nn.LSTM:
         kind = KINDS.get(rows // hidden if hidden and rows % hidden == 0 else 0)
         if kind is None:
             raise BadLSTMError(f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
-        raise InputError(f"These are the weights of a {kind}, {_NO_CELL_STATE}")
+        raise InputError(f"These are the weights of a {kind}, which has no cell state; {_USE}")
     lstm = nn.LSTM(
         input_weight.shape[1],
         hidden,
@@ -240,11 +263,10 @@ def _parts(weights: StateDict) -> list[str]:
         ends = [index for index, letter in enumerate(f"{path}.") if letter == "." and path]
         for prefix in [path[:end] for end in ends][:DEEPEST]:
             below = f"{prefix}."
+            if any(name.startswith(below) and dropped(weights, name) for name in weights):
+                break  # what was saved is not what the network computes with
             part = {name.removeprefix(below): value for name, value in weights.items() if name.startswith(below)}
-            try:
-                _from_pytorch(part)
-            except (UnclearError, InputError):
-                continue
-            found.append(prefix)
-            break
+            if is_recognized(part):
+                found.append(prefix)
+                break
     return found

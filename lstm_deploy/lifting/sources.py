@@ -25,7 +25,7 @@ from lstm_deploy.contract import (
 )
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.calling import RECURRENT_MODULES
-from lstm_deploy.lifting.file_contents import WEIGHT_SUFFIXES
+from lstm_deploy.lifting.file_contents import SHARD, WEIGHT_SUFFIXES, distributed, joining
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
@@ -197,8 +197,14 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         levels = ([child for child in path.glob(depth) if child.suffix in WEIGHT_SUFFIXES] for depth in ("*", "*/*"))
         inside = [str(child.relative_to(path)) for level in levels for child in sorted(level)]
-        there = listed([name for name in inside if not is_training(name) and not _OF_TRAINING.search(name)])
-        there = f", as {there}" if there else ""
+        found = [name for name in inside if not is_training(name) and not _OF_TRAINING.search(name)]
+        if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+            raise InputError(distributed(path))
+        if found and all(map(SHARD.search, found)):
+            raise InputError(
+                f"{path} is a folder with a network in several files; {joining([path / name for name in found])}."
+            )
+        there = f", as {listed(found)}" if found else ""
         raise InputError(f"{path} is a folder; give the file of the weights{there}.")
     require_file(path)
     if not path.is_file():
@@ -209,8 +215,11 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
     """Load the weights of a file into an instance of the user's class; says which of them were left out."""
     name = (origin.model or "").rpartition(":")[2]
     file = open_weights(origin.path)
+    if file.is_without_network:
+        raise InputError(file.nothing())
     part = file.under(origin.weights_key)
-    own = {key: value.shape for key, value in network.state_dict().items() if isinstance(value, Tensor)}
+    weights = {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
+    own = {key: value.shape for key, value in weights.items()}
     fit = find_names(part, origin.weights_key, own)
     mismatch = f"The weights of {origin.path} do not fit {name}"
     remedy = why_missing(part)
@@ -221,8 +230,12 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
         loaded = network.load_state_dict(part.load(places), strict=False)
     except RuntimeError as error:
         raise InputError(f"{mismatch} ({one_line(error)}); {remedy}.") from error
-    if loaded.missing_keys:
-        raise InputError(f"{mismatch}: {loaded.missing_keys[0]} is missing; {remedy}.")
+    # Of tied weights, safetensors keeps one name.
+    absent = set(loaded.missing_keys)
+    there = [value for key, value in weights.items() if key not in absent]
+    for key in loaded.missing_keys:
+        if key not in weights or not any(weights[key].is_set_to(value) for value in there):
+            raise InputError(f"{mismatch}: {key} is missing; {remedy}.")
     above = f"{origin.weights_key}." if origin.weights_key else ""
     unused = file.unused([above + place for place in fit.names.values()])
     findings = list(fit.findings)

@@ -56,6 +56,12 @@ def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
     home, _, name = model.rpartition(":")
     if not home or not name:
         raise InputError(f"--model {model!r} names no class; write FILE.py:Class or package.module:Class.")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")  # of what the class is written with, which works
+        return _instance(home, name, init)
+
+
+def _instance(home: str, name: str, init: Mapping[str, Any]) -> nn.Module:
     namespace = import_module(home)
     network_class = getattr(namespace, name, None)
     if not callable(network_class):
@@ -70,7 +76,7 @@ def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
             f"{name} cannot be constructed ({one_line(error)}{user_line(error)}); give its arguments with --init JSON."
         ) from error
     if not isinstance(network, nn.Module):
-        raise InputError(f"{model} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
+        raise InputError(f"{home}:{name} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
     return network
 
 

@@ -1,6 +1,5 @@
 """Which of the weights in a file are those of the network: by the names of its class, else by where they lie."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,7 +9,16 @@ from msgspec import Struct
 from torch import Size
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.recurrent_weights import FROM_SCRATCH, describe_recurrent
+from lstm_deploy.lifting.file_contents import SHARD, joining
+from lstm_deploy.lifting.recognition import is_recognized
+from lstm_deploy.lifting.recurrent_weights import (
+    FROM_SCRATCH,
+    RECURRENT_WEIGHT,
+    describe_recurrent,
+    dropped,
+    made_of_others,
+    named_by_keras,
+)
 from lstm_deploy.lifting.weight_files import StateDict, WeightFile, is_training, listed, open_weights, quantized
 
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
@@ -19,8 +27,6 @@ MEMBERS = ("policy", "model_weights")
 """Files within the archives of Stable-Baselines3 and NeMo that hold the network."""
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "lstm_module.", "_net.")
 """Prefixes that wrappers (data parallel, `torch.compile`, Lightning) put before every name."""
-SHARD = re.compile(r"-\d+-of-\d+\b")
-"""In the names of files that Hugging Face splits weights into."""
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -67,10 +73,14 @@ def choose(path: Path, key: str | None) -> Choice:
         f"{_joined(key, other)} takes it)"
         for other in others
     ]
-    home = file.homes[next(iter(places))]
-    if _rank(home) > len(NESTED):
+    home, *more = dict.fromkeys(file.homes[place] for place in places)
+    if more:
+        parts = listed([_joined(key, each) or "those at the top" for each in (home, *more)])
+        findings.append(f"the weights under {parts} are taken to be one network")
+    elif _rank(home) > len(NESTED):
         findings.append(f"the weights are those under {_joined(key, home)}")
     taken = [_joined(key, place) for place in places]
+    _refuse_dropped(whole, taken)
     prefix = taken[0].removesuffix(next(iter(places.values()))).rstrip(".")
     named = {_joined(key, other) for other in others}
     unused = [name for name in whole.unused(taken) if name not in named]
@@ -128,36 +138,47 @@ def not_used(places: list[str]) -> str:
 
 def why_missing(file: WeightFile) -> str:
     """What to do about weights that a class has and a file does not: what the file is, or what it has instead."""
-    if any(map(file.is_quantized, file.tensors)):
+    if file.quantized_within(""):
         return "the file holds quantized weights, so give those in float32 that they were made from"
     if SHARD.search(file.path.name):
-        return "the file is one of several, so join them into one"
+        return f"the file is one of several, so {_joining(file.path)}"
     shapes = {name: value.shape for name, value in file.tensors.items() if not is_training(file.homes[name])}
     there = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
     if not there and "ds_version" in file.entries:
         return "the weights are in other files of this DeepSpeed checkpoint, so join them with zero_to_fp32.py"
     several = len({home for home in file.homes.values() if not is_training(home)}) > 1
     options = "--model, --init and --weights-key" if several else "--model and --init"
-    return f"the file has {listed(there) or 'no LSTM'}, so check {options}"
+    if not there and (keras := named_by_keras(shapes)):
+        return f"the file has {keras}"
+    if not there and (made := made_of_others(shapes)):
+        return f"the file has {made}, so the class has to make them too"
+    names = listed([name or "one without a name" for name in shapes])
+    return f"the file has {listed(there) or f'no LSTM by the names of PyTorch, but {names}'}, so check {options}"
+
+
+def _joining(path: Path) -> str:
+    """How to join a file with the others that a network was split into."""
+    return joining(sorted(path.parent.glob(SHARD.sub("-*-of-*", path.name))) or [path])
 
 
 def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str]]:
     """The places of the weights of the one network, with their names, and the homes of others with an LSTM."""
     if SHARD.search(file.path.name):
-        raise InputError(f"{file.path} is one of several files of a network; join their weights into one file.")
+        raise InputError(f"{file.path} is one of several files of a network; {_joining(file.path)}.")
     by_home: dict[str, list[str]] = {}
     for name, home in file.homes.items():
         by_home.setdefault(home, []).append(name)
     recurrent = [home for home, names in by_home.items() if _is_recurrent(_below(home, names))]
     by_home = {home: names for home, names in by_home.items() if home in recurrent or not is_training(home)}
-    lowered = next((name for name in file.tensors if file.is_quantized(name)), None)
-    if lowered and not recurrent:
+    if not recurrent and (lowered := file.quantized_within("")):
         raise InputError(quantized(file.path, lowered))
     homes = sorted(recurrent or by_home, key=_rank)
-    if not homes:
+    if file.is_without_network or not homes:
         raise InputError(file.nothing())
     home = homes[0]
     clear = len(by_home) == 1 or (_rank(home) <= len(NESTED) and (len(homes) == 1 or _rank(home) < _rank(homes[1])))
+    if not clear and len(recurrent) == 1 and _are_parts(file, by_home):
+        return {name: name for names in by_home.values() for name in names}, []
     if not clear:
         everything = [*homes, *(other for other in by_home if other not in homes)]
         there = [f"{_joined(key, each) or 'the top'} with {_described(file, each)}" for each in everything]
@@ -173,9 +194,16 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
     return places, [other for other in recurrent if other != home]
 
 
+def _are_parts(file: WeightFile, by_home: Mapping[str, Collection[str]]) -> bool:
+    """Whether the weights of several homes, none of them a whole module, are together those of one known network."""
+    if file.modules or file.quantized_within(""):
+        return False
+    return is_recognized(file.load({name: name for names in by_home.values() for name in names}))
+
+
 def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:
     """Raise `InputError` for a network whose weights are not in a state dict of floating-point numbers."""
-    if lowered := next((name for name in file.tensors if _is_within(name, home) and file.is_quantized(name)), None):
+    if lowered := file.quantized_within(home):
         raise InputError(quantized(file.path, lowered))
     names = [name for name, each in file.homes.items() if each == home]
     around = {place: kind for place, kind in file.modules.items() if all(_is_within(name, place) for name in names)}
@@ -190,6 +218,16 @@ def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:
         f"as in {command} --model FILE.py:{(kind or 'Class').rpartition('.')[2]}, "
         "which reads the weights and runs nothing of the file (--trust-pickle would run what it asks for)."
     )
+
+
+def _refuse_dropped(file: WeightFile, places: Collection[str]) -> None:
+    """Raise `InputError` for weights of which training dropped entries, beside the whole ones."""
+    for place in filter(RECURRENT_WEIGHT.match, places):
+        if raw := dropped(file.tensors, place):
+            raise InputError(
+                f"{file.path} has {place} as training left it, which the network makes of {raw} in each call (weight "
+                f"drop); name the class, as in lstm-deploy export {quote(str(file.path))} --model FILE.py:Class."
+            )
 
 
 def _is_recurrent(names: Collection[str]) -> bool:

@@ -25,6 +25,7 @@ MOST_VALUES = 1_000_000
 """In a file; a hundred numbers or texts in a list count as one."""
 DEEPEST = 100
 """How many containers may lie in one another."""
+_QUANTIZED = ("torch.ao.nn.quantized.", "torch.nn.quantized.")
 _ARRAY = "a NumPy array"
 _NUMPY = {"scalar": "a NumPy number", "_reconstruct": _ARRAY}
 
@@ -95,14 +96,20 @@ class WeightFile(Struct, frozen=True, kw_only=True):
         return clean(loaded, self.path)
 
     def unused(self, taken: Iterable[str]) -> list[str]:
-        """The places with no tensor of `taken` and no state of a training, each as short as it can be."""
-        within = {name[:end] for name in taken for end in _ends(name)}
+        """The places with no tensor of `taken` and no state of a training, each as short as it can be.
+
+        Another name of a tensor that is taken, as that of a tied weight, is no place of its own.
+        """
+        places = map(_without_wrappers, taken)
+        same = {_identity(self.tensors[place]) for place in places}
+        known = {name for name, value in self.tensors.items() if _identity(value) in same}
+        within = {name[:end] for name in known for end in _ends(name)}
         found: dict[str, None] = {}
         for name, value in self.tensors.items():
             training = is_training(self.homes[name]) or ("." not in name and is_training(name))
             empty = 0 in value.shape and not getattr(value, "kind", "")
-            if name not in within and not training and not empty:
-                found[next(name[:end] for end in _ends(name) if name[:end] not in within)] = None
+            if name not in known and not training and not empty:
+                found[next((name[:end] for end in _ends(name) if name[:end] not in within), name)] = None
         return list(found)
 
     def is_quantized(self, place: str) -> bool:
@@ -110,12 +117,33 @@ class WeightFile(Struct, frozen=True, kw_only=True):
         value = self.tensors[place]
         return value.kind == "quantized" if isinstance(value, StoredTensor) else value.is_quantized
 
+    def quantized_within(self, home: str) -> str | None:
+        """The first place of quantized weights, or of a quantized module, at or below a home, if any."""
+        classes = (self.objects | self.modules).items()
+        places = (
+            *filter(self.is_quantized, self.tensors),
+            *(place for place, kind in classes if kind.startswith(_QUANTIZED)),
+        )
+        return next((place for place in places if not home or f"{place}.".startswith(f"{home}.")), None)
+
+    @property
+    def is_without_network(self) -> bool:
+        """Whether the file has no weights, or those of an optimizer alone."""
+        return not self.tensors or set(self.entries) == {"state", "param_groups"}
+
     def nothing(self) -> str:
         """What to say of a file without weights."""
         if "ds_version" in self.entries:
             return (
                 f"{self.path} is one of several files of a DeepSpeed checkpoint, without the weights; join them with "
                 "zero_to_fp32.py in its folder, and give the result."
+            )
+        if self.tensors and self.is_without_network:
+            return f"{self.path} holds the state of an optimizer, without the weights; give the file that has them."
+        if any(kind.startswith("__torch__.") for kind in self.objects.values()):
+            return (
+                f"{self.path} is a TorchScript archive whose weights, if it has any, are constants without names (as "
+                "torch.jit.freeze leaves them); give the weights that it was made from."
             )
         if _ARRAY in self.objects.values():
             return f"{self.path} holds NumPy arrays, not tensors; save them with torch.save, as a dict of tensors."
@@ -244,6 +272,13 @@ class _Walk:
                 name = _without_wrappers(f"{place}.{key}." if place else f"{key}.")
                 self.visit(child, name.removesuffix("."), home, depth + 1)
         self.around.remove(id(value))
+
+
+def _identity(value: Tensor | StoredTensor) -> tuple[Any, ...]:
+    """Equal for two names of the same numbers."""
+    if isinstance(value, StoredTensor):
+        return (id(value.storage), value.offset, value.shape, value.stride)
+    return (id(value),)
 
 
 def _of_module(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,14 +98,14 @@ def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix)
     torch.save({"actor": nn.LSTM(3, 4).state_dict(), "critic": nn.LSTM(5, 4).state_dict()}, tmp_path / f"m{suffix}")
     found = inspect(tmp_path / f"m{suffix}")
     assert found["recurrent"] == {"actor": "LSTM(3, 4, 1 layers)", "critic": "LSTM(5, 4, 1 layers)"}
-    assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["inferred"][0]
+    assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["unrecognized"]
     torch.save(
         nn.LSTM(3, 4).state_dict() | {"a.weight": torch.ones(7, 9), "cfg": argparse.Namespace(lr=1)}, tmp_path / "n.pt"
     )
     found = inspect(tmp_path / "n.pt")
     assert found["left_out"] == {"cfg": "argparse.Namespace"}
-    assert "a.weight [7, 9] fits no known place" in found["inferred"][0]
-    assert "tensors:" not in found["inferred"][0]
+    assert "a.weight [7, 9] fits no known place" in found["unrecognized"]
+    assert "tensors:" not in found["unrecognized"]
 
 
 def test_everything_is_json(forecast_bundle, forecaster):

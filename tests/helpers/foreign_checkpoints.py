@@ -6,6 +6,7 @@ import pathlib
 import sys
 import tarfile
 import types
+import warnings
 import zipfile
 from contextlib import contextmanager
 
@@ -48,6 +49,20 @@ class RecurrentModel(nn.Module):
 
     def forward(self, x):
         return self.mlp(self.rnn["rnn"](x)[0])
+
+
+class TiedNet(nn.Module):
+    """A language model whose embedding and output share a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(7, 4)
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+        self.out = nn.Linear(4, 7)
+        self.out.weight = self.emb.weight
+
+    def forward(self, x):
+        return self.out(self.lstm(self.emb(x))[0])
 
 
 class SpeechEncoder(nn.Module):
@@ -107,6 +122,15 @@ def lightning(path, network):
 
 def hugging_face(path, network):
     save_file(renamed(network, "encoder."), path, {"format": "pt"})
+
+
+def split(folder, network, suffix):
+    """As Hugging Face does it: two files, and a list of what is in which."""
+    weights = list(network.state_dict().items())
+    for number in range(2):
+        path = folder / f"model-0000{number + 1}-of-00002.{suffix}"
+        (save_file if suffix == "safetensors" else torch.save)(dict(weights[3 * number :][: 3 + 9 * number]), path)
+    (folder / f"model.{suffix}.index.json").write_text('{"weight_map": {}}')
 
 
 def fairseq(path, network):
@@ -213,3 +237,10 @@ def archive_of(path, form, networks):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return path
+
+
+def frozen(path, network):
+    """A TorchScript archive whose weights have become constants of its code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
+        torch.jit.freeze(torch.jit.script(network.eval())).save(path)

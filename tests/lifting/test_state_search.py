@@ -321,3 +321,33 @@ def test_a_state_that_a_method_makes_needs_no_name_of_a_state():
         lift(KeepsMean().eval(), specs_of(x="float32[batch,seq,3]"))
     signature = lift(KeepsMeanWithMethod().eval(), specs_of(x="float32[batch,seq,3]")).signature
     assert [spec.argument for spec in signature.states] == ["hc", "mean"]
+
+
+def test_where_no_state_helps_the_reason_of_the_inputs_is_shown():
+    """The inputs do not fit the module, whatever state is passed."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, hidden):
+            return self.lstm(self.fc(x), hidden)
+
+    with pytest.raises(LiftingError, match=r"mat1 and mat2 .*correct the --input if that is at fault"):
+        lift(Net(), [TensorSpec.parse("x:float32[batch,seq,6]")])
+    lift(Net(), [TensorSpec.parse("x:float32[batch,seq,5]")])
+
+
+def test_where_the_state_is_refused_that_is_the_reason():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, hidden):
+            return self.lstm(x, hidden.of_mine)
+
+    with pytest.raises(LiftingError, match=r"none of the usual forms of a state"):
+        lift(Net(), [TensorSpec.parse("x:float32[batch,seq,3]")])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lstm_deploy.errors import InputError
-from lstm_deploy.lifting.user_code import unpickle_module
+from lstm_deploy.lifting.user_code import instantiate, unpickle_module
 from lstm_deploy.lifting.weight_choice import read_weights
 
 
@@ -40,3 +40,14 @@ def test_a_trusted_pickle_of_classes_that_are_not_there_is_told_what_helps(tmp_p
     torch.save(nn.LSTM(3, 4).state_dict(), tmp_path / "m.pth")
     with pytest.raises(InputError, match="OrderedDict, not a module; leave out --trust-pickle"):
         unpickle_module(tmp_path / "m.pth")
+
+
+def test_what_pytorch_says_of_the_way_in_which_a_class_is_written_is_not_repeated(tmp_path):
+    """As of dropout in one layer, and of the old weight norm; warnings of the author's own stay."""
+    lines = ["import warnings", "from torch import nn", "class Net(nn.Module):", "    def __init__(self):"]
+    lines += ["        super().__init__()", "        self.lstm = nn.LSTM(3, 4, dropout=0.5)"]
+    lines += ["        self.fc = nn.utils.weight_norm(nn.Linear(4, 2))", "        warnings.warn('mine')"]
+    (tmp_path / "net.py").write_text("\n".join(lines))
+    with pytest.warns(UserWarning) as said:
+        instantiate(f"{tmp_path / 'net.py'}:Net", {})
+    assert [str(warning.message) for warning in said] == ["mine"]

@@ -8,8 +8,10 @@ from pathlib import Path
 import foreign_checkpoints as foreign
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from lstm_deploy.errors import InputError
@@ -103,11 +105,27 @@ def test_a_bare_file_of_several_networks_ends_with_what_it_holds_and_what_to_typ
     pytest.fail("the second key leads nowhere")
 
 
-def test_one_of_several_files_is_not_taken_for_the_whole(tmp_path):
-    path = tmp_path / "model-00001-of-00002.safetensors"
-    foreign.hugging_face(path, foreign.Net())
-    with pytest.raises(InputError, match="one of several files of a network; join"):
-        load(Origin(path=path))
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("given", ["model-00001-of-00002.{}", "model.{}.index.json", ""])
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_files_that_a_network_is_split_into_are_joined_as_the_refusal_says(tmp_path, suffix, given, model, monkeypatch):
+    network = foreign.Net()
+    foreign.split(tmp_path, network, suffix)
+    with pytest.raises(InputError, match="several|list of the files") as error:
+        load(Origin(path=tmp_path / given.format(suffix), model=model))
+    code, joined = re.search(r"join them, as in (.*), and give (\S+)\.$", str(error.value)).groups()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    eval(code, {"torch": torch, "safetensors": safetensors})
+    assert_loaded(load(Origin(path=Path(joined), model=f"{HOME}:Net")), network)
+
+
+def test_a_distributed_checkpoint_is_told_how_to_be_joined(tmp_path):
+    for name in (".metadata", "__0_0.distcp"):
+        (tmp_path / name).write_bytes(b"PK")
+    for path in (tmp_path, tmp_path / "__0_0.distcp"):
+        with pytest.raises(InputError, match=rf"format_utils dcp_to_torch {tmp_path} joined\.pt, and give joined\.pt"):
+            load(Origin(path=path))
 
 
 @pytest.mark.parametrize("key", ["_orig_mod.net", "net", "net._orig_mod"])
@@ -115,6 +133,8 @@ def test_a_key_may_have_the_wrappers_that_are_in_the_file(tmp_path, key):
     network = foreign.Net()
     torch.save(foreign.renamed(network, "_orig_mod.net."), tmp_path / "m.pt")
     assert_loaded(load(Origin(path=tmp_path / "m.pt", weights_key=key, model=f"{HOME}:Net")), network)
+    for model in (None, f"{HOME}:Net"):
+        assert "not used" not in " ".join(load(Origin(path=tmp_path / "m.pt", weights_key=key, model=model)).findings)
     with pytest.raises(InputError, match="no entry 'x'; there is net"):
         load(Origin(path=tmp_path / "m.pt", weights_key="x"))
 
@@ -332,6 +352,22 @@ def test_other_recurrent_layers_are_counted_as_what_they_are(tmp_path):
         load(Origin(path=tmp_path / "m.pt"))
 
 
+@pytest.mark.parametrize("kept", ["emb.weight", "out.weight"])
+def test_a_tied_weight_may_have_one_of_its_names_in_the_file(tmp_path, kept):
+    """As safetensors keeps it."""
+    network = foreign.TiedNet()
+    names = {"emb.weight", "out.weight"} - {kept}
+    weights = {name: value for name, value in network.state_dict().items() if name not in names}
+    save_file(weights, tmp_path / "m.safetensors")
+    loaded = load(Origin(path=tmp_path / "m.safetensors", model=f"{HOME}:TiedNet"))
+    assert_loaded(loaded, network)
+    assert "not used" not in " ".join(loaded.findings)
+    del weights[kept]
+    save_file(weights, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"emb\.weight is missing"):
+        load(Origin(path=tmp_path / "m.safetensors", model=f"{HOME}:TiedNet"))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     places=st.lists(st.text("abcdefgh_", min_size=1, max_size=4), max_size=3, unique=True),
@@ -347,3 +383,89 @@ def test_a_class_is_found_wherever_it_lies(tmp_path_factory, places, nested, oth
     content |= {f"other{index}.weight": torch.ones(index + 1) for index in range(others)}
     torch.save(content, path)
     assert_loaded(load(Origin(path=path, model=f"{HOME}:Net")), network)
+
+
+@pytest.mark.parametrize("outer", ["", "model.0.rnns.0."])
+def test_weights_as_weight_drop_leaves_them_are_not_taken(tmp_path, outer):
+    """As fastai saves them: those of the LSTM have entries dropped, and the whole ones lie beside it."""
+    weights = foreign.renamed(nn.LSTM(3, 4), f"{outer}module.")
+    weights[f"{outer}weight_hh_l0_raw"] = weights[f"{outer}module.weight_hh_l0"] * 2
+    torch.save(weights, tmp_path / "m.pt")
+    for key in (None, f"{outer}module", *([outer.rstrip(".")] if outer else [])):
+        with pytest.raises(InputError, match=r"weight_hh_l0_raw in each call \(weight drop\); name the class"):
+            load(Origin(path=tmp_path / "m.pt", weights_key=key))
+    torch.save(weights | foreign.renamed(nn.LSTM(3, 4), "other."), tmp_path / "m.pt")
+    with pytest.raises(InputError) as error:
+        load(Origin(path=tmp_path / "m.pt"))
+    assert "weights-key" not in str(error.value) or "--weights-key other." in str(error.value)
+
+
+def test_weights_that_are_made_of_others_are_called_so(tmp_path):
+    network = foreign.Net()
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        nn.utils.parametrizations.weight_norm(network.lstm, name)
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    made = r"an LSTM whose weights are made of others \(lstm\.parametrizations\.weight_ih_l0\.original0\)"
+    with pytest.raises(InputError, match=f"it has {made}; name its class"):
+        load(Origin(path=tmp_path / "m.pt"))
+    with pytest.raises(InputError, match=f"the file has {made}, so the class has to make them too"):
+        load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
+
+
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_the_names_of_keras_are_told_what_they_are_in_pytorch(tmp_path, model):
+    shapes = {"kernel": (3, 16), "recurrent_kernel": (4, 16), "bias": (16,)}
+    renamed = {f"lstm/lstm_cell/{name}": torch.ones(shape) for name, shape in shapes.items()}
+    save_file(renamed, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"by the names of Keras .*weight_ih_l0 is kernel\.T"):
+        load(Origin(path=tmp_path / "m.safetensors", model=model))
+
+
+@pytest.mark.parametrize(
+    "content", [lambda net: list(net.parameters()), lambda net: torch.cat([p.flatten() for p in net.parameters()])]
+)
+def test_weights_without_names_are_not_said_to_be_no_lstm(tmp_path, content):
+    torch.save(content(foreign.Net()), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="no LSTM was found in it"):
+        load(Origin(path=tmp_path / "m.pt"))
+    with pytest.raises(InputError, match="has no LSTM by the names of PyTorch, but (0, 1, 2|one without a name)"):
+        load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
+
+
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_a_file_without_a_network_is_called_what_it_is(tmp_path, model):
+    torch.save(foreign.optimizer_of(foreign.Net()), tmp_path / "optimizer.bin")
+    with pytest.raises(InputError, match=r"holds the state of an optimizer, without the weights; give the file"):
+        load(Origin(path=tmp_path / "optimizer.bin", model=model))
+    foreign.frozen(tmp_path / "m.pt", foreign.Net())
+    with pytest.raises(InputError, match=r"constants without names .*give the weights that it was made from"):
+        load(Origin(path=tmp_path / "m.pt", model=model))
+
+
+@pytest.mark.filterwarnings("ignore:torch")
+@pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
+def test_a_whole_quantized_module_is_called_so(tmp_path, model):
+    torch.save(torch.ao.quantization.quantize_dynamic(foreign.Net(), {nn.LSTM}), tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"quantized.*float32"):
+        load(Origin(path=tmp_path / "m.pt", model=model))
+
+
+@pytest.mark.parametrize("outer", [None, "trained"])
+def test_parts_that_can_only_be_one_network_are_joined_without_its_class(tmp_path, outer):
+    network = foreign.Net()
+    parts = {"encoder": network.lstm.state_dict(), "fc": network.fc.state_dict(), "epoch": 3}
+    torch.save({outer: parts} if outer else parts, tmp_path / "m.pt")
+    loaded = load(Origin(path=tmp_path / "m.pt", weights_key=outer))
+    x = torch.randn(2, 5, 3)
+    torch.testing.assert_close(loaded.lifted.module(x), network(x))
+    names = ", ".join(f"{outer}.{name}" if outer else name for name in ("encoder", "fc"))
+    assert f"the weights under {names} are taken to be one network" in loaded.findings
+
+
+@pytest.mark.parametrize(
+    "other", [{"mean": torch.ones(3)}, {"weight": torch.ones(1, 5)}, foreign.Net().fc.state_dict()]
+)
+def test_parts_that_may_be_of_several_networks_are_not_joined(tmp_path, other):
+    torch.save({"actor": foreign.Net().state_dict(), "other": other}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match=r"does not say which .* --weights-key actor\.$"):
+        load(Origin(path=tmp_path / "m.pt"))

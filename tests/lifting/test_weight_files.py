@@ -145,3 +145,16 @@ def test_an_onnx_file_is_refused_with_a_remedy(tmp_path):
         InputError, match="m.onnx is an ONNX file, not PyTorch weights; give the weights that it was made"
     ):
         read_weights(tmp_path / "m.onnx")
+
+
+def test_other_names_of_a_tensor_that_is_used_are_no_other_weights(tmp_path, state):
+    """As TorchScript has them in `_flat_weights`, and tied weights have."""
+    unused = []
+    content = {"model": state, "again": list(state.values()), "view": state["weight_hh_l0"][:2], "copy": torch.ones(3)}
+    read_weights(saved(tmp_path / "m.pt", content), unused=unused)
+    assert unused == ["view", "copy"]
+
+
+def test_a_file_of_one_tensor_is_read(tmp_path):
+    """As the vector of all parameters, which has no name."""
+    assert list(read_weights(saved(tmp_path / "m.pt", torch.ones(3)), unused=[])) == [""]
