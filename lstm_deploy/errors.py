@@ -2,6 +2,7 @@
 
     LstmDeployError            1   any other failure
     ├── InputError             2   wrong usage or wrong input
+    │   ├── CaptureError       2   a model that cannot be recorded as a CUDA graph
     │   └── LiftingError       2   a module whose state cannot be made explicit
     ├── ParityError            3   an artifact does not compute what the model computes
     └── ProviderError          4   the requested execution provider is not available
@@ -28,6 +29,10 @@ class InputError(LstmDeployError):
     """A file, an option or an argument is wrong."""
 
     exit_code = 2
+
+
+class CaptureError(InputError):
+    """A model cannot be recorded as a CUDA graph."""
 
 
 class LiftingError(InputError):

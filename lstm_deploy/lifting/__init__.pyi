@@ -1,4 +1,4 @@
-from . import onnx_order as onnx_order, sources as sources
+from . import flat_weights as flat_weights, onnx_order as onnx_order, sources as sources
 from .calling import RECURRENT_MODULES as RECURRENT_MODULES, State as State, flatten as flatten
 from .execution import in_float64 as in_float64, shared_copy as shared_copy
 from .onnx_order import to_onnx_order as to_onnx_order

@@ -133,7 +133,8 @@ class StatefulLSTM(KeepsWeights, nn.LSTM):
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
         if lengths is None:
             return self.kernel(x, (h, c))
-        packed = packed_in_any_order(x, lengths.cpu())
+        # A copy, as a trace would go on with lengths on the CPU where cpu() gives back the tensor itself.
+        packed = packed_in_any_order(x, lengths.to("cpu", copy=True))
         y, final = self.kernel(packed, (h, c))
         return pad_packed_sequence(y, total_length=x.shape[0])[0], final
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lstm_deploy.artifacts import most_bytes
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting.file_contents import read_content
+from lstm_deploy.lifting.flat_weights import by_name
 from lstm_deploy.lifting.pickles import Stub
 from lstm_deploy.lifting.stored_tensors import StoredTensor
 
@@ -168,13 +169,14 @@ def open_weights(path: Path) -> WeightFile:
     nbytes = sum(value.nbytes for value in walk.tensors.values())
     if nbytes > most_bytes(path.stat().st_size):
         raise InputError(f"The tensors in {path} are {nbytes:,} bytes, more than the file can hold; check it.")
+    tensors = by_name(walk.tensors, path)
     entries: Any = content if isinstance(content, Mapping) else ()
     if isinstance(content, list | tuple):
         entries = range(len(content))
     return WeightFile(
         path=path,
-        tensors=walk.tensors,
-        homes=walk.homes,
+        tensors=tensors,
+        homes={name: walk.homes.get(name, "") for name in tensors},
         objects=dict(walk.objects),
         modules=walk.modules,
         entries=tuple(map(str, entries)) or (type_name(content),),

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, parser
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph, without_contract
 from lstm_deploy.contract import CONTRACT_KEY, LSTM, Feeds, Outputs, Signature, TensorSpec, blank_feeds
-from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.errors import CaptureError, InputError, ProviderError, one_line
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.providers import PROVIDERS, Provider
 
@@ -86,7 +86,10 @@ class OnnxRuntime(Runtime):
         device = PROVIDERS[self.provider].device
         if device == "cpu":
             return BoundRecurrence(self, batch, seq)
-        return DeviceRecurrence(self, batch, seq, device=device, graphs=self._graphs)
+        recurrence = DeviceRecurrence(self, batch, seq, device=device, graphs=self._graphs)
+        if self._graphs is not None:
+            recurrence.capture()
+        return recurrence
 
     def close(self) -> None:
         del self.session
@@ -164,6 +167,19 @@ class DeviceRecurrence(BoundRecurrence):
         self._runs[self._now]()
         self._waits[self._now]()
         self._now ^= 1
+
+    def capture(self) -> None:
+        """Record the graph of each binding; the state is then the initial one, as before.
+
+        Raises `CaptureError` for a model that cannot be recorded.
+        """
+        before = self.get_state()
+        try:
+            self.advance()
+            self.advance()
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
+            raise CaptureError(f"It cannot be recorded as a CUDA graph ({one_line(error, 100)}).") from error
+        self.set_state(before)
 
 
 def _graph_options(graph: int) -> Any:

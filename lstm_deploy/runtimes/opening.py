@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lstm_deploy.artifacts import FORMATS, SUFFIXES, check_unchanged
+from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.runtimes.c_compiler import find_compiler
 from lstm_deploy.runtimes.native import NativeRuntime
@@ -50,12 +51,29 @@ def _without_compiler() -> str:
     return ""
 
 
+PERSISTENT = 192
+"""See `is_faster_in_torch`."""
 RUNTIMES = {
     "onnx": Loader("onnx", _load_onnx),
     "c": Loader("native", lambda path, *_: NativeRuntime(path), _without_compiler),
     "torchscript": Loader("torchscript", _load_torchscript, _without_torch),
 }
 """By format, the preferred first."""
+
+
+def is_faster_in_torch(signature: Signature, provider: str) -> bool:
+    """Whether PyTorch runs a model on CUDA with kernels that ONNX Runtime does not use, and is there to do so.
+
+    Up to the hidden size `PERSISTENT` it asks cuDNN for kernels that keep the weights on the chip for a whole sequence:
+    `use_persist_common_heuristics` in aten/src/ATen/native/cudnn/RNN.cpp.
+    """
+    if provider != "cuda" or any(module.hidden_size > PERSISTENT for module in signature.recurrent):
+        return False
+    if _without_torch():
+        return False
+    from lstm_deploy.runtimes.torchrt import has_cuda
+
+    return has_cuda()
 
 
 def cannot_run(format: str, precision: str, provider: str) -> str:  # noqa: A002 - the field's name

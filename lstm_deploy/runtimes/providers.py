@@ -21,6 +21,8 @@ class Provider:
     """Where its arrays lie, as onnxruntime and PyTorch call it."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What can be asked of it: each setting, and the option of onnxruntime's provider that turns it on."""
+    for_repeats: tuple[str, ...] = ()
+    """The settings that suit calls whose sizes repeat, as the steps of a stream."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that are set, unless the user has, before onnxruntime loads it."""
     no_kernel: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +51,7 @@ PROVIDERS = {
             # tf32 rounds factors to 10 bits: fast, and far outside float32's tolerance.
             # graph captures the kernels of a step once and replays them in `Recurrence.step`.
             settings={"tf32": "use_tf32", "graph": "enable_cuda_graph"},
+            for_repeats=("graph",),
             no_kernel={"int8": "CUDA has no int8 LSTM, and would leave it to the CPU"},
             install="onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver",
         ),

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from lstm_deploy.artifacts import without_contract
-from lstm_deploy.contract import CONTRACT_FILE, Feeds, Outputs, Signature, blank_feeds
-from lstm_deploy.errors import InputError, ProviderError, one_line, user_line
+from lstm_deploy.contract import CONTRACT_FILE, Array, Feeds, Outputs, Signature, blank_feeds
+from lstm_deploy.errors import CaptureError, InputError, ProviderError, one_line, user_line
 from lstm_deploy.lifting import Lifted
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.providers import PROVIDERS
@@ -91,35 +91,45 @@ class TorchRecurrence:
 
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         self._runtime, signature = runtime, runtime.signature
-        self.inputs, initial = blank_feeds(signature, batch, seq)
+        blank, initial = blank_feeds(signature, batch, seq)
+        hosts = {name: self._host(value) for name, value in blank.items()}
+        self.inputs = {name: host.numpy() for name, host in hosts.items()}
         self._inputs = [runtime.tensor(value) for value in self.inputs.values()]
-        pairs = zip(self._inputs, map(torch.from_numpy, self.inputs.values()), strict=True)
+        pairs = zip(self._inputs, hosts.values(), strict=True)
         self._copied = [(tensor, host) for tensor, host in pairs if tensor.data_ptr() != host.data_ptr()]
         self._state: list[torch.Tensor] = []
         self._state_names = [spec.name for spec in signature.state_inputs]
         self.set_state(initial)
         self._results = runtime.call([*self._inputs, *self._state])
-        self.outputs: Outputs = {
-            spec.name: np.zeros(value.shape, spec.dtype)
-            for spec, value in zip(signature.outputs, self._results, strict=False)
-        }
-        self._outputs = [torch.from_numpy(value) for value in self.outputs.values()]
+        pairs_of_outputs = zip(signature.outputs, self._results, strict=False)
+        self._outputs = [self._host(np.zeros(value.shape, spec.dtype)) for spec, value in pairs_of_outputs]
+        names = [spec.name for spec in signature.outputs]
+        self.outputs: Outputs = {name: host.numpy() for name, host in zip(names, self._outputs, strict=True)}
 
     def step(self) -> None:
         for tensor, host in self._copied:
-            tensor.copy_(host)
+            tensor.copy_(host, non_blocking=True)  # in order with the run
         self.run()
         for target, result in zip(self._outputs, self._results, strict=False):
-            target.copy_(result)  # from CUDA this waits for the result
+            target.copy_(result, non_blocking=True)
+        self._wait()
 
     def advance(self) -> None:
         self.run()
-        if self._runtime.device == "cuda":
-            torch.cuda.synchronize()
+        self._wait()
 
     def run(self) -> None:
         self._results = self._runtime.call([*self._inputs, *self._state])
         self._state = list(self._results[len(self._outputs) :])
+
+    def _host(self, value: Array) -> torch.Tensor:
+        """The array as a tensor of the CPU; for a GPU in memory that it can read by itself."""
+        host = torch.from_numpy(value)
+        return host.pin_memory() if self._runtime.device == "cuda" else host
+
+    def _wait(self) -> None:
+        if self._runtime.device == "cuda":
+            torch.cuda.current_stream().synchronize()
 
     def get_state(self) -> Outputs:
         return {name: value.cpu().numpy().copy() for name, value in zip(self._state_names, self._state, strict=True)}
@@ -133,6 +143,12 @@ class GraphRecurrence(TorchRecurrence):
 
     def __init__(self, runtime: TorchRuntime, batch: int, seq: int) -> None:
         super().__init__(runtime, batch, seq)
+        try:
+            self._capture()
+        except RuntimeError as error:  # a copy to the CPU, as of lengths, cannot be part of a graph
+            raise CaptureError(f"It cannot be recorded as a CUDA graph ({one_line(error, 100)}).") from error
+
+    def _capture(self) -> None:
         before = [state.clone() for state in self._state]  # warming up and capturing run the model, so the state moves
         # PyTorch requires warm-up on a stream other than the default one before a capture.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -163,6 +179,11 @@ class GraphRecurrence(TorchRecurrence):
             state.copy_(after)
 
 
+def has_cuda() -> bool:
+    """Whether PyTorch sees a CUDA device here."""
+    return torch.cuda.is_available()
+
+
 def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) -> str:
     """Set what PyTorch has one setting of for the whole process; returns the device of the provider.
 
@@ -170,7 +191,7 @@ def prepare(provider: str, threads: int | None, settings: Sequence[str] = ()) ->
     """
     device = PROVIDERS[provider].device
     if device == "cuda":
-        if not torch.cuda.is_available():
+        if not has_cuda():
             raise ProviderError("PyTorch sees no CUDA device here; use --provider cpu.")
         # TF32 rounds inputs to 10 bits: fast, and far outside float32's tolerance
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in settings

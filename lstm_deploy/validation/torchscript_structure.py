@@ -5,7 +5,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation.structure import Graph, Node
 
+_NO_NUMBER = np.empty(0)
 _NUMBERED = re.compile(r"\.___torch_mangle_\d+")
 
 
@@ -27,10 +28,44 @@ def torchscript_structure(path: Path) -> Graph:
     graph = module.inlined_graph
     own, *inputs = (value.debugName() for value in graph.inputs())
     reader = _Reader({own: module})
-    nodes = tuple(reader.nodes(graph, ""))
+    nodes = _without_slicing(list(reader.nodes(graph, "")), reader.constants)
     (result,) = (value.debugName() for value in graph.outputs())
     outputs = reader.tuples.get(result, (result,))
     return Graph(tuple(inputs), outputs, nodes, reader.constants, named_ports=False, ordered=True)
+
+
+def _without_slicing(nodes: Sequence[Node], constants: dict[str, Array]) -> tuple[Node, ...]:
+    """The nodes but for those that slice weights off one tensor; the weights become constants.
+
+    So a file has the same structure whether its LSTMs have one tensor of weights or several.
+    """
+    lists = {
+        node.outputs[0]: [int(constants[name]) for name in node.inputs]
+        for node in nodes
+        if node.kind == "prim::ListConstruct"
+        and all(constants.get(name, _NO_NUMBER).dtype == int for name in node.inputs)
+    }
+    pieces: dict[str, list[Array]] = {}
+    weights: dict[str, Array] = {}
+    slicing = []
+    for node in nodes:
+        first, sizes = node.inputs[:1], [lists[name] for name in node.inputs[1:2] if name in lists]
+        if node.kind == "aten::split_with_sizes" and sizes and first[0] in constants:
+            flat = constants[first[0]]
+            if flat.shape == (sum(sizes[0]),):
+                pieces[node.outputs[0]] = np.split(flat, np.cumsum(sizes[0])[:-1])
+                slicing.append(node)
+        elif node.kind == "prim::ListUnpack" and first[0] in pieces:
+            weights |= zip(node.outputs, pieces[first[0]], strict=True)
+            slicing.append(node)
+        elif node.kind == "aten::view" and sizes and first[0] in weights:
+            weights[node.outputs[0]] = weights[first[0]].reshape(sizes[0])
+            slicing.append(node)
+    constants |= weights
+    left = [node for node in nodes if node not in slicing]
+    read = {name for node in left for name in node.inputs}
+    spare = {name for node in slicing for name in node.inputs if name in lists} - read
+    return tuple(node for node in left if node.outputs[:1] not in {(name,) for name in spare})
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lstm_deploy.artifacts import LstmLayer, Matrix, c_weights, onnx_graph, onnx_weights, read_interface, summed_biases
 from lstm_deploy.contract import LSTM, Array
-from lstm_deploy.lifting import Lifted, onnx_order
+from lstm_deploy.lifting import Lifted, flat_weights, onnx_order
 from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
 from lstm_deploy.validation.weight_faults import wrong_gate_orders
 
@@ -35,7 +35,8 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
             traced = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-        return _tensor_problems({name: value.numpy() for name, value in traced.state_dict().items()}, own)
+        tensors = flat_weights.by_name(traced.state_dict(), path)
+        return _tensor_problems({name: value.numpy() for name, value in tensors.items()}, own)
     inside = tuple(f"module.{path}." if path else "module." for path in lifted.calls)
     others = {name: value for name, value in own.items() if not name.startswith(inside)}
     others |= {name: _numpy(value) for name, value in lifted.named_parameters() if "weight_hr" in name}
