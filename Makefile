@@ -5,7 +5,7 @@ BIN := .venv/bin
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
   --ignore tests/embedding/test_clients.py
 
-.PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda reference clean
+.PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -49,9 +49,12 @@ bench-method: .venv/.installed  ## whether the benchmark can be believed
 bench-training: .venv/.installed  ## what training the five systems costs and reaches, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/training.py
 
-bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU
+bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU; goes on where it was broken off
 	$(BIN)/pip install -q -c constraints.txt "onnxruntime-gpu[cuda,cudnn]"
-	$(BIN)/python benchmarks/sizes.py --provider cuda
+	$(BIN)/python benchmarks/sizes.py --provider cuda --rounds 10 --resume
+
+gpu-pack: .venv/.installed  ## what a GPU machine without a registry lacks, into .gpu; benchmarks/on_gpu.sh runs there
+	$(BIN)/python benchmarks/gpu_pack.py .gpu
 
 reference: .venv/.installed  ## make the bundle in exported/ anew
 	$(BIN)/python exported/make_reference.py

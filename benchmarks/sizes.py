@@ -2,7 +2,8 @@
 
 `make bench` calls it. Weights are random: latency does not depend on them. For each network the document of
 `bench --json` goes to `benchmarks/results/PROVIDER/NAME.json` (without single samples; `lstm-deploy compare` reads it),
-and tables of all to `PROVIDER.md`. `--readme` writes the table in the README from the results that are there.
+and tables of all to `PROVIDER.md`. `--readme` writes the table in the README from the results that are there. On a GPU,
+whose time is short, it measures fewer networks and cases; `--resume` leaves out those that were measured there before.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lstm_deploy
+from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.report_style import format_value, markdown_table
 from lstm_deploy.benchmark import tables
 from lstm_deploy.benchmark.runner import without_samples
@@ -56,6 +58,7 @@ SYSTEMS = {
     "window": System("Window", {}, "x:float32[batch,10]", 10),
     "characters": System("CharLSTM", {}, "x:float32[batch,seq,65]", 100),
 }
+NAMES = (*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS)
 COMPILED = ("1-64x1", "65-128x2")
 """Where `torch.compile` takes part: it needs half a minute for each size of each case."""
 COMPARED = (
@@ -70,6 +73,10 @@ COMPARED = (
     "openvino",
     "openvino-bf16",
 )
+ON_GPU = ("1-64x1", "65-128x2", "40-256x3", "64-512x2")
+"""What is measured on a GPU unless another is named: for more than six minutes there, name them one by one."""
+BATCHES_ON_GPU = (1, 256)
+BASELINES_ON_GPU = ("eager", "eager-graph", "floor")
 BEGIN, END = "<!-- latency: made by benchmarks/sizes.py --readme -->\n", "<!-- latency: end -->\n"
 
 
@@ -79,36 +86,47 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--only", help="one network, by its name")
     parser.add_argument("--readme", action="store_true", help="measure nothing")
+    parser.add_argument("--resume", action="store_true", help="leave out what was measured on this machine before")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for documents and tables")
     arguments = parser.parse_args()
-    passed = arguments.readme or measure(arguments.provider, arguments.rounds, arguments.only)
-    found = read(arguments.provider)
-    (RESULTS / f"{arguments.provider}.md").write_text(markdown(found), encoding="utf-8")
-    if arguments.provider == "cpu":
+    provider, results = arguments.provider, arguments.results
+    passed = arguments.readme or measure(
+        provider, arguments.rounds, arguments.only, results / provider, resume=arguments.resume
+    )
+    found = read(results / provider)
+    tables_of = "cuda-sizes" if provider == "cuda" else provider
+    (results / f"{tables_of}.md").write_text(markdown(found), encoding="utf-8")
+    if provider == "cpu" and results == RESULTS:
         readme = ROOT / "README.md"
         readme.write_text(with_table(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
     if not passed:
-        raise SystemExit(f"Some networks fail parity on {arguments.provider}; see {RESULTS / arguments.provider}.md.")
+        raise SystemExit(f"Some networks fail parity on {provider}; see {results / tables_of}.md.")
 
 
-def measure(provider: str, rounds: int, only: str | None) -> bool:
+def measure(provider: str, rounds: int, only: str | None, results: Path, *, resume: bool) -> bool:
     """Whether everything passed parity."""
     failed = False
-    (RESULTS / provider).mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    on_gpu = provider != "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        for name in [*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS]:
-            if only not in (None, name):
+        for name in ON_GPU if on_gpu and only is None else NAMES:
+            file = results / f"{name}.json"
+            if only not in (None, name) or (resume and is_of_this_machine(file)):
                 continue
             print(f"{name} …", file=sys.stderr)
             origin = origin_of(Path(folder), name)
-            more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
+            more: dict[str, Any] = {"half": True} if on_gpu else {"quantize": "int8", "max_metric_loss": 1.0}
             bundle = lstm_deploy.export(origin, Path(folder, name), **more)
             parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
             failures = report.parity_failures(parity)
             failed |= bool(failures)
             plan = lstm_deploy.Plan(
                 providers=(provider,),
+                batches=BATCHES_ON_GPU if on_gpu else lstm_deploy.Plan().batches,
                 seq_lens=(SYSTEMS[name].steps if name in SYSTEMS else 100,),
-                baselines=tuple(each for each in BASELINES if each != "compile" or name in COMPILED),
+                baselines=BASELINES_ON_GPU
+                if on_gpu
+                else tuple(each for each in BASELINES if each != "compile" or name in COMPILED),
                 rounds=rounds,
                 unvalidated=True,  # what failed is said in the results
             )
@@ -117,14 +135,21 @@ def measure(provider: str, rounds: int, only: str | None) -> bool:
             for row in document["results"]:
                 row["round_medians_us"] = [float(f"{median:.5g}") for median in row["round_medians_us"]]
             text = json.dumps(document, separators=(",", ":")).replace('{"variant"', '\n{"variant"') + "\n"
-            (RESULTS / provider / f"{name}.json").write_text(text, encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
     return not failed
 
 
-def read(provider: str) -> dict[str, dict[str, Any]]:
-    """The results that are there, by name, in the order of `SIZES` and `SYSTEMS`."""
-    names = [*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS]
-    files = {name: RESULTS / provider / f"{name}.json" for name in names}
+def is_of_this_machine(file: Path) -> bool:
+    """Whether a result was measured on this machine, with these versions."""
+    if not file.exists():
+        return False
+    there, here = json.loads(file.read_text(encoding="utf-8"))["environment"], environment.describe()
+    return all(there.get(key) == here[key] for key in ("versions", "cpu", "gpu"))
+
+
+def read(results: Path) -> dict[str, dict[str, Any]]:
+    """The results that are there, by name, in the order of `NAMES`."""
+    files = {name: results / f"{name}.json" for name in NAMES}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
 
 
