@@ -151,3 +151,80 @@ def test_how_an_lstm_rounds_does_not_hide_what_looks_across_time(gain, far, stre
     before = {name: value.clone() for name, value in module.state_dict().items()}
     assert lift_module(module).signature.streaming == streaming
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+class KeepsStateAtBlank(nn.Module):
+    """A transducer's predictor, which leaves its state as it was where the last label is blank."""
+
+    def __init__(self, blank, labels):
+        super().__init__()
+        self.blank = blank
+        self.embed = nn.Embedding(labels, 4)
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x, state):
+        y, new = self.lstm(self.embed(x), state)
+        is_blank = (x[:, -1] == self.blank)[None, :, None]
+        return y, tuple(torch.where(is_blank, old, now) for old, now in zip(state, new, strict=True))
+
+
+@pytest.mark.parametrize(("blank", "labels"), [(0, 10), (1, 10), (28, 29), (777, 1000)])
+def test_a_branch_on_a_label_that_is_seldom_drawn_is_seen(blank, labels):
+    spec = TensorSpec(name="x", dtype="int64", shape=("batch", "seq"), low=(0,), high=(labels - 1,))
+    signature = lift_module(KeepsStateAtBlank(blank, labels), spec).signature
+    assert signature.streaming == "state-only"
+    assert "changes the state of lstm on its way out" in signature.streaming_reason
+
+
+@pytest.mark.parametrize("x", ["float32[batch,seq,3]", "float32[seq,3]"])
+def test_a_branch_on_a_frame_of_zeros_is_seen(x):
+    class SkipsSilence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, state=None):
+            y, new = self.lstm(x, state)
+            return torch.where((x[..., -1:, :] == 0).all(), 0.0, 1.0) * y, new
+
+    assert lift_module(SkipsSilence(), TensorSpec.parse(f"x:{x}")).signature.streaming == "state-only"
+
+
+class StartSymbol(nn.Module):
+    def __init__(self, *, cut):
+        super().__init__()
+        self.cut = cut
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, state=None):
+        y, state = self.lstm(torch.cat([x.new_zeros(len(x), 1, 3), x], 1), state)
+        return y[:, self.cut :], state
+
+
+@pytest.mark.parametrize(
+    ("cut", "reason"), [(0, "lstm and y have 1 step more than x"), (1, "lstm has 1 step more than x")]
+)
+def test_a_step_that_forward_adds_to_each_call_is_named(cut, reason):
+    signature = lift_module(StartSymbol(cut=cut)).signature
+    assert signature.streaming == "state-only"
+    assert reason in signature.streaming_reason
+
+
+def test_a_convolution_that_pads_each_call_is_named_and_the_state_is_not_blamed():
+    class Convolves(modules.Convolved):
+        def forward(self, x, state=None):
+            return self.lstm(self.conv(x.transpose(1, 2)).transpose(1, 2), state)
+
+    signature = lift_module(Convolves()).signature
+    assert signature.streaming == "state-only"
+    assert "conv, an nn.Conv1d, before lstm, looks across time" in signature.streaming_reason
+    assert "state of" not in signature.streaming_reason
+
+
+def test_a_state_that_forward_scales_is_named():
+    class Decays(modules.HidesState):
+        def forward(self, x, state):
+            y, state = self.lstm(x, tuple(0.9 * value for value in state))
+            return y, state
+
+    assert "changes the state of lstm on its way in," in lift_module(Decays()).signature.streaming_reason
