@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from msgspec.structs import replace
 from torch import nn
 
@@ -16,7 +15,7 @@ from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, named_like_state, numbered
 from lstm_deploy.lifting.initial_state import states_made_by_methods
 from lstm_deploy.lifting.packing import Packing
-from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims
+from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims, identical
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
 from lstm_deploy.lifting.state_parts import Usual, parts_of
 from lstm_deploy.lifting.state_results import find_results
@@ -279,7 +278,7 @@ def _mark_written(probe: ModuleProbe) -> None:
         now = [after.get((KEPT, argument.root, *path)) for path, _ in leaves_of(argument.structure)]
         pairs = [(value, leaves[number]) for value, number in zip(now, numbers, strict=True) if value is not None]
         # A structure that has lost some of its places, as a list that is emptied, holds no state.
-        is_written = len(pairs) == len(now) and any(not torch.equal(*pair) for pair in pairs)
+        is_written = len(pairs) == len(now) and any(not identical(*pair) for pair in pairs)
         settled.append(replace(argument, is_written=bool(argument.parameter) and is_written))
     probe.convention = replace(convention, state=tuple(settled))
 
