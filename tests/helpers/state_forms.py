@@ -147,6 +147,32 @@ class RowsFirst(Recurrent):
         return {"h": returned[1], "c": returned[2]}
 
 
+class RowsFirstOfLayers(RowsFirst):
+    """As many layers as rows in many a test."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 8, 2, batch_first=True)
+
+    def first(self, rows):
+        return {"h": torch.zeros(rows, 2, 8), "c": torch.zeros(rows, 2, 8)}
+
+
+class RowsFirstInOneTensor(RowsFirstOfLayers):
+    states = ("hidden_in",)
+
+    def forward(self, x, hidden):
+        h, c = hidden.transpose(0, 1).contiguous().chunk(2, -1)
+        y, state = self.lstm(x, (h.contiguous(), c.contiguous()))
+        return self.head(y), torch.cat(state, -1).transpose(0, 1)
+
+    def first(self, rows):
+        return {"hidden": torch.zeros(rows, 2, 16)}
+
+    def following(self, returned):
+        return {"hidden": returned[1]}
+
+
 class Pair(NamedTuple):
     h: Tensor
     c: Tensor
@@ -668,6 +694,8 @@ TAKEN = [
     Stacked,
     Concatenated,
     RowsFirst,
+    RowsFirstOfLayers,
+    RowsFirstInOneTensor,
     NamedPair,
     DictOfBoth,
     NamedEntries,
