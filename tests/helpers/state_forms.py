@@ -615,6 +615,37 @@ class KeepsInObject(Keeps):
         return self.head(y)
 
 
+class KeepsInObjectMadeByACall(Keeps):
+    """There is none before the first call, and a new one after each."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = None
+
+    def forward(self, x):
+        y, state = self.lstm(x, self.memory and self.memory.states.last)
+        self.memory = KeepsInObject.Memory()
+        self.memory.states = KeepsInObject.Memory()
+        self.memory.states.last = state
+        return self.head(y)
+
+
+class CountsInObject(Keeps):
+    """Beside the state lies a number that acts on later calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = None
+
+    def forward(self, x):
+        if self.memory is None:
+            self.memory = KeepsInObject.Memory()
+            self.memory.calls = 0
+        self.memory.calls += 1
+        y, self.memory.state = self.lstm(x, self.memory.state)
+        return self.memory.calls * self.head(y)
+
+
 class KeepsHysteresis(Keeps):
     """A flag of each row that only values in a narrow range let act: comparisons hide it from other values."""
 
@@ -727,5 +758,6 @@ KEPT = [
     KeepsOnceReady,
     KeepsOfTwoCells,
     KeepsInObject,
+    KeepsInObjectMadeByACall,
     KeepsHysteresis,
 ]

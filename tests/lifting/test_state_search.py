@@ -77,6 +77,11 @@ def test_what_is_kept_and_cannot_be_an_input_is_refused_though_it_acts_in_few_ca
         lift(Hides().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
 
 
+def test_a_number_in_an_object_that_a_call_makes_is_refused_by_name():
+    with pytest.raises(LiftingError, match="self.memory.calls"):
+        lifted_of(state_forms.CountsInObject)
+
+
 def test_a_mask_that_is_made_anew_for_each_number_of_steps_is_no_state():
     class Masks(modules.OneLSTM):
         mask = None
