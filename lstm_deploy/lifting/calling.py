@@ -201,7 +201,10 @@ def attributes_set(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Cal
 
 def value_at(module: nn.Module, path: str) -> Any:
     """What lies at the path of an attribute; None if nothing does."""
-    return reduce(lambda owner, name: getattr(owner, name, None), path.split("."), module)
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingConvention:

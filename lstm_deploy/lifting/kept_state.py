@@ -23,7 +23,13 @@ from lstm_deploy.lifting.calling import (
 from lstm_deploy.lifting.data_flow import DataFlow
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, differ, dynamic_dims
-from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
+from lstm_deploy.lifting.state_search import (
+    check_state_sizes,
+    kept_arguments,
+    reaches,
+    some_steps_only,
+    with_rows_marked,
+)
 from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of, structure_of
 
 _KEPT_REMEDY = "keep a state in tensors of floats with an axis of rows, or let forward take and return it."
@@ -69,6 +75,7 @@ def find_kept_state(probe: ModuleProbe) -> None:
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
     if any(argument.attribute for argument in probe.convention.state):
         probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
+        check_state_sizes(probe)
     acting = _acting(probe, probe.sizes)
     _check_others(probe, acting)
     arguments = [argument for argument in probe.convention.state if argument.attribute]

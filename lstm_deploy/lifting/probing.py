@@ -35,6 +35,10 @@ BATCH, SEQ, STEP = 2, 6, 3
 """Sizes of the inputs, and by how much each size is varied. None is 1, which tracers take for a constant.
 
 Where states are looked for, there are as many rows as `_rows_unlike` says."""
+LOOP = "a loop in forward takes one step at a time; feed it one step a call"
+"""Why a graph takes one step."""
+LOOP_ALONE = "a loop in forward takes one step at a time, and calls of one step are not the loop over them"
+"""The same where something else than the state leads from step to step."""
 LONGER = (12, 24, 48, 96, 192)
 """Steps to try where `SEQ` are too few for a convolution or pooling over time."""
 
@@ -108,8 +112,7 @@ class ModuleProbe:
                     "sequence; call that axis `seq` if they are, else look at batch_first and unsqueeze in forward."
                 )
             if name == "seq" and larger.call_counts != recorded.call_counts:
-                reason = "a loop in forward takes one step at a time; feed it one step a call"
-                fixed.append(FixedDim(name="seq", size=1, reason=reason))
+                fixed.append(FixedDim(name="seq", size=1, reason=LOOP))
         if "batch" not in names:
             fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
         fixed_sizes = {dim.name: dim.size for dim in fixed}

@@ -12,8 +12,8 @@ from lstm_deploy.lifting.branch_values import ROWS, branch_inputs
 from lstm_deploy.lifting.chunk_runs import ChunkRuns, Outcome, Trial
 from lstm_deploy.lifting.execution import frozen_copy
 from lstm_deploy.lifting.outputs import many_steps
-from lstm_deploy.lifting.probing import BATCH, example_inputs
-from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.probing import BATCH, SEQ
+from lstm_deploy.lifting.recurrent import Call, Lifted
 from lstm_deploy.lifting.streaming_reasons import why_outputs_differ, why_states_differ
 
 SHORT_CHUNKS = (2, 1, 1, 2)
@@ -26,12 +26,13 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
     `declared` are its inputs before any dimension was fixed.
     """
     signature = lifted.signature
-    for recurrent in signature.recurrent:
-        if recurrent.num_directions == 2:
-            return "none", f"{recurrent.module or 'the LSTM'} is bidirectional: its first output needs the last input"
     one_step = signature.fixed_size("seq") == 1
     specs = declared if one_step else signature.inputs  # a loop over time runs at any length here
-    if any("seq" in spec.shape for spec in specs):
+    has_steps = any("seq" in spec.shape for spec in specs)
+    for recurrent in signature.recurrent:
+        if recurrent.num_directions == 2 and (not has_steps or _runs_over_steps(lifted, specs, recurrent.module)):
+            return "none", f"{recurrent.module or 'the LSTM'} is bidirectional: its first output needs the last input"
+    if has_steps:
         return _measure_chunks(lifted, specs, one_step=one_step)
     if takes_one_step(lifted):
         return "exact", ""  # a sequence is its steps, as nothing but the state is kept between calls
@@ -86,15 +87,36 @@ def _sampled_state(lifted: Lifted, batch: int, seed: int) -> list[Tensor]:
 
 
 def takes_one_step(lifted: Lifted) -> bool:
-    """Whether a call is one step: each call of an LSTM in it has one, and starts from a state of its own.
+    """Whether a call is one step: each call of an LSTM that starts from a state of the contract has one.
 
-    A loop over the steps of a window starts from the state of the step before.
+    A loop over the steps of a window starts from the state of the step before. An encoder that starts from nothing in
+    each call keeps nothing, and may have any number.
     """
-    copy = frozen_copy(lifted)
+    recorded = _recorded_calls(lifted, lifted.signature.inputs, SEQ)
+    own = [recorded.pop(start, None) for start in lifted.flow.starts]
+    return all(call and call.steps == 1 for call in own) and all(
+        call.state is None and path not in dict(lifted.flow.starts) for (path, _), call in recorded.items()
+    )
+
+
+def _runs_over_steps(lifted: Lifted, specs: Sequence[TensorSpec], path: str) -> bool:
+    """Whether a recurrent module takes more steps where the inputs have more; one over another input does not."""
+    few, more = (
+        sum(call.steps for (module, _), call in _recorded_calls(lifted, specs, steps).items() if module == path)
+        for steps in (SEQ, 2 * SEQ)
+    )
+    return few != more
+
+
+def _recorded_calls(lifted: Lifted, specs: Sequence[TensorSpec], steps: int) -> dict[tuple[str, int], Call]:
+    """The calls of recurrent modules, by path and number, on inputs of so many steps."""
+    copy, signature = frozen_copy(lifted), lifted.signature
+    steps += 4 * (signature.least_seq - 1)
+    sizes = signature.clamp(sizes_of(specs, BATCH, SEQ)) | {"seq": steps}
+    inputs = sample_inputs(specs, sizes, np.random.default_rng(0))
     for calls in copy.calls.values():
         calls.recorded = []
-    copy(*example_inputs(copy.signature))
-    recorded = {
+    copy(*(torch.from_numpy(x) for x in (*inputs.values(), *signature.initial_state(sizes["batch"]).values())))
+    return {
         (path, number): call for path, calls in copy.calls.items() for number, call in enumerate(calls.recorded or ())
     }
-    return recorded.keys() == set(lifted.flow.starts) and all(call.steps == 1 for call in recorded.values())

@@ -71,7 +71,7 @@ def why_states_differ(runs: ChunkRuns, trial: Trial) -> str:
         parts = [run.entered.get(path, []) for run in seen.parts]
         lengths, whole = [_length(part) for part in parts], _length(entered)
         if {*lengths} == {whole}:
-            return f"{lstm} takes the same {whole} steps in every call, however many {x} has, {SO}"
+            return f"{lstm} takes as many steps in every call, however many {x} has, {SO}"
         if off := seen.off(lengths, whole):
             outputs = [name for name, other in seen.outputs_off(runs.lifted.signature.outputs).items() if other == off]
             return f"{' and '.join([lstm, *outputs])} {'have' if outputs else 'has'} {off} {x} in every call, {SO}"
