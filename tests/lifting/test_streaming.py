@@ -228,3 +228,72 @@ def test_a_state_that_forward_scales_is_named():
             return y, state
 
     assert "changes the state of lstm on its way in," in lift_module(Decays()).signature.streaming_reason
+
+
+class Decoder(nn.Module):
+    """A step of a decoder over a text that it encodes in every call, or a loop over all steps."""
+
+    def __init__(self, *, bidirectional=True):
+        super().__init__()
+        self.embed = nn.Embedding(9, 3)
+        self.encoder = nn.LSTM(3, 4, batch_first=True, bidirectional=bidirectional)
+        width = 8 if bidirectional else 4
+        self.cell, self.query = nn.LSTMCell(3 + width, 5), nn.Linear(5, width)
+
+    def step(self, x, memory, h, c, context):
+        h, c = self.cell(torch.cat([x, context], 1), (h, c))
+        weights = (memory @ self.query(h)[:, :, None]).softmax(1)
+        return h, c, (weights * memory).sum(1)
+
+    def zeros(self, x):
+        return x.new_zeros(len(x), 5), x.new_zeros(len(x), 5), x.new_zeros(len(x), self.query.out_features)
+
+
+class DecoderStep(Decoder):
+    def forward(self, text, x, state=None):
+        state = state or dict(zip(("h", "c", "context"), self.zeros(x), strict=True))
+        h, c, context = self.step(x, self.encoder(self.embed(text))[0], **state)
+        return {"y": 2 * context, "state": {"h": h, "c": c, "context": context}}
+
+
+class DecoderLoop(Decoder):
+    def forward(self, text, x):
+        memory, state, outputs = self.encoder(self.embed(text))[0], self.zeros(x), []
+        for step in range(x.shape[1]):
+            state = self.step(x[:, step], memory, *state)
+            outputs.append(state[2])
+        return {"y": torch.stack(outputs, 1)}
+
+
+def lifted_decoder(module, x):
+    torch.manual_seed(0)
+    return lift(module.eval(), [TensorSpec.parse("text:int64[batch,text]"), TensorSpec.parse(f"x:{x}")])
+
+
+def test_a_decoder_of_one_step_streams_also_where_it_encodes_its_text_in_every_call():
+    module = DecoderStep()
+    lifted = lifted_decoder(module, "float32[batch,3]")
+    assert (lifted.signature.streaming, lifted.signature.one_step) == ("exact", True)
+    assert len(lifted.signature.states) == 3
+    states = [torch.from_numpy(value) for value in lifted.signature.initial_state(2).values()]
+    returned = {"state": None}
+    with torch.no_grad():
+        for steps in (4, 7, 3):
+            text, x = torch.randint(9, (2, steps)), torch.randn(2, 3)
+            returned = module(text, x, returned["state"])
+            y, *states = lifted(text, x, *states)
+            assert torch.allclose(y, returned["y"], atol=1e-6)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_loop_whose_steps_share_more_than_the_state_is_not_said_to_stream(bidirectional):
+    signature = lifted_decoder(DecoderLoop(bidirectional=bidirectional), "float32[batch,seq,3]").signature
+    assert signature.streaming == "none"
+    assert "encoder takes as many steps in every call, however many x has" in signature.streaming_reason
+    assert all("feed it one step a call" not in dim.reason for dim in signature.fixed)
+
+
+def test_nan_of_the_model_itself_does_not_keep_it_from_streaming():
+    torch.manual_seed(0)
+    module = modules.MaskedDecoder().eval()
+    assert lift(module, [TensorSpec.parse(text) for text in module.inputs]).signature.streaming == "exact"
