@@ -79,5 +79,5 @@ def _values(spec: TensorSpec, numbers: Sequence[float]) -> Sequence[float]:
         return list(dict.fromkeys([*around, 0.0]))[:MOST_VALUES]
     high = int(spec.high[0]) if spec.high else 1
     whole = [number for number in numbers if number == int(number) and 0 <= number <= high]
-    spread = np.linspace(0, high, MOST_VALUES).astype(int).tolist()
-    return list(dict.fromkeys(map(int, [*whole, 0, 1, high, *spread])))[:MOST_VALUES]
+    every = range(high) if high < MOST_VALUES else ()  # as of a table of what is a blank
+    return list(dict.fromkeys(map(int, [*whole, 0, min(1, high), high, *every])))[:MOST_VALUES]
