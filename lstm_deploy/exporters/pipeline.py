@@ -56,10 +56,10 @@ from lstm_deploy.validation import (
     ParityCase,
     PyTorchReference,
     check_artifacts,
+    golden_inputs,
     make_cases,
     record_trace,
     shortened,
-    trace_inputs,
 )
 
 WRITERS: dict[str, Callable[[Lifted, Path], None]] = {"onnx": export_onnx, "torchscript": export_torchscript}
@@ -171,8 +171,8 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
             int8_torchscript = _write_int8_torchscript(loaded.lifted, folder / INT8_FILES["torchscript"])
         on_stage(written + 1, "running PyTorch")
         reference = PyTorchReference(loaded.lifted)
-        trace = [("golden", chain) for chain in trace_inputs(reference.signature)]
-        cases = make_cases(reference, LOWERED if plan.precision.requested else QUICK, trace)
+        effort = LOWERED if plan.precision.requested else QUICK
+        cases = make_cases(reference, effort, golden_inputs(reference))
         golden = [case for case in cases if case.check == "golden"]
         cases = [case for case in cases if case.check != "golden"]  # they are read from the file, as by everyone
         np.savez_compressed(folder / GOLDEN, **record_trace(golden))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ State = tuple[Tensor, ...]
 """Of one recurrent module, as it takes and returns it: `h` and `c` of an LSTM."""
 RECURRENT_MODULES = tuple(getattr(nn, name) for name in LSTM.pytorch_modules)
 """The classes of PyTorch whose state can be made explicit."""
+KEPT_NUMBERS = bool | int | float | str | None
+"""What a module may keep beside a state, and that is no state itself."""
 KEPT = "(kept)"
 """First key of what a module keeps as an attribute, beside what it returns."""
 
@@ -47,7 +50,8 @@ class StateArgument(Struct, frozen=True, kw_only=True):
 class KeptNumber(Struct, frozen=True, kw_only=True):
     """A number, flag or text that the author's code keeps beside a state, and that is the same after every call.
 
-    Until it is so, as before the first call, the code makes its state anew.
+    Or an object that holds a state, where there is none before the first call. Until it is so, as before the first
+    call, the code makes its state anew.
     """
 
     attribute: str
@@ -55,6 +59,11 @@ class KeptNumber(Struct, frozen=True, kw_only=True):
     value: Any
     """What it is after a call; the number of rows if `is_rows`."""
     is_rows: bool = False
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it holds a state."""
+        return not isinstance(self.value, KEPT_NUMBERS)
 
 
 def state_leaves(arguments: Sequence[StateArgument]) -> list[tuple[StateArgument, Path, Leaf]]:
@@ -115,7 +124,7 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
         with StayOnCPU() if self.hardcodes_device else nullcontext():
             if not attributes and not changed:
                 return module(*inputs, *rest, **arguments)
-            with attributes_set(module, attributes | self._numbers(attributes, state)) as kept:
+            with attributes_set(module, self._numbers(module, attributes, state) | attributes) as kept:
                 returned = module(*inputs, *rest, **arguments)
                 return Kept(returned, changed | {f"self.{path}": kept(path) for path in attributes})
 
@@ -134,13 +143,19 @@ class CallingConvention(Struct, frozen=True, kw_only=True):
             {argument.attribute: value for argument, value in values if argument.attribute},
         )
 
-    def _numbers(self, attributes: Mapping[str, Any], state: Sequence[Tensor] | None) -> dict[str, Any]:
-        """The values of `self.numbers`, where a state is put into attributes."""
+    def _numbers(
+        self, module: nn.Module, attributes: Mapping[str, Any], state: Sequence[Tensor] | None
+    ) -> dict[str, Any]:
+        """The values of `self.numbers`, where a state is put into attributes, but for objects that are there."""
         if not attributes or state is None:
             return {}
         pairs = zip(state_leaves(self.state), state, strict=True)
         rows = next((x.shape[leaf.dims.index("batch")] for (*_, leaf), x in pairs if "batch" in leaf.dims), None)
-        return {number.attribute: rows if number.is_rows else number.value for number in self.numbers}
+        return {
+            number.attribute: rows if number.is_rows else deepcopy(number.value)
+            for number in self.numbers
+            if not number.is_object or value_at(module, number.attribute) is None
+        }
 
 
 class Batch(dict[str, Tensor]):
@@ -163,19 +178,33 @@ class Kept(NamedTuple):
 
 @contextmanager
 def attributes_set(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Callable[[str], Any]]:
-    """Within the block, attributes of `module` (by path) have these values; yields a function that reads one."""
-    places = {}
-    for path in values:
+    """Within the block, attributes of `module` (by path) have these values; yields a function that reads one.
+
+    An object comes before what it holds.
+    """
+
+    def place(path: str) -> tuple[Any, str]:
         *owners, name = path.split(".")
-        places[path] = (reduce(getattr, owners, module), name)
-    before = {path: getattr(owner, name, None) for path, (owner, name) in places.items()}
+        return reduce(getattr, owners, module), name
+
+    before = []
     try:
         for path, value in values.items():
-            setattr(*places[path], cloned(value))  # as the module may write into it
-        yield lambda path: getattr(*places[path])
+            owner, name = place(path)
+            before.append((owner, name, getattr(owner, name, None)))
+            setattr(owner, name, cloned(value))  # as the module may write into it
+        yield lambda path: getattr(*place(path))  # the module may have another object there by then
     finally:
-        for path, value in before.items():
-            setattr(*places[path], value)
+        for owner, name, value in reversed(before):
+            setattr(owner, name, value)
+
+
+def value_at(module: nn.Module, path: str) -> Any:
+    """What lies at the path of an attribute; None if nothing does."""
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingConvention:

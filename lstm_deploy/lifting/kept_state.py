@@ -1,6 +1,8 @@
 """States that a module keeps between its calls, in attributes and buffers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -8,14 +10,28 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, KeptNumber, StateArgument, attributes_set, flatten, numbered
+from lstm_deploy.lifting.calling import (
+    KEPT,
+    KEPT_NUMBERS,
+    KeptNumber,
+    StateArgument,
+    attributes_set,
+    flatten,
+    numbered,
+    value_at,
+)
 from lstm_deploy.lifting.data_flow import DataFlow
 from lstm_deploy.lifting.execution import shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, attributes_of, contents_of, differ, dynamic_dims
-from lstm_deploy.lifting.state_search import kept_arguments, reaches, some_steps_only, with_rows_marked
+from lstm_deploy.lifting.state_search import (
+    check_state_sizes,
+    kept_arguments,
+    reaches,
+    some_steps_only,
+    with_rows_marked,
+)
 from lstm_deploy.lifting.state_structure import Path, cloned, leaves_of, structure_of
 
-_NUMBERS = bool | int | float | str | None
 _KEPT_REMEDY = "keep a state in tensors of floats with an axis of rows, or let forward take and return it."
 _OTHER_NUMBERS = (0, 1, 100, 10_000)
 """Tried in place of a number that calls change: the start, one call later, and after many, as for a warm-up."""
@@ -60,6 +76,7 @@ def find_kept_state(probe: ModuleProbe) -> None:
     probe.convention = replace(probe.convention, state=(*probe.convention.state, *found))
     if any(argument.attribute for argument in probe.convention.state):
         probe.convention = replace(probe.convention, numbers=_kept_numbers(probe))
+        check_state_sizes(probe)
     acting = _acting(probe, probe.sizes)
     _check_others(probe, acting)
     arguments = [argument for argument in probe.convention.state if argument.attribute]
@@ -117,14 +134,29 @@ def _kept_numbers(probe: ModuleProbe) -> tuple[KeptNumber, ...]:
     before, first, *others = map(attributes_of, (probe.original, *modules))
     numbers = []
     for path, value in first.items():
-        if not isinstance(value, _NUMBERS) or any(path not in other for other in others):
+        if not isinstance(value, KEPT_NUMBERS) or any(path not in other for other in others):
             continue
         values = [other[path] for other in (first, *others)]
         if probe.has_rows and values == [of_call["batch"] for of_call in sizes]:
             numbers.append(KeptNumber(attribute=path, value=value, is_rows=True))
         elif value != before.get(path) and all(other == value for other in values):
             numbers.append(KeptNumber(attribute=path, value=value))
-    return tuple(numbers)
+    return (*_objects_made(probe, modules[0]), *numbers)
+
+
+def _objects_made(probe: ModuleProbe, called: torch.nn.Module) -> list[KeptNumber]:
+    """The objects that hold a state after a call of a module, and that there are none of before, as `self.memory`.
+
+    They are without that state, which is put there.
+    """
+    kept = [argument.attribute for argument in probe.convention.state if argument.attribute]
+    held = {id(tensor): None for path in kept for _, tensor in flatten(value_at(called, path))}
+    owners = dict.fromkeys(owner for path in kept for owner in accumulate(path.split(".")[:-1], "{}.{}".format))
+    return [
+        KeptNumber(attribute=path, value=deepcopy(value_at(called, path), {**held}))
+        for path in owners
+        if value_at(probe.original, path) is None and value_at(called, path) is not None
+    ]
 
 
 def _check_first_call(probe: ModuleProbe) -> None:
@@ -134,7 +166,7 @@ def _check_first_call(probe: ModuleProbe) -> None:
         return
     zeros = [torch.zeros_like(leaf) for leaf in probe.leaves(probe.sizes)]
     later = probe.record(probe.sizes, state=zeros).returned
-    probe.convention = replace(probe.convention, numbers=())
+    probe.convention = replace(probe.convention, numbers=tuple(number for number in numbers if number.is_object))
     first = probe.record(probe.sizes, state=zeros).returned
     probe.convention = replace(probe.convention, numbers=numbers)
     if not _same(first, later):
@@ -214,6 +246,8 @@ def _acting_numbers(probe: ModuleProbe) -> set[str]:
     """The numbers and flags that calls change and that act on what a later call returns."""
     state = probe.leaves(probe.sizes) if probe.convention.state else None
     module = shared_copy(probe.original)
+    if any(number.is_object for number in probe.convention.numbers):
+        probe.run_on(module, probe.sizes)  # which makes the objects that hold numbers, too
     snapshots = [attributes_of(module)]
     for seed in range(2):
         probe.run_on(module, probe.sizes, seed, state=state)
@@ -252,6 +286,6 @@ def _and(paths: Iterable[str]) -> str:
 
 
 def _is_other(value: Any, before: Any) -> bool:
-    if isinstance(value, _NUMBERS) and isinstance(before, _NUMBERS):
+    if isinstance(value, KEPT_NUMBERS) and isinstance(before, KEPT_NUMBERS):
         return value != before
     return differ(value, before)

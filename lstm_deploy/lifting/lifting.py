@@ -21,7 +21,7 @@ from lstm_deploy.lifting.derived_weights import keep_weights
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
 from lstm_deploy.lifting.kept_state import check_repeatable, find_kept_state, find_kept_state_of_one_row
 from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
-from lstm_deploy.lifting.probing import ModuleProbe
+from lstm_deploy.lifting.probing import LOOP, LOOP_ALONE, ModuleProbe
 from lstm_deploy.lifting.recurrent import AuthorsModule, Lifted
 from lstm_deploy.lifting.row_checks import check_row_lengths
 from lstm_deploy.lifting.state_flow import find_flow, recurrent_spec
@@ -78,7 +78,9 @@ def lift(
         check_sizes(probe, lifted)
         lifted.notes = check_row_lengths(probe, lifted)
         streaming, reason = measure_streaming(lifted, inputs)
-    lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason)
+    if streaming != "exact":  # one step a call would be something else than the loop
+        fixed = tuple(replace(dim, reason=LOOP_ALONE) if dim.reason == LOOP else dim for dim in fixed)
+    lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason, fixed=fixed)
     lifted.notes += (*_output_notes(probe, lifted), *_state_notes(probe, lifted.signature), *_default_notes(probe))
     if flow.is_authored and _takes_any_lengths(probe):
         lifted.author = AuthorsModule(original, lifted)

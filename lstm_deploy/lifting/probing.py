@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import CallingConvention, State, convention_of, flatten, state_leaves
+from lstm_deploy.lifting.calling import (
+    RECURRENT_MODULES,
+    CallingConvention,
+    State,
+    convention_of,
+    flatten,
+    state_leaves,
+)
 from lstm_deploy.lifting.data_flow import DataFlow
 from lstm_deploy.lifting.derived_weights import Weights, check_constant
 from lstm_deploy.lifting.execution import seeded, shared_copy
@@ -24,7 +32,13 @@ from lstm_deploy.lifting.state_structure import Path, cloned
 Disturb = Callable[[str, int], Disturbance]
 """By the path of a recurrent module and the number of its call."""
 BATCH, SEQ, STEP = 2, 6, 3
-"""Sizes of the inputs, and by how much each size is varied. None is 1, which tracers take for a constant."""
+"""Sizes of the inputs, and by how much each size is varied. None is 1, which tracers take for a constant.
+
+Where states are looked for, there are as many rows as `_rows_unlike` says."""
+LOOP = "a loop in forward takes one step at a time; feed it one step a call"
+"""Why a graph takes one step."""
+LOOP_ALONE = "a loop in forward takes one step at a time, and calls of one step are not the loop over them"
+"""The same where something else than the state leads from step to step."""
 LONGER = (12, 24, 48, 96, 192)
 """Steps to try where `SEQ` are too few for a convolution or pooling over time."""
 
@@ -60,7 +74,7 @@ class ModuleProbe:
         self.same_without_state = False
         """Whether it does without a state what it does with the contract's initial one."""
         self.least_seq = 1
-        self.sizes = sizes_of(inputs, BATCH, SEQ)
+        self.sizes = sizes_of(inputs, _rows_unlike(original), SEQ)
 
     @property
     def has_rows(self) -> bool:
@@ -103,8 +117,7 @@ class ModuleProbe:
                     "sequence; call that axis `seq` if they are, else look at batch_first and unsqueeze in forward."
                 )
             if name == "seq" and larger.call_counts != recorded.call_counts:
-                reason = "a loop in forward takes one step at a time; feed it one step a call"
-                fixed.append(FixedDim(name="seq", size=1, reason=reason))
+                fixed.append(FixedDim(name="seq", size=1, reason=LOOP))
         if "batch" not in names:
             fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
         fixed_sizes = {dim.name: dim.size for dim in fixed}
@@ -328,6 +341,19 @@ class ModuleProbe:
         return True
 
 
+def _rows_unlike(module: nn.Module) -> int:
+    """A number of rows that no size of a module is, so that only the axis of rows has it in what the module makes.
+
+    Nor is it 2, as where `h` and `c` are put into one tensor.
+    """
+    recurrent = [child for child in module.modules() if isinstance(child, RECURRENT_MODULES)]
+    layers = {getattr(child, "num_layers", 1) * (1 + getattr(child, "bidirectional", False)) for child in recurrent}
+    counts = {1, len(recurrent), *layers}
+    taken = {*counts, *(2 * number for number in counts)}
+    taken |= {size for value in (*module.parameters(), *module.buffers()) for size in value.shape}
+    return next(rows for rows in count(3) if rows not in taken)
+
+
 def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, seed: int = 0) -> tuple[Tensor, ...]:
     """Arguments for `Lifted.forward`: random inputs of these sizes, and the initial state.
 
@@ -381,11 +407,16 @@ def _is_plain_object(value: Any) -> bool:
     return hasattr(value, "__dict__") and not is_dataclass(value)
 
 
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal in every number, and NaN in the same places."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124
+
+
 def differ(a: Any, b: Any) -> bool:
     """Whether two nested values differ in their tensors."""
     ours, others = flatten(a), flatten(b)
     return [path for path, _ in ours] != [path for path, _ in others] or any(
-        x.shape != y.shape or not torch.equal(x, y) for (_, x), (_, y) in zip(ours, others, strict=True)
+        not identical(x, y) for (_, x), (_, y) in zip(ours, others, strict=True)
     )
 
 

@@ -13,7 +13,7 @@ from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, State, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
 from lstm_deploy.lifting.initial_state import learned, with_initial
-from lstm_deploy.lifting.probing import ModuleProbe, Recording
+from lstm_deploy.lifting.probing import ModuleProbe, Recording, identical
 from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
 from lstm_deploy.lifting.state_parts import Part, differing, parts_of
 from lstm_deploy.lifting.state_results import find_results
@@ -273,4 +273,4 @@ def _same(a: State | None, b: State | None) -> bool:
     """Whether two states are equal in every number."""
     if a is None or b is None:
         return a is b
-    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(identical(x, y) for x, y in zip(a, b, strict=True))

@@ -7,7 +7,7 @@ import torch
 
 from lstm_deploy.lifting.calling import KEPT, state_leaves
 from lstm_deploy.lifting.carried_state import Selection, Target, selected
-from lstm_deploy.lifting.probing import ModuleProbe, Recording
+from lstm_deploy.lifting.probing import ModuleProbe, Recording, identical
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_structure import Leaf
 
@@ -58,7 +58,7 @@ class Usual:
     def matters(self, leaf: int) -> bool:
         """Whether anything that is returned changes with a tensor of the state."""
         pairs = zip(self.run.returned, self._changed(leaf, ()).returned, strict=True)
-        return any(path[:1] != (KEPT,) and not torch.equal(value, other) for (path, value), (_, other) in pairs)
+        return any(path[:1] != (KEPT,) and not identical(value, other) for (path, value), (_, other) in pairs)
 
     def _changed(self, leaf: int, selections: Sequence[Selection]) -> Recording:
         """A run with another value of a tensor of the state, or of one entry of it."""
@@ -95,6 +95,6 @@ def differing(a: Recording, b: Recording) -> set[Target]:
             if call.state is None or other.state is None:
                 continue
             for state, pair in enumerate(zip(call.state, other.state, strict=True)):
-                if pair[0].shape != pair[1].shape or not torch.equal(*pair):
+                if not identical(*pair):
                     different.add(Target(path, number, state))
     return different

@@ -12,7 +12,7 @@ import torch
 
 from lstm_deploy.lifting.calling import KEPT, Kept, StateArgument, numbered, state_leaves
 from lstm_deploy.lifting.carried_state import Target
-from lstm_deploy.lifting.probing import STEP, ModuleProbe, Recording, dynamic_dims
+from lstm_deploy.lifting.probing import STEP, ModuleProbe, Recording, dynamic_dims, identical
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_parts import DISTURBED, Part, differing
 from lstm_deploy.lifting.state_structure import Path, children_of, leaves_of, matched
@@ -174,7 +174,7 @@ class _Influence:
 
     def differ(self, ours: Mapping[int, Path], others: Mapping[int, Path]) -> bool:
         """Whether the tensors at some paths are not those at others."""
-        return any(not torch.equal(self.values[ours[number]], self.values[others[number]]) for number in ours)
+        return any(not identical(self.values[ours[number]], self.values[others[number]]) for number in ours)
 
     def _own(self, number: int, path: Path) -> int:
         return max((self.by_target[target].get(path, 0) for target in self.targets[number]), default=0)
@@ -189,11 +189,11 @@ class _Influence:
         scores: dict[Path, int] = {}
         for path in self.paths:
             value = self.values[path]
-            if value.numel() == final.numel() and torch.equal(value.flatten(), final.flatten()):
+            if value.numel() == final.numel() and identical(value.flatten(), final.flatten()):
                 scores[path] = IS_FINAL
-            elif any(not torch.equal(run[path], value) for run in runs if path in run):
+            elif any(not identical(run[path], value) for run in runs if path in run):
                 scores[path] = FOLLOWS
-            elif any(not torch.equal(run[path], value) for run in earlier if path in run):
+            elif any(not identical(run[path], value) for run in earlier if path in run):
                 scores[path] = FOLLOWS_EARLIER
         return scores
 

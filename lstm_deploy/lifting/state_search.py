@@ -5,22 +5,29 @@ passed through another call of one.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from msgspec.structs import replace
-from torch import nn
+from torch import Tensor, nn
 
 from lstm_deploy.errors import LiftingError, one_line, user_line
-from lstm_deploy.lifting.calling import KEPT, RECURRENT_MODULES, StateArgument, flatten, named_like_state, numbered
+from lstm_deploy.lifting.calling import (
+    KEPT,
+    RECURRENT_MODULES,
+    StateArgument,
+    flatten,
+    named_like_state,
+    numbered,
+    state_leaves,
+)
 from lstm_deploy.lifting.initial_state import states_made_by_methods
 from lstm_deploy.lifting.packing import Packing
-from lstm_deploy.lifting.probing import LONGER, ModuleProbe, dynamic_dims
+from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, dynamic_dims, identical
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
 from lstm_deploy.lifting.state_parts import Usual, parts_of
 from lstm_deploy.lifting.state_results import find_results
-from lstm_deploy.lifting.state_structure import Leaf, StateList, leaves_of, mapped, structure_of
+from lstm_deploy.lifting.state_structure import Leaf, StateList, leaves_of, mapped, structure_of, written
 
 
 def find_required_state(probe: ModuleProbe) -> None:
@@ -271,6 +278,7 @@ def _accept(
             accepted = reaches(probe, len(before), are_states=are_states)
         if accepted:
             _name_entries(probe, len(before))
+            check_state_sizes(probe)
             _mark_written(probe)
             parts = parts_of(probe)
             missing = [part for part, path in zip(parts, find_results(probe, parts).paths, strict=True) if path is None]
@@ -280,6 +288,34 @@ def _accept(
                 second = second or probe.convention.state
     probe.convention = replace(probe.convention, state=second or before)
     return bool(second)
+
+
+def check_state_sizes(probe: ModuleProbe) -> None:
+    """Raise `LiftingError` for a state with an axis that follows an input's, as weights over a text do."""
+    for dim in sorted(dynamic_dims(probe.inputs) - {"batch", "seq"}):
+        size, larger = probe.sizes[dim], {**probe.sizes, dim: probe.sizes[dim] + STEP}
+        places = [
+            written(argument.root, path)
+            for argument, path, leaf in state_leaves(probe.convention.state)
+            if size in leaf.dims
+        ]
+        if not places or probe.requires_state or _runs(probe, larger, probe.leaves(larger)):
+            continue
+        if _runs(probe, larger, None):  # it is the state alone that does not fit
+            spec = next(spec for spec in probe.inputs if dim in spec.shape)
+            fixed = replace(spec, shape=tuple(size if other == dim else other for other in spec.shape))
+            raise LiftingError(
+                f"The size of the state {' and '.join(places)} follows {dim}, and a state has one size in all calls; "
+                f"give a number for {dim}, as in {fixed}."
+            )
+
+
+def _runs(probe: ModuleProbe, sizes: Mapping[str, int], state: Sequence[Tensor] | None) -> bool:
+    try:
+        probe.run(sizes, state=state)
+    except LiftingError:
+        return False
+    return True
 
 
 def reaches(probe: ModuleProbe, known: int, *, are_states: bool = False) -> bool:
@@ -328,7 +364,7 @@ def _mark_written(probe: ModuleProbe) -> None:
         now = [after.get((KEPT, argument.root, *path)) for path, _ in leaves_of(argument.structure)]
         pairs = [(value, leaves[number]) for value, number in zip(now, numbers, strict=True) if value is not None]
         # A structure that has lost some of its places, as a list that is emptied, holds no state.
-        is_written = len(pairs) == len(now) and any(not torch.equal(*pair) for pair in pairs)
+        is_written = len(pairs) == len(now) and any(not identical(*pair) for pair in pairs)
         settled.append(replace(argument, is_written=bool(argument.parameter) and is_written))
     probe.convention = replace(convention, state=tuple(settled))
 

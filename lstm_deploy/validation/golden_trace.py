@@ -17,9 +17,9 @@ SINGLE = (6, 3)
 """Lengths of the calls from states of their own."""
 
 
-def trace_inputs(signature: Signature) -> list[CaseInputs]:
+def trace_inputs(signature: Signature, seed: int = 20) -> list[CaseInputs]:
     """Chained calls from the initial state, then calls from states of their own."""
-    rng = np.random.default_rng(20)
+    rng = np.random.default_rng(seed)
 
     def inputs(batch: int, seq: int) -> dict[str, Array]:
         return sample_inputs(signature.inputs, signature.clamp(sizes_of(signature.inputs, batch, seq)), rng)

@@ -10,10 +10,13 @@ from lstm_deploy.contract import Array, Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation.case_inputs import NORMAL, CaseInputs, Effort, split_steps
 from lstm_deploy.validation.checks import CHECKS
+from lstm_deploy.validation.golden_trace import trace_inputs
 from lstm_deploy.validation.parity_case import ParityCase, output_sizes, with_typical_sizes
 from lstm_deploy.validation.reference import Reference
 from lstm_deploy.validation.tolerances import CALM, ROUNDING, TOLERANCES
 
+TRACE_SEEDS = range(20, 40)
+"""Of the inputs of a golden trace, tried in turn."""
 CARRIED = ("drift", "golden")
 """Checks whose cases end where PyTorch's own float32 has lost what would be compared."""
 
@@ -56,6 +59,24 @@ def make_cases(
     if not any(case.check == "shapes" for case in cases):
         raise failure or InputError("No shape is small enough to be tried; give more memory or a smaller model.")
     return with_typical_sizes(cases, "shapes")
+
+
+def golden_inputs(reference: Reference) -> list[tuple[str, CaseInputs]]:
+    """What `make_cases` takes for a golden trace: the first inputs on which the reference gives numbers alone, if any.
+
+    A mask may leave a row with nothing, and an attention with NaN, of which clients' runtimes make this or that.
+    """
+    drawn = [trace_inputs(reference.signature, seed) for seed in TRACE_SEEDS]
+    try:
+        chosen = next((inputs for inputs in drawn if _gives_numbers(reference, inputs)), drawn[0])
+    except InputError:  # as `make_cases` will say
+        chosen = drawn[0]
+    return [("golden", chain) for chain in chosen]
+
+
+def _gives_numbers(reference: Reference, wanted: Sequence[CaseInputs]) -> bool:
+    calls = (call for inputs in wanted for call in _outputs(reference.signature, reference.run_float32, inputs))
+    return not any(np.isnan(value).any() for call in calls for value in call.values())
 
 
 class _Known(NamedTuple):

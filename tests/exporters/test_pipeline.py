@@ -3,6 +3,7 @@ import zipfile
 from pathlib import Path
 
 import modules
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -160,3 +161,12 @@ def test_c_without_a_compiler_is_refused_at_once(forecaster, tmp_path, monkeypat
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(InputError, match="not on PATH"):
         lstm_deploy.export(forecaster, tmp_path / "e", formats=["c"])
+
+
+def test_a_mask_that_leaves_a_row_with_nothing_is_nan_as_in_the_model(tmp_path):
+    module = modules.MaskedDecoder().eval()
+    inputs = dict(text.split(":") for text in module.inputs)
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs=inputs)
+    assert bundle.signature.streaming == "exact"
+    assert bundle.manifest.parity.passed
+    assert not any(np.isnan(values).any() for values in np.load(bundle.path / "golden.npz").values())

@@ -662,3 +662,20 @@ class WordsOfCharacters(nn.Module):
         rows, words = x.shape[:2]
         _, (h, _) = self.characters(x.flatten(0, 1))
         return self.words(h[-1].reshape(rows, words, -1))[0]
+
+
+class MaskedDecoder(nn.Module):
+    """A step of an attention decoder; where a mask leaves a row with nothing, its softmax is NaN."""
+
+    inputs = ("x:float32[batch,3]", "memory:float32[batch,text,4]", "mask:bool[batch,text]")
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Linear(5, 4)
+        self.cell = nn.LSTMCell(7, 5)
+
+    def forward(self, x, memory, mask, h, c):
+        scores = (memory @ self.query(h)[:, :, None]).squeeze(-1).masked_fill(mask, -torch.inf)
+        context = (scores.softmax(1)[:, None] @ memory).squeeze(1)
+        h, c = self.cell(torch.cat([x, context], 1), (h, c))
+        return h.sum(1), h, c

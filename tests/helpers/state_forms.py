@@ -147,6 +147,32 @@ class RowsFirst(Recurrent):
         return {"h": returned[1], "c": returned[2]}
 
 
+class RowsFirstOfLayers(RowsFirst):
+    """As many layers as rows in many a test."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 8, 2, batch_first=True)
+
+    def first(self, rows):
+        return {"h": torch.zeros(rows, 2, 8), "c": torch.zeros(rows, 2, 8)}
+
+
+class RowsFirstInOneTensor(RowsFirstOfLayers):
+    states = ("hidden_in",)
+
+    def forward(self, x, hidden):
+        h, c = hidden.transpose(0, 1).contiguous().chunk(2, -1)
+        y, state = self.lstm(x, (h.contiguous(), c.contiguous()))
+        return self.head(y), torch.cat(state, -1).transpose(0, 1)
+
+    def first(self, rows):
+        return {"hidden": torch.zeros(rows, 2, 16)}
+
+    def following(self, returned):
+        return {"hidden": returned[1]}
+
+
 class Pair(NamedTuple):
     h: Tensor
     c: Tensor
@@ -589,6 +615,37 @@ class KeepsInObject(Keeps):
         return self.head(y)
 
 
+class KeepsInObjectMadeByACall(Keeps):
+    """There is none before the first call, and a new one after each."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = None
+
+    def forward(self, x):
+        y, state = self.lstm(x, self.memory and self.memory.states.last)
+        self.memory = KeepsInObject.Memory()
+        self.memory.states = KeepsInObject.Memory()
+        self.memory.states.last = state
+        return self.head(y)
+
+
+class CountsInObject(Keeps):
+    """Beside the state lies a number that acts on later calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = None
+
+    def forward(self, x):
+        if self.memory is None:
+            self.memory = KeepsInObject.Memory()
+            self.memory.calls = 0
+        self.memory.calls += 1
+        y, self.memory.state = self.lstm(x, self.memory.state)
+        return self.memory.calls * self.head(y)
+
+
 class KeepsHysteresis(Keeps):
     """A flag of each row that only values in a narrow range let act: comparisons hide it from other values."""
 
@@ -668,6 +725,8 @@ TAKEN = [
     Stacked,
     Concatenated,
     RowsFirst,
+    RowsFirstOfLayers,
+    RowsFirstInOneTensor,
     NamedPair,
     DictOfBoth,
     NamedEntries,
@@ -699,5 +758,6 @@ KEPT = [
     KeepsOnceReady,
     KeepsOfTwoCells,
     KeepsInObject,
+    KeepsInObjectMadeByACall,
     KeepsHysteresis,
 ]

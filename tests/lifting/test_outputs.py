@@ -149,7 +149,7 @@ def test_a_forward_that_returns_nothing_is_refused():
 
 
 def test_an_lstm_whose_rows_are_not_those_of_the_batch_is_refused():
-    with pytest.raises(LiftingError, match="lstm computes 12 rows where the batch has 2"):
+    with pytest.raises(LiftingError, match="lstm computes 30 rows where the batch has 5"):
         lift_module(refused_modules.RunsOnBands(), TensorSpec.parse("x:float32[batch,6,seq,3]"))
 
 

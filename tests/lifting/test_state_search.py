@@ -77,6 +77,11 @@ def test_what_is_kept_and_cannot_be_an_input_is_refused_though_it_acts_in_few_ca
         lift(Hides().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
 
 
+def test_a_number_in_an_object_that_a_call_makes_is_refused_by_name():
+    with pytest.raises(LiftingError, match="self.memory.calls"):
+        lifted_of(state_forms.CountsInObject)
+
+
 def test_a_mask_that_is_made_anew_for_each_number_of_steps_is_no_state():
     class Masks(modules.OneLSTM):
         mask = None
@@ -351,3 +356,31 @@ def test_where_the_state_is_refused_that_is_the_reason():
 
     with pytest.raises(LiftingError, match=r"none of the usual forms of a state"):
         lift(Net(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+
+
+class WeighsText(nn.Module):
+    """A step that weighs a text anew from its last weights, which are taken and returned, or kept."""
+
+    def __init__(self, *, keeps):
+        super().__init__()
+        self.keeps, self.state = keeps, None
+        self.cell = nn.LSTMCell(3, 4)
+
+    def forward(self, x, memory, state=None):
+        given = self.state if self.keeps else state
+        h, c, weights = given or (x.new_zeros(len(x), 4), x.new_zeros(len(x), 4), x.new_zeros(memory.shape[:2]))
+        weights = (memory @ h[:, :3, None]).squeeze(-1) + 0.5 * weights
+        h, c = self.cell(x + (weights.softmax(1)[:, :, None] * memory).sum(1), (h, c))
+        self.state = (h, c, weights)
+        return h, *(() if self.keeps else (self.state,))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_state_whose_size_follows_an_input_is_refused_with_what_helps(keeps):
+    def lifted(memory):
+        specs = [TensorSpec.parse(text) for text in ("x:float32[batch,3]", f"memory:{memory}")]
+        return lift(WeighsText(keeps=keeps).eval(), specs)
+
+    with pytest.raises(LiftingError, match=r"state\[2\] follows text.* as in memory: float32\[batch, 7, 3\]"):
+        lifted("float32[batch,text,3]")
+    assert len(lifted("float32[batch, 7, 3]").signature.states) == 3

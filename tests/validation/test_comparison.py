@@ -138,3 +138,32 @@ def test_profiles_show_how_differences_are_distributed(forecast_bundle):
 def test_no_tolerance_is_invented():
     with pytest.raises(InputError, match="int8 on cuda"):
         Comparison(type("Cuda", (Fake,), {"provider": "cuda"})(right), "m.onnx", "int8")
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_where_the_model_itself_gives_nan_only_a_runtime_that_swallows_it_may_give_numbers(swallows):
+    """As where a mask leaves a row with nothing."""
+
+    class Swallows(Fake):
+        swallows_nan = swallows
+
+    expected = {name: value.copy() for name, value in case().expected[0].items()}
+    expected["h_out"][0, 1] = np.nan
+
+    def passes(outputs):
+        checks = Comparison(Swallows(outputs), "m.onnx", "float32").compare("shapes", [case(expected=(expected,))])
+        return {check.output: check.passed for check in checks}
+
+    def changed(value, row):
+        def outputs(feeds):
+            h = right(feeds)["h_out"]
+            h[0, 1] = np.nan
+            h[0, row] = value
+            return {**right(feeds), "h_out": h}
+
+        return outputs
+
+    assert all(passes(changed(np.nan, 1)).values())
+    assert passes(changed(0.2, 1))["h_out"] is swallows
+    assert not passes(changed(np.nan, 0))["h_out"]
+    assert not passes(changed(0.2, 0))["h_out"]
