@@ -111,7 +111,8 @@ class Comparison:
         if self.precision == "int8":  # whose tolerance leaves room for what `slack` is for
             slack = INT8_DRIFT if case.check == "drift" else 1.0
         override = self.overrides.get(output, self.overrides.get(""))
-        return allowed(case.sizes[output], self.relative * slack, case.rounding.get(output, 0.0) * slack, override)
+        rounding = case.rounding.get(output, 0.0) * slack
+        return allowed(case.sizes[output], self.relative * slack, rounding, override, self.precision)
 
     def _failure(self, case: ParityCase, output: str, detail: str, index: tuple[int, ...] | None = None) -> Check:
         """A check that fails because no number could be compared."""

@@ -16,7 +16,6 @@ from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError
 from lstm_deploy.validation.structure import Graph, Node
 
-_NO_NUMBER = np.empty(0)
 _NUMBERED = re.compile(r"\.___torch_mangle_\d+")
 
 
@@ -39,11 +38,11 @@ def _without_slicing(nodes: Sequence[Node], constants: dict[str, Array]) -> tupl
 
     So a file has the same structure whether its LSTMs have one tensor of weights or several.
     """
+    numbers = {name: int(value) for name, value in constants.items() if value.dtype == int and value.ndim == 0}
     lists = {
-        node.outputs[0]: [int(constants[name]) for name in node.inputs]
+        node.outputs[0]: [numbers[name] for name in node.inputs]
         for node in nodes
-        if node.kind == "prim::ListConstruct"
-        and all(constants.get(name, _NO_NUMBER).dtype == int for name in node.inputs)
+        if node.kind == "prim::ListConstruct" and numbers.keys() >= set(node.inputs)
     }
     pieces: dict[str, list[Array]] = {}
     weights: dict[str, Array] = {}

@@ -67,6 +67,27 @@ def test_every_form_of_lstm_computes_in_float16_and_is_proven(tmp_path, state_dt
     assert [check for check in checks if not check.passed] == []
 
 
+def test_a_right_artifact_passes_on_inputs_that_are_much_larger_than_usual(tmp_path):
+    """Where a gate is about to tip over, a weight of 11 bits moves a cell by more than 1 % of its size."""
+
+    class Characters(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(65, 128, 2, batch_first=True)
+            self.fc = nn.Linear(128, 65)
+
+        def forward(self, x):
+            return self.fc(self.lstm(x)[0])
+
+    torch.manual_seed(0)
+    lifted = lift(Characters().eval(), [TensorSpec.parse("x:float32[batch,seq,65]")])
+    export_onnx(lifted, tmp_path / "m.onnx")
+    export_float16(tmp_path / "m.onnx", tmp_path / "h.onnx")
+    cases = [case for case in make_cases(PyTorchReference(lifted), SMALL) if case.check == "values"]
+    checks = checks_of(tmp_path / "h.onnx", "float16", cases)
+    assert [check for check in checks if not check.passed] == []
+
+
 def test_scaling_stays_in_float32_so_that_large_units_do_not_overflow(tmp_path):
     lifted, path = exported(tmp_path, Net(scale=1e8))
     export_float16(path, tmp_path / "h.onnx")
