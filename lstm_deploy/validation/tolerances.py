@@ -112,7 +112,7 @@ def relative_tolerance(precision: str, provider: str) -> float:
 def allowed(
     size: Array, relative: float, rounding: float, override: Override | None = None, precision: str = "float32"
 ) -> Array:
-    """The difference allowed at each entry; `rounding` is PyTorch's own relative difference from float64, in float32."""
+    """The difference allowed at each entry; `rounding` is how far PyTorch in float32 is from float64, relative."""
     if override is None:
         times = FLOAT16_ROUNDING if precision == "float16" else ROUNDING
         return size * max(relative, times * rounding)
