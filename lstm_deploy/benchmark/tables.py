@@ -118,7 +118,23 @@ def notes(document: Document) -> list[str]:
         lines.append(
             "of limit: the part reached of what this machine's arithmetic, or the memory of the weights, allows."
         )
-    return lines
+    return [*lines, *_fastest(document)]
+
+
+def _fastest(document: Document) -> list[str]:
+    """A line for each variant that is the fastest in some case, with these cases."""
+    cases: dict[tuple[Any, ...], list[Row]] = {}
+    for row in document["results"]:
+        if not row["again"] and row["variant"].partition(" ")[0] != "floor":
+            cases.setdefault(tuple(row[name] for name in VARYING), []).append(row)
+    varying = [name for position, name in enumerate(VARYING) if len({case[position] for case in cases}) > 1]
+    found: dict[str, list[str]] = {}
+    for rows in (rows for rows in cases.values() if len(rows) > 1):
+        best = min(rows, key=lambda row: row["p50_us"])
+        words = {"batch": "batch ", "seq_len": "steps ", "threads": "threads "}
+        case = " ".join(f"{words.get(name, '')}{COLUMNS[name][1](best)}" for name in varying)
+        found.setdefault(best["variant"], []).append(case)
+    return [f"fastest: {variant}{' for ' if cases[0] else ''}{'; '.join(cases)}." for variant, cases in found.items()]
 
 
 def warnings(document: Document) -> list[str]:

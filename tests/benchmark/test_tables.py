@@ -36,6 +36,21 @@ def test_the_limit_is_named_and_left_out_where_it_was_not_measured():
     assert "of limit" not in tables.table(document(row(), peaks=[]))[0]
 
 
+def test_the_fastest_variant_of_each_case_is_named():
+    benchmark = document(
+        row("eager", p50=10.0),
+        row("onnx", p50=20.0),
+        row("floor", p50=1.0),
+        row("eager", p50=90.0, batch=256),
+        row("onnx", p50=30.0, batch=256),
+        row("onnx again", p50=29.0, batch=256, again=True),
+    )
+    assert tables.notes(benchmark)[-2:] == ["fastest: eager for batch 1.", "fastest: onnx for batch 256."]
+    alike = document(row("eager", p50=10.0), row("onnx", p50=20.0))
+    assert tables.notes(alike)[-1] == "fastest: eager."
+    assert not any("fastest" in line for line in tables.notes(document(row())))
+
+
 def test_too_few_calls_have_no_99th_percentile():
     assert column(document(row(), row(p99_us=2000.0)), "p99 µs") == ["–", "2,000"]
 
