@@ -35,7 +35,8 @@ for kind in characters bidirectional rollout; do
 done
 step 150 tests "$python" -m pytest -q -p no:cacheprovider tests/runtimes -k cuda -rs
 for size in 65-128x2 1-64x1 64-512x2; do
-  step 120 "latency-$size" "$python" benchmarks/sizes.py --provider "$provider" --only "$size" --rounds 10 --results "$out"
+  step 100 "latency-$size" "$python" benchmarks/sizes.py --provider "$provider" --only "$size" --short --rounds 10 \
+    --results "$out"
 done
 echo "$failures step(s) failed; logs in $out" | tee -a "$out/summary.txt"
 exit "$((failures > 0))"

@@ -87,11 +87,17 @@ def main() -> None:
     parser.add_argument("--only", help="one network, by its name")
     parser.add_argument("--readme", action="store_true", help="measure nothing")
     parser.add_argument("--resume", action="store_true", help="leave out what was measured on this machine before")
+    parser.add_argument("--short", action="store_true", help="the networks and cases of a GPU, on the CPU too")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for documents and tables")
     arguments = parser.parse_args()
     provider, results = arguments.provider, arguments.results
     passed = arguments.readme or measure(
-        provider, arguments.rounds, arguments.only, results / provider, resume=arguments.resume
+        provider,
+        arguments.rounds,
+        arguments.only,
+        results / provider,
+        resume=arguments.resume,
+        short=arguments.short or provider != "cpu",
     )
     found = read(results / provider)
     tables_of = "cuda-sizes" if provider == "cuda" else provider
@@ -103,29 +109,28 @@ def main() -> None:
         raise SystemExit(f"Some networks fail parity on {provider}; see {results / tables_of}.md.")
 
 
-def measure(provider: str, rounds: int, only: str | None, results: Path, *, resume: bool) -> bool:
+def measure(provider: str, rounds: int, only: str | None, results: Path, *, resume: bool, short: bool) -> bool:
     """Whether everything passed parity."""
     failed = False
     results.mkdir(parents=True, exist_ok=True)
-    on_gpu = provider != "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        for name in ON_GPU if on_gpu and only is None else NAMES:
+        for name in ON_GPU if short and only is None else NAMES:
             file = results / f"{name}.json"
             if only not in (None, name) or (resume and is_of_this_machine(file)):
                 continue
             print(f"{name} …", file=sys.stderr)
             origin = origin_of(Path(folder), name)
-            more: dict[str, Any] = {"half": True} if on_gpu else {"quantize": "int8", "max_metric_loss": 1.0}
+            more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
             bundle = lstm_deploy.export(origin, Path(folder, name), **more)
             parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
             failures = report.parity_failures(parity)
             failed |= bool(failures)
             plan = lstm_deploy.Plan(
                 providers=(provider,),
-                batches=BATCHES_ON_GPU if on_gpu else lstm_deploy.Plan().batches,
+                batches=BATCHES_ON_GPU if short else lstm_deploy.Plan().batches,
                 seq_lens=(SYSTEMS[name].steps if name in SYSTEMS else 100,),
                 baselines=BASELINES_ON_GPU
-                if on_gpu
+                if short
                 else tuple(each for each in BASELINES if each != "compile" or name in COMPILED),
                 rounds=rounds,
                 unvalidated=True,  # what failed is said in the results

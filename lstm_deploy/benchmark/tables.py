@@ -125,7 +125,7 @@ def _fastest(document: Document) -> list[str]:
     """A line for each variant that is the fastest in some case, with these cases."""
     cases: dict[tuple[Any, ...], list[Row]] = {}
     for row in document["results"]:
-        if not row["again"] and row["variant"].partition(" ")[0] != "floor":
+        if not row["again"] and row["kind"] != "floor":
             cases.setdefault(tuple(row[name] for name in VARYING), []).append(row)
     varying = [name for position, name in enumerate(VARYING) if len({case[position] for case in cases}) > 1]
     found: dict[str, list[str]] = {}
