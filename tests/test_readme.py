@@ -209,7 +209,7 @@ def test_the_table_of_latencies_is_that_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import sizes
 
-    found = sizes.read("cpu")
+    found = sizes.read(sizes.RESULTS / "cpu")
     assert len(found) == len(sizes.SIZES) + len(sizes.SYSTEMS)
     assert sizes.with_table(README, found) == README
     assert (sizes.RESULTS / "cpu.md").read_text(encoding="utf-8") == sizes.markdown(found)

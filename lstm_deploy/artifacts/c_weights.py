@@ -10,6 +10,7 @@ from lstm_deploy.artifacts.c_blocks import unpack_dense_int8, unpack_lstm, unpac
 from lstm_deploy.artifacts.files import weights_file
 from lstm_deploy.artifacts.onnx_weights import LstmLayer, Matrix, StoredWeights
 from lstm_deploy.contract import Array
+from lstm_deploy.errors import InputError
 
 _DTYPES = {"float": "<f4", "int8_t": "i1", "int32_t": "<i4", "int64_t": "<i8", "unsigned char": "u1"}
 _HEAD = r"/\* (?P<label>.*): (?P<shape>[\d x]*) \*/\n"
@@ -23,6 +24,8 @@ _MAPPED_ARRAY = re.compile(
 )
 _LSTM_CALL = re.compile(r"^  (?:for .*\n *)*lstm(_int8)?\(((?:\w+, )+?)(\d+), (\d+), ", re.MULTILINE)
 _DENSE_CALL = re.compile(r"\bdense_int8\((w_\w+), (w_\w+), w_\w+, (\d+), (\d+), &")
+_NOT_DECIMAL = re.compile(r"(?:^|[,\s(])[-+]?0[\dxXbB]")
+"""A number that a compiler reads as octal, hexadecimal or binary."""
 _LITERALS = {"NAN": "nan", "INFINITY": "inf", "(-INFINITY)": "-inf", "(-2147483647 - 1)": "-2147483648"}
 
 
@@ -68,6 +71,8 @@ def _arrays(path: Path, text: str) -> tuple[dict[str, Array], dict[str, str]]:
         shape = tuple(int(size) for size in match["shape"].split(" x ") if size)
         dtype = _DTYPES[match["type"]]
         if match.re is _ARRAY:
+            if _NOT_DECIMAL.search(match["numbers"]):
+                raise InputError(f"{path} has numbers in {match['name']} that no export writes; export it again.")
             words = [_LITERALS.get(word.strip(), word.strip()) for word in match["numbers"].split(",")]
             array = np.array([re.sub(r"INT64_C\((.*)\)", r"\1", word) for word in words], dtype)
         else:

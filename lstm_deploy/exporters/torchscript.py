@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 import torch
@@ -36,8 +37,20 @@ class FlatLSTM(StatefulLSTM):
     @property
     def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
         """What `nn.LSTM` computes with."""
-        weights = flat_weights.split(self.get_parameter(flat_weights.FLAT), self.layout, self.numel)
+        weights = self._weights()
         return [weights[name] for name in self._flat_weights_names]
+
+    def __getattr__(self, name: str) -> Any:
+        """A weight by its name, for a `forward` that reads it."""
+        if name in dict(self.__dict__.get("layout", ())):
+            return self._weights()[name]
+        return super().__getattr__(name)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return flat_weights.split(self.get_parameter(flat_weights.FLAT), self.layout, self.numel)
+
+    def flatten_parameters(self) -> None:
+        """Nothing: they are one already."""
 
     def _update_flat_weights(self) -> None:
         """Nothing: they are slices already."""

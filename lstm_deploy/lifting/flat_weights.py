@@ -5,6 +5,7 @@ copies them into one at every call: `try_get_weight_buf` in aten/src/ATen/native
 matrices of all layers and directions, then their biases, for which it has room also where there are none.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -49,6 +50,7 @@ def split(flat: Tensor, layout: Layout, numel: int) -> dict[str, Tensor]:
     return {name: part.view(shape) for (name, shape), part in zip(layout, parts, strict=False)}
 
 
+_NAME = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
 AnyTensor = TypeVar("AnyTensor", Tensor, Tensor | StoredTensor)
 
 
@@ -58,6 +60,9 @@ def by_name(tensors: Mapping[str, AnyTensor], path: Path) -> dict[str, AnyTensor
     Raises `InputError` for a damaged file.
     """
     layouts = _read_layouts(path)
+    for name, layout in layouts.items():
+        if not _is_in_order(layout):
+            raise InputError(f"{path} is damaged (the layout of {name} is not the order of cuDNN); copy it again.")
     result: dict[str, AnyTensor] = {}
     for name, value in tensors.items():
         if name not in layouts:
@@ -71,6 +76,19 @@ def by_name(tensors: Mapping[str, AnyTensor], path: Path) -> dict[str, AnyTensor
         for own, part in parts.items():
             result[name.removesuffix(FLAT) + own] = part
     return result
+
+
+def _is_in_order(layout: Layout) -> bool:
+    """Whether a layout is what `layout_of_weights` gives for some LSTM: sizes alone do not tell two weights apart."""
+    keys = []
+    rows = layout[0][1][0] if layout and layout[0][1] else 0
+    for name, shape in layout:
+        match = _NAME.fullmatch(name)
+        sizes = {"weight_ih": (rows, *shape[1:2]), "weight_hh": (rows, rows // 4)}
+        if match is None or shape != sizes.get(f"{match[1]}_{match[2]}", (rows,)):
+            return False
+        keys.append((match[1] == "bias", int(match[3]), match[4] or "", match[2] == "hh"))
+    return keys == sorted(set(keys))
 
 
 def _read_layouts(path: Path) -> dict[str, Layout]:

@@ -249,8 +249,15 @@ class Lifted(nn.Module):
         """For each port the positions of its states; none where they are the author's."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Take all inputs, then all states; return all outputs, then the new states."""
-        return _outputs_and_states(self, self.call(*tensors), self.ports)
+        """Take all inputs, then all states; return all outputs, then the new states.
+
+        A new state that is a part of an input, as its last frame, is a copy: a stream writes its next input there.
+        """
+        results = _outputs_and_states(self, self.call(*tensors), self.ports)
+        outputs = len(self.signature.outputs)
+        given = {x.untyped_storage()._cdata for x in tensors[: len(self.signature.inputs)]}
+        states = [state.clone() if state.untyped_storage()._cdata in given else state for state in results[outputs:]]
+        return (*results[:outputs], *states)
 
     def call(self, *tensors: Tensor) -> Any:
         """Call `module` on the same arguments as `forward`, and return what it returns."""

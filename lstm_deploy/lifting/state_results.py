@@ -6,16 +6,19 @@ there is none, each tensor for itself, by what it follows from: it changes with 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import torch
+from msgspec.structs import replace
 
+from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, Kept, StateArgument, numbered, state_leaves
 from lstm_deploy.lifting.carried_state import Target
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, Recording, dynamic_dims, identical
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_parts import DISTURBED, Part, differing
-from lstm_deploy.lifting.state_structure import Path, children_of, leaves_of, matched
+from lstm_deploy.lifting.state_structure import Path, children_of, cloned, leaves_of, matched
 
 IS_FINAL, FOLLOWS, FOLLOWS_EARLIER = 3, 2, 1
 """How a returned tensor depends on a state: it is the final one of a call, or changes with that, or with one before."""
@@ -115,7 +118,8 @@ class _Influence:
 
     def __init__(self, probe: ModuleProbe, parts: Sequence[Part]) -> None:
         self.probe = probe
-        self.run = probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0))
+        self.leaves = probe.leaves(probe.sizes, 0)
+        self.run = probe.record(probe.sizes, state=self.leaves)
         wider = _wider(probe)
         larger = dict(probe.record(wider, state=probe.leaves(wider, 0)).returned)
         self.paths = [path for path, _ in self.run.returned if path[:1] != (KEPT,)]
@@ -141,11 +145,10 @@ class _Influence:
         """The parts of what is returned that are built as an argument is and follow from it, or bear its name."""
         targets = {target for number in numbers for target in self.targets[number]}
         returned = self.run.value.returned if isinstance(self.run.value, Kept) else self.run.value
-        for path, value in _parts(returned):
-            paths = matched(argument.structure, value, path)
-            if paths is None or any(
-                found not in self.fitting[number] for number, found in zip(numbers, paths, strict=True)
-            ):
+        for path, value, paths in _places(returned, argument.structure):
+            if any(found not in self.fitting[number] for number, found in zip(numbers, paths, strict=True)):
+                continue
+            if not self._is_given_back(argument, value, dict(zip(numbers, paths, strict=True))):
                 continue
             named = _likeness(path, argument.parameter)
             scores = {
@@ -159,6 +162,28 @@ class _Influence:
             if follows and (named or (len(paths) > 1 and (full or path))):
                 likeness = (named, -len(path) if named else 0)
                 yield _Match(argument, path, dict(zip(numbers, paths, strict=True)), (likeness, full, own))
+
+    def _is_given_back(self, argument: StateArgument, value: Any, paths: Mapping[int, Path]) -> bool:
+        """Whether `forward` makes the same of the very object that it returned as of the tensors at these paths.
+
+        Only an object whose parts have names may be read in another order than it is built.
+        """
+        if not (hasattr(value, "_fields") or is_dataclass(value)):
+            return True
+        probe, convention = self.probe, self.probe.convention
+        leaves = [self.values[paths[number]] if number in paths else leaf for number, leaf in enumerate(self.leaves)]
+        ours = probe.record(probe.sizes, state=leaves).returned
+        itself = replace(argument, structure=cloned(value))
+        state = tuple(itself if other is argument else other for other in convention.state)
+        try:
+            probe.convention = replace(convention, state=state)
+            rest = [leaf for number, leaf in enumerate(leaves) if number not in paths]
+            theirs = probe.record(probe.sizes, state=rest).returned
+        except LiftingError:
+            return True  # it is not taken back
+        finally:
+            probe.convention = convention
+        return len(ours) == len(theirs) and all(identical(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
     def free(self, number: int, taken: Any) -> dict[int, int]:
         """The positions of returned tensors that may be the new value of a tensor of the state, and how likely each is.
@@ -209,6 +234,16 @@ def _parts(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     yield path, value
     for key, child in children_of(value):
         yield from _parts(child, (*path, key))
+
+
+def _places(returned: Any, structure: Any) -> Iterator[tuple[Path, Any, list[Path]]]:
+    """The parts of what is returned that are built as a structure is, each with the paths of the tensors in it."""
+    for path, value in _parts(returned):
+        in_order, by_name = (matched(structure, value, path, by_name=by_name) for by_name in (False, True))
+        if in_order is not None:
+            yield path, value, in_order
+        if by_name is not None and by_name != in_order:
+            yield path, value, by_name
 
 
 def _likeness(path: Path, parameter: str) -> int:

@@ -84,6 +84,10 @@ class StateList(list[Any]):
         except KeyError:
             raise AttributeError(name) from None
 
+    def position(self, name: str) -> int | None:
+        """Which of the states is read by this name; none if none is."""
+        return self._names.index(name) if name in self._names else None
+
     def rebuilt(self, states: Iterable[Any]) -> "StateList":
         """With other states under the same names."""
         return StateList(states, self._names)
@@ -144,20 +148,24 @@ def structure_of(value: Any, wider: Any, batch: int) -> Any:
     return _rebuilt(value, inner) if inner else value
 
 
-def matched(structure: Any, value: Any, path: Path = ()) -> list[Path] | None:
+def matched(structure: Any, value: Any, path: Path = (), *, by_name: bool = False) -> list[Path] | None:
     """The paths of the tensors in a value that stand where the leaves of a structure do, in the order of those.
 
-    None if the value is built otherwise. Tuples and lists are alike, and mappings in any order of their keys.
+    None if the value is built otherwise. Tuples and lists are alike, and mappings in any order of their keys; with
+    `by_name` so are the fields of named tuples, where the structure was read by these names.
     """
     if isinstance(structure, Leaf):
         return [path] if isinstance(value, Tensor) else None
     ours, theirs = dict(children_of(structure)), dict(children_of(value))
     keys: dict[Any, Any] = {key: key for key in theirs}
-    if isinstance(structure, StatePair) and all(isinstance(key, str) for key in theirs):
-        keys = {structure.position(str(key)): key for key in theirs}
+    names: dict[str, str | int] = {key: key for key in theirs if isinstance(key, str)}
+    if by_name and hasattr(value, "_fields"):
+        names |= {name: place for place, name in enumerate(value._fields)}
+    if isinstance(structure, StatePair | StateList) and names and (by_name or isinstance(structure, StatePair)):
+        keys = {structure.position(name): key for name, key in names.items()}
     if not ours or len(ours) != len(theirs) or ours.keys() != keys.keys():
         return None
-    found = [matched(child, theirs[keys[key]], (*path, keys[key])) for key, child in ours.items()]
+    found = [matched(child, theirs[keys[key]], (*path, keys[key]), by_name=by_name) for key, child in ours.items()]
     return None if None in found else [place for places in found for place in places or ()]
 
 

@@ -11,7 +11,7 @@ from lstm_deploy.artifacts import c_weights
 from lstm_deploy.validation.structure import MOST
 from lstm_deploy.validation.tolerances import WEIGHT
 
-_ABOUT = re.compile(r"\A/\* .*?\n ?\*/\n(?:/\* [^*]* \*/\n)*", re.DOTALL)
+_ABOUT = re.compile(r"\A/\*(?:(?!\*/).)*\*/\n(?:/\* [^*]* \*/\n)*", re.DOTALL)
 """The contract and who wrote the file, which other checks read."""
 _NUMBERS = re.compile(r"( ALIGNED = \{\n)[^}]*(\};)")
 _DIGEST = re.compile(r"[0-9a-f]{64}(?=\")")

@@ -260,7 +260,10 @@ def _weights(_: Signature, subject: Subject, lifted: "Lifted") -> Findings | Non
         return None
     from lstm_deploy.validation.weights import weight_problems
 
-    problems = weight_problems(subject.path, lifted)
+    try:
+        problems = weight_problems(subject.path, lifted)
+    except InputError as error:  # a damaged file
+        problems = [f"The weights cannot be read ({str(error).rstrip('.')})."]
     return None if problems is None else Findings(problems, "as PyTorch's, number by number")
 
 

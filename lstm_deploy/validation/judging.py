@@ -1,6 +1,6 @@
 """Running all checks of some artifacts; those that need a runtime run in a subprocess."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import onnx
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, Profile, onnx_graph, run_isolated
+from lstm_deploy.artifacts import (
+    SUFFIXES,
+    Artifact,
+    Bundle,
+    Check,
+    CrashError,
+    Profile,
+    onnx_graph,
+    read_interface,
+    run_isolated,
+)
 from lstm_deploy.contract import Signature, rollout_contract
 from lstm_deploy.errors import InputError
 from lstm_deploy.progress import OnProgress, silent
@@ -83,11 +93,29 @@ def of_bundle(
         precision=artifact.precision,
         contract=rollout_contract(contract) if is_rollout else contract,
         reference=None if is_rollout else reference,
+        problems=tuple(_manifest_problems(bundle.file(artifact), artifact)),
         bundle=bundle,
         artifact=artifact,
         model=bundle.file(bundle.find(artifact.format, artifact.precision)) if is_rollout else None,
         rollout_steps=rollout_steps,
     )
+
+
+def _manifest_problems(path: Path, artifact: Artifact) -> Iterator[str]:
+    """In what the manifest says something else of a file than the file itself: its tolerances depend on it."""
+    format_ = SUFFIXES[path.suffix].name if path.suffix in SUFFIXES else "unknown"
+    if format_ != artifact.format:
+        yield f"The manifest calls it {artifact.format}, and by its suffix it is {format_}."
+    try:
+        precision = artifact.precision
+        if format_ == "onnx":
+            precision = onnx_graph.precision(onnx_graph.load(path))
+        elif format_ == "c":
+            precision = read_interface(path).precision
+    except (InputError, OSError):
+        return  # as other checks report
+    if precision != artifact.precision:
+        yield f"It computes in {precision}, not in {artifact.precision} as the manifest says."
 
 
 def check_file(

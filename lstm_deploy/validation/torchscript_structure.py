@@ -20,10 +20,12 @@ _NUMBERED = re.compile(r"\.___torch_mangle_\d+")
 
 
 def torchscript_structure(path: Path) -> Graph:
-    """The structure of the file at `path`, whose code is loaded and not run."""
+    """The structure of the file at `path`, whose code is loaded and not run; raises `InputError` for hooks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all of torch.jit warns that it is deprecated
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    if any(child._c._get_forward_hooks() or child._c._get_forward_pre_hooks() for child in module.modules()):
+        raise InputError("It has hooks, which run beside its graph.")
     graph = module.inlined_graph
     own, *inputs = (value.debugName() for value in graph.inputs())
     reader = _Reader({own: module})

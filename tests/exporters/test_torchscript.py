@@ -122,7 +122,15 @@ def test_weights_are_read_from_a_file_by_their_own_names(options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "layout", ["[", '{"module.lstm.flat_weights": [["weight_ih_l0", [4, -3]]]}', '{"module.lstm.flat_weights": 3}']
+    "layout",
+    [
+        "[",
+        '{"module.lstm.flat_weights": [["weight_ih_l0", [4, -3]]]}',
+        '{"module.lstm.flat_weights": 3}',
+        '{"module.lstm.flat_weights": [["weight_hh_l0", [16, 4]], ["weight_ih_l0", [16, 3]]]}',
+        '{"module.lstm.flat_weights": [["weight_ih_l0", [16, 4]], ["weight_hh_l0", [16, 3]]]}',
+        '{"module.lstm.flat_weights": [["weight_ih_l0", [16, 3]], ["weight_hh_l0", [1000000000, 1000000000]]]}',
+    ],
 )
 def test_a_layout_that_does_not_fit_is_reported(layout, tmp_path):
     path = exported(lift_module(Net()), tmp_path)
@@ -132,6 +140,18 @@ def test_a_layout_that_does_not_fit_is_reported(layout, tmp_path):
             target.writestr(name, layout if name.endswith(LAYOUTS_FILE) else source.read(name))
     with pytest.raises(InputError, match="is damaged"):
         open_weights(damaged)
+
+
+def test_a_forward_may_read_the_weights_that_lie_in_one_piece(tmp_path):
+    class Reads(Net):
+        def forward(self, x):
+            self.lstm.flatten_parameters()
+            return self.lstm(x)[0] * self.lstm.weight_hh_l0.abs().mean()
+
+    lifted = lift_module(Reads())
+    tensors = tensors_of(lifted)
+    for ours, theirs in zip(loaded(exported(lifted, tmp_path))(*tensors), lifted(*tensors), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_an_archive_without_layouts_is_read_as_it_is(tmp_path):

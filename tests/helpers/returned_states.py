@@ -4,6 +4,9 @@ As in `state_forms`; `following(returned, arguments)` also gets the arguments of
 changed in place.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from state_forms import SEQUENCE, Recurrent
 from torch import nn
@@ -236,6 +239,58 @@ class CacheKept(WithCache):
         return {"state": returned[1]}
 
 
+class CellFirst(NamedTuple):
+    c: torch.Tensor
+    h: torch.Tensor
+
+
+class InNamedTuple(Recurrent):
+    """The fields stand in another order than the states of the LSTM, and are read and set by their names."""
+
+    make = CellFirst
+
+    def forward(self, x, state):
+        y, (h, c) = self.lstm(x, (state.h, state.c))
+        return self.head(y), self.make(h=0.9 * h, c=c)
+
+    def first(self, rows):
+        h, c = self.zeros(rows)
+        return {"state": self.make(h=h, c=c)}
+
+    def following(self, returned, arguments):
+        return {"state": returned[1]}
+
+
+class OtherWords(NamedTuple):
+    memory: torch.Tensor
+    carry: torch.Tensor
+
+
+class InNamedTupleOfOtherWords(InNamedTuple):
+    make = staticmethod(lambda h, c: OtherWords(carry=h, memory=c))
+
+    def forward(self, x, state):
+        y, (h, c) = self.lstm(x, (state.carry, state.memory))
+        return self.head(y), self.make(h, c)
+
+
+class InUnpackedNamedTuple(InNamedTuple):
+    def forward(self, x, state):
+        c, h = state
+        y, (h, c) = self.lstm(x, (h, c))
+        return self.head(y), self.make(h=h, c=c)
+
+
+@dataclass
+class Memory:
+    c: torch.Tensor
+    h: torch.Tensor
+
+
+class InDataclass(InNamedTuple):
+    make = Memory
+
+
 class InDictOfTheModule(Recurrent):
     """Kept in a mapping that is empty before the first call."""
 
@@ -263,6 +318,10 @@ class EmptyTensor(Recurrent):
 
 
 RETURNED = [
+    InNamedTuple,
+    InNamedTupleOfOtherWords,
+    InUnpackedNamedTuple,
+    InDataclass,
     Swapped,
     ForgetsTheCell,
     HiddenTwice,

@@ -263,3 +263,30 @@ def test_random_modules_are_lifted(kinds, widths, start, result, norm):
         with torch.no_grad():
             expected = [value for _, value in flatten(module(tensors[0]))]
             torch.testing.assert_close(lifted(*tensors)[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
+class KeepsItsLastFrame(nn.Module):
+    """The state beside the LSTM's is a view of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def init_state(self, batch_size):
+        return torch.zeros(batch_size, 1, 3), torch.zeros(1, batch_size, 4), torch.zeros(1, batch_size, 4)
+
+    def forward(self, x, frame, h, c):
+        y, (h, c) = self.lstm(x - torch.cat([frame, x[:, :-1]], 1), (h, c))
+        return y, x[:, -1:], h, c
+
+
+def test_a_state_that_is_a_part_of_an_input_is_a_copy():
+    """A stream writes its next input where the last one was."""
+    lifted = lift_module(KeepsItsLastFrame())
+    x, states = torch.randn(2, 5, 3), [spec.sized({"batch": 2}) for spec in lifted.signature.state_inputs]
+    results = lifted(x, *map(torch.zeros, states))
+    (frame,) = [value for value in results[1:] if value.shape[2] == 3]
+    before = frame.clone()
+    x.zero_()
+    assert torch.equal(frame, before)
+    assert before.any()

@@ -283,6 +283,21 @@ def test_a_rollout_is_judged_in_its_bundle_only(forecast_bundle, forecaster, tmp
         validate(forecast_bundle / "model.onnx", reference=tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"precision": "int8"}, "It computes in float32, not in int8 as the manifest says"),
+        ({"format": "torchscript"}, "The manifest calls it torchscript, and by its suffix it is onnx"),
+    ],
+    ids=["precision", "format"],
+)
+def test_a_manifest_that_contradicts_a_file_fails_its_contract(bundle_copy, changes, problem):
+    bundle = lstm_deploy.Bundle(bundle_copy)
+    bundle.update(artifacts=(replace(bundle.manifest.artifacts[0], **changes),), rollouts=())
+    failures = {check.name: check.detail for check in lstm_deploy.validate(bundle_copy).failures}
+    assert problem in failures["contract"]
+
+
 def test_a_wrong_file_is_not_saved_by_being_listed_again_with_a_looser_precision(bundle_copy):
     bundle_copy.with_name("forecaster.safetensors").unlink()  # the weights cannot be compared
     path = bundle_copy / "model.onnx"

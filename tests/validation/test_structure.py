@@ -21,6 +21,7 @@ import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.contract.signature import CONTRACT_FILE, TensorSpec
+from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.anew import write_anew
 from lstm_deploy.exporters.precision.int8_torchscript import quantized_copy
 from lstm_deploy.exporters.torchscript import export_torchscript
@@ -275,6 +276,31 @@ def test_torchscript_that_is_wrong_somewhere_is_named(bundle, lifted, tmp_path, 
     assert differences(right, torchscript_structure(bundle.path / "model.torchscript")) == []
 
 
+def test_hooks_beside_the_graph_are_refused(bundle, tmp_path):
+    """A scripted hook is saved with a module, and is in no graph of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        right = torch.jit.load(str(bundle.path / "model.torchscript"))
+
+        class Hooked(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model = right
+
+            def forward(self, x, h, c):
+                return self.model(x, h, c)
+
+        hooked = Hooked()
+
+        def doubled(self, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]):
+            return input[0] * 2, input[1], input[2]
+
+        hooked.register_forward_pre_hook(doubled)
+        torch.jit.save(torch.jit.script(hooked), tmp_path / "hooked.torchscript")
+    with pytest.raises(InputError, match="It has hooks"):
+        torchscript_structure(tmp_path / "hooked.torchscript")
+
+
 def test_int8_weights_inside_torchscript_are_compared(lifted, tmp_path):
     written = []
     for off in (0.0, 0.0, 0.5):
@@ -333,6 +359,23 @@ def test_c_that_is_wrong_somewhere_is_named(c_file, tmp_path, change, named):
     found = " ".join(c_differences(wrong, c_file))
     assert re.search(named, found), found
     assert c_differences(c_file, c_file) == []
+
+
+def test_code_between_the_comments_of_a_header_is_seen(c_file, tmp_path):
+    wrong = tmp_path / "model.c"
+    shutil.copy(c_file.with_suffix(".h"), tmp_path)
+    wrong.write_text("/* About. */\n#define memcpy other\n/* Nothing.\n*/\n" + c_file.read_text())
+    assert any("#define memcpy other" in sentence for sentence in c_differences(wrong, c_file))
+
+
+@pytest.mark.parametrize("number", ["064", "0x40", "-064", "(-064)"])
+def test_numbers_that_a_compiler_reads_otherwise_are_refused(c_file, tmp_path, number):
+    wrong = tmp_path / "model.c"
+    shutil.copy(c_file.with_suffix(".h"), tmp_path)
+    text = re.sub(r"(w_fc_bias\[4\] ALIGNED = \{\n)[^,]*", rf"\g<1>{number}", c_file.read_text())
+    wrong.write_text(text)
+    with pytest.raises(InputError, match="numbers in w_fc_bias that no export writes"):
+        c_differences(wrong, c_file)
 
 
 @NEEDS_CC
