@@ -118,10 +118,10 @@ def notes(document: Document) -> list[str]:
         lines.append(
             "of limit: the part reached of what this machine's arithmetic, or the memory of the weights, allows."
         )
-    return [*lines, *_fastest(document)]
+    return lines
 
 
-def _fastest(document: Document) -> list[str]:
+def fastest(document: Document) -> list[str]:
     """A line for each variant that is the fastest in some case, with these cases."""
     cases: dict[tuple[Any, ...], list[Row]] = {}
     for row in document["results"]:
@@ -157,7 +157,7 @@ def warnings(document: Document) -> list[str]:
 def markdown(document: Document) -> str:
     """The tables, with explanations and the machine."""
     lines = [*describe_machine(document["environment"]), "", *markdown_table(*table(document)), ""]
-    lines += [*(f"- {line}" for line in notes(document)), ""]
+    lines += [*(f"- {line}" for line in (*notes(document), *fastest(document))), ""]
     lines += [*markdown_table(*startup_table(document)), ""]
     for measured in document["peaks"]:
         lines += [describe_peaks(measured), ""]

@@ -162,7 +162,7 @@ def _show(document: dict[str, Any], plot: Path | None, table: Path | None, json:
         console.write_text(Path(json), dumps(document, indent=1) + "\n")
     for line in (*(f"left out: {reason}." for reason in document["left_out"]), *tables.warnings(document)):
         console.note(line)
-    for line in tables.notes(document):
+    for line in (*tables.notes(document), *tables.fastest(document)):
         console.note(line)
     if table:
         console.write_text(table, tables.WRITERS[table.suffix](document))

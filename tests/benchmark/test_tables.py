@@ -45,10 +45,11 @@ def test_the_fastest_variant_of_each_case_is_named():
         row("onnx", p50=30.0, batch=256),
         row("onnx again", p50=29.0, batch=256, again=True),
     )
-    assert tables.notes(benchmark)[-2:] == ["fastest: eager for batch 1.", "fastest: onnx for batch 256."]
+    assert tables.fastest(benchmark) == ["fastest: eager for batch 1.", "fastest: onnx for batch 256."]
     alike = document(row("eager", p50=10.0), row("onnx", p50=20.0))
-    assert tables.notes(alike)[-1] == "fastest: eager."
-    assert not any("fastest" in line for line in tables.notes(document(row())))
+    assert tables.fastest(alike) == ["fastest: eager."]
+    assert "- fastest: eager." in tables.markdown(alike)
+    assert tables.fastest(document(row())) == []
 
 
 def test_too_few_calls_have_no_99th_percentile():

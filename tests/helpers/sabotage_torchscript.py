@@ -1,9 +1,9 @@
 """TorchScript that is wrong, by what is wrong with it, and what the diagnosis must say."""
 
-from typing import Any
+from typing import Any, Tuple  # noqa: UP035 - as PyTorch demands it of hooks
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Wrong(nn.Module):
@@ -67,3 +67,26 @@ WRONG_TORCHSCRIPT: dict[str, tuple[type[Wrong], str]] = {
     "TorchScript: sizes frozen": (Frozen, "frozen"),
     "TorchScript: one bias off by 0.01": (OtherWeight, r"bias_hh_l1: 1 of 32 entries differ, the most by \+0.01"),
 }
+
+
+def doubled(self, input: Tuple[Tensor, Tensor, Tensor]) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: A002, UP006
+    x, h, c = input
+    return x * 2.0, h, c
+
+
+class Wrapped(nn.Module):
+    """Calls a scripted module."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor):
+        return self.model(x, h, c)
+
+
+def hooked(model: Any) -> nn.Module:
+    """A module whose inputs a hook changes, which is saved with it and is in no graph of it."""
+    module = Wrapped(model)
+    module.register_forward_pre_hook(doubled)
+    return module

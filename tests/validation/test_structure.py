@@ -14,6 +14,7 @@ from graph_edits import edit
 from msgspec.structs import replace
 from mutants import MUTANTS, WINDOW
 from sabotage_c import replaced
+from sabotage_torchscript import hooked
 from torch import nn
 from validation_cases import SMALL
 
@@ -281,22 +282,7 @@ def test_hooks_beside_the_graph_are_refused(bundle, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         right = torch.jit.load(str(bundle.path / "model.torchscript"))
-
-        class Hooked(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = right
-
-            def forward(self, x, h, c):
-                return self.model(x, h, c)
-
-        hooked = Hooked()
-
-        def doubled(self, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]):
-            return input[0] * 2, input[1], input[2]
-
-        hooked.register_forward_pre_hook(doubled)
-        torch.jit.save(torch.jit.script(hooked), tmp_path / "hooked.torchscript")
+        torch.jit.save(torch.jit.script(hooked(right)), tmp_path / "hooked.torchscript")
     with pytest.raises(InputError, match="It has hooks"):
         torchscript_structure(tmp_path / "hooked.torchscript")
 
