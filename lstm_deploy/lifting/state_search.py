@@ -37,12 +37,25 @@ def find_required_state(probe: ModuleProbe) -> None:
     """
     missing = probe.convention.missing
     if not missing:
+        _require_optional(probe)
         return
     probe.requires_state = True
     probe.packing = Packing(demands_sorted=True)  # sorted rows are taken by any module
     if _try_required(probe, missing):
         return
     raise _refusal(probe, missing)
+
+
+def _require_optional(probe: ModuleProbe) -> None:
+    """Take the optional state of a `forward` as required that does not run without, as with `core_state=()`."""
+    states = [name for name in probe.convention.optional if named_like_state(name)]
+    if not states or _runs(probe, probe.sizes, None):
+        return
+    convention, packing = probe.convention, probe.packing
+    probe.convention = replace(convention, optional=tuple(n for n in convention.optional if n not in states))
+    probe.requires_state, probe.packing = True, Packing(demands_sorted=True)
+    if not _try_required(probe, states):  # something else keeps it from running, as will be reported
+        probe.convention, probe.packing, probe.requires_state = convention, packing, False
 
 
 def _refusal(probe: ModuleProbe, missing: Sequence[str]) -> LiftingError:

@@ -291,6 +291,21 @@ class InDataclass(InNamedTuple):
     make = Memory
 
 
+class EmptyUnlessGiven(Recurrent):
+    """Does not run on its own default, as IMPALA's and its descendants do not."""
+
+    def forward(self, x, core_state=()):
+        h, c = core_state
+        y, core_state = self.lstm(x, (0.5 * h, c))
+        return self.head(y), core_state
+
+    def first(self, rows):
+        return {"core_state": self.zeros(rows)}
+
+    def following(self, returned, arguments):
+        return {"core_state": returned[1]}
+
+
 class InDictOfTheModule(Recurrent):
     """Kept in a mapping that is empty before the first call."""
 
@@ -318,6 +333,7 @@ class EmptyTensor(Recurrent):
 
 
 RETURNED = [
+    EmptyUnlessGiven,
     InNamedTuple,
     InNamedTupleOfOtherWords,
     InUnpackedNamedTuple,

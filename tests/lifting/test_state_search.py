@@ -1,5 +1,7 @@
 """States that an author's `forward` takes and returns, or keeps: held against the author's own calls, one by one."""
 
+import random
+
 import modules
 import pytest
 import refused_modules
@@ -384,3 +386,16 @@ def test_a_state_whose_size_follows_an_input_is_refused_with_what_helps(keeps):
     with pytest.raises(LiftingError, match=r"state\[2\] follows text.* as in memory: float32\[batch, 7, 3\]"):
         lifted("float32[batch,text,3]")
     assert len(lifted("float32[batch, 7, 3]").signature.states) == 3
+
+
+def test_draws_of_python_are_the_reason_and_not_what_a_module_keeps():
+    class Forces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(x)[0] * random.random()
+
+    with pytest.raises(LiftingError, match="it draws numbers at random .* leave that out in evaluation mode"):
+        lift(Forces().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
