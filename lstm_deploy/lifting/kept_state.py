@@ -117,9 +117,9 @@ def check_repeatable(probe: ModuleProbe) -> None:
     changed = [path for path, value in attributes_of(module).items() if _is_other(value, before.get(path))]
     if not changed:
         raise LiftingError(
-            "Calls of forward with the same inputs return different things, and it keeps nothing that would explain it: "
-            "it draws numbers at random (of Python or NumPy) or reads something outside; leave that out in evaluation "
-            "mode, as by `if self.training`."
+            "Calls of forward with the same inputs return different things, though it keeps nothing that would explain "
+            "it: it draws numbers at random (of Python or NumPy) or reads something outside; leave that out in "
+            "evaluation mode, as by `if self.training`."
         )
     raise LiftingError(
         f"A later call of forward returns something else, because of {_and(changed)}, which cannot be an input; "
