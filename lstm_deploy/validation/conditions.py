@@ -14,6 +14,8 @@ CONDITIONAL = (
     *("Clip", "Min", "Max", "Mod", "Sign", "Round", "Floor", "Ceil", "Hardmax", "OneHot", "ThresholdedRelu", "Shrink"),
 )
 """Operators that compare, choose or clip."""
+BENT = ("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Abs", "HardSigmoid", "HardSwish")
+"""Operators that are activations, but begin at a number if one is added to what they get."""
 SIZES = "sizes"
 """What a condition looks at that depends on the sizes of inputs alone."""
 KEEPING = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Flatten")
@@ -45,11 +47,26 @@ def conditions(model: onnx.ModelProto) -> list[Condition]:
     """All such nodes of a graph and its subgraphs, in order."""
     flow = ValueFlow(onnx_graph.inlined(model))
     found = []
+    shifted: dict[Value, list[float]] = {}
+    """The number by which a sum is another value, by the value of the sum."""
     for node, names in flow.nodes:
-        if node.op_type in CONDITIONAL and not node.domain:
-            read = [names[name] for name in node.input if name in names]
-            numbers = [*(number for value in read for number in _numbers(flow, value)), *sorted(_settings(node))]
-            of = sorted({name for value in read for name in _looks_at(flow, value)})
+        if node.domain:
+            continue
+        read = [names[name] for name in node.input if name in names]
+        numbers = [number for value in read for number in _numbers(flow, value)]
+        of = sorted({name for value in read for name in _looks_at(flow, value)})
+        if node.op_type in ("Add", "Sub") and len(numbers) == 1:
+            sign = -1 if node.op_type == "Add" else 1
+            shifted |= {names[name]: [sign * number for number in numbers] for name in node.output if name in names}
+        if node.op_type in BENT:
+            numbers = [number for value in read for number in shifted.get(value, ())]
+        elif node.op_type == "Div":  # of sizes, which are whole: it changes at each multiple
+            numbers = numbers if of == [SIZES] else []
+        elif node.op_type in CONDITIONAL:
+            numbers += sorted(_settings(node))
+        else:
+            continue
+        if numbers or node.op_type in CONDITIONAL:
             found.append(Condition(node.op_type, node.name, tuple(dict.fromkeys(numbers)), ", ".join(of[:3])))
     return found
 

@@ -36,6 +36,16 @@ node = helper.make_node
          ["IsNaN (nan) of x", "Where (w) of h, x"], []),
         (graph(node("Max", ["x", "least"], ["y"], "max"), least=np.float32(-3e38)), ["Max (max) at -3e+38 of x"], []),
         (graph(node("Add", ["x", "h"], ["y"], "add")), [], []),
+        (graph(node("Sub", ["x", "k"], ["s"]), node("Relu", ["s"], ["y"], "relu"), k=np.float32(5000)),
+         ["Relu (relu) at 5000 of x"], [5000]),
+        (graph(node("Add", ["x", "k"], ["s"]), node("Abs", ["s"], ["y"], "abs"), k=np.float32(3)),
+         ["Abs (abs) at -3 of x"], [-3]),
+        (graph(node("Relu", ["x"], ["y"], "relu")), [], []),
+        (graph(node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]), node("Div", ["n", "k"], ["d"], "div"),
+               node("Cast", ["d"], ["f"], to=TensorProto.FLOAT), node("Add", ["x", "f"], ["y"]),
+               zero=0, k=np.int64(300)),
+         ["Div (div) at 300 of sizes"], [300]),
+        (graph(node("Div", ["x", "k"], ["y"], "div"), k=np.float32(8)), [], []),
     ],
 )  # fmt: skip
 def test_nodes_that_compare_choose_or_clip_are_found_with_their_numbers(model, described, numbers):
