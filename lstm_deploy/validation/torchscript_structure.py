@@ -63,7 +63,8 @@ def _without_slicing(nodes: Sequence[Node], constants: dict[str, Array]) -> tupl
             weights[node.outputs[0]] = weights[first[0]].reshape(sizes[0])
             slicing.append(node)
     constants |= weights
-    left = [node for node in nodes if node not in slicing]
+    dropped = set(slicing)
+    left = [node for node in nodes if node not in dropped]
     read = {name for node in left for name in node.inputs}
     spare = {name for node in slicing for name in node.inputs if name in lists} - read
     return tuple(node for node in left if node.outputs[:1] not in {(name,) for name in spare})
