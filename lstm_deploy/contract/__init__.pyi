@@ -9,7 +9,17 @@ from .c_interface import (
     comment_safe as comment_safe,
     state_field as state_field,
 )
-from .cells import LSTM as LSTM
+from .cells import (
+    CELLS as CELLS,
+    GRU as GRU,
+    LSTM as LSTM,
+    RECURRENT_OPERATORS as RECURRENT_OPERATORS,
+    RNN_RELU as RNN_RELU,
+    RNN_TANH as RNN_TANH,
+    Cell as Cell,
+    CellKind as CellKind,
+    CellState as CellState,
+)
 from .layouts import layout_of as layout_of, pad_sequences as pad_sequences
 from .rollouts import (
     MIN_TEMPERATURE as MIN_TEMPERATURE,

@@ -1,8 +1,22 @@
-"""Kinds of recurrent cells: one record for each, with the names and orders that PyTorch and ONNX give its parts."""
+"""Kinds of recurrent cells: one record for each, with the names and orders that PyTorch and ONNX give its parts.
+
+With x the input, h the state, σ the logistic function and ⊙ the product of entries, one step computes
+
+    LSTM      i, f, o = σ(W x + b + R h + d),  g = tanh(W x + b + R h + d),  c' = f ⊙ c + i ⊙ g,  h' = o ⊙ tanh(c')
+    GRU       r, z = σ(W x + b + R h + d),  n = tanh(W x + b + r ⊙ (R h + d)),  h' = (1 - z) ⊙ n + z ⊙ h
+    RNN       h' = tanh(W x + b + R h + d), or the larger of that sum and 0
+
+each gate with rows of W and R and entries of the biases b and d of its own.
+"""
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
 
 from msgspec import Struct
+
+CellKind = Literal["LSTM", "GRU", "RNN_TANH", "RNN_RELU"]
+"""PyTorch's own names, as in `nn.RNNBase.mode`."""
 
 
 class CellState(Struct, frozen=True, kw_only=True):
@@ -10,28 +24,46 @@ class CellState(Struct, frozen=True, kw_only=True):
 
     name: str
     is_output: bool
-    """Whether it is also the cell's output: then it lies within -1 and 1, and a projection sets its size."""
+    """Whether it is also the cell's output: then a projection sets its size."""
+    bounded: bool
+    """Whether it lies within -1 and 1."""
 
 
 class Cell(Struct, frozen=True, kw_only=True):
     """A kind of recurrent cell."""
 
+    kind: CellKind
     states: tuple[CellState, ...]
     """In the order in which PyTorch and ONNX take and return them."""
     pytorch_gates: Mapping[str, str]
     """Gates by the letters in PyTorch's documentation, in the order of the rows of its weights."""
     onnx_gates: Mapping[str, str]
     """The same gates by the letters in ONNX's specification, in the order of the rows there."""
-    pytorch_modules: tuple[str, ...]
-    """Classes in `torch.nn`."""
+    gates_with_two_biases: tuple[str, ...] = ()
+    """Gates that use the recurrent bias apart from the other; elsewhere only the sum of both counts."""
+    pytorch_modules: tuple[str, str]
+    """Classes in `torch.nn`: of whole sequences, and of one step."""
+    nonlinearity: str | None = None
+    """What those classes are told to compute with, where they can be told."""
     onnx_operator: str
-    quantized_operator: str
-    """Its counterpart with int8 weights, in onnxruntime's domain `com.microsoft`."""
+    onnx_attributes: Mapping[str, int] = MappingProxyType({})
+    """Those that make the operator compute what PyTorch does, beside `hidden_size`, `direction` and activations."""
+    onnx_activations: tuple[str, ...]
+    """Those of one direction."""
+    default_activations: bool = True
+    """Whether these are what ONNX takes where an operator names none."""
+    quantized_operator: str = ""
+    """Its counterpart with int8 weights, in onnxruntime's domain `com.microsoft`; empty if there is none."""
 
     @property
-    def operators(self) -> tuple[str, str]:
-        """The ONNX operator and its quantized counterpart."""
-        return self.onnx_operator, self.quantized_operator
+    def title(self) -> str:
+        """For messages: `LSTM`, `GRU` or `RNN`."""
+        return self.pytorch_modules[0]
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The ONNX operator, and its quantized counterpart if there is one."""
+        return tuple(filter(None, (self.onnx_operator, self.quantized_operator)))
 
     @property
     def onnx_order(self) -> tuple[int, ...]:
@@ -40,11 +72,51 @@ class Cell(Struct, frozen=True, kw_only=True):
         return tuple(positions.index(gate) for gate in self.onnx_gates.values())
 
 
+_H = CellState(name="h", is_output=True, bounded=True)
+
 LSTM = Cell(
-    states=(CellState(name="h", is_output=True), CellState(name="c", is_output=False)),
+    kind="LSTM",
+    states=(_H, CellState(name="c", is_output=False, bounded=False)),
     pytorch_gates={"i": "input", "f": "forget", "g": "cell", "o": "output"},
     onnx_gates={"i": "input", "o": "output", "f": "forget", "c": "cell"},
     pytorch_modules=("LSTM", "LSTMCell"),
     onnx_operator="LSTM",
+    onnx_activations=("Sigmoid", "Tanh", "Tanh"),
     quantized_operator="DynamicQuantizeLSTM",
 )
+GRU = Cell(
+    kind="GRU",
+    states=(_H,),
+    pytorch_gates={"r": "reset", "z": "update", "n": "new"},
+    onnx_gates={"z": "update", "r": "reset", "h": "new"},
+    gates_with_two_biases=("new",),
+    pytorch_modules=("GRU", "GRUCell"),
+    onnx_operator="GRU",
+    onnx_attributes={"linear_before_reset": 1},
+    onnx_activations=("Sigmoid", "Tanh"),
+)
+RNN_TANH = Cell(
+    kind="RNN_TANH",
+    states=(_H,),
+    pytorch_gates={"h": "hidden"},
+    onnx_gates={"i": "hidden"},
+    pytorch_modules=("RNN", "RNNCell"),
+    nonlinearity="tanh",
+    onnx_operator="RNN",
+    onnx_activations=("Tanh",),
+)
+RNN_RELU = Cell(
+    kind="RNN_RELU",
+    states=(CellState(name="h", is_output=True, bounded=False),),
+    pytorch_gates={"h": "hidden"},
+    onnx_gates={"i": "hidden"},
+    pytorch_modules=("RNN", "RNNCell"),
+    nonlinearity="relu",
+    onnx_operator="RNN",
+    onnx_activations=("Relu",),
+    default_activations=False,
+)
+CELLS: Mapping[str, Cell] = {cell.kind: cell for cell in (LSTM, GRU, RNN_TANH, RNN_RELU)}
+"""All kinds, by `kind`."""
+RECURRENT_OPERATORS: Mapping[str, Cell] = {name: cell for cell in reversed(CELLS.values()) for name in cell.operators}
+"""ONNX operators of recurrent layers, each with the first kind that it computes: they have the same states and gates."""

@@ -1,6 +1,6 @@
 """The state contract: names, shapes and meaning of all inputs and outputs of an exported model.
 
-    (x, h_in, c_in) -> (y, h_out, c_out)
+    (x, h_in, c_in) -> (y, h_out, c_out)      of an LSTM; a GRU and an RNN have no c
 
 It is independent of frameworks and file formats; every artifact contains it as JSON.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct, structs
 from numpy.typing import NDArray
 
-from lstm_deploy.contract.cells import LSTM, Cell
+from lstm_deploy.contract.cells import CELLS, Cell, CellKind
 from lstm_deploy.contract.tasks import Task
 from lstm_deploy.errors import InputError
 
@@ -116,6 +116,7 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
 
     module: str
     """Path inside the network, as in `named_modules()`."""
+    kind: CellKind = "LSTM"
     prefix: str
     """Prefix of `h_in`, …: empty if the network has one recurrent module."""
     input_size: Size
@@ -127,11 +128,12 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
     initial_h: tuple[tuple[float, ...], ...] | None = None
     """Learned initial `h` as `[layers*directions][size]`; None means zeros."""
     initial_c: tuple[tuple[float, ...], ...] | None = None
+    """The same of `c`, where its cell has one."""
 
     @property
     def cell(self) -> Cell:
-        """Its kind of cell. The JSON does not name it, as there is only one."""
-        return LSTM
+        """Its kind of cell."""
+        return CELLS[self.kind]
 
     @property
     def output_size(self) -> int:
@@ -146,7 +148,7 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
                 name=f"{self.prefix}{state.name}",
                 layers=self.num_layers * self.num_directions,
                 size=self.output_size if state.is_output else self.hidden_size,
-                bounded=state.is_output,
+                bounded=state.bounded,
                 initial=getattr(self, f"initial_{state.name}"),
                 module=self.module,
             )
@@ -173,7 +175,7 @@ class Signature(Struct, frozen=True, kw_only=True):
     """The state that `forward` takes or keeps, in order; empty where it is that of each of `recurrent`."""
     state_layout: StateLayout = "layers-first"
     state_dtype: StateDtype = "float32"
-    """Of `h` and `c`; `float16` in artifacts of that precision."""
+    """Of the state; `float16` in artifacts of that precision."""
     streaming: Streaming = "none"
     streaming_reason: str = ""
     """Why `streaming` is not `exact`; empty if it is."""
@@ -187,7 +189,7 @@ class Signature(Struct, frozen=True, kw_only=True):
 
     @property
     def state_inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs for the state, such as `h_in` and `c_in` of each recurrent module, in order."""
+        """Inputs for the state, such as `h_in` and `c_in` of an LSTM, in order."""
         return self._states("in")
 
     @property
@@ -197,12 +199,12 @@ class Signature(Struct, frozen=True, kw_only=True):
 
     @property
     def state_specs(self) -> tuple[StateSpec, ...]:
-        """The state, tensor by tensor: `states`, or `h` and `c` of each recurrent module."""
+        """The state, tensor by tensor: `states`, or that of the cell of each recurrent module."""
         return self.states or tuple(spec for module in self.recurrent for spec in module.states)
 
     @property
     def state_groups(self) -> list[tuple[int, ...]]:
-        """Positions, among `state_inputs`, of the tensors that belong together: `h` and `c` of one recurrent module."""
+        """Positions, among `state_inputs`, of the tensors that belong together, such as `h` and `c` of one LSTM."""
         groups: dict[tuple[str | None, str], list[int]] = {}
         for position, spec in enumerate(self.state_specs):
             key = (spec.module, spec.name if spec.module is None else spec.name[:-1])
