@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_deploy.artifacts.c_blocks import unpack_dense_int8, unpack_lstm, unpack_lstm_int8
 from lstm_deploy.artifacts.files import weights_file
-from lstm_deploy.artifacts.onnx_weights import LstmLayer, Matrix, StoredWeights
+from lstm_deploy.artifacts.onnx_weights import Matrix, RecurrentLayer as LstmLayer, StoredWeights
 from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError
 

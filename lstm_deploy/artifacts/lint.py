@@ -1,4 +1,4 @@
-"""Defects of the ONNX graph of an LSTM, from any exporter, and their cost, found without running the graph."""
+"""Defects of the ONNX graph of a recurrent network, from any exporter, found without running it, and their cost."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,14 +8,11 @@ import onnx
 
 from lstm_deploy.artifacts.frozen_sizes import Frozen, frozen_sizes
 from lstm_deploy.artifacts.onnx_graph import inlined, nodes, operator_counts
+from lstm_deploy.artifacts.recurrent_nodes import differences
 from lstm_deploy.artifacts.recurrent_state import listed, node_states, sentences
-from lstm_deploy.artifacts.value_flow import FIRST_STATE, RECURRENT, RecurrentNode, ValueFlow
-from lstm_deploy.contract import LSTM, Signature
+from lstm_deploy.artifacts.value_flow import FIRST_STATE, RecurrentNode, ValueFlow
+from lstm_deploy.contract import RECURRENT_OPERATORS, Signature
 
-ALTERING = ("clip", "input_forget")
-"""Attributes of the LSTM operator that, unless they are 0, have no counterpart in PyTorch's LSTM."""
-ACTIVATIONS: tuple[list[bytes], ...] = ([], [b"sigmoid", b"tanh", b"tanh"], [b"sigmoid", b"tanh", b"tanh"] * 2)
-"""Those of PyTorch's LSTM, which take no parameters; ONNX's own if there are none."""
 Parts = tuple[str, str, str]
 """A sentence: what comes before the name of its node, what comes after it, and what comes after several names."""
 DefectsOf = Callable[[RecurrentNode, ValueFlow], Iterator[Parts]]
@@ -23,7 +20,7 @@ NOT_FOLDED = "DequantizeLinear"
 """The operator that onnxruntime runs on every call even if its inputs are constants."""
 VALUE_CHANGING = ("Clip", "Min", "Max", "Round", "Floor", "Ceil", "IsNaN", "IsInf")
 """Operators that clip or round values."""
-NO_LSTM = "runtimes cannot use their LSTM kernels, no quantizer sees an LSTM, and a state, if there is one, is not seen"
+NO_CELLS = "runtimes cannot use their kernels for it, and a state, if there is one, is not seen"
 CONTROL_FLOW = ("Loop", "If", "Scan")
 
 
@@ -37,10 +34,8 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     flow = ValueFlow(model)
     defects = []
     count = operator_counts(model)
-    if not any(count[name] for name in LSTM.operators):
-        others = ", ".join(f"{count[name]} {name}" for name in RECURRENT if count[name])
-        why = f"the recurrent nodes are {others}" if others else NO_LSTM
-        defects.append(f"There is no LSTM node: {why}.")
+    if not any(count[name] for name in RECURRENT_OPERATORS):
+        defects.append(f"There is no LSTM, GRU or RNN node: {NO_CELLS}.")
     for name in CONTROL_FLOW:
         if count[name] and not (contract and contract.rollout):
             defects.append(f"{count[name]} {name} node(s): control flow slows down each step and prevents CUDA graphs.")
@@ -84,17 +79,14 @@ def _node_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[str]:
     """Defects of the attributes of one recurrent node."""
     if node.attribute("layout", 0):
         yield f"{node.label} has the attribute layout=1 (batch first), with which onnxruntime opens no recurrent node."
-    if node.node.op_type not in LSTM.operators:
-        return
-    activations = node.attribute("activations", [])
-    usual = [name.lower() for name in activations] in ACTIVATIONS  # type: ignore[attr-defined]
-    for attribute in node.node.attribute:
-        altering = attribute.name in ALTERING and onnx.helper.get_attribute_value(attribute) != 0
-        if altering or (attribute.name == "activations" and not usual):
-            yield f"{node.label} has the attribute {attribute.name}: it does not compute what PyTorch's LSTM does."
-        if attribute.name == "direction" and attribute.s == b"reverse":
-            yield f"{node.label} reads time backwards only, which no PyTorch LSTM does."
-    peepholes = node.input(7) if node.node.op_type == LSTM.onnx_operator else None
+    title = RECURRENT_OPERATORS[node.node.op_type].title
+    for name in differences(node.node):
+        value = node.attribute(name)
+        has = f"has the attribute {name}" if value is not None else f"lacks the attribute {name}"
+        yield f"{node.label} {has}: it does not compute what PyTorch's {title} does."
+    if node.attribute("direction") == b"reverse":
+        yield f"{node.label} reads time backwards only, which no PyTorch {title} does."
+    peepholes = node.input(7) if node.node.op_type == "LSTM" else None
     if peepholes and not flow.is_zero(peepholes):
         yield f"{node.label} has peephole weights, which PyTorch's LSTM does not have."
 
@@ -113,10 +105,11 @@ def _weight_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[Parts]:
         else:
             way = "are computed in the graph, which costs time on every call"
         ways.setdefault(way, []).append(letter)
-    is_lstm = node.node.op_type == LSTM.onnx_operator
+    can_be_int8 = bool(RECURRENT_OPERATORS[node.node.op_type].quantized_operator)
     for way, letters in ways.items():
         one, several = (
-            f"; quantize_dynamic silently leaves {these} in float" * is_lstm for these in ("this LSTM", "these LSTMs")
+            f"; quantize_dynamic silently leaves {these} in float" * can_be_int8
+            for these in ("this LSTM", "these LSTMs")
         )
         yield f"The weights {', '.join(letters)} of ", f"{way}{one}.", f"{way}{several}."
 
@@ -136,9 +129,9 @@ def _state_defects(flow: ValueFlow) -> Iterator[str]:
 
 
 def _without_state(flow: ValueFlow) -> Iterator[str]:
-    """LSTMs without an input for the initial state; whether one has an effect is for the checks of outputs to see."""
+    """Nodes without an input for the initial state; whether one has an effect is for the checks of outputs to see."""
     for node in flow.recurrent:
-        if node.node.op_type in LSTM.operators and not (node.input(FIRST_STATE) and node.input(FIRST_STATE + 1)):
+        if not all(node.input(FIRST_STATE + number) for number in range(len(node.states))):
             yield f"{node.label} has no initial state: it starts from zeros on every call."
 
 

@@ -9,8 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, inliner
 
-from lstm_deploy.artifacts.value_flow import RECURRENT
-from lstm_deploy.contract import CONTRACT_KEY, LSTM
+from lstm_deploy.contract import CONTRACT_KEY, RECURRENT_OPERATORS
 from lstm_deploy.errors import InputError, one_line
 
 EXTERNAL_ABOVE = 1_900_000_000
@@ -98,8 +97,8 @@ def precision(model: onnx.ModelProto) -> str:
     return next((name for kind, name in FLOATS.items() if kind in types), "float32")
 
 
-def has_float16_lstm(model: onnx.ModelProto) -> bool:
-    """Whether an LSTM computes in float16."""
+def has_float16_cells(model: onnx.ModelProto) -> bool:
+    """Whether a recurrent node computes in float16."""
     kind = onnx.TensorProto.FLOAT16
     half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == kind}
     half |= {value.name for value in model.graph.input if value.type.tensor_type.elem_type == kind}
@@ -107,12 +106,12 @@ def has_float16_lstm(model: onnx.ModelProto) -> bool:
         for attribute in node.attribute:
             if attribute.t.data_type == kind or (node.op_type == "Cast" and attribute.i == kind):
                 half.update(node.output)
-    return any(node.op_type == LSTM.onnx_operator and half.intersection(node.input) for node in nodes(model.graph))
+    return any(node.op_type in RECURRENT_OPERATORS and half.intersection(node.input) for node in nodes(model.graph))
 
 
 def has_batch_first_nodes(model: onnx.ModelProto) -> bool:
     """Whether a recurrent node has the attribute layout=1."""
-    found = (item for node in _all_nodes(model) if node.op_type in RECURRENT for item in node.attribute)
+    found = (item for node in _all_nodes(model) if node.op_type in RECURRENT_OPERATORS for item in node.attribute)
     return any(item.name == "layout" and item.i == 1 for item in found)
 
 

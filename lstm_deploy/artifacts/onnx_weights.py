@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lstm_deploy.contract import LSTM, Array
+from lstm_deploy.artifacts.recurrent_nodes import cell_of_node
+from lstm_deploy.contract import Array, CellKind
 
 Matrix = tuple[Array, Array | float]
 """A matrix in float64, and the distance between neighbouring values if it was rounded to int8 or float16, else 0."""
 
 
-class LstmLayer(NamedTuple):
-    """The weights of one LSTM layer in ONNX's layout: stacked by direction, gates i, o, f, c."""
+class RecurrentLayer(NamedTuple):
+    """The weights of one recurrent layer in ONNX's layout: stacked by direction, its order of gates."""
 
     label: str
     """For messages: `lstm, layer 0`, or the name of the node."""
@@ -24,12 +25,13 @@ class LstmLayer(NamedTuple):
     """Input biases, then recurrent biases."""
     steps: Mapping[str, Array] = {}
     """The distance between neighbouring values of `w`, `r` and `b` where they were rounded to int8 or float16."""
+    kind: CellKind = "LSTM"
 
 
 class StoredWeights(NamedTuple):
     """All weights of an artifact that can be compared with PyTorch's."""
 
-    layers: list[LstmLayer]
+    layers: list[RecurrentLayer]
     floats: dict[str, Array]
     """Constants that are floats, by name."""
     matrices: list[Matrix]
@@ -40,7 +42,7 @@ def read(model: onnx.ModelProto) -> StoredWeights:
     """The weights of a graph whose weights are loaded."""
     constants = constants_of(model)
     floats = {name: value.squeeze() for name, value in constants.items() if value.dtype in (np.float32, np.float16)}
-    return StoredWeights(lstm_layers(model), floats, _matrices(constants))
+    return StoredWeights(recurrent_layers(model), floats, _matrices(constants))
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
@@ -48,13 +50,16 @@ def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def lstm_layers(model: onnx.ModelProto) -> list[LstmLayer]:
-    """The layer of each LSTM node whose weights are constants."""
+def recurrent_layers(model: onnx.ModelProto) -> list[RecurrentLayer]:
+    """The layer of each recurrent node whose weights are constants, and that computes what one of PyTorch's does."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = []
     for node in model.graph.node:
-        names = [*node.input[1:4], *(node.input[8:12] if node.op_type == LSTM.quantized_operator else ())]
-        if node.op_type not in LSTM.operators or not all(name in constants for name in names):
+        cell = cell_of_node(node)
+        if cell is None:
+            continue
+        names = [*node.input[1:4], *(node.input[8:12] if node.op_type == cell.quantized_operator else ())]
+        if not all(name in constants for name in names):
             continue
         w, r, b, *quantization = (numpy_helper.to_array(constants[name]) for name in names)
         if not quantization:
@@ -62,7 +67,7 @@ def lstm_layers(model: onnx.ModelProto) -> list[LstmLayer]:
                 letter: np.spacing(np.abs(a)) for letter, a in zip("wrb", (w, r, b), strict=True) if a.itemsize == 2
             }
             w, r, b = (a.astype(np.float64) for a in (w, r, b))
-            layers.append(LstmLayer(node.name, w, r, b, steps))
+            layers.append(RecurrentLayer(node.name, w, r, b, steps, cell.kind))
             continue
         w_step, w_zero, r_step, r_zero = (_by_direction(value) for value in quantization)
         if any(step.shape[2] not in (1, value.shape[2]) for value, step in ((w, w_step), (r, r_step))):
@@ -71,7 +76,7 @@ def lstm_layers(model: onnx.ModelProto) -> list[LstmLayer]:
         w = ((w.astype(np.float64) - w_zero) * w_step).swapaxes(1, 2)
         r = ((r.astype(np.float64) - r_zero) * r_step).swapaxes(1, 2)
         steps = {"w": w_step.swapaxes(1, 2), "r": r_step.swapaxes(1, 2)}
-        layers.append(LstmLayer(node.name, w, r, b.astype(np.float64), steps))
+        layers.append(RecurrentLayer(node.name, w, r, b.astype(np.float64), steps, cell.kind))
     return layers
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from lstm_deploy.contract import RECURRENT_OPERATORS
+
 Value = tuple[int, str]
 """A value: the number of the graph or subgraph that makes it, 0 for the graph itself, and its name there."""
 Names = ChainMap[str, Value]
 """The values that can be named in a graph: its own, then those of the graphs around it."""
 
-RECURRENT = {"LSTM": "hc", "DynamicQuantizeLSTM": "hc", "GRU": "h", "RNN": "h"}
-"""Recurrent operators, with the letters of their states in the order of inputs (from the sixth) and of outputs."""
 FIRST_STATE = 5
-"""The position of the first initial state among the inputs of each of these."""
+"""The position of the first initial state among the inputs of a recurrent operator."""
 MOVED_BY = {
     **dict.fromkeys(("Concat", "Identity", "SequenceConstruct"), slice(None)),
     **dict.fromkeys(("Slice", "Squeeze", "Unsqueeze", "Split", "Transpose", "Reshape", "Flatten"), slice(1)),
@@ -59,7 +59,8 @@ class RecurrentNode(NamedTuple):
 
     @property
     def states(self) -> str:
-        return RECURRENT[self.node.op_type]
+        """Letters, in the order of inputs (from `FIRST_STATE`) and of outputs (from the second)."""
+        return "".join(state.name for state in RECURRENT_OPERATORS[self.node.op_type].states)
 
     def input(self, position: int) -> Value | None:
         """One of its inputs; None where it is left out."""
@@ -110,7 +111,7 @@ class ValueFlow:
                 continue
             seen.add((value, moved))
             producer = self._producers.get(value)
-            if producer is not None and producer.op_type in RECURRENT:
+            if producer is not None and producer.op_type in RECURRENT_OPERATORS:
                 found.add(Source("recurrent", producer.op_type, moved))
             elif producer is not None and producer.op_type in RANDOM:
                 found.add(Source("random", producer.op_type, moved))
@@ -179,7 +180,7 @@ class ValueFlow:
         if value in self._constants:
             return _is_zeros(self._constants[value])
         producer = self._producers.get(value)
-        if producer is not None and (producer.op_type in RECURRENT or producer.op_type in SIZES):
+        if producer is not None and (producer.op_type in RECURRENT_OPERATORS or producer.op_type in SIZES):
             return False  # a ConstantOfShape that fills with zeros is among the constants
         if producer is not None and producer.op_type == "Mul":
             factors = (self._constants.get(before) for before, _ in self._before[value])
@@ -211,7 +212,7 @@ class ValueFlow:
         outputs = [names[name] for name in node.output if name]
         if node.op_type in BODIES:
             self._add_bodies(node, names)
-        elif node.op_type in RECURRENT:
+        elif node.op_type in RECURRENT_OPERATORS:
             recurrent = RecurrentNode(node, names, len(self.recurrent), self._branches > 0)
             self.recurrent.append(recurrent)
             self._starts |= {start for start in map(recurrent.input, _state_positions(node)) if start}
@@ -270,7 +271,7 @@ BODIES = ("If", "Loop", "Scan", "SequenceMap")
 
 
 def _state_positions(node: onnx.NodeProto) -> range:
-    return range(FIRST_STATE, FIRST_STATE + len(RECURRENT[node.op_type]))
+    return range(FIRST_STATE, FIRST_STATE + len(RECURRENT_OPERATORS[node.op_type].states))
 
 
 def _as_tensor(value: object) -> onnx.TensorProto:

@@ -29,20 +29,30 @@ from lstm_deploy.benchmark.workloads import (
 )
 from lstm_deploy.contract import Array, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting import Lifted, StatefulLSTM, flatten, sources
+from lstm_deploy.lifting import (
+    Lifted,
+    StatefulCell,
+    StatefulSequence,
+    as_passed,
+    cell_of,
+    flatten,
+    sources,
+    specialize,
+    state_of,
+)
 from lstm_deploy.runtimes import EagerRuntime, TorchRuntime, prepare
 
 FOREVER = ExitStack()
 """Contexts that stay open until the process ends."""
 
 
-class CarryingLSTM(nn.LSTM):
-    """An `nn.LSTM` that continues from its last state, as one would write it by hand."""
+class CarryingSequence(nn.RNNBase):
+    """An `nn.LSTM`, `nn.GRU` or `nn.RNN` that continues from its last state, as one would write it by hand."""
 
     carried: Any
     """The state that it continues from."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, ARG002 - as nn.LSTM names them
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002, ARG002 - as PyTorch names them
         y, self.carried = super().forward(input, self.carried)
         return y, self.carried
 
@@ -71,7 +81,7 @@ class EagerWorkload:
             check_streams(self.signature)
         plain = case.scenario != "rollout" and self.module is not None
         for child in self.recurrent:
-            child.__class__ = CarryingLSTM if plain else StatefulLSTM  # type: ignore[assignment]
+            specialize(child, CarryingSequence if plain else StatefulSequence, StatefulCell)
         if not plain:
             return self.as_lifted.prepare(case)
         recurrent: Any = self.recurrent
@@ -99,7 +109,7 @@ class EagerWorkload:
         def sequence() -> list[Array]:
             restart()
             y = run(first)
-            return [y, *(state.cpu().numpy() for child in recurrent for state in child.carried or ())]
+            return [y, *(state.cpu().numpy() for child in recurrent for state in state_of(child, child.carried) or ())]
 
         def advance() -> None:
             module(resident)
@@ -112,17 +122,17 @@ class EagerWorkload:
         return PreparedCall((lambda: run(first)) if case.scenario == "stream" else sequence, outputs)
 
 
-def carrying(lifted: Lifted) -> list[StatefulLSTM]:
-    """The LSTMs in `lifted` that can carry their state by themselves; none where the outputs would change.
+def carrying(lifted: Lifted) -> list[StatefulSequence]:
+    """The recurrent modules in `lifted` that can carry their state by themselves; none where the outputs would change.
 
     Lifting takes up to a third of a small step in eager PyTorch, and a baseline that is slower than it need be
     flatters what it is compared with.
     """
     signature, convention = lifted.signature, lifted.convention
-    children = [child for child in lifted.module.modules() if isinstance(child, StatefulLSTM)]
+    children = [child for child in lifted.module.modules() if isinstance(child, StatefulSequence)]
     if convention.hardcodes_device or convention.mutates_inputs or lifted.packing:
         return []
-    if len(signature.state_inputs) != 2 * len(children) or any(len(group) != 2 for group in signature.state_groups):
+    if list(map(len, signature.state_groups)) != [len(cell_of(child).states) for child in children]:
         return []
     if len(signature.inputs) > 1 or len(children) != len(lifted.flow.starts):
         return []
@@ -131,7 +141,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
     first = lifted(x, *states)
     expected = (first[0], lifted(x, *first[len(signature.outputs) :])[0])
     for child in children:
-        child.__class__ = CarryingLSTM  # type: ignore[assignment]
+        specialize(child, CarryingSequence, StatefulCell)
     _set_states(lifted, children, states)
     try:
         call, position = _original_call(lifted), lifted.output_positions[0]
@@ -142,7 +152,7 @@ def carrying(lifted: Lifted) -> list[StatefulLSTM]:
         pass
     finally:
         for child in children:
-            child.__class__ = StatefulLSTM
+            specialize(child, StatefulSequence, StatefulCell)
     return []
 
 
@@ -167,7 +177,7 @@ def open_baseline(
     if kind == "compile":
         workload = EagerWorkload(lifted, provider, compiled)
         if workload.module is None:
-            raise InputError("torch.compile is tried only on a module that its LSTMs alone make recurrent.")
+            raise InputError("torch.compile is tried only on a module that its recurrent layers alone make recurrent.")
         return workload
     if kind != "eager":
         raise ValueError(f"There is no baseline {kind!r}.")
@@ -242,7 +252,7 @@ def _export_stock(lifted: Lifted, path: Path, case: BenchCase, names: dict[str, 
 
 
 def _original_call(lifted: Lifted) -> Any:
-    """The user's module as a function of its input; LSTMs that carry their state ignore one that it requires."""
+    """The user's module as a function of its input; modules that carry their state ignore one that it requires."""
     if not lifted.convention.missing:
         return lifted.module
     zeros = [lifted.in_layout(torch.from_numpy(value)) for value in lifted.signature.initial_state(1).values()]
@@ -250,9 +260,9 @@ def _original_call(lifted: Lifted) -> Any:
 
 
 def _set_states(lifted: Lifted, children: Sequence[Any], states: Sequence[Tensor]) -> None:
-    """Let LSTMs that carry their state continue from `states`, ordered as in the contract."""
+    """Let modules that carry their state continue from `states`, ordered as in the contract."""
     for child, group in zip(children, lifted.signature.state_groups, strict=True):
-        child.carried = tuple(lifted.in_layout(states[position]) for position in group)
+        child.carried = as_passed(tuple(lifted.in_layout(states[position]) for position in group))
 
 
 def _load(bundle: Path, origin: str) -> Lifted:

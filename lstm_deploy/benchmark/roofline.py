@@ -1,9 +1,9 @@
 """The least time that a call can take: what it must compute and read, at the peak rates of the machine.
 
 The roofline model of Williams, Waterman and Patterson (2009): a call takes at least its operations over the peak
-rate, and at least its bytes over the bandwidth of the memory that holds them. A step of an LSTM reads every weight
-once and uses it once for each row of the batch (two operations, a product and a sum); in a sequence the input's
-weights and those of a head can serve all steps at once, but the recurrent weights are read again at each.
+rate, and at least its bytes over the bandwidth of the memory that holds them. A step of a recurrent layer reads every
+weight once and uses it once for each row of the batch (two operations, a product and a sum); in a sequence the
+input's weights and those of a head can serve all steps at once, but the recurrent weights are read again at each.
 """
 
 import math
@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import onnx_graph
-from lstm_deploy.contract import LSTM, Signature
+from lstm_deploy.contract import RECURRENT_OPERATORS, Signature
 
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "int8": 1}
 """Of one weight."""
@@ -32,9 +32,9 @@ class Weights(Struct, frozen=True):
     """Numbers of weights of one precision, by their use."""
 
     inputs: int = 0
-    """Of LSTMs, applied to their inputs."""
+    """Of recurrent layers, applied to their inputs."""
     recurrent: int = 0
-    """Of LSTMs, applied to their state."""
+    """Of recurrent layers, applied to their state."""
     dense: int = 0
     """Of linear layers."""
 
@@ -65,7 +65,7 @@ class Limit(Struct, frozen=True):
 
 
 def work_of(model: onnx.ModelProto) -> Work | None:
-    """Count the work of a graph; none if it has no contract, or an LSTM whose weights are not constants."""
+    """Count the work of a graph; none if it has no contract, or a recurrent layer whose weights are not constants."""
     text = onnx_graph.contract_text(model)
     if text is None:
         return None
@@ -73,7 +73,7 @@ def work_of(model: onnx.ModelProto) -> Work | None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     all_counts: dict[str, dict[str, int]] = {}
     for node in model.graph.node:
-        if node.op_type in LSTM.operators:
+        if node.op_type in RECURRENT_OPERATORS:
             names, roles = list(node.input[1:3]), ["inputs", "recurrent"]
             if any(name not in constants for name in names):
                 return None

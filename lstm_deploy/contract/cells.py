@@ -10,7 +10,6 @@ each gate with rows of W and R and entries of the biases b and d of its own.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
@@ -46,7 +45,7 @@ class Cell(Struct, frozen=True, kw_only=True):
     nonlinearity: str | None = None
     """What those classes are told to compute with, where they can be told."""
     onnx_operator: str
-    onnx_attributes: Mapping[str, int] = MappingProxyType({})
+    onnx_attributes: Mapping[str, int] = {}
     """Those that make the operator compute what PyTorch does, beside `hidden_size`, `direction` and activations."""
     onnx_activations: tuple[str, ...]
     """Those of one direction."""
@@ -118,5 +117,7 @@ RNN_RELU = Cell(
 )
 CELLS: Mapping[str, Cell] = {cell.kind: cell for cell in (LSTM, GRU, RNN_TANH, RNN_RELU)}
 """All kinds, by `kind`."""
-RECURRENT_OPERATORS: Mapping[str, Cell] = {name: cell for cell in reversed(CELLS.values()) for name in cell.operators}
-"""ONNX operators of recurrent layers, each with the first kind that it computes: they have the same states and gates."""
+RECURRENT_OPERATORS: Mapping[str, Cell] = {
+    name: cell for cell in reversed(tuple(CELLS.values())) for name in cell.operators
+}
+"""ONNX operators of recurrent layers, each with the first kind that it computes; others have the same parts."""

@@ -15,7 +15,15 @@ from msgspec.structs import replace
 from onnx import helper, inliner, numpy_helper, parser
 
 from lstm_deploy.artifacts import CPUS_KEY, onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, LSTM, Array, Signature, TensorSpec, carries_state, rollout_contract
+from lstm_deploy.contract import (
+    CONTRACT_KEY,
+    RECURRENT_OPERATORS,
+    Array,
+    Signature,
+    TensorSpec,
+    carries_state,
+    rollout_contract,
+)
 from lstm_deploy.exporters.rollout_programs import Program
 
 
@@ -118,7 +126,7 @@ def _of_one_step(nodes: Sequence[onnx.NodeProto], model: onnx.ModelProto) -> lis
     `Y` is `[1, directions, batch, size]` then, and `Y_h` `[directions, batch, size]`.
     """
     constants = _constants(model)
-    whole = {node.output[0]: node.output[1] for node in nodes if node.op_type in LSTM.operators and _forward(node)}
+    whole = {node.output[0]: node.output[1] for node in nodes if node.op_type in RECURRENT_OPERATORS and _forward(node)}
     last = {
         node.output[0]: whole[node.input[0]]
         for node in nodes

@@ -16,7 +16,18 @@ from lstm_deploy.contract import CONTRACT_FILE
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters import traced_devices
 from lstm_deploy.exporters.onnx import frozen_line
-from lstm_deploy.lifting import Lifted, StatefulLSTM, flat_weights, frozen_size_error, shared_copy, trace, wrong_sizes
+from lstm_deploy.lifting import (
+    Lifted,
+    StatefulCell,
+    StatefulSequence,
+    flat_weights,
+    frozen_size_error,
+    is_plain,
+    shared_copy,
+    specialize,
+    trace,
+    wrong_sizes,
+)
 from lstm_deploy.training import NETWORK_FILE, InferredConfig, NetworkConfig, NetworkDocument
 
 _NUMBERED = re.compile(rb"___torch_mangle_(\d+)")
@@ -27,8 +38,8 @@ _LEFT_OUT = re.compile(rf".*\.debug_pkl|traced_inputs.*|{_VERSION.pattern}|\.dat
 """Records that say where the user's code lies and what it was traced with, and those that a writer adds by itself."""
 
 
-class FlatLSTM(StatefulLSTM):
-    """A stateful LSTM whose weights are slices of one parameter."""
+class FlatSequence(StatefulSequence):
+    """A stateful module whose weights are slices of one parameter."""
 
     layout: flat_weights.Layout
     numel: int
@@ -36,7 +47,7 @@ class FlatLSTM(StatefulLSTM):
 
     @property
     def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
-        """What `nn.LSTM` computes with."""
+        """What `nn.RNNBase` computes with."""
         weights = self._weights()
         return [weights[name] for name in self._flat_weights_names]
 
@@ -88,18 +99,18 @@ def export_torchscript(lifted: Lifted, path: Path) -> None:
 
 
 def _flat_copy(lifted: Lifted) -> tuple[Lifted, dict[str, flat_weights.Layout]]:
-    """A copy whose LSTMs have flat weights, and their layouts, by the name of the parameter.
+    """A copy whose recurrent modules have flat weights, and their layouts, by the name of the parameter.
 
-    But those of int8, and those with a projection, of which cuDNN does not say where it lies.
+    But those of int8, cells, and those with a projection, of which cuDNN does not say where it lies.
     """
     copy, layouts = shared_copy(lifted), {}
     for path in copy.calls:
-        module = copy.module.get_submodule(path)
-        if type(module) is StatefulLSTM and not module.proj_size:
+        module: Any = copy.module.get_submodule(path)
+        if is_plain(module, StatefulSequence) and not module.proj_size:
             layout, flat = flat_weights.layout_of_weights(module), flat_weights.flattened(module)
             for name, _ in layout:
                 delattr(module, name)
-            module.__class__ = FlatLSTM
+            specialize(module, FlatSequence, StatefulCell)
             module.register_parameter(flat_weights.FLAT, nn.Parameter(flat, requires_grad=False))
             module.layout, module.numel = layout, flat.numel()
             layouts[f"module.{path}.{flat_weights.FLAT}" if path else f"module.{flat_weights.FLAT}"] = layout

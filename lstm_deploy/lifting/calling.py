@@ -11,15 +11,11 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from torch import Tensor, nn
 
-from lstm_deploy.contract import LSTM, TensorSpec
+from lstm_deploy.contract import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.execution import StayOnCPU
 from lstm_deploy.lifting.state_structure import Leaf, Path, children_of, cloned, filled, leaves_of
 
-State = tuple[Tensor, ...]
-"""Of one recurrent module, as it takes and returns it: `h` and `c` of an LSTM."""
-RECURRENT_MODULES = tuple(getattr(nn, name) for name in LSTM.pytorch_modules)
-"""The classes of PyTorch whose state can be made explicit."""
 KEPT_NUMBERS = bool | int | float | str | None
 """What a module may keep beside a state, and that is no state itself."""
 KEPT = "(kept)"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lstm_deploy.contract import TensorSpec
-from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.execution import frozen_copy, in_float64
 from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES
 
 NEARBY = 1e-12
 """A relative change of a state that is about as small as the accumulated rounding of float64."""

@@ -31,7 +31,7 @@ def remove_parametrizations(module: nn.Module) -> None:
 
 
 def weights_in_use(module: nn.Module) -> Weights:
-    """The weights that a call of an LSTM or a cell computes with."""
+    """The weights that a call of a recurrent module computes with."""
     if isinstance(module, nn.RNNBase):
         module._update_flat_weights()
         pairs = zip(module._flat_weights_names, module._flat_weights, strict=True)
@@ -45,13 +45,13 @@ def check_constant(path: str, first: Weights, other: Weights) -> None:
     for name, weight in first.items():
         if weight.data_ptr() != other[name].data_ptr() and not torch.equal(weight, other[name]):
             raise LiftingError(
-                f"{name} of {path or 'the LSTM'} is another tensor in each call, and an artifact has constant weights; "
-                "compute them in __init__, or once before the export."
+                f"{name} of {path or 'the module'} is another tensor in each call, and an artifact has constant "
+                "weights; compute them in __init__, or once before the export."
             )
 
 
 def keep_weights(module: nn.Module, weights: Weights) -> None:
-    """Give an LSTM or a cell these weights as its own parameters, for good.
+    """Give a recurrent module these weights as its own parameters, for good.
 
     Its own stay where they share memory with them. What computes the others may go on, without any effect.
     """

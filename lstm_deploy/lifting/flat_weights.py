@@ -1,8 +1,9 @@
-"""The weights of an `nn.LSTM` as one tensor, which stays in one piece on whatever device it is moved to.
+"""The weights of a recurrent module as one tensor, which stays in one piece on whatever device it is moved to.
 
-cuDNN takes all weights of an LSTM from one buffer. Where they do not lie in memory as in that buffer, PyTorch warns and
-copies them into one at every call: `try_get_weight_buf` in aten/src/ATen/native/cudnn/RNN.cpp. The buffer holds the
-matrices of all layers and directions, then their biases, for which it has room also where there are none.
+cuDNN takes all weights of a recurrent module from one buffer. Where they do not lie in memory as in that buffer,
+PyTorch warns and copies them into one at every call: `try_get_weight_buf` in aten/src/ATen/native/cudnn/RNN.cpp. The
+buffer holds the matrices of all layers and directions, then their biases, for which it has room also where there are
+none.
 """
 
 import re
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.artifacts import extra_files
+from lstm_deploy.contract import CELLS
 from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.lifting.recurrent_modules import cell_of, layers_of
 from lstm_deploy.lifting.stored_tensors import StoredTensor
 
 FLAT = "flat_weights"
@@ -28,18 +31,18 @@ Layout = Sequence[tuple[str, tuple[int, ...]]]
 """Names and shapes of the weights in the order in which they lie in memory."""
 
 
-def layout_of_weights(lstm: nn.LSTM) -> Layout:
-    """The order of cuDNN, for an LSTM without a projection."""
-    names = sorted(lstm._flat_weights_names, key=lambda name: name.startswith("bias"))  # a stable sort
-    return [(name, tuple(getattr(lstm, name).shape)) for name in names]
+def layout_of_weights(module: nn.RNNBase) -> Layout:
+    """The order of cuDNN, for a module without a projection."""
+    names = sorted(module._flat_weights_names, key=lambda name: name.startswith("bias"))  # a stable sort
+    return [(name, tuple(getattr(module, name).shape)) for name in names]
 
 
-def flattened(lstm: nn.LSTM) -> Tensor:
-    """The weights of an LSTM as one tensor, with zeros in place of biases that it has not."""
-    parts = [getattr(lstm, name).detach().flatten() for name, _ in layout_of_weights(lstm)]
-    if not lstm.bias:
-        directions = 2 if lstm.bidirectional else 1
-        parts.append(parts[0].new_zeros(lstm.num_layers * directions * 2 * 4 * lstm.hidden_size))
+def flattened(module: nn.RNNBase) -> Tensor:
+    """The weights of a module as one tensor, with zeros in place of biases that it has not."""
+    parts = [getattr(module, name).detach().flatten() for name, _ in layout_of_weights(module)]
+    if not module.bias:
+        gates = len(cell_of(module).pytorch_gates)
+        parts.append(parts[0].new_zeros(prod(layers_of(module)) * 2 * gates * module.hidden_size))
     return torch.cat(parts)
 
 
@@ -79,13 +82,17 @@ def by_name(tensors: Mapping[str, AnyTensor], path: Path) -> dict[str, AnyTensor
 
 
 def _is_in_order(layout: Layout) -> bool:
-    """Whether a layout is what `layout_of_weights` gives for some LSTM: sizes alone do not tell two weights apart."""
+    """Whether a layout is what `layout_of_weights` gives for some module: sizes alone do not tell two weights apart."""
     keys = []
     rows = layout[0][1][0] if layout and layout[0][1] else 0
+    hidden = layout[1][1][1:] if len(layout) > 1 else ()
+    gates = {len(cell.pytorch_gates) for cell in CELLS.values()}
+    if len(hidden) != 1 or not hidden[0] or rows not in {count * hidden[0] for count in gates}:
+        return False
     for name, shape in layout:
         match = _NAME.fullmatch(name)
-        sizes = {"weight_ih": (rows, *shape[1:2]), "weight_hh": (rows, rows // 4)}
-        if match is None or shape != sizes.get(f"{match[1]}_{match[2]}", (rows,)):
+        kinds = {"weight_ih": (rows, *shape[1:2]), "weight_hh": (rows, *hidden)}
+        if match is None or shape != kinds.get(f"{match[1]}_{match[2]}", (rows,)):
             return False
         keys.append((match[1] == "bias", int(match[3]), match[4] or "", match[2] == "hh"))
     return keys == sorted(set(keys))

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import State, flatten, state_leaves
+from lstm_deploy.lifting.calling import flatten, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, taken_apart
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.probing import ModuleProbe, Recording
 from lstm_deploy.lifting.recurrent import StateFlow
+from lstm_deploy.lifting.recurrent_modules import State
 
 _MAKER = re.compile(r"(init|initial|zero|begin|blank|empty|new).*(hidden|state|memory|carry)|(hidden|state)s?_init")
 """Names of methods that make a state to begin with."""
@@ -70,8 +71,8 @@ def learned(state: State | None, path: str) -> State | None:
         return None
     if any((value != value[:, :1]).any() for value in state):
         raise LiftingError(
-            f"{path or 'The LSTM'} starts each row of a batch from another constant, which a contract cannot express; "
-            "start all rows alike."
+            f"{path or 'The module'} starts each row of a batch from another constant, which a contract cannot "
+            "express; start all rows alike."
         )
     return tuple(value[:, 0] for value in state)
 
@@ -98,7 +99,7 @@ def _constants(flow: StateFlow, leaves: Sequence[Tensor]) -> list[Tensor | None]
 
 
 def _with_values(flow: StateFlow, values: Sequence[Tensor | None]) -> StateFlow:
-    """The flow with these initial values, `[layers, size]`; none for zeros, and what is taken at an LSTM is kept."""
+    """The flow with these initial values, `[layers, size]`; none for zeros. What a module takes itself is kept."""
     return replace(
         flow,
         states=tuple(
@@ -153,7 +154,9 @@ def _start_alike(flow: StateFlow, a: Recording, b: Recording) -> bool:
     at_ports = {carried.given.start for carried in flow.states if carried.given is not None}
     for number, (path, call) in enumerate(flow.starts):
         if number not in at_ports:
-            states = [run.calls[path][call].state or (torch.zeros(()),) * 2 for run in (a, b)]
-            if not all(bool((ours == others).all()) for ours, others in zip(*states, strict=True)):
+            ours, others = (run.calls[path][call].state for run in (a, b))
+            count = len(ours or others or ())
+            zeros = (torch.zeros(()),) * count
+            if not all(bool((x == y).all()) for x, y in zip(ours or zeros, others or zeros, strict=True)):
                 return False
     return True

@@ -1,4 +1,4 @@
-"""Lifting: a module with an `nn.LSTM` or `nn.LSTMCell` inside becomes one whose hidden state is explicit.
+"""Lifting: a module with an `nn.LSTM`, `nn.GRU`, `nn.RNN` or their cells inside becomes one with explicit state.
 
     Lifted.forward(x, …, h_in, c_in) -> (y, …, h_out, c_out)
 
@@ -16,13 +16,14 @@ from torch import nn
 
 from lstm_deploy.contract import Signature, StateLayout, StatePolicy, Task, TensorSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import RECURRENT_MODULES, flatten
+from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.derived_weights import keep_weights
 from lstm_deploy.lifting.execution import frozen_copy, shared_copy
 from lstm_deploy.lifting.kept_state import check_repeatable, find_kept_state, find_kept_state_of_one_row
 from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
 from lstm_deploy.lifting.probing import LOOP, LOOP_ALONE, ModuleProbe
 from lstm_deploy.lifting.recurrent import AuthorsModule, Lifted
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES
 from lstm_deploy.lifting.row_checks import check_row_lengths
 from lstm_deploy.lifting.state_flow import find_flow, recurrent_spec
 from lstm_deploy.lifting.state_search import find_optional_state, find_required_state
@@ -37,11 +38,11 @@ def lift(
     state_policy: StatePolicy | None = None,
     state_layout: StateLayout = "layers-first",
 ) -> Lifted:
-    """Make the state of every `nn.LSTM` and `nn.LSTMCell` in a copy of `module` explicit, and measure its contract.
+    """Make the state of every recurrent module in a copy of `module` explicit, and measure its contract.
 
     `inputs` are the arguments of `forward`, without a state. Without a `state_policy`, a module that keeps its state
     between calls carries it, and any other starts anew. Raises `LiftingError`, with the reason,
-    if the module has no LSTM, does not run on such inputs, or cannot be lifted correctly.
+    if the module is not recurrent, does not run on such inputs, or cannot be lifted correctly.
     """
     original = frozen_copy(module)
     _check_recurrent(original)
@@ -88,18 +89,20 @@ def lift(
 
 
 def _check_recurrent(module: nn.Module) -> None:
-    """Refuse recurrent modules that are not LSTMs, LSTMs with a forward of their own, and modules without any."""
+    """Refuse recurrent modules that are none of PyTorch's, or have a forward of their own, and modules without any."""
     for path, child in module.named_modules():
         if not isinstance(child, nn.RNNBase | nn.RNNCellBase):
             continue
         name = f"{path or 'The module'} is an nn.{type(child).__name__}"
         if not isinstance(child, RECURRENT_MODULES):
-            raise LiftingError(f"{name}, which has no cell state and is not supported; use an nn.LSTM.")
+            raise LiftingError(f"{name}, a recurrent module of your own; use an nn.LSTM, nn.GRU, nn.RNN or a cell.")
         base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
         if type(child).forward is not base.forward:
             raise LiftingError(f"{name}, a subclass of nn.{base.__name__} with its own forward; use the class itself.")
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
-        raise LiftingError(f"{type(module).__name__} has no nn.LSTM or nn.LSTMCell, so it has no state to lift.")
+        raise LiftingError(
+            f"{type(module).__name__} has no nn.LSTM, nn.GRU, nn.RNN or cell of one, so it has no state to lift."
+        )
 
 
 def _takes_any_lengths(probe: ModuleProbe) -> bool:

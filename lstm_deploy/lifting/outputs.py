@@ -182,7 +182,9 @@ def _compare(
     expected = flatten(returned)
     actual = flatten(_call(lifted, *probe.tensors(sizes, lengths=lengths), *states))
     if len(lifted.flow.returned(dict(actual), lifted.ports)) != len(states):
-        raise LiftingError("An LSTM of this module is not always called, so it has no single state; always call it.")
+        raise LiftingError(
+            "A recurrent part of this module is not always called, so it has no single state; always call it."
+        )
     if given is None:
         actual = [(path, value) for path, value in actual if path[:1] != (KEPT,)]
     same = [path for path, _ in expected] == [path for path, _ in actual] and all(
@@ -210,7 +212,7 @@ def _call(lifted: Lifted, *tensors: Tensor) -> Any:
     except Exception as error:  # whatever the user's forward raises
         raise LiftingError(
             f"With its state made explicit the module does not run ({one_line(error)}{user_line(error)}); "
-            "forward must call its LSTMs as they are, and be a function of its inputs and the state alone."
+            "forward must call its recurrent modules as they are, and be a function of its inputs and the state alone."
         ) from error
 
 

@@ -3,7 +3,8 @@
 `pack_padded_sequence` makes tensors whose sizes depend on the data, which no exporter can trace. While a lifted
 module runs, a `PackedSequence` holds all steps of all rows instead, padding included, and in the place of
 `batch_sizes` the lengths of its rows. What a forward does to `data` alone (linear layers, dropout, embeddings) it does
-to padded steps too, which nothing looks at: LSTMs stop at the end of a row, and `pad_packed_sequence` fills the rest.
+to padded steps too, which nothing looks at: recurrent modules stop at the end of a row, and `pad_packed_sequence`
+fills the rest.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Runs of a module as its author wrote it, to find the sizes it takes and the states that its LSTMs are given."""
+"""Runs of a module as its author wrote it, to find its sizes, and the states that its recurrent modules are given."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from lstm_deploy.contract import FixedDim, Signature, TensorSpec, sample_inputs, sizes_of, with_lengths
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import (
-    RECURRENT_MODULES,
     CallingConvention,
-    State,
     convention_of,
     flatten,
     state_leaves,
@@ -26,6 +24,7 @@ from lstm_deploy.lifting.derived_weights import Weights, check_constant
 from lstm_deploy.lifting.execution import seeded, shared_copy
 from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.recurrent import Call, Calls, Disturbance, make_stateful
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES, State, layers_of
 from lstm_deploy.lifting.row_lengths import find_packing
 from lstm_deploy.lifting.state_structure import Path, cloned
 
@@ -109,12 +108,13 @@ class ModuleProbe:
             larger = self.record({**self.sizes, name: self.sizes[name] + STEP})
             if name != "batch" and _batches(larger) != batches and not self._rows_follow_batch(batches):
                 raise LiftingError(
-                    f"The LSTM takes {name!r} for the batch axis; call that axis `batch` and the time axis `seq`."
+                    f"The recurrent module takes {name!r} for the batch axis; call that axis `batch` and the time axis "
+                    "`seq`."
                 )
             if name == "batch" and batches == _batches(larger) and _steps(larger) != _steps(recorded):
                 raise LiftingError(
-                    "The LSTM takes 'batch' for the axis of time, so the rows of a batch would be steps of one "
-                    "sequence; call that axis `seq` if they are, else look at batch_first and unsqueeze in forward."
+                    "The recurrent module takes 'batch' for the axis of time, so the rows of a batch would be steps of "
+                    "one sequence; call that axis `seq` if they are, else look at batch_first and unsqueeze in forward."
                 )
             if name == "seq" and larger.call_counts != recorded.call_counts:
                 fixed.append(FixedDim(name="seq", size=1, reason=LOOP))
@@ -132,7 +132,7 @@ class ModuleProbe:
     def with_time_named(self) -> TensorSpec | None:
         """An input whose axis of time, which has another name, is called `seq`; none if there is no such axis.
 
-        It is the one that, where it is longer, gives the LSTMs more steps.
+        It is the one that, where it is longer, gives the recurrent modules more steps.
         """
         names = dynamic_dims(self.inputs)
         for name in () if "seq" in names else sorted(names - {"batch"}):
@@ -148,7 +148,7 @@ class ModuleProbe:
         return None
 
     def _rows_follow_batch(self, batches: set[int]) -> bool:
-        """Whether the LSTMs compute twice as many rows (`batches` at the usual sizes) for twice the batch."""
+        """Whether recurrent modules compute twice as many rows (`batches` at the usual sizes) for twice the batch."""
         if not self.has_rows:
             return False
         larger = _batches(self.record({**self.sizes, "batch": 2 * self.sizes["batch"]}))
@@ -347,7 +347,7 @@ def _rows_unlike(module: nn.Module) -> int:
     Nor is it 2, as where `h` and `c` are put into one tensor.
     """
     recurrent = [child for child in module.modules() if isinstance(child, RECURRENT_MODULES)]
-    layers = {getattr(child, "num_layers", 1) * (1 + getattr(child, "bidirectional", False)) for child in recurrent}
+    layers = {layers * directions for layers, directions in map(layers_of, recurrent)}
     counts = {1, len(recurrent), *layers}
     taken = {*counts, *(2 * number for number in counts)}
     taken |= {size for value in (*module.parameters(), *module.buffers()) for size in value.shape}

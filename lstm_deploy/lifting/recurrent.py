@@ -1,6 +1,6 @@
-"""Recurrent modules whose state comes from outside: LSTMs and cells with ports, and `Lifted`, a whole module of them.
+"""Recurrent modules whose state comes from outside: modules and cells with ports, and `Lifted`, a whole module of them.
 
-Lifting gives each `nn.LSTM` and `nn.LSTMCell` of a module one of these classes. One forward may call such a module
+Lifting gives each recurrent module of PyTorch one of these classes. One forward may call such a module
 several times. A call that would start from a constant has a port, and starts from the state that lies there; a call
 whose state was computed (in a loop over time, or by an encoder) keeps it. The final state of the chain of calls that
 began at a port lies there afterwards.
@@ -9,8 +9,9 @@ began at a port lies there afterwards.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from msgspec import Struct
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from lstm_deploy.contract import Signature, TensorSpec
-from lstm_deploy.lifting.calling import CallingConvention, State, flatten
+from lstm_deploy.lifting.calling import CallingConvention, flatten
 from lstm_deploy.lifting.carried_state import Carried, Stack, assembled, selected
 from lstm_deploy.lifting.derived_weights import KeepsWeights, Weights, weights_in_use
 from lstm_deploy.lifting.packing import Packing, PaddedSteps, kept_padded, packed_in_any_order, pad_packed_sequence
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES, SEQUENCES, State, as_passed, state_of, zeros_of
 from lstm_deploy.lifting.state_structure import Path, cloned
 
 
@@ -53,7 +55,13 @@ class Disturbance(NamedTuple):
     """What is added to the results of a call, to see what follows from them."""
 
     y: float = 0.0
-    state: tuple[float, ...] = (0.0, 0.0)
+    state: float = 0.0
+    only: int | None = None
+    """Which of the states; none for all of them."""
+
+    def of(self, state: int) -> float:
+        """What is added to one of the states."""
+        return self.state if self.only in (None, state) else 0.0
 
 
 class Calls:
@@ -95,84 +103,105 @@ class Calls:
             offset = self.disturb(self._count - 1)
             packed = isinstance(y, PackedSequence)
             y = y._replace(data=y.data + offset.y) if packed else None if y is None else y + offset.y
-            returned = tuple(value + by for value, by in zip(returned, offset.state, strict=True))
+            returned = tuple(value + offset.of(state) for state, value in enumerate(returned))
         if self._port is not None:
             self._port.final, self._port.returned = final, returned
         return y, returned
 
 
-class StatefulLSTM(KeepsWeights, nn.LSTM):
-    """An `nn.LSTM` with ports; takes unbatched, padded and packed inputs as `nn.LSTM` does."""
+class StatefulSequence(KeepsWeights, nn.RNNBase):
+    """An `nn.LSTM`, `nn.GRU` or `nn.RNN` with ports; takes unbatched, padded and packed inputs as those do.
+
+    Its instances also have one of these classes (see `specialize`).
+    """
 
     calls: Calls
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTM names them
-        _check_pair(hx)
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as PyTorch names them
+        state = state_of(self, hx)
         packed: Any = input.batch_sizes if isinstance(input, PackedSequence) else None
         if isinstance(packed, Tensor):  # only while calls are recorded: nothing has a port yet
-            self.calls.enter(Call(hx, batch=int(packed[0]), steps=len(packed)), self)
-            result = super().forward(input, hx)
-            return self.calls.leave(result[0], result[1], result[1])
+            self.calls.enter(Call(state, batch=int(packed[0]), steps=len(packed)), self)
+            y, final = self.kernel(input, state)
+            return _returned(self.calls.leave(y, final, final))
         lengths = None if packed is None else packed.lengths
         x = input if packed is None else packed.steps_of(input.data)
         batched = x.dim() == 3
         batch_axis = 1 if lengths is not None or not self.batch_first else 0
         if not batched:
             x = x.unsqueeze(batch_axis)
-            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+            state = None if state is None else tuple(value.unsqueeze(1) for value in state)
         batch, steps = x.shape[batch_axis], x.shape[1 - batch_axis]
-        state = self.calls.enter(Call(hx, batch=batch, steps=steps), self)
-        h, c = zeros_of(self, x, batch) if state is None else state
-        y, final = self.compute(x, h, c, lengths)
+        state = self.calls.enter(Call(state, batch=batch, steps=steps), self)
+        y, final = self.compute(x, zeros_of(self, x, batch) if state is None else state, lengths)
         if not batched:
-            return self.calls.leave(y.squeeze(batch_axis), final, (final[0].squeeze(1), final[1].squeeze(1)))
+            unbatched = tuple(value.squeeze(1) for value in final)
+            return _returned(self.calls.leave(y.squeeze(batch_axis), final, unbatched))
         output = y if lengths is None else PaddedSteps(y, lengths, zero_beyond=True).packed()
-        return self.calls.leave(output, final, final)
+        return _returned(self.calls.leave(output, final, final))
 
-    def compute(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def compute(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Output and final state of batched `x`, time-major if there are `lengths`. Exporters override this."""
         if lengths is None:
-            return self.kernel(x, (h, c))
+            return self.kernel(x, state)
         # A copy, as a trace would go on with lengths on the CPU where cpu() gives back the tensor itself.
         packed = packed_in_any_order(x, lengths.to("cpu", copy=True))
-        y, final = self.kernel(packed, (h, c))
+        y, final = self.kernel(packed, state)
         return pad_packed_sequence(y, total_length=x.shape[0])[0], final
 
-    def kernel(self, x: Any, state: Any) -> tuple[Any, State]:
+    def kernel(self, x: Any, state: State | None) -> tuple[Any, State]:
         """The computation on padded or packed `x` without ports. Exporters override this."""
-        return super().forward(x, state)
+        y, final = super().forward(x, None if state is None else as_passed(state))
+        return y, cast(State, state_of(self, final))
 
 
-class StatefulCell(KeepsWeights, nn.LSTMCell):
-    """An `nn.LSTMCell` with ports; the states of a port have one layer."""
+class StatefulCell(KeepsWeights, nn.RNNCellBase):
+    """An `nn.LSTMCell`, `nn.GRUCell` or `nn.RNNCell` with ports; the states of a port have one layer."""
 
     calls: Calls
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as nn.LSTMCell names them
-        _check_pair(hx)
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 - as PyTorch names them
+        state = state_of(self, hx)
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
-        if hx is not None:
-            hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0)) if batched else (hx[0][None, None], hx[1][None, None])
-        state = self.calls.enter(Call(hx, batch=x.shape[0], steps=1), self)
-        final = self.compute(x, *(zeros_of(self, x, x.shape[0]) if state is None else state))
-        h, c = final[0].squeeze(0), final[1].squeeze(0)
-        return self.calls.leave(None, final, (h, c) if batched else (h.squeeze(0), c.squeeze(0)))[1]
+        if state is not None:
+            state = tuple(value.unsqueeze(0) if batched else value[None, None] for value in state)
+        state = self.calls.enter(Call(state, batch=x.shape[0], steps=1), self)
+        final = self.compute(x, zeros_of(self, x, x.shape[0]) if state is None else state)
+        returned = tuple(value.squeeze(0) if batched else value.squeeze(0).squeeze(0) for value in final)
+        return as_passed(self.calls.leave(None, final, returned)[1])
 
-    def compute(self, x: Tensor, h: Tensor, c: Tensor) -> State:
+    def compute(self, x: Tensor, state: State) -> State:
         """The state after one step. Exporters override this."""
-        new_h, new_c = self.kernel(x, (h.squeeze(0), c.squeeze(0)))
-        return new_h.unsqueeze(0), new_c.unsqueeze(0)
+        return tuple(value.unsqueeze(0) for value in self.kernel(x, tuple(value.squeeze(0) for value in state)))
 
-    def kernel(self, x: Tensor, state: Any) -> State:
+    def kernel(self, x: Tensor, state: State) -> State:
         """One step without ports. Exporters override this."""
-        return super().forward(x, state)
+        return cast(State, state_of(self, super().forward(x, as_passed(state))))
 
 
-def _check_pair(hx: Any) -> None:
-    """Refuse what PyTorch refuses, so that no state is tried in a structure that the module itself does not take."""
-    if isinstance(hx, Tensor):
-        raise TypeError("a state of an LSTM is a tuple of two tensors, not one tensor")
+def _returned(result: tuple[Any, State]) -> tuple[Any, Any]:
+    """What a recurrent module returns: its output, and its state as PyTorch has it."""
+    return result[0], as_passed(result[1])
+
+
+def specialize(module: nn.Module, sequence: type[nn.Module], cell: type[nn.Module]) -> None:
+    """Give a recurrent module the class that is for it: `sequence` or `cell`, on top of PyTorch's own."""
+    base = next(kind for kind in RECURRENT_MODULES if isinstance(module, kind))
+    kind: Any = sequence if base in SEQUENCES else cell
+    module.__class__ = _on_top(kind, base)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module has got this class by `specialize`, and no other since."""
+    return type(module).__bases__[:1] == (kind,)
+
+
+@cache
+def _on_top(kind: Any, base: Any) -> Any:
+    """A class such as `StatefulLSTM`, of `StatefulSequence` and `nn.LSTM`."""
+    name = kind.__name__.removesuffix("Sequence").removesuffix("Cell") + base.__name__
+    return type(name, (kind, base), {"__module__": kind.__module__})
 
 
 class StateFlow(Struct, frozen=True, kw_only=True):
@@ -207,7 +236,7 @@ class StateFlow(Struct, frozen=True, kw_only=True):
     def returned(self, values: Mapping[Path, Tensor], ports: Sequence["Port"]) -> list[Tensor]:
         """The states after a call, layers first, from what `forward` returned, by path, and from the ports.
 
-        Those of an LSTM that was not called are left out.
+        Those of a recurrent module that was not called are left out.
         """
         states = []
         for carried in self.states:
@@ -336,23 +365,10 @@ def rows_taken(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], order: Te
 
 
 def make_stateful(module: nn.Module) -> dict[str, Calls]:
-    """Give every `nn.LSTM` and `nn.LSTMCell` in `module` its stateful class; returns their calls, by path."""
+    """Give every recurrent module in `module` its stateful class; returns their calls, by path."""
     calls = {}
     for path, child in module.named_modules():
-        if isinstance(child, nn.LSTM):
-            child.__class__ = StatefulLSTM
-        elif isinstance(child, nn.LSTMCell):
-            child.__class__ = StatefulCell
-        else:
-            continue
-        child.calls = calls[path] = Calls()
+        if isinstance(child, RECURRENT_MODULES):
+            specialize(child, StatefulSequence, StatefulCell)
+            child.calls = calls[path] = Calls()
     return calls
-
-
-def zeros_of(module: nn.LSTM | nn.LSTMCell, like: Tensor, batch: int) -> State:
-    """The zeros `[layers, batch, size]` that a recurrent module starts from where no state is passed."""
-    hidden = module.hidden_size
-    if isinstance(module, nn.LSTMCell):
-        return like.new_zeros(1, batch, hidden), like.new_zeros(1, batch, hidden)
-    depth = module.num_layers * (2 if module.bidirectional else 1)
-    return like.new_zeros(depth, batch, module.proj_size or hidden), like.new_zeros(depth, batch, hidden)

@@ -68,7 +68,7 @@ def _takes_any_order(probe: ModuleProbe, template: Lifted, sizes: dict[str, int]
 
 
 def _check_row_order(probe: ModuleProbe, template: Lifted) -> None:
-    """Raise `LiftingError` if an LSTM gets the rows in another order than the inputs: then its state is another row's.
+    """Raise `LiftingError` if a recurrent module gets the rows in another order, as its state is then another row's.
 
     A forward that sorts rows by length before it packs them does that, unless the sort is one that can be left out.
     """
@@ -96,7 +96,7 @@ def _check_row_order(probe: ModuleProbe, template: Lifted) -> None:
         changed = (before != after) & ~(before.isnan() & after.isnan())
         if changed.any(-1).any(0).tolist() == [False, True]:  # but the state of the second row changed
             raise LiftingError(
-                f"{state.module or 'The LSTM'} gets the rows of a batch in another order than the inputs have, so "
+                f"{state.module or 'The module'} gets the rows of a batch in another order than the inputs have, so "
                 "its state would be another row's; do not sort by length, but pass enforce_sorted=False to "
                 "pack_padded_sequence."
             )

@@ -24,11 +24,11 @@ from lstm_deploy.contract import (
     layout_of,
 )
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.lifting.calling import RECURRENT_MODULES
 from lstm_deploy.lifting.file_contents import SHARD, WEIGHT_SUFFIXES, distributed, joining
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
 from lstm_deploy.lifting.recurrent import Lifted
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
 from lstm_deploy.lifting.weight_choice import choose, find_names, not_used, read_weights, why_missing
 from lstm_deploy.lifting.weight_files import is_training, listed, open_weights
@@ -247,9 +247,9 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
 
 
 def _guess_input(network: nn.Module) -> TensorSpec:
-    """The most likely first argument of `forward`, from the first Embedding or LSTM inside."""
-    lstm = next((child for child in network.modules() if isinstance(child, RECURRENT_MODULES)), None)
-    axes = ("seq", "batch") if isinstance(lstm, nn.LSTM) and not lstm.batch_first else ("batch", "seq")
+    """The most likely first argument of `forward`, from the first Embedding or recurrent module inside."""
+    recurrent = next((child for child in network.modules() if isinstance(child, RECURRENT_MODULES)), None)
+    axes = ("seq", "batch") if isinstance(recurrent, nn.RNNBase) and not recurrent.batch_first else ("batch", "seq")
     for child in network.modules():
         if isinstance(child, nn.Embedding):
             return TensorSpec(name="x", dtype="int64", shape=axes)

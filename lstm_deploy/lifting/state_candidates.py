@@ -1,4 +1,4 @@
-"""The structures in which authors usually take the state of their LSTMs, to be tried in turn."""
+"""The structures in which authors usually take the state of their recurrent modules, to be tried in turn."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.contract import Dim
-from lstm_deploy.lifting.recurrent import zeros_of
+from lstm_deploy.lifting.recurrent_modules import STEPS, zeros_of
 from lstm_deploy.lifting.state_structure import Leaf, StateList, StatePair, children_of
 
 Structures = tuple[Any, ...]
 """One for each argument."""
 MOST_MODULES = 4
-"""Up to this number of LSTMs, each subset of them is tried."""
+"""Up to this number of recurrent modules, each subset of them is tried."""
 
 
 def candidates(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -> Iterator[Structures]:
@@ -28,7 +28,7 @@ def candidates(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -
 
 
 def projected(module: nn.Module, arguments: int) -> Iterator[Structures]:
-    """Structures for states that forward changes by a linear layer before an LSTM gets them."""
+    """Structures for states that forward changes by a linear layer before a recurrent module gets them."""
     widths = sorted({child.in_features for child in module.modules() if isinstance(child, nn.Linear)})
     for width in widths:
         for dims in (("batch", width), (1, "batch", width)):
@@ -51,32 +51,35 @@ def returned_structures(returned: Any, arguments: int) -> Iterator[Structures]:
 
 def _of_modules(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -> Iterator[Structures]:
     for styles in _styles(recurrent.values(), batched=batched):
-        pairs = [StatePair(map(Leaf, dims)) for dims in styles]
-        hs, cs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        if len(pairs) == 1:
+        if len(styles) == 1:
             yield from _of_one(styles[0], arguments)
             continue
-        if arguments == len(pairs):
-            yield tuple(pairs)
-        if arguments == 2 * len(pairs):
-            yield tuple(leaf for pair in pairs for leaf in pair)
+        leaves = [[*map(Leaf, dims)] for dims in styles]
+        own = [StatePair(both) if len(both) == 2 else both[0] for both in leaves]
+        hs, cs = [both[0] for both in leaves], [both[1] for both in leaves if len(both) == 2]
+        flat = [leaf for both in leaves for leaf in both]
+        if arguments == len(own):
+            yield tuple(own)
+        if cs and arguments == len(flat):
+            yield tuple(flat)
             yield (*hs, *cs)
         if arguments == 1:
-            yield (StateList(pairs),)
-            yield ([leaf for pair in pairs for leaf in pair],)
-            yield (dict(zip(recurrent, pairs, strict=True)),)
-        if arguments <= 2:
+            yield (StateList(own),)
+            yield (flat,)
+            yield (dict(zip(recurrent, own, strict=True)),)
+        if cs and arguments <= 2:
             yield from _pair_or_both(hs, cs, arguments)
-        if len({leaf.dims for pair in pairs for leaf in pair}) == 1:
-            count, dims = len(pairs), hs[0].dims
-            if arguments <= 2:
+        if len({leaf.dims for leaf in flat}) == 1:
+            count, dims = len(own), hs[0].dims
+            if len(cs) == count and arguments <= 2:
                 yield from _pair_or_both(Leaf((count, *dims)), Leaf((count, *dims)), arguments)
             if arguments == 1:
-                yield from ((Leaf(shape),) for shape in _stacks(count, dims))
+                stacks = _stacks_of_pairs(count, dims) if len(cs) == count else _stacks(len(flat), dims)
+                yield from ((Leaf(shape),) for shape in stacks)
 
 
 def _of_groups(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -> Iterator[Structures]:
-    """An argument for each of several stages, as many LSTMs in each, whose states are put together alike."""
+    """An argument for each of several stages, with as many modules in each, whose states are put together alike."""
     each = len(recurrent) // arguments
     if arguments == 1 or each < 2 or each * arguments != len(recurrent):
         return
@@ -86,19 +89,29 @@ def _of_groups(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) -
         yield tuple(structure for (structure,) in alike)
 
 
-def _stacks(count: int, dims: tuple[Dim, ...]) -> list[tuple[Dim, ...]]:
-    """Shapes of one tensor that holds `h` and `c` of several LSTMs of one size."""
+def _stacks_of_pairs(count: int, dims: tuple[Dim, ...]) -> list[tuple[Dim, ...]]:
+    """Shapes of one tensor that holds `h` and `c` of several modules of one size."""
     return [(2, count, *dims), (count, 2, *dims), (count, *dims, 2), (2 * count, *dims)]
 
 
+def _stacks(count: int, dims: tuple[Dim, ...]) -> list[tuple[Dim, ...]]:
+    """Shapes of one tensor that holds several states of one size."""
+    return [(count, *dims), *([("batch", count, *dims[1:])] if dims[0] == "batch" else [])]
+
+
 def _of_one(dims: Sequence[tuple[Dim, ...]], arguments: int) -> Iterator[Structures]:
-    h, c = dims
-    if arguments <= 2:
-        yield from _pair_or_both(Leaf(h), Leaf(c), arguments)
+    leaves = [*map(Leaf, dims)]
+    if len(leaves) == 2 and arguments <= 2:
+        yield from _pair_or_both(leaves[0], leaves[1], arguments)
     if arguments != 1:
         return
-    yield (StateList([Leaf(h), Leaf(c)]),)  # where entries are replaced in place, or have other names
-    yield ({"h": Leaf(h), "c": Leaf(c)},)
+    if len(leaves) == 1:
+        yield (leaves[0],)
+    yield (StateList(leaves),)  # where entries are replaced in place, or have other names
+    yield (dict(zip("hc", leaves, strict=False)),)
+    if len(leaves) == 1:
+        return
+    h, c = dims
     if h == c:
         yield (Leaf((2, *h)),)
         yield (Leaf((*h, 2)),)
@@ -124,13 +137,13 @@ def _alike(leaf: Leaf, arguments: int) -> Iterator[Structures]:
         yield (leaf,) * arguments
 
 
-def _styles(modules: Iterable[Any], *, batched: bool) -> Iterator[list[tuple[tuple[Dim, ...], tuple[Dim, ...]]]]:
-    """Shapes of `h` and `c` of each module: as PyTorch has them, without the axis of layers, and with rows first."""
+def _styles(modules: Iterable[Any], *, batched: bool) -> Iterator[list[tuple[tuple[Dim, ...], ...]]]:
+    """Shapes of the states of each module: as PyTorch has them, without the axis of layers, and with rows first."""
     modules = list(modules)
     rows: tuple[Dim, ...] = ("batch",)
     forms: list[list[tuple[tuple[Dim, ...], ...]]] = []
     for module in modules:
-        cell = isinstance(module, nn.LSTMCell)
+        cell = isinstance(module, STEPS)
         zeros = zeros_of(module, torch.empty(0), 1)
         depth, sizes = zeros[0].shape[0], [state.shape[2] for state in zeros]
         layered = tuple((depth, *rows, size) for size in sizes)
@@ -145,4 +158,4 @@ def _styles(modules: Iterable[Any], *, batched: bool) -> Iterator[list[tuple[tup
     for style in zip(*forms, strict=True):
         if style not in seen:
             seen.append(style)
-            yield [(dims[0], dims[1]) for dims in style]
+            yield [*style]

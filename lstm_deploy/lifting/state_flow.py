@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.contract import LSTM, RecurrentSpec, StateSpec
+from lstm_deploy.contract import Cell, RecurrentSpec, StateSpec
 from lstm_deploy.errors import LiftingError
-from lstm_deploy.lifting.calling import KEPT, State, state_leaves
+from lstm_deploy.lifting.calling import KEPT, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
 from lstm_deploy.lifting.initial_state import learned, with_initial
 from lstm_deploy.lifting.probing import ModuleProbe, Recording, identical
-from lstm_deploy.lifting.recurrent import StateFlow, zeros_of
+from lstm_deploy.lifting.recurrent import StateFlow
+from lstm_deploy.lifting.recurrent_modules import State, cell_of, layers_of, zeros_of
 from lstm_deploy.lifting.state_parts import Part, differing, parts_of
 from lstm_deploy.lifting.state_results import find_results
 from lstm_deploy.lifting.state_structure import Path, written
@@ -45,7 +47,9 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
     other_runs = [probe.record(probe.sizes, seed=seed, state=state) for seed in (1, 2, 3, None)]
     reseeded = probe.record(probe.sizes, seed=0, noise=1, state=state)
     if any(run.call_counts != first.call_counts for run in (*other_runs, reseeded)):
-        raise LiftingError("How often an LSTM is called depends on the values of the inputs; use only their sizes.")
+        raise LiftingError(
+            "How often a recurrent module is called depends on the values of the inputs; use only their sizes."
+        )
     authored = {(target.path, target.number) for part in parts for target in part.targets}
     starts: list[tuple[str, int, bool, State | None]] = []
     other_rows: list[tuple[str, int]] = []
@@ -63,7 +67,7 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
     if not starts and other_rows:
         path, rows = other_rows[0]
         raise LiftingError(
-            f"{path or 'The LSTM'} computes {rows} rows where the batch has {probe.sizes['batch']}, so its state is "
+            f"{path or 'The module'} computes {rows} rows where the batch has {probe.sizes['batch']}, so its state is "
             "not one of the batch's rows; export the part that runs on these rows as a module of its own, with all of "
             "them as its batch."
         )
@@ -71,38 +75,40 @@ def find_starts(probe: ModuleProbe, parts: Sequence[Part]) -> list[Start]:
         raise _no_start(probe, first)
     paths = [path for path, *_ in starts]
     named: list[Start] = []
+    taken = {spec.name for spec in probe.inputs}
     for index, (path, number, is_authored, initial) in enumerate(starts):
         prefix = "" if len(starts) == 1 else path.replace(".", "_") + "_"
         if paths.count(path) > 1:
             prefix += f"{paths[: index + 1].count(path)}_"
-        taken = {spec.name for spec in probe.inputs} | {name for start in named for name in _names(start.prefix)}
-        while taken & _names(prefix):
+        own = partial(_names, cell_of(probe.original.get_submodule(path)))
+        while taken & own(prefix):
             prefix = f"state_{prefix}" if prefix or not path else path.replace(".", "_") + "_"
+        taken |= own(prefix)
         named.append(Start(path, number, prefix, is_authored, initial))
     check_vanishing_inputs(probe, [start for start in named if not start.is_authored])
     return named
 
 
 def _no_start(probe: ModuleProbe, run: Recording) -> LiftingError:
-    """For a module whose LSTMs all start from what is in the inputs, or follows from them."""
+    """For a module whose recurrent modules all start from what is in the inputs, or follows from them."""
     path, state = next((path, calls[0].state or ()) for path, calls in run.calls.items() if calls)
     inputs = zip(probe.inputs, probe.tensors(probe.sizes), strict=True)
     given = [spec.name for spec, x in inputs if any(torch.isin(value, x.to(value)).all() for value in state)]
     if given:
         return LiftingError(
-            f"{path or 'The LSTM'} starts from a state that is among the inputs; leave {' and '.join(given)} out of "
+            f"{path or 'The module'} starts from a state that is among the inputs; leave {' and '.join(given)} out of "
             "the inputs, and it is made a state."
         )
     return LiftingError(
-        f"{path or 'The LSTM'} starts from a state that forward computes from its inputs in every call, so there is "
+        f"{path or 'The module'} starts from a state that forward computes from its inputs in every call, so there is "
         "none to carry from call to call; compute it before, and make it a required parameter of forward, as in "
         f"forward({', '.join(spec.name for spec in probe.inputs)}, state)."
     )
 
 
-def _names(prefix: str) -> set[str]:
+def _names(cell: Cell, prefix: str) -> set[str]:
     """The inputs and outputs for the states of a recurrent module with this prefix."""
-    return {f"{prefix}{state.name}_{suffix}" for state in LSTM.states for suffix in ("in", "out")}
+    return {f"{prefix}{state.name}_{suffix}" for state in cell.states for suffix in ("in", "out")}
 
 
 def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
@@ -129,7 +135,7 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     states: list[Carried] = []
     positions: dict[int, int] = {}
     for index, start in enumerate(starts):
-        for state, cell_state in enumerate(LSTM.states):
+        for state, cell_state in enumerate(cell_of(probe.original.get_submodule(start.path)).states):
             position = own.get(Target(start.path, start.number, state))
             if position is not None:
                 positions[position] = len(states)
@@ -150,17 +156,21 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
 def recurrent_spec(module: nn.Module, start: Start) -> RecurrentSpec:
     """The recurrent module in `module` whose call begins a chain of states, for the contract."""
     child = module.get_submodule(start.path)
-    initial = [tuple(map(tuple, state.tolist())) for state in start.initial or ()]
+    cell, (layers, directions) = cell_of(child), layers_of(child)
+    initial = {
+        f"initial_{state.name}": tuple(map(tuple, value.tolist()))
+        for state, value in zip(cell.states, start.initial or (), strict=False)
+    }
     return RecurrentSpec(
         module=start.path,
+        kind=cell.kind,
         prefix=start.prefix,
         input_size=cast(int, child.input_size),
         hidden_size=cast(int, child.hidden_size),
         proj_size=cast(int, getattr(child, "proj_size", 0)),
-        num_layers=cast(int, getattr(child, "num_layers", 1)),
-        num_directions=2 if getattr(child, "bidirectional", False) else 1,
-        initial_h=initial[0] if initial else None,
-        initial_c=initial[1] if initial else None,
+        num_layers=layers,
+        num_directions=directions,
+        **initial,
     )
 
 
@@ -176,18 +186,18 @@ def _authored(probe: ModuleProbe, part: Part, result: Path | None, name: str, st
     argument = _written(path, taken.root, part)
     target = next(iter(part.targets)) if len(part.targets) == 1 else None
     layers, size = layers_and_size(part.leaf_dims.dims)
+    module: Any = probe.original.get_submodule(target.path) if target else None
     spec = StateSpec(
         name=name,
         layers=layers,
         size=size,
-        bounded=target is None or LSTM.states[target.state].is_output,
+        bounded=target is None or cell_of(module).states[target.state].bounded,
         module=None if target is None else target.path,
         argument=argument,
         result="" if result is None else _written(result, None, part),
     )
     final = None
     if result is None:
-        module: Any = probe.original.get_submodule(target.path) if target else None
         if target is None or tuple(zeros_of(module, torch.empty(0), 1)[target.state].shape) != (layers, 1, size):
             raise LiftingError(
                 f"forward takes the state {argument} and returns nothing that follows from it; return it."
@@ -245,9 +255,9 @@ class NonzeroStart(TorchFunctionMode):
 
 
 def check_vanishing_inputs(probe: ModuleProbe, starts: Sequence[Start]) -> None:
-    """Raise `LiftingError` for an input that would change what an LSTM starts from, if that were not zeros.
+    """Raise `LiftingError` for an input that would change what a recurrent module starts from, if that were not zeros.
 
-    It would be in the contract without any effect, as the state enters at the LSTM itself.
+    It would be in the contract without any effect, as the state enters at the module itself.
     """
     if not starts:
         return
@@ -263,9 +273,9 @@ def check_vanishing_inputs(probe: ModuleProbe, starts: Sequence[Start]) -> None:
         for start in starts:
             if (start.path, start.number) in calls:
                 raise LiftingError(
-                    f"{spec.name} acts on the state that {start.path or 'the LSTM'} starts from, which forward itself "
-                    "sets to zeros, so it would have no effect; let forward take the state (state=None) and return the "
-                    f"new one, or leave {spec.name} out."
+                    f"{spec.name} acts on the state that {start.path or 'the module'} starts from, which forward "
+                    "itself sets to zeros, so it would have no effect; let forward take the state (state=None) and return "
+                    f"the new one, or leave {spec.name} out."
                 )
 
 

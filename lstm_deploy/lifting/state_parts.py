@@ -1,4 +1,4 @@
-"""The states that an author's `forward` takes, and the calls of LSTMs that start from each."""
+"""The states that an author's `forward` takes, and the calls of recurrent modules that start from each."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lstm_deploy.lifting.probing import ModuleProbe, Recording, identical
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_structure import Leaf
 
-DISTURBED = Disturbance(0.25, (0.25, 0.25))
+DISTURBED = Disturbance(0.25, 0.25)
 MOST_STACKED = 16
 """Up to this number, the entries of an axis may be states of their own."""
 
@@ -49,7 +49,7 @@ class Usual:
         self.run = probe.record(self.sizes, seed, state=self.leaves)
         disturbed = probe.record(self.sizes, seed, state=self.leaves, disturb=lambda *_: DISTURBED)
         self.chained = differing(self.run, disturbed)
-        """The starts that follow from what another call of an LSTM leaves."""
+        """The starts that follow from what another call of a recurrent module leaves."""
 
     def reached(self, leaf: int, selections: Sequence[Selection] = ()) -> set[Target]:
         """The states that calls start from and that change with a tensor of the state, or with one entry of it."""
@@ -69,7 +69,7 @@ class Usual:
 
 
 def _split(usual: Usual, number: int, leaf: Leaf, selections: tuple[Selection, ...]) -> list[Part]:
-    """The states in one tensor: itself, or the entries of an axis each of which is the state of another LSTM."""
+    """The states in one tensor: itself, or the entries of an axis each of which is another module's."""
     targets = usual.reached(number, selections)
     whole = [Part(number, selections, leaf, frozenset(targets))]
     if len(targets) <= 1:

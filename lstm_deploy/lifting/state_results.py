@@ -1,7 +1,7 @@
 """Finds which of the tensors that an author's `forward` returns are the state for its next call.
 
 First by structure: a part of the result that is built as an argument is, whatever is done to the tensors in it. Where
-there is none, each tensor for itself, by what it follows from: it changes with the final state of an LSTM.
+there is none, each tensor for itself, by what it follows from: it changes with the final state of a recurrent module.
 """
 
 import re
@@ -188,7 +188,7 @@ class _Influence:
     def free(self, number: int, taken: Any) -> dict[int, int]:
         """The positions of returned tensors that may be the new value of a tensor of the state, and how likely each is.
 
-        What reaches no LSTM, as the cache of a convolution, may be any but the first, which is the module's output.
+        What reaches no recurrent module, as the cache of a convolution, may be any but the first, which is the output.
         """
         places = {position: path for position, path in enumerate(self.paths) if path in self.fitting[number]}
         places = {position: path for position, path in places.items() if path not in taken}
@@ -258,10 +258,9 @@ def _likeness(path: Path, parameter: str) -> int:
 
 def _disturbed(probe: ModuleProbe, target: Target, number: int, offset: float) -> dict[Path, torch.Tensor]:
     """What `forward` returns if this is added to one of the final states of a call."""
-    offsets = tuple(offset if state == target.state else 0.0 for state in range(2))
 
     def disturb(path: str, call: int) -> Disturbance:
-        return Disturbance(0.0, offsets) if (path, call) == (target.path, number) else Disturbance()
+        return Disturbance(0.0, offset, target.state) if (path, call) == (target.path, number) else Disturbance()
 
     return dict(probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned)
 

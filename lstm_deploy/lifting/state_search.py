@@ -1,7 +1,7 @@
 """Finds where an author's `forward` takes a state, and where it gives back what follows from it, by running it.
 
-What a state is, is seen from what it does: it reaches the state that a call of an LSTM starts from, without having
-passed through another call of one.
+What a state is, is seen from what it does: it reaches the state that a call of a recurrent module starts from, without
+having passed through another call of one.
 """
 
 import warnings
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lstm_deploy.errors import LiftingError, one_line, user_line
 from lstm_deploy.lifting.calling import (
     KEPT,
-    RECURRENT_MODULES,
     StateArgument,
     flatten,
     named_like_state,
@@ -24,6 +23,7 @@ from lstm_deploy.lifting.calling import (
 from lstm_deploy.lifting.initial_state import states_made_by_methods
 from lstm_deploy.lifting.packing import Packing
 from lstm_deploy.lifting.probing import LONGER, STEP, ModuleProbe, dynamic_dims, identical
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES
 from lstm_deploy.lifting.state_candidates import Structures, candidates, projected, returned_structures
 from lstm_deploy.lifting.state_parts import Usual, parts_of
 from lstm_deploy.lifting.state_results import find_results
@@ -278,7 +278,7 @@ def _arguments(parameters: Sequence[str], structures: Structures) -> tuple[State
 def _accept(
     probe: ModuleProbe, parameters: Sequence[str], guesses: Iterable[Structures], *, are_states: bool = False
 ) -> bool:
-    """Settle on the first of some structures with which `forward` runs and that reach an LSTM.
+    """Settle on the first of some structures with which `forward` runs and that reach a recurrent module.
 
     One in which `forward` returns the new state as well is better than any other. `are_states` is as for `reaches`.
     """
@@ -297,7 +297,7 @@ def _accept(
             missing = [part for part, path in zip(parts, find_results(probe, parts).paths, strict=True) if path is None]
             if not missing:
                 return True
-            if all(part.targets for part in missing):  # an LSTM has the new value of these
+            if all(part.targets for part in missing):  # a recurrent module has the new value of these
                 second = second or probe.convention.state
     probe.convention = replace(probe.convention, state=second or before)
     return bool(second)
@@ -332,7 +332,7 @@ def _runs(probe: ModuleProbe, sizes: Mapping[str, int], state: Sequence[Tensor] 
 
 
 def reaches(probe: ModuleProbe, known: int, *, are_states: bool = False) -> bool:
-    """Whether the module runs with its state, and that in all arguments but the first `known` reaches an LSTM's start.
+    """Whether the module runs with its state, and that in all arguments but the first `known` reaches the start of a call.
 
     Tensors beside those that do, as the cache of a convolution, may act on what is returned instead; in an argument of
     their own they do so only if that is called like a state, or if they `are_states` since a method makes them.

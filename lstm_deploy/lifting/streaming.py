@@ -31,7 +31,7 @@ def measure_streaming(lifted: Lifted, declared: Sequence[TensorSpec]) -> tuple[S
     has_steps = any("seq" in spec.shape for spec in specs)
     for recurrent in signature.recurrent:
         if recurrent.num_directions == 2 and (not has_steps or _runs_over_steps(lifted, specs, recurrent.module)):
-            return "none", f"{recurrent.module or 'the LSTM'} is bidirectional: its first output needs the last input"
+            return "none", f"{recurrent.module or 'the module'} is bidirectional: its first output needs the last input"
     if has_steps:
         return _measure_chunks(lifted, specs, one_step=one_step)
     if takes_one_step(lifted):
@@ -61,11 +61,11 @@ def _measure_chunks(lifted: Lifted, specs: Sequence[TensorSpec], *, one_step: bo
 
 
 def _usual_trial(lifted: Lifted, specs: Sequence[TensorSpec], *, one_step: bool) -> Trial:
-    # The last chunk is short: over many steps an LSTM forgets what was wrong at the cut before them.
+    # The last chunk is short: over many steps a recurrent module forgets what was wrong at the cut before them.
     chunks = (1,) * 40 if one_step else (3, 1, many_steps(lifted), 3)
     sizes = lifted.signature.clamp(sizes_of(specs, BATCH, sum(chunks))) | {"seq": sum(chunks)}
     inputs = [torch.from_numpy(x) for x in sample_inputs(specs, sizes, np.random.default_rng(0)).values()]
-    # Not from zeros: there an LSTM on even inputs hardly moves, and all cuts look alike.
+    # Not from zeros: there a recurrent module on even inputs hardly moves, and all cuts look alike.
     return Trial(inputs, _sampled_state(lifted, sizes["batch"], 1), chunks)
 
 
@@ -90,7 +90,7 @@ def _sampled_state(lifted: Lifted, batch: int, seed: int) -> list[Tensor]:
 
 
 def takes_one_step(lifted: Lifted) -> bool:
-    """Whether a call is one step: each call of an LSTM that starts from a state of the contract has one.
+    """Whether a call is one step: each call of a recurrent module that starts from a state of the contract has one.
 
     A loop over the steps of a window starts from the state of the step before. An encoder that starts from nothing in
     each call keeps nothing, and may have any number.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.contract import TensorSpec
-from lstm_deploy.lifting.calling import RECURRENT_MODULES, State, flatten
+from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.chunk_runs import ChunkRuns, Returned, Trial, close, joined
-from lstm_deploy.lifting.recurrent import Call, StatefulLSTM
+from lstm_deploy.lifting.recurrent import Call
+from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES, State
 
 SO = "so each cut of a sequence counts"
 Entered = dict[str, list[Tensor]]
@@ -67,7 +68,7 @@ def why_states_differ(runs: ChunkRuns, trial: Trial) -> str:
     x = next(spec.name for spec in runs.specs if "seq" in spec.shape)
     changed = _changed_states(runs, seen)
     for path, entered in seen.whole.entered.items():
-        lstm = path or "the LSTM"
+        lstm = path or "the module"
         parts = [run.entered.get(path, []) for run in seen.parts]
         lengths, whole = [_length(part) for part in parts], _length(entered)
         if {*lengths} == {whole}:
@@ -195,7 +196,7 @@ def _watched(module: nn.Module) -> Iterator[tuple[Entered, Results]]:
 
 def _rows_first(module: nn.Module, x: Tensor) -> Tensor:
     """What a recurrent module was given, as `[rows, steps, features]`."""
-    if not isinstance(module, StatefulLSTM):  # a cell: one step
+    if not isinstance(module, nn.RNNBase):  # a cell: one step
         return x[..., None, :] if x.dim() == 2 else x[None, None]
     if x.dim() == 2:
         return x[None]

@@ -6,10 +6,8 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor, nn
 
-from lstm_deploy.contract import LSTM
-from lstm_deploy.lifting import RECURRENT_MODULES, Lifted
-
-GATES = LSTM.pytorch_gates
+from lstm_deploy.contract import Cell
+from lstm_deploy.lifting import RECURRENT_MODULES, Lifted, cell_of
 
 Fault = tuple[str, list[tuple[Tensor, Tensor]]]
 """A sentence, and the weights that it changes, each with its wrong value."""
@@ -38,7 +36,8 @@ def wrong_gate_orders(gates: Iterable[str]) -> Iterator[tuple[str, list[int]]]:
 def _faults(module: nn.Module) -> Iterator[Fault]:
     for path, child in module.named_modules():
         if isinstance(child, RECURRENT_MODULES):
-            yield from _lstm_faults(path or "the LSTM", dict(child.named_parameters()))
+            cell = cell_of(child)
+            yield from _recurrent_faults(cell, path or f"the {cell.title}", dict(child.named_parameters()))
         elif isinstance(child, nn.Linear | nn.Embedding):
             if isinstance(bias := getattr(child, "bias", None), Tensor):
                 yield f"{path}.bias is left out", [(bias, torch.zeros_like(bias))]
@@ -46,15 +45,15 @@ def _faults(module: nn.Module) -> Iterator[Fault]:
                 yield f"{path}.weight is transposed", _transposed([child.weight])
 
 
-def _lstm_faults(name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
+def _recurrent_faults(cell: Cell, name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
     for kind in ("bias_ih", "bias_hh", "bias"):
         if biases := [value for key, value in weights.items() if key.startswith(kind)]:
             yield f"{kind} of {name} is left out", [(bias, torch.zeros_like(bias)) for bias in biases]
     gated = {key: value for key, value in weights.items() if not key.startswith("weight_hr")}
     groups = {name: list(gated.values())} | {f"{key} of {name}": [value] for key, value in gated.items()}
     for group, tensors in groups.items():
-        for fault, order in wrong_gate_orders(GATES):
-            wrong = [torch.cat([tensor.chunk(len(GATES))[gate] for gate in order]) for tensor in tensors]
+        for fault, order in wrong_gate_orders(cell.pytorch_gates):
+            wrong = [torch.cat([tensor.chunk(len(cell.pytorch_gates))[gate] for gate in order]) for tensor in tensors]
             yield f"the gates of {group} {fault}", list(zip(tensors, wrong, strict=True))
     layers = sorted({key.partition("_l")[2] for key in weights if "_l" in key})
     for a, b in combinations(layers, 2):
@@ -65,7 +64,7 @@ def _lstm_faults(name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
             yield f"layers {a} and {b} of {name} have each other's weights", exchanged
     for key, value in weights.items():
         if key.startswith("weight"):
-            blocks = (value,) if key.startswith("weight_hr") else value.chunk(len(GATES))
+            blocks = (value,) if key.startswith("weight_hr") else value.chunk(len(cell.pytorch_gates))
             if blocks[0].shape[0] == blocks[0].shape[1]:
                 yield f"{key} of {name} is transposed", _transposed(blocks)
 

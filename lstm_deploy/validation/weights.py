@@ -6,6 +6,7 @@ Quantized weights may differ by half of the step that they were rounded to.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,22 @@ import onnx
 import torch
 from torch import Tensor
 
-from lstm_deploy.artifacts import LstmLayer, Matrix, c_weights, onnx_graph, onnx_weights, read_interface, summed_biases
-from lstm_deploy.contract import LSTM, Array
+from lstm_deploy.artifacts import (
+    Matrix,
+    RecurrentLayer,
+    c_weights,
+    onnx_graph,
+    onnx_weights,
+    read_interface,
+    summed_biases,
+)
+from lstm_deploy.contract import CELLS, RECURRENT_OPERATORS, Array, Cell
 from lstm_deploy.lifting import Lifted, flat_weights, onnx_order
 from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
 from lstm_deploy.validation.weight_faults import wrong_gate_orders
 
-GATES = LSTM.onnx_gates
 TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}
-"""PyTorch's names of the tensors of an `LstmLayer`."""
+"""PyTorch's names of the tensors of a `RecurrentLayer`."""
 
 
 def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
@@ -49,31 +57,35 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
         model = onnx.load(path)
         layers, floats, matrices = onnx_weights.read(model)
         count = onnx_graph.operator_counts(model)
-        if len(layers) != sum(count[name] for name in LSTM.operators):
+        if len(layers) != sum(count[name] for name in RECURRENT_OPERATORS):
             return None
         coarse = onnx_graph.precision(model) != "float32"
     problems = layer_problems(layers, expected) + _constant_problems(floats, others)
     return problems + (_matrix_problems(matrices, others) if coarse else [])
 
 
-def layer_problems(layers: Sequence[LstmLayer], expected: Sequence[LstmLayer]) -> list[str]:
-    """One sentence for each LSTM of an artifact whose weights are not those of a layer of the model.
+def layer_problems(layers: Sequence[RecurrentLayer], expected: Sequence[RecurrentLayer]) -> list[str]:
+    """One sentence for each recurrent layer of an artifact whose weights are not those of a layer of the model.
 
     `expected` are the layers of the model as `export` would write them.
     """
     problems = []
     for layer in layers:
+        cell = CELLS[layer.kind]
         alike = [other for other in expected if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
         if not alike:
             shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
             problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
             continue
-        closest = min(alike, key=lambda other: _distance(layer, other))
+        if all(other.kind != layer.kind for other in alike):
+            problems.append(f"{layer.label} is of the kind {layer.kind}, where the model has {alike[0].kind}.")
+            continue
+        closest = min((other for other in alike if other.kind == layer.kind), key=partial(_distance, layer))
         for letter, tensor in TENSORS.items():
             actual, right, step = getattr(layer, letter), getattr(closest, letter), layer.steps.get(letter)
             allowed = 0.0 if step is None else HALF_STEP * step
             if (np.abs(actual - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
-                problems.append(f"{closest.label}: {tensor}{_fault(letter, actual, right, step)}.")
+                problems.append(f"{closest.label}: {tensor}{_fault(cell, letter, actual, right, step)}.")
     return problems
 
 
@@ -148,10 +160,10 @@ def _matrix_problems(matrices: Sequence[Matrix], expected: Mapping[str, Array]) 
     return problems
 
 
-def _fault(letter: str, actual: Array, right: Array, step: Array | None) -> str:
+def _fault(cell: Cell, letter: str, actual: Array, right: Array, step: Array | None) -> str:
     """The likely fault of one tensor of a layer, else the gate with the entry that is off the most."""
     slack = (FAULT_STEPS * step if step is not None else 0.0) + WEIGHT_FAULT.relative * np.abs(right).max(initial=0.0)
-    for fault, value in _known_faults(letter, right):
+    for fault, value in _known_faults(cell, letter, right):
         if value.shape == actual.shape and (np.abs(actual - value) <= slack).all():
             return f": {fault}"
     ratio = float(np.sum(actual * right) / max(float(np.sum(right * right)), 1e-300))
@@ -162,21 +174,22 @@ def _fault(letter: str, actual: Array, right: Array, step: Array | None) -> str:
         if zero and (np.abs(actual - right - zero * step) <= FAULT_STEPS * step).all():
             return f": the zero point is off by {-zero:.0f}"
     index = np.unravel_index(int(np.abs(actual - right).argmax()), right.shape)
-    rows = right.shape[1] // _gate_blocks(letter)
-    gate = list(GATES.values())[int(index[1]) // rows % len(GATES)]
+    rows = right.shape[1] // _gate_blocks(cell, letter)
+    gates = list(cell.onnx_gates.values())
+    gate = gates[int(index[1]) // rows % len(gates)]
     return f", {gate} gate: {_entries(actual, right, slack)}"
 
 
-def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
+def _known_faults(cell: Cell, letter: str, right: Array) -> Iterator[tuple[str, Array]]:
     """Faults that are known of a tensor of a layer, and its values with each."""
     if letter == "b":
         ih, hh = np.split(right, 2, axis=1)
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
-    blocks = np.split(right, _gate_blocks(letter), axis=1)
-    for fault, positions in wrong_gate_orders(GATES):
-        starts = range(0, len(blocks), len(GATES))
+    blocks = np.split(right, _gate_blocks(cell, letter), axis=1)
+    for fault, positions in wrong_gate_orders(cell.onnx_gates):
+        starts = range(0, len(blocks), len(cell.onnx_gates))
         value = np.concatenate([blocks[start + position] for start in starts for position in positions], 1)
         yield f"the gates {fault}", value
     if right.shape[0] == 2:
@@ -185,9 +198,9 @@ def _known_faults(letter: str, right: Array) -> Iterator[tuple[str, Array]]:
         yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in blocks], 1)
 
 
-def _gate_blocks(letter: str) -> int:
+def _gate_blocks(cell: Cell, letter: str) -> int:
     """The number of blocks of rows, one for each gate; the biases of a layer are stacked."""
-    return 2 * len(GATES) if letter == "b" else len(GATES)
+    return (2 if letter == "b" else 1) * len(cell.onnx_gates)
 
 
 def _entries(actual: Array, right: Array, slack: Array | float = 0.0) -> str:
@@ -203,7 +216,7 @@ def _equal(a: Array, b: Array) -> Array:
     return np.isclose(a, b, rtol=WEIGHT.relative, atol=0)
 
 
-def _distance(layer: LstmLayer, other: LstmLayer) -> float:
+def _distance(layer: RecurrentLayer, other: RecurrentLayer) -> float:
     return sum(float(np.abs(a - b).mean()) for a, b in zip(layer[1:4], other[1:4], strict=True) if a.shape == b.shape)
 
 
