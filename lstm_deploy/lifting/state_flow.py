@@ -274,8 +274,8 @@ def check_vanishing_inputs(probe: ModuleProbe, starts: Sequence[Start]) -> None:
             if (start.path, start.number) in calls:
                 raise LiftingError(
                     f"{spec.name} acts on the state that {start.path or 'the module'} starts from, which forward "
-                    "itself sets to zeros, so it would have no effect; let forward take the state (state=None) and return "
-                    f"the new one, or leave {spec.name} out."
+                    "itself sets to zeros, so it would have no effect; let forward take the state (state=None) and "
+                    f"return the new one, or leave {spec.name} out."
                 )
 
 

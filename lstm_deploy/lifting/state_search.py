@@ -332,7 +332,7 @@ def _runs(probe: ModuleProbe, sizes: Mapping[str, int], state: Sequence[Tensor] 
 
 
 def reaches(probe: ModuleProbe, known: int, *, are_states: bool = False) -> bool:
-    """Whether the module runs with its state, and that in all arguments but the first `known` reaches the start of a call.
+    """Whether the module runs with its state, and that in all arguments but the first `known` reaches a start.
 
     Tensors beside those that do, as the cache of a convolution, may act on what is returned instead; in an argument of
     their own they do so only if that is called like a state, or if they `are_states` since a method makes them.
