@@ -43,9 +43,10 @@ class Source(Struct, frozen=True, kw_only=True):
 class Evidence(Struct, frozen=True, kw_only=True):
     """What an artifact of lower precision saves and costs, compared with the float32 one of its format."""
 
-    lstm_layers: int
+    recurrent_layers: int = msgspec.field(name="lstm_layers")
+    """All of them; in JSON under the name from when all were LSTMs."""
     lowered_layers: int
-    """LSTM layers that compute in the lower precision."""
+    """Those that compute in the lower precision."""
     kept_float: tuple[str, ...] = ()
     """Layers that stay in float32."""
     settings: dict[str, Any] = {}

@@ -60,7 +60,7 @@ def options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Take an LSTM out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured."""
+    """Take an LSTM, GRU or RNN out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured."""
 
 
 for command in (train, export, validate, bench, compare, run, embed, inspect, demo, env):

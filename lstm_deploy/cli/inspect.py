@@ -53,7 +53,7 @@ def inspect(
 def _artifact_line(artifact: Mapping[str, Any]) -> str:
     line = f"{artifact['path']}: {artifact['format']} {artifact['precision']}, {artifact['bytes']:,} bytes"
     if evidence := artifact["evidence"]:
-        layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} LSTM layers"
+        layers = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} recurrent layers"
         line += f", {layers}, {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
         if evidence["decisions_changed"] is not None:
             line += f", {evidence['decisions_changed']:.2%} of decisions changed"

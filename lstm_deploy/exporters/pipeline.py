@@ -238,10 +238,10 @@ def _write(format_: str, lifted: Lifted, path: Path) -> None:
 
 
 def _write_int8_torchscript(lifted: Lifted, path: Path) -> tuple[int, int] | str:
-    """Write an int8 TorchScript candidate: how many of its LSTM layers are in int8, and all; or why there is none."""
+    """Write an int8 TorchScript candidate: how many recurrent layers are in int8, and of all; or why there is none."""
     quantized, lowered, total = quantized_copy(lifted)
     if not lowered:
-        return "PyTorch has no int8 LSTM with projections"
+        return "PyTorch has no int8 kernel for an nn.RNN, nor for an LSTM with projections"
     try:
         _write("torchscript", quantized, path)
     except LiftingError as error:  # of code that reads weights which are packed now

@@ -105,11 +105,11 @@ def evidence_table(manifest: Manifest) -> Table:
             call = "step" if evidence.scenario == "stream" else "sequence"
             figures = f"{format_value(evidence.p50_us_float32)} → {format_value(evidence.p50_us)} µs"
             time = f"{figures} a {call} (× {evidence.time_ratio:.2f})"
-        layers = f"{evidence.lowered_layers} of {evidence.lstm_layers}"
+        layers = f"{evidence.lowered_layers} of {evidence.recurrent_layers}"
         of = "weights " if artifact.format == "c" else ""
         size = f"{artifact.bytes:,} ({of}× {evidence.bytes_ratio:.2f})"
         rows.append([artifact.path, layers, size, loss, time, _state_error(manifest, artifact.path)])
-    return ["artifact", "LSTM layers", "bytes", "float32 → this", "time", "state error, step 100 → last"], rows
+    return ["artifact", "recurrent layers", "bytes", "float32 → this", "time", "state error, step 100 → last"], rows
 
 
 def _state_error(manifest: Manifest, artifact: str) -> str:

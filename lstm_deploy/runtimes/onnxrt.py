@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, parser
 
 from lstm_deploy.artifacts import environment, needs_vnni, onnx_graph, without_contract
-from lstm_deploy.contract import CONTRACT_KEY, LSTM, Feeds, Outputs, Signature, TensorSpec, blank_feeds
+from lstm_deploy.contract import CELLS, CONTRACT_KEY, Feeds, Outputs, Signature, TensorSpec, blank_feeds
 from lstm_deploy.errors import CaptureError, InputError, ProviderError, one_line
 from lstm_deploy.runtimes.protocol import Runtime
 from lstm_deploy.runtimes.providers import PROVIDERS, Provider
@@ -247,7 +247,7 @@ def open_session(
 def _refuse(path: Path, provider: Provider) -> None:
     """Raise `InputError` for what onnxruntime does not run: it is busy for minutes, crashes, or runs it elsewhere.
 
-    These are too many weights, recurrent nodes of another layout, and an LSTM that the provider has no kernel for. A
+    These are too many weights, recurrent nodes of another layout, and a layer that the provider has no kernel for. A
     file without a contract is refused before all that.
     """
     try:
@@ -265,7 +265,7 @@ def _refuse(path: Path, provider: Provider) -> None:
         raise InputError(f"{path} has {count:,} tensors of weights, too many for onnxruntime to open; do not use it.")
     is_float16, is_int8 = (
         onnx_graph.has_float16_cells(model),
-        onnx_graph.operator_counts(model)[LSTM.quantized_operator],
+        any(onnx_graph.operator_counts(model)[cell.quantized_operator] for cell in CELLS.values()),
     )
     for applies, precision, remedy in (
         (is_float16, "float16", "use --provider cuda, or the float32 artifact"),

@@ -26,7 +26,7 @@ class Provider:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that are set, unless the user has, before onnxruntime loads it."""
     no_kernel: Mapping[str, str] = field(default_factory=dict)
-    """Precisions whose LSTM it cannot run, and why."""
+    """Precisions whose recurrent layers it cannot run, and why."""
     install: str = "onnxruntime"
     """What has to be installed where it does not load."""
 
@@ -42,7 +42,7 @@ PROVIDERS = {
             name="cpu",
             onnxruntime=("CPUExecutionProvider",),
             device="cpu",
-            no_kernel={"float16": "the CPU has no float16 LSTM"},
+            no_kernel={"float16": "the CPU has no float16 recurrent layers"},
         ),
         Provider(
             name="cuda",

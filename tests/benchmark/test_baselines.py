@@ -11,7 +11,7 @@ from lstm_deploy.benchmark.workloads import BenchCase, SessionWorkload, sized_fi
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.lifting.recurrent import StatefulLSTM
+from lstm_deploy.lifting.recurrent import StatefulSequence, is_plain
 from lstm_deploy.lifting.sources import Origin, load, origin_from_json, origin_to_json
 from lstm_deploy.runtimes.onnxrt import open_session
 
@@ -60,7 +60,7 @@ def test_calls_continue_from_the_state():
 def test_a_module_that_cannot_carry_its_state_runs_as_lifted(module):
     wrapped = lifted(module)
     assert baselines.carrying(wrapped) == []
-    assert all(type(child) is not baselines.CarryingLSTM for child in wrapped.modules())
+    assert all(not isinstance(child, baselines.CarryingSequence) for child in wrapped.modules())
     one_step = BenchCase(scenario="sequence", scope="end_to_end", batch=2, seq_len=1)
     assert baselines.EagerWorkload(wrapped, "cpu").prepare(one_step).outputs().size
 
@@ -68,12 +68,12 @@ def test_a_module_that_cannot_carry_its_state_runs_as_lifted(module):
 def test_a_module_is_restored_after_streams_and_for_rollouts():
     wrapped = lifted(modules.ReturnsState())
     workload = baselines.EagerWorkload(wrapped, "cpu")
-    assert all(type(child) is StatefulLSTM for child in workload.recurrent)
+    assert all(is_plain(child, StatefulSequence) for child in workload.recurrent)
     workload.prepare(case("stream"))
-    assert all(type(child) is baselines.CarryingLSTM for child in workload.recurrent)
+    assert all(isinstance(child, baselines.CarryingSequence) for child in workload.recurrent)
     with pytest.raises(InputError):  # it has no task
         workload.prepare(case("rollout"))
-    assert all(type(child) is StatefulLSTM for child in workload.recurrent)
+    assert all(is_plain(child, StatefulSequence) for child in workload.recurrent)
 
 
 @pytest.mark.parametrize("kind", ["stock-onnx", "stock-fixed", "legacy-onnx", "legacy-int8"])

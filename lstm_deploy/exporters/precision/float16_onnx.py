@@ -1,4 +1,4 @@
-"""float16 ONNX, for CUDA: the LSTMs and what lies between them; scaling before and after stays in float32."""
+"""float16 ONNX, for CUDA: recurrent layers and what lies between them; scaling before and after stays in float32."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_deploy.artifacts import onnx_graph
-from lstm_deploy.contract import CONTRACT_KEY, Signature, StateDtype
+from lstm_deploy.contract import CONTRACT_KEY, RECURRENT_OPERATORS, Signature, StateDtype
 from lstm_deploy.errors import InputError, ParityError
 
-HEAVY = ("LSTM", "MatMul", "Gemm", "Conv")
+HEAVY = (*RECURRENT_OPERATORS, "MatMul", "Gemm", "Conv")
 """The operators that gain from float16."""
 MOVING = ("Transpose", "Slice", "Squeeze", "Unsqueeze", "Concat", "Reshape", "Flatten", "Split", "Identity")
 """Operators that only move numbers: in float16 where their input is, so that nothing is cast to and fro."""

@@ -1,5 +1,7 @@
 """int8 ONNX: every LSTM layer becomes `DynamicQuantizeLSTM`, large matrices and embeddings become integers.
 
+onnxruntime has no such operator for other cells, whose layers stay in float32.
+
 x86 CPUs without VNNI multiply activations of 0 to 255 by signed weights in pairs, and add each pair in 16 bits, which
 saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbouring weights of one sign no more than
 `int8_saturation.PAIR_LIMIT` together: the sums are the same integers on every CPU, at the speed of signed weights.
@@ -17,7 +19,7 @@ from msgspec import Struct
 from onnx import helper, numpy_helper
 
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, int8_saturation, onnx_graph, weights_file
-from lstm_deploy.contract import LSTM, Array
+from lstm_deploy.contract import CELLS, RECURRENT_OPERATORS, Array
 from lstm_deploy.errors import InputError
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -60,28 +62,35 @@ class Settings(Struct, frozen=True, kw_only=True):
         }
 
 
-def quantizable_nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The LSTMs, large matrices and embeddings in the graph's order, by a label that a PyTorch user understands.
+INT8_OPERATORS = {
+    "onnx": {cell.onnx_operator for cell in CELLS.values() if cell.quantized_operator},
+    "c": {cell.onnx_operator for cell in CELLS.values()},
+}
+"""The recurrent operators that an artifact of each format can compute in int8."""
 
-    Raises `InputError` for a graph that cannot be quantized as a whole: quantized already, in float16, with LSTMs
-    whose weights are computed, or without any LSTM.
+
+def quantizable_nodes(model: onnx.ModelProto, format_: str = "onnx") -> dict[str, onnx.NodeProto]:
+    """The recurrent layers, large matrices and embeddings in the graph's order, by a label that a user understands.
+
+    Those that an artifact of `format_` can have in int8. Raises `InputError` for a graph that cannot be quantized as a
+    whole: quantized already, in float16, with layers whose weights are computed, or without any.
     """
     if (precision := onnx_graph.precision(model)) != "float32":
         raise InputError(f"The model is in {precision} already; quantize the float32 model that it was made from.")
-    if not any(node.op_type == LSTM.onnx_operator for node in model.graph.node):
+    if not any(node.op_type in RECURRENT_OPERATORS for node in model.graph.node):
         raise InputError(
-            "The graph has no LSTM node, so there is no LSTM to quantize; export the model with lstm-deploy."
+            "The graph has no LSTM, GRU or RNN node, so there is none to quantize; export the model with lstm-deploy."
         )
     constants = {tensor.name for tensor in model.graph.initializer}
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == FLOAT}
     least = LEAST_SHARE * sum(map(math.prod, shapes.values()))
     labelled: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
-        if node.op_type == LSTM.onnx_operator:
+        if node.op_type in INT8_OPERATORS[format_]:
             if not constants >= set(node.input[1:3]):
                 raise InputError(
-                    f"The weights of {node.name or 'an LSTM'} are computed in the graph, so it would stay in float; "
-                    "export the model with lstm-deploy, which writes them as constants."
+                    f"The weights of {node.name or f'the {node.op_type}'} are computed in the graph, so it would stay "
+                    "in float; export the model with lstm-deploy, which writes them as constants."
                 )
             labelled[_unique(_label(node), labelled)] = node
         elif node.op_type in ("MatMul", "Gather"):
@@ -138,15 +147,16 @@ class _Rewriter:
         """The nodes that replace one of the `quantizable_nodes`."""
         if node.op_type == "MatMul":
             return self._matmul(node)
-        return self._gather(node) if node.op_type == "Gather" else [self._lstm(node)]
+        return self._gather(node) if node.op_type == "Gather" else [self._recurrent(node)]
 
-    def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto:
+    def _recurrent(self, node: onnx.NodeProto) -> onnx.NodeProto:
         inputs = [*node.input, *[""] * (8 - len(node.input))]
         scales = []
-        for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, 4 * hidden]
+        for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, gates * hidden]
             inputs[position], *names = self._constant(inputs[position], transposed=True)
             scales += names
-        new = helper.make_node(LSTM.quantized_operator, [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
+        operator = RECURRENT_OPERATORS[node.op_type].quantized_operator
+        new = helper.make_node(operator, [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
         new.attribute.extend(item for item in node.attribute if item.name != "layout")  # 0, all that onnxruntime knows
         return new
 
@@ -223,16 +233,17 @@ def quantize_weights(weights: Array, settings: Settings) -> tuple[Array, Array, 
     return (integers + offset).astype(dtype), scale, np.full_like(scale, offset, dtype)
 
 
-def lstm_counts(model: onnx.ModelProto) -> tuple[int, int]:
-    """How many LSTM nodes are quantized, and how many there are."""
+def layer_counts(model: onnx.ModelProto) -> tuple[int, int]:
+    """How many recurrent nodes are quantized, and how many there are."""
     count = onnx_graph.operator_counts(model)
-    return count[LSTM.quantized_operator], sum(count[name] for name in LSTM.operators)
+    quantized = sum(count[name] for name, cell in RECURRENT_OPERATORS.items() if name == cell.quantized_operator)
+    return quantized, sum(count[name] for name in RECURRENT_OPERATORS)
 
 
 def _label(node: onnx.NodeProto) -> str:
     """`lstm, layer 0` for a layer that `export` wrote; else the node's own name."""
     match = re.fullmatch(r"module\.(?:(.+)\.)?W_l(\d+)", node.input[1])
-    return f"{match[1] or 'the LSTM'}, layer {match[2]}" if match else node.name
+    return f"{match[1] or f'the {node.op_type}'}, layer {match[2]}" if match else node.name
 
 
 def _unique(label: str, taken: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from lstm_deploy.contract import LSTM, Signature
+from lstm_deploy.contract import RECURRENT_OPERATORS, Signature
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.int8_onnx import Settings, quantizable_nodes
@@ -108,14 +108,16 @@ def search_int8(
     on_candidate: Callable[[str], None],
     write: Callable[[Path, Path, Settings, Collection[str]], None],
     groups: Groups,
+    format_: str = "onnx",
 ) -> tuple[list[Candidate], list[Candidate]]:
     """int8 candidates from the float32 graph at `source`, written beside `target`: those within the budget, and all.
 
     `write` takes the graph, a path, settings, and labels of `quantizable_nodes` that stay in float. If no settings are
     within the budget, layers stay in float one after another, the most sensitive first, until the rest is; at least
-    one LSTM layer has to be in int8. Raises `InputError` for a graph that cannot be quantized.
+    one recurrent layer has to be in int8, if the format has such. Raises `InputError` for a graph that cannot be
+    quantized.
     """
-    nodes = quantizable_nodes(onnx.load(source, load_external_data=False))
+    nodes = quantizable_nodes(onnx.load(source, load_external_data=False), format_)
     tried: list[Candidate] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Candidate:
@@ -137,13 +139,15 @@ def search_int8(
     alone = {label: attempt(best, [label]) for label in nodes}
     order = sorted(alone, key=lambda label: alone[label].difference)
 
-    def has_int8_lstm(kept: Collection[str]) -> bool:
-        return any(node.op_type == LSTM.onnx_operator for label, node in nodes.items() if label not in kept)
+    recurrent = {label for label, node in nodes.items() if node.op_type in RECURRENT_OPERATORS}
 
-    within = [candidate for candidate in alone.values() if not candidate.problem and has_int8_lstm(candidate.kept)]
+    def has_int8_layer(kept: Collection[str]) -> bool:
+        return bool((recurrent or nodes.keys()) - set(kept))
+
+    within = [candidate for candidate in alone.values() if not candidate.problem and has_int8_layer(candidate.kept)]
     if within:
         return [min(within, key=lambda candidate: candidate.difference)], tried
-    for kept in takewhile(has_int8_lstm, (order[:count] for count in range(2, len(nodes)))):
+    for kept in takewhile(has_int8_layer, (order[:count] for count in range(2, len(nodes)))):
         candidate = attempt(best, kept)
         if not candidate.problem:
             return [candidate], tried

@@ -11,12 +11,18 @@ from msgspec.structs import replace
 
 from lstm_deploy.artifacts import SUFFIXES, Artifact, Bundle, Evidence, c_weights, environment
 from lstm_deploy.benchmark import runner
-from lstm_deploy.contract import LSTM
+from lstm_deploy.contract import RECURRENT_OPERATORS
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.float16_onnx import export_float16
-from lstm_deploy.exporters.precision.int8_onnx import Settings, lstm_counts, quantizable_nodes, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import (
+    INT8_OPERATORS,
+    Settings,
+    layer_counts,
+    quantizable_nodes,
+    quantize_onnx,
+)
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, INT8_FILES, PrecisionOptions
 from lstm_deploy.exporters.precision.search import ANY_CPU, VNNI_ONLY, Candidate, Evaluator, search_int8
 from lstm_deploy.runtimes import c_compiler
@@ -54,8 +60,8 @@ class LowerPrecision:
     def write(self, int8_torchscript: tuple[int, int] | str | None) -> None:
         """Write all that the options ask for.
 
-        `int8_torchscript` is the number of LSTM layers in int8, and of all, of the candidate that was written; or why
-        there is none. Raises `ParityError` where float16 overflows or is over the budget.
+        `int8_torchscript` is the number of recurrent layers in int8, and of all, of the candidate that was written; or
+        why there is none. Raises `ParityError` where float16 overflows or is over the budget.
         """
         for format_ in ("onnx", "c") if self.options.quantize else ():
             if format_ in self.float32:
@@ -72,7 +78,10 @@ class LowerPrecision:
         write, groups = (quantize_onnx, onnx_groups) if format_ == "onnx" else (self._write_int8_c, [[Settings()]])
         target = self.folder / INT8_FILES[format_]
         label = target.name if "c" in self.float32 else "int8"
-        within, tried = search_int8(self.graph, folder / target.name, self.evaluator, self.on_candidate, write, groups)
+        if not self._can_be_int8(format_, label):
+            return
+        path = folder / target.name
+        within, tried = search_int8(self.graph, path, self.evaluator, self.on_candidate, write, groups, format_)
         if not within:
             best = min(tried, key=lambda candidate: candidate.difference)
             kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
@@ -92,12 +101,26 @@ class LowerPrecision:
             chosen.path.rename(target)
             if self.options.int8_cpus == "vnni":
                 self.notes.append(f"{target.name} is for CPUs with VNNI alone: its sums saturate on others")
-            layers = lstm_counts(onnx.load(target, load_external_data=False))
+            layers = layer_counts(onnx.load(target, load_external_data=False))
         else:  # its header and weights go with it, under its name
             self._write_int8_c(self.graph, target, Settings(), chosen.kept)
-            lstms = {label for label, node in self._nodes.items() if node.op_type == LSTM.onnx_operator}
-            layers = len(lstms - set(chosen.kept)), len(lstms)
+            recurrent = {label for label, node in self._nodes.items() if node.op_type in RECURRENT_OPERATORS}
+            layers = len(recurrent - set(chosen.kept)), len(recurrent)
         self._add(chosen, target, layers, tried, timed)
+
+    def _can_be_int8(self, format_: str, label: str) -> bool:
+        """Whether anything can; recurrent layers that cannot are named in a note."""
+        model = onnx.load(self.graph, load_external_data=False)
+        nodes = quantizable_nodes(model, format_)
+        kinds = {node.op_type for node in model.graph.node if node.op_type in RECURRENT_OPERATORS}
+        if float_only := sorted(kinds - INT8_OPERATORS[format_]):
+            names = " or ".join(float_only)
+            left_out = "" if nodes else f"{label} is left out: "
+            self.notes.append(
+                f"{left_out}onnxruntime has no int8 {names}, so such layers stay in float32; --format c has one"
+            )
+            self.remedy = "add --format c, or export without --quantize"
+        return bool(nodes)
 
     def _chosen(
         self, format_: str, label: str, within: Sequence[Candidate]
@@ -131,7 +154,7 @@ class LowerPrecision:
 
     @cached_property
     def _nodes(self) -> dict[str, onnx.NodeProto]:
-        return quantizable_nodes(onnx.load(self.graph, load_external_data=False))
+        return quantizable_nodes(onnx.load(self.graph, load_external_data=False), "c")
 
     def _add_int8_torchscript(self, layers: tuple[int, int] | str) -> None:
         """Keep the int8 TorchScript candidate if it is within the budget."""
@@ -155,11 +178,11 @@ class LowerPrecision:
         candidate = self.evaluator.evaluate(path, "float16")
         if candidate.problem:
             raise ParityError(f"float16 is not within the budget: {candidate.problem}; export without --half.")
-        layers = sum(lstm_counts(onnx.load(path, load_external_data=False)))
+        layers = sum(layer_counts(onnx.load(path, load_external_data=False)))
         self._add(candidate, path, (layers, layers), [candidate], {})
         self.notes.append(
             f"{path.name} was proven with its numbers rounded to float16 and its sums in float32, since the CPU has no "
-            "float16 LSTM: prove it where a GPU is, with validate --provider cuda"
+            "float16 kernels for it: prove it where a GPU is, with validate --provider cuda"
         )
 
     def _add(
@@ -170,13 +193,13 @@ class LowerPrecision:
         tried: Sequence[Candidate],
         timed: Mapping[str, Any],
     ) -> None:
-        """List an artifact with its evidence; `layers` are its LSTM layers in lower precision, and all."""
+        """List an artifact with its evidence; `layers` are its recurrent layers in lower precision, and all."""
         float32 = self.float32[SUFFIXES[path.suffix].name]
         artifact = Artifact.of(path, float32.format, candidate.precision)
         evaluator = self.evaluator
         evidence = Evidence(
             lowered_layers=layers[0],
-            lstm_layers=layers[1],
+            recurrent_layers=layers[1],
             kept_float=candidate.kept,
             settings={**candidate.settings, "chosen_for": environment.describe()["cpu"]["features"]},
             bytes_ratio=_size(path, artifact) / _size(self.folder / float32.path, float32),

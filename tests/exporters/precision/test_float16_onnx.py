@@ -7,7 +7,7 @@ from properties import examples
 from torch import nn
 from validation_cases import checks_of
 
-from lstm_deploy.artifacts.onnx_weights import lstm_layers
+from lstm_deploy.artifacts.onnx_weights import recurrent_layers
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.onnx import export_onnx
@@ -58,7 +58,7 @@ def test_every_form_of_lstm_computes_in_float16_and_is_proven(tmp_path, state_dt
     model = onnx.load(tmp_path / "h.onnx")
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert {types[name] for node in model.graph.node if node.op_type == "LSTM" for name in node.input[1:4]} == {HALF}
-    assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []
+    assert layer_problems(recurrent_layers(model), onnx_order.layers(lifted)) == []
     contract = open_emulating(tmp_path / "h.onnx", "float16", "cpu").signature
     assert {spec.dtype for spec in contract.state_inputs} == {state_dtype}
     assert {spec.dtype for spec in (*contract.inputs, *contract.outputs)} == {"float32"}

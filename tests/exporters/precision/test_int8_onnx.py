@@ -13,13 +13,13 @@ from validation_cases import checks_of
 
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.int8_saturation import needs_vnni, problems, saturating_nodes
-from lstm_deploy.artifacts.onnx_weights import lstm_layers
+from lstm_deploy.artifacts.onnx_weights import recurrent_layers
 from lstm_deploy.contract.signature import CONTRACT_KEY, TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.int8_onnx import (
     Settings,
-    lstm_counts,
+    layer_counts,
     quantizable_nodes,
     quantize_onnx,
     quantize_weights,
@@ -70,9 +70,9 @@ def test_every_form_of_lstm_is_quantized_whole_and_proven(
     quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel, weights=weights))
     model = onnx.load(tmp_path / "q.onnx")
     assert saturating_nodes(model, tmp_path) == {}
-    assert lstm_counts(model) == (num_layers, num_layers)
-    assert len(lstm_layers(model)) == num_layers
-    assert layer_problems(lstm_layers(model), onnx_order.layers(lifted)) == []  # each within half a step of what it was
+    assert layer_counts(model) == (num_layers, num_layers)
+    assert len(recurrent_layers(model)) == num_layers
+    assert layer_problems(recurrent_layers(model), onnx_order.layers(lifted)) == []
     cases = make_cases(PyTorchReference(lifted), SMALL)
     assert [check for check in checks_of(tmp_path / "q.onnx", "int8", cases) if not check.passed] == []
 
@@ -84,7 +84,7 @@ def test_unsigned_weights_are_the_same_numbers(tmp_path):
     signed, unsigned = (onnx.load(tmp_path / f"{name}.onnx") for name in "su")
     weights = {tensor.name: tensor for tensor in unsigned.graph.initializer}
     assert weights["module.lstm.W_l0_quantized"].data_type == onnx.TensorProto.UINT8
-    for ours, theirs in zip(lstm_layers(signed), lstm_layers(unsigned), strict=True):
+    for ours, theirs in zip(recurrent_layers(signed), recurrent_layers(unsigned), strict=True):
         np.testing.assert_array_equal(ours.w, theirs.w)
         np.testing.assert_array_equal(ours.r, theirs.r)
 
@@ -135,7 +135,7 @@ def test_layers_are_named_as_in_pytorch_and_can_stay_in_float(tmp_path):
     assert list(quantizable_nodes(onnx.load(path))) == ["lstm, layer 0", "lstm, layer 1"]
     quantize_onnx(path, tmp_path / "q.onnx", kept=["lstm, layer 0"])
     model = onnx.load(tmp_path / "q.onnx")
-    assert lstm_counts(model) == (1, 2)
+    assert layer_counts(model) == (1, 2)
     assert [node.input[1] for node in model.graph.node if node.op_type == "LSTM"] == ["module.lstm.W_l0"]
 
 
@@ -197,7 +197,7 @@ def test_a_graph_without_an_lstm_is_refused(tmp_path):
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "g.onnx")
-    with pytest.raises(InputError, match="no LSTM node"):
+    with pytest.raises(InputError, match="no LSTM, GRU or RNN node"):
         quantize_onnx(tmp_path / "g.onnx", tmp_path / "q.onnx")
 
 
@@ -210,7 +210,7 @@ def test_per_channel_keeps_small_rows_beside_a_large_one(tmp_path):
     off = {}
     for per_channel in (True, False):
         quantize_onnx(path, tmp_path / "q.onnx", Settings(per_channel=per_channel))
-        (layer,) = lstm_layers(onnx.load(tmp_path / "q.onnx"))
+        (layer,) = recurrent_layers(onnx.load(tmp_path / "q.onnx"))
         off[per_channel] = np.abs(layer.r - right)[:, 1:].max()
     assert off[True] < 0.01 < off[False]
 
@@ -230,7 +230,7 @@ def test_weights_that_two_lstms_share_are_quantized_in_both(tmp_path):
     lifted, path = exported(tmp_path, Shared())
     assert len(quantizable_nodes(onnx.load(path))) == 2
     quantize_onnx(path, tmp_path / "q.onnx")
-    assert lstm_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
+    assert layer_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
     cases = make_cases(PyTorchReference(lifted), SMALL)
     assert all(check.passed for check in checks_of(tmp_path / "q.onnx", "int8", cases))
 

@@ -63,7 +63,7 @@ def test_int8_artifacts_carry_their_evidence(net, tmp_path):
         [*names, "golden.npz", "manifest.json", "report", "report.md"]
     )
     evidence = bundle.find("onnx", "int8").evidence
-    assert (evidence.lowered_layers, evidence.lstm_layers, evidence.kept_float) == (2, 2, ())
+    assert (evidence.lowered_layers, evidence.recurrent_layers, evidence.kept_float) == (2, 2, ())
     assert evidence.bytes_ratio < 0.6
     assert 0 < evidence.difference < 0.05 < evidence.cosine
     assert evidence.settings["cpus"] == "any"
@@ -122,7 +122,7 @@ def test_c_in_int8_has_the_same_evidence(net, tmp_path):
     bundle = lstm_deploy.export(net, tmp_path / "out", inputs=INPUTS, quantize="int8", formats=["c"])
     assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.c", "model.int8.c"]
     evidence = bundle.find("c", "int8").evidence
-    assert (evidence.lowered_layers, evidence.lstm_layers, evidence.kept_float) == (2, 2, ())
+    assert (evidence.lowered_layers, evidence.recurrent_layers, evidence.kept_float) == (2, 2, ())
     assert 0 < evidence.difference < 0.05 < evidence.cosine
     assert (evidence.scenario, evidence.settings["scales"]) == ("stream", "per channel")
     assert "int8_t w_lstm_W_l1[" in (bundle.path / "model.int8.c").read_text()
