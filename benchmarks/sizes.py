@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 AUTHORS = ROOT / "tests" / "helpers" / "authors.py"
 SIZES = ((1, 64, 1), (65, 128, 2), (40, 256, 3), (64, 512, 2), (80, 480, 3), (80, 320, 6))
-"""Inputs, hidden size, layers."""
+"""Inputs, hidden size, layers of LSTMs; of GRUs the first four."""
 
 
 class System(NamedTuple):
@@ -58,7 +58,8 @@ SYSTEMS = {
     "window": System("Window", {}, "x:float32[batch,10]", 10),
     "characters": System("CharLSTM", {}, "x:float32[batch,seq,65]", 100),
 }
-NAMES = (*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS)
+GRUS = tuple("gru-{}-{}x{}".format(*size) for size in SIZES[:4])
+NAMES = (*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS, *GRUS)
 COMPILED = ("1-64x1", "65-128x2")
 """Where `torch.compile` takes part: it needs half a minute for each size of each case."""
 COMPARED = (
@@ -247,9 +248,10 @@ def origin_of(folder: Path, name: str) -> Origin:
             init=system.init,
             inputs=(TensorSpec.parse(system.x),),
         )
-    inputs, hidden_size, num_layers = map(int, name.replace("x", "-").split("-"))
+    inputs, hidden_size, num_layers = map(int, name.removeprefix("gru-").replace("x", "-").split("-"))
+    kind = nn.GRU if name in GRUS else nn.LSTM
     network = nn.ModuleDict(
-        {"lstm": nn.LSTM(inputs, hidden_size, num_layers, batch_first=True), "fc": nn.Linear(hidden_size, inputs)}
+        {"layers": kind(inputs, hidden_size, num_layers, batch_first=True), "fc": nn.Linear(hidden_size, inputs)}
     )
     save_file(network.state_dict(), folder / f"{name}.safetensors")
     return Origin(path=folder / f"{name}.safetensors")
