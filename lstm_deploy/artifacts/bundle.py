@@ -17,7 +17,7 @@ from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.artifacts.parity_report import ParityReport
 from lstm_deploy.artifacts.replacement import old_prefix, replace_folder, restore
 from lstm_deploy.artifacts.scratch import scratch_folder, scratch_paths, sweep
-from lstm_deploy.contract import SCHEMA_VERSION, Signature, StateDtype, decode_json
+from lstm_deploy.contract import CONTRACT_VERSION, SCHEMA_VERSION, Signature, StateDtype, decode_json
 from lstm_deploy.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -178,7 +178,7 @@ class Bundle:
         if text is None:
             raise InputError(f"{self.path} is not a bundle (it has no {MANIFEST}); make one with lstm-deploy export.")
         self.manifest = decode_json(text, Manifest, f"The manifest of {self.path}")
-        if self.manifest.contract.schema_version > SCHEMA_VERSION:  # which the manifest's own version does not say
+        if self.manifest.contract.schema_version > CONTRACT_VERSION:  # which the manifest's own version does not say
             raise InputError(
                 f"The contract of {self.path} is of a newer version than this release; upgrade lstm-deploy."
             )

@@ -41,6 +41,7 @@ from .sampling import (
 from .signature import (
     CONTRACT_FILE as CONTRACT_FILE,
     CONTRACT_KEY as CONTRACT_KEY,
+    CONTRACT_VERSION as CONTRACT_VERSION,
     SCHEMA_VERSION as SCHEMA_VERSION,
     Array as Array,
     Dim as Dim,
@@ -56,6 +57,7 @@ from .signature import (
     StateSpec as StateSpec,
     Streaming as Streaming,
     TensorSpec as TensorSpec,
+    contract_version as contract_version,
     decode_json as decode_json,
 )
 from .tasks import (

@@ -6,7 +6,7 @@ It is independent of frameworks and file formats; every artifact contains it as 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import msgspec
@@ -23,6 +23,8 @@ CONTRACT_KEY = "lstm_deploy.contract"
 CONTRACT_FILE = "contract.json"
 """Name of the contract in the extra files of a TorchScript archive."""
 SCHEMA_VERSION = 1
+CONTRACT_VERSION = 2
+"""Of contracts with other cells than LSTMs; those of LSTMs alone are of version 1, and as they always were."""
 
 T = TypeVar("T")
 Array = NDArray[Any]
@@ -116,7 +118,8 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
 
     module: str
     """Path inside the network, as in `named_modules()`."""
-    kind: CellKind = "LSTM"
+    kind: CellKind | msgspec.UnsetType = msgspec.UNSET
+    """Of its cell; left out for an LSTM."""
     prefix: str
     """Prefix of `h_in`, …: empty if the network has one recurrent module."""
     input_size: Size
@@ -133,7 +136,7 @@ class RecurrentSpec(Struct, frozen=True, kw_only=True):
     @property
     def cell(self) -> Cell:
         """Its kind of cell."""
-        return CELLS[self.kind]
+        return CELLS["LSTM" if self.kind is msgspec.UNSET else self.kind]
 
     @property
     def output_size(self) -> int:
@@ -315,7 +318,7 @@ class Signature(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_json(cls, text: str | bytes) -> "Signature":
         """Read a contract; raises `InputError` if it is malformed, contradicts itself or is of a newer version."""
-        contract = decode_json(text, cls, "The contract")
+        contract = decode_json(text, cls, "The contract", CONTRACT_VERSION)
         contract.check("The contract")
         return contract
 
@@ -333,17 +336,21 @@ class Signature(Struct, frozen=True, kw_only=True):
             raise InputError(f"{what} is malformed ({problem}); export the model again.")
 
 
-def decode_json(text: str | bytes, kind: type[T], what: str) -> T:
+def contract_version(recurrent: Sequence[RecurrentSpec]) -> int:
+    """The oldest version of contracts that has the cells of these modules."""
+    return SCHEMA_VERSION if all(module.kind is msgspec.UNSET for module in recurrent) else CONTRACT_VERSION
+
+
+def decode_json(text: str | bytes, kind: type[T], what: str, newest: int = SCHEMA_VERSION) -> T:
     """Read JSON with a `schema_version` into a type; `what` names the document in error messages.
 
-    Raises `InputError` for malformed JSON and for a schema version newer than this release.
+    Raises `InputError` for malformed JSON and for a schema version above `newest`.
     """
     try:
         version = msgspec.json.decode(text, type=_Versioned).schema_version
-        if version > SCHEMA_VERSION:
+        if version > newest:
             raise InputError(
-                f"{what} has schema version {version} and this release reads up to {SCHEMA_VERSION}; "
-                "upgrade lstm-deploy."
+                f"{what} has schema version {version} and this release reads up to {newest}; upgrade lstm-deploy."
             )
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

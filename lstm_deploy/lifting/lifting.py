@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from lstm_deploy.contract import Signature, StateLayout, StatePolicy, Task, TensorSpec
+from lstm_deploy.contract import Signature, StateLayout, StatePolicy, Task, TensorSpec, contract_version
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.derived_weights import keep_weights
@@ -58,10 +58,12 @@ def lift(
         check_repeatable(probe)
         starts, flow = find_flow(probe)
         keeps = any(argument.attribute for argument in probe.convention.state)
+        recurrent = tuple(recurrent_spec(original, start) for start in starts)
         signature = Signature(
+            schema_version=contract_version(recurrent),
             inputs=probe.inputs,
             outputs=(),
-            recurrent=tuple(recurrent_spec(original, start) for start in starts),
+            recurrent=recurrent,
             states=tuple(carried.spec for carried in flow.states) if flow.arguments else (),
             state_layout=state_layout,
             state_policy=state_policy or ("carry" if keeps else "reset"),

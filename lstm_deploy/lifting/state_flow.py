@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lstm_deploy.contract import Cell, RecurrentSpec, StateSpec
+from lstm_deploy.contract import LSTM, Cell, RecurrentSpec, StateSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, state_leaves
 from lstm_deploy.lifting.carried_state import Carried, PortState, Stack, Target, layers_and_size
@@ -163,7 +164,7 @@ def recurrent_spec(module: nn.Module, start: Start) -> RecurrentSpec:
     }
     return RecurrentSpec(
         module=start.path,
-        kind=cell.kind,
+        kind=msgspec.UNSET if cell is LSTM else cell.kind,
         prefix=start.prefix,
         input_size=cast(int, child.input_size),
         hidden_size=cast(int, child.hidden_size),

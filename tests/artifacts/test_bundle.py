@@ -114,7 +114,7 @@ def test_a_manifest_of_a_newer_release_is_refused(bundle_copy):
 
 def test_a_contract_of_a_newer_release_is_refused_in_a_manifest_of_this_one(bundle_copy):
     manifest = json.loads((bundle_copy / MANIFEST).read_text(encoding="utf-8"))
-    edit(bundle_copy, contract={**manifest["contract"], "schema_version": 2})
+    edit(bundle_copy, contract={**manifest["contract"], "schema_version": 3})
     with pytest.raises(InputError, match="newer version than this release; upgrade"):
         Bundle(bundle_copy)
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from lstm_deploy.contract.signature import FixedDim, RecurrentSpec, Signature, StateSpec, TensorSpec
+from lstm_deploy.contract.signature import (
+    FixedDim,
+    RecurrentSpec,
+    Signature,
+    StateSpec,
+    TensorSpec,
+    contract_version,
+)
 from lstm_deploy.contract.tasks import Forecast, LanguageModel
 from lstm_deploy.errors import InputError
 
@@ -142,8 +149,17 @@ def test_the_json_keeps_its_shape():
     }
 
 
+def test_the_contract_of_another_cell_names_its_kind_in_a_version_that_older_releases_refuse():
+    recurrent_spec = recurrent(kind="GRU")
+    contract = signature(recurrent_spec, schema_version=contract_version([recurrent_spec]))
+    assert (contract.input_names, contract.output_names) == (["x", "h_in"], ["y", "h_out"])
+    document = json.loads(contract.to_json())
+    assert (document["schema_version"], document["recurrent"][0]["kind"]) == (2, "GRU")
+    assert Signature.from_json(contract.to_json()) == contract
+
+
 def test_a_contract_of_a_newer_release_is_refused():
-    newer = signature().to_json().replace('"schema_version":1', '"schema_version":2')
+    newer = signature().to_json().replace('"schema_version":1', '"schema_version":3')
     with pytest.raises(InputError, match="upgrade"):
         Signature.from_json(newer)
 
