@@ -43,6 +43,21 @@ class Bidirectional(nn.Module):
         return mean
 
 
+class Cells(nn.Module):
+    """Every other kind of cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(40, 64, 2, batch_first=True)
+        self.rnn = nn.RNN(64, 32, batch_first=True)
+        self.relu = nn.RNN(32, 16, nonlinearity="relu", batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, seq, 40]` -> `[batch, seq, 16]`."""
+        y: torch.Tensor = self.relu(self.rnn(self.gru(x)[0])[0])[0]
+        return y
+
+
 def main(folder: Path) -> None:
     """Export each kind into a folder of its own; that of the rollout is the one in the repository."""
     torch.manual_seed(0)
@@ -52,6 +67,9 @@ def main(folder: Path) -> None:
     )
     inputs = {"x": "float32[batch,seq,40]", "lengths": "int64[batch]"}
     lstm_deploy.export(Bidirectional().eval(), folder / "bidirectional", inputs=inputs, formats=formats)
+    lstm_deploy.export(
+        Cells().eval(), folder / "cells", inputs={"x": "float32[batch,seq,40]"}, formats=formats, half=True
+    )
     shutil.copytree(REFERENCE, folder / "rollout")
 
 

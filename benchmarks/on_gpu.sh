@@ -30,7 +30,7 @@ step() { # SECONDS NAME COMMAND…
 rm -rf "$out/bundles"
 step 60 environment "$python" -m lstm_deploy env
 step 120 bundles "$python" benchmarks/gpu_bundles.py "$out/bundles"
-for kind in characters bidirectional rollout; do
+for kind in characters bidirectional cells rollout; do
   step 90 "validate-$kind" "$python" -m lstm_deploy validate "$out/bundles/$kind" --provider "$provider"
 done
 step 150 tests "$python" -m pytest -q -p no:cacheprovider tests/runtimes -k cuda -rs

@@ -222,6 +222,22 @@ class Ahead(torch.nn.Module):
         return self.fc(self.lstm(x)[0])[:, -1]
 
 
+class Cells(torch.nn.Module):
+    """Every kind of cell, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = torch.nn.GRU(3, 5, 2, batch_first=True)
+        self.rnn = torch.nn.RNN(5, 4, batch_first=True)
+        self.relu = torch.nn.RNN(4, 4, nonlinearity="relu", batch_first=True)
+        self.lstm = torch.nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, x):
+        for layers in (self.gru, self.rnn, self.relu, self.lstm):
+            x, _ = layers(x)
+        return x
+
+
 class Kinds(torch.nn.Module):
     """Inputs whose names mean something else in many languages, numbers of several kinds, two outputs."""
 
@@ -252,6 +268,7 @@ def others():
         "bytes": Feeder(text, {"x": "float32[batch,seq,256]"}, LanguageModel(vocabulary=BYTES, unit="byte")),
         "horizon": Feeder(Ahead(), {"x": "float32[batch,seq,3]"}, columns),
         "no task": Feeder(Ahead(), {"x": "float32[batch,seq,3]"}, None),
+        "cells": Feeder(Cells(), {"x": "float32[batch,seq,3]"}, None),
         "one step": Feeder(StepCell(), {"x": "float32[batch,3]"}, None),
         "two inputs": Feeder(Seq2Seq(), {"x": "float32[batch,seq,3]", "target": "float32[batch,seq,2]"}, None),
         "kinds": Feeder(Kinds(), {"Type": "float32[batch,seq,3]", "free": "bool[batch,seq]"}, None),
