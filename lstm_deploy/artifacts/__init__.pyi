@@ -26,9 +26,11 @@ from .c_blocks import (
     ROW as ROW,
     UNITS as UNITS,
     Quantized as Quantized,
+    bias_rows as bias_rows,
+    gate_row as gate_row,
     pack_dense_int8 as pack_dense_int8,
-    pack_lstm as pack_lstm,
-    pack_lstm_int8 as pack_lstm_int8,
+    pack_layer as pack_layer,
+    pack_layer_int8 as pack_layer_int8,
     quantize_rows as quantize_rows,
     summed_biases as summed_biases,
 )

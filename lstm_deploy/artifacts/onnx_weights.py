@@ -24,6 +24,7 @@ class LstmLayer(NamedTuple):
     """Input biases, then recurrent biases."""
     steps: Mapping[str, Array] = {}
     """The distance between neighbouring values of `w`, `r` and `b` where they were rounded to int8 or float16."""
+    kind: str = "LSTM"
 
 
 class StoredWeights(NamedTuple):
