@@ -26,9 +26,11 @@ from .c_blocks import (
     ROW as ROW,
     UNITS as UNITS,
     Quantized as Quantized,
+    bias_rows as bias_rows,
+    gate_row as gate_row,
     pack_dense_int8 as pack_dense_int8,
-    pack_lstm as pack_lstm,
-    pack_lstm_int8 as pack_lstm_int8,
+    pack_layer as pack_layer,
+    pack_layer_int8 as pack_layer_int8,
     quantize_rows as quantize_rows,
     summed_biases as summed_biases,
 )
@@ -53,7 +55,7 @@ from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import Matrix as Matrix, RecurrentLayer as RecurrentLayer, constants_of as constants_of
 from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
 from .producers import PRODUCER as PRODUCER, PRODUCER_FILE as PRODUCER_FILE, producer_of as producer_of
-from .recurrent_nodes import cell_of_node as cell_of_node
+from .recurrent_nodes import cell_of_node as cell_of_node, differing_attributes as differing_attributes
 from .replacement import restore as restore
 from .report_style import (
     BLUE as BLUE,

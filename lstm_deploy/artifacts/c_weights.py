@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_deploy.artifacts.c_blocks import unpack_dense_int8, unpack_lstm, unpack_lstm_int8
+from lstm_deploy.artifacts.c_blocks import unpack_dense_int8, unpack_layer, unpack_layer_int8
 from lstm_deploy.artifacts.files import weights_file
-from lstm_deploy.artifacts.onnx_weights import Matrix, RecurrentLayer as LstmLayer, StoredWeights
-from lstm_deploy.contract import Array
+from lstm_deploy.artifacts.onnx_weights import Matrix, RecurrentLayer, StoredWeights
+from lstm_deploy.contract import CELLS, Array, CellKind
 from lstm_deploy.errors import InputError
 
 _DTYPES = {"float": "<f4", "int8_t": "i1", "int32_t": "<i4", "int64_t": "<i8", "unsigned char": "u1"}
@@ -22,7 +22,10 @@ _MAPPED_ARRAY = re.compile(
     r"(?P<place>\d+)\)\)",
     re.ASCII,
 )
-_LSTM_CALL = re.compile(r"^  (?:for .*\n *)*lstm(_int8)?\(((?:\w+, )+?)(\d+), (\d+), ", re.MULTILINE)
+_LAYER_CALL = re.compile(
+    rf"^  (?:for .*\n *)*({'|'.join(CELLS).lower()})(_int8)?\(((?:\w+, )+?)(\d+), (\d+), ", re.MULTILINE
+)
+"""A call of the kernel of a cell, which is named after it."""
 _DENSE_CALL = re.compile(r"\bdense_int8\((w_\w+), (w_\w+), w_\w+, (\d+), (\d+), &")
 _NOT_DECIMAL = re.compile(r"(?:^|[,\s(])[-+]?0[\dxXbB]")
 """A number that a compiler reads as octal, hexadecimal or binary."""
@@ -82,24 +85,25 @@ def _arrays(path: Path, text: str) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, labels
 
 
-def _layers(text: str, arrays: Mapping[str, Array], labels: Mapping[str, str], packed: set[str]) -> list[LstmLayer]:
-    """The LSTM layers, both directions of one together; the names of their arrays are added to `packed`."""
-    directions: dict[str, list[dict[str, Array]]] = {}
-    for match in _LSTM_CALL.finditer(text):
-        names = match[2].removesuffix(", ").split(", ")
+def _layers(
+    text: str, arrays: Mapping[str, Array], labels: Mapping[str, str], packed: set[str]
+) -> list[RecurrentLayer]:
+    """The recurrent layers, both directions of one together; the names of their arrays are added to `packed`."""
+    directions: dict[tuple[str, CellKind], list[dict[str, Array]]] = {}
+    for match in _LAYER_CALL.finditer(text):
+        names = match[3].removesuffix(", ").split(", ")
         if names[0] not in arrays or names[0] in packed:
             continue  # a parameter of a kernel; a layer that is called again
-        inputs, hidden = int(match[3]), int(match[4])
+        cell, inputs, hidden = CELLS[match[1].upper()], int(match[4]), int(match[5])
         packed.update(names)
-        if match[1]:
-            unpacked = unpack_lstm_int8(arrays[names[0]], arrays[names[1]], inputs, hidden)
+        if match[2]:
+            unpacked = unpack_layer_int8(cell, arrays[names[0]], arrays[names[1]], inputs, hidden)
         else:
-            unpacked = unpack_lstm(arrays[names[0]], inputs, hidden)
-        directions.setdefault(labels[names[0]].removesuffix("_reverse"), []).append(unpacked)
+            unpacked = unpack_layer(cell, arrays[names[0]], inputs, hidden)
+        directions.setdefault((labels[names[0]].removesuffix("_reverse"), cell.kind), []).append(unpacked)
     layers = []
-    for label, parts in directions.items():
+    for (label, kind), parts in directions.items():
         both = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
         steps = {key: both[f"{key}_step"] for key in "wr" if f"{key}_step" in both}
-        bias = np.concatenate([both["b"], 0 * both["b"]], axis=1)
-        layers.append(LstmLayer(label, both["w"], both["r"], bias, steps))
+        layers.append(RecurrentLayer(label, both["w"], both["r"], both["b"], steps, kind))
     return layers

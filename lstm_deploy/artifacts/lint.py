@@ -8,7 +8,7 @@ import onnx
 
 from lstm_deploy.artifacts.frozen_sizes import Frozen, frozen_sizes
 from lstm_deploy.artifacts.onnx_graph import inlined, nodes, operator_counts
-from lstm_deploy.artifacts.recurrent_nodes import differences
+from lstm_deploy.artifacts.recurrent_nodes import differing_attributes
 from lstm_deploy.artifacts.recurrent_state import listed, node_states, sentences
 from lstm_deploy.artifacts.value_flow import FIRST_STATE, RecurrentNode, ValueFlow
 from lstm_deploy.contract import RECURRENT_OPERATORS, Signature
@@ -80,7 +80,7 @@ def _node_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[str]:
     if node.attribute("layout", 0):
         yield f"{node.label} has the attribute layout=1 (batch first), with which onnxruntime opens no recurrent node."
     title = RECURRENT_OPERATORS[node.node.op_type].title
-    for name in differences(node.node):
+    for name in differing_attributes(node.node):
         value = node.attribute(name)
         has = f"has the attribute {name}" if value is not None else f"lacks the attribute {name}"
         yield f"{node.label} {has}: it does not compute what PyTorch's {title} does."

@@ -16,7 +16,7 @@ def cell_of_node(node: onnx.NodeProto) -> Cell | None:
     return next((cell for cell in kinds if not any(_differences(node, cell))), None)
 
 
-def differences(node: onnx.NodeProto) -> list[str]:
+def differing_attributes(node: onnx.NodeProto) -> list[str]:
     """The attributes with which a recurrent node computes what none of PyTorch's cells does, as in `clip`."""
     if cell_of_node(node) is not None:
         return []

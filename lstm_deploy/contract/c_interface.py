@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lstm_deploy.contract.cells import CELLS
 from lstm_deploy.contract.layouts import layout_of
 from lstm_deploy.contract.rollouts import carries_state, no_rollout_reason, window_of
 from lstm_deploy.contract.signature import Signature, TensorSpec
@@ -33,10 +34,12 @@ noexcept typeid and or not xor bitand bitor compl wchar_t size_t ptrdiff_t int64
 int8_t uint8_t memcpy memset memmove memcmp expf logf sqrtf tanhf sinf cosf erff floorf ceilf rintf
 powf alignas alignof char8_t char16_t char32_t co_await co_return co_yield concept const_cast consteval
 constinit dynamic_cast not_eq and_eq or_eq xor_eq reinterpret_cast requires static_assert static_cast
-thread_local expm1f log1pf steps state next workspace weights call lstm dense lstm_int8 dense_int8
+thread_local expm1f log1pf steps state next workspace weights call dense dense_int8
 count_of place_of choose made at main token now seen fresh said row sum mean scale most best
 """
-RESERVED = frozenset(_RESERVED_WORDS.split())
+RESERVED = frozenset(_RESERVED_WORDS.split()) | {
+    f"{kind.lower()}{suffix}" for kind in CELLS for suffix in ("", "_int8")
+}
 """Names that an input or output cannot have in C: keywords of C and C++, functions, and our own names."""
 
 

@@ -51,7 +51,7 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
     expected = onnx_order.layers(lifted)
     if path.suffix == ".c":
         layers, floats, matrices = c_weights.read(path)
-        expected = [layer._replace(b=summed_biases(layer.b)) for layer in expected]
+        expected = [layer._replace(b=summed_biases(layer.b, CELLS[layer.kind])) for layer in expected]
         coarse = read_interface(path).precision != "float32"
     else:
         model = onnx.load(path)

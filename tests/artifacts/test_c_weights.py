@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from c_programs import Linear
+from recurrent_graphs import module_of, onnx_weights, write_graph
 from torch import nn
 
 from lstm_deploy.artifacts import c_weights
+from lstm_deploy.artifacts.c_blocks import summed_biases
 from lstm_deploy.artifacts.onnx_graph import load
+from lstm_deploy.contract.cells import CELLS
 from lstm_deploy.contract.signature import TensorSpec
+from lstm_deploy.exporters.c import writer
 from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.int8_onnx import quantizable_nodes
@@ -71,3 +75,21 @@ def test_a_layer_is_read_in_both_directions(tmp_path):
     export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net")
     (layer,) = c_weights.read(tmp_path / "net.c").layers
     assert (layer.w.shape, layer.r.shape, layer.b.shape, layer.steps) == ((2, 80, 3), (2, 80, 20), (2, 160), {})
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+def test_layers_of_every_kind_are_read_as_they_are(kind, int8, mapped, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MAPPED_ABOVE", 0 if mapped else writer.MAPPED_ABOVE)
+    module = module_of(kind, 5, 37, 2, bidirectional=True)
+    names = write_graph([module], tmp_path / "net.onnx")
+    export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net", names if int8 else ())
+    layers = c_weights.read(tmp_path / "net.c").layers
+    assert [layer.kind for layer in layers] == [kind, kind]
+    for number, layer in enumerate(layers):
+        w, r, b = onnx_weights(module, number)
+        np.testing.assert_array_equal(layer.b, summed_biases(b, CELLS[kind]).astype(np.float32))
+        for name, weight in (("w", w), ("r", r)):
+            within = 0.501 * layer.steps[name] if int8 else 0 * weight
+            assert (np.abs(getattr(layer, name) - weight) <= within).all()

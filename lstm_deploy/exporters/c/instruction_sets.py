@@ -36,10 +36,13 @@ class InstructionSet(NamedTuple):
         """A vector filled with one number."""
         return self.op("all", number(value))
 
-    @property
-    def gates(self) -> list[str]:
+    def vectors_of(self, gates: Sequence[str]) -> list[str]:
         """Names of the vectors that make up a row of a block of gates, in order."""
-        return [f"{gate}{part}" for gate in "iofg" for part in range(UNITS // self.lanes)]
+        return [f"{gate}{part}" for gate in gates for part in range(UNITS // self.lanes)]
+
+    def sums_of(self, gates: Sequence[str]) -> int:
+        """How many sums of each vector of such a row take turns, so that no addition waits for the one before."""
+        return min(4, max(1, 8 // len(self.vectors_of(gates))))
 
 
 class IntegerInstructionSet(NamedTuple):

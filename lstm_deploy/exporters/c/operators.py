@@ -2,10 +2,11 @@
 
 import onnx
 
+from lstm_deploy.contract import CELLS
 from lstm_deploy.exporters.c import movement
 from lstm_deploy.exporters.c.elementwise import batch_normalization, cast, clip, elementwise
 from lstm_deploy.exporters.c.products import gemm, matmul
-from lstm_deploy.exporters.c.recurrent import lstm
+from lstm_deploy.exporters.c.recurrent import recurrent
 from lstm_deploy.exporters.c.reductions import arg_extremum, layer_normalization, reduction, softmax
 from lstm_deploy.exporters.c.translator import Handler, Translator, refusal
 
@@ -79,7 +80,7 @@ OPERATORS: dict[str, Handler] = {
     "LayerNormalization": layer_normalization,
     "MatMul": matmul,
     "Gemm": gemm,
-    "LSTM": lstm,
+    **dict.fromkeys((cell.onnx_operator for cell in CELLS.values()), recurrent),
     "Reshape": movement.reshape,
     "Squeeze": movement.reshape,
     "Unsqueeze": movement.reshape,

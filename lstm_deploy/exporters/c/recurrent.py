@@ -1,28 +1,33 @@
-"""LSTM layers, each direction as one call of a kernel."""
+"""Recurrent layers, each direction as one call of the kernel of its cell."""
 
 import numpy as np
 import onnx
 
-from lstm_deploy.artifacts import pack_lstm, pack_lstm_int8
-from lstm_deploy.contract import Array
+from lstm_deploy.artifacts import cell_of_node, differing_attributes, pack_layer, pack_layer_int8
+from lstm_deploy.contract import Array, Cell
+from lstm_deploy.exporters.c.kernels import kernel_name
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size
 from lstm_deploy.exporters.c.translator import Translator, attributes, input_name, refusal
 from lstm_deploy.exporters.c.values import Value
 
 BACKWARDS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 """For each direction of a node, whether it goes through time backwards."""
+FIRST_STATE = 5
+"""Place of the first initial state among the inputs of a node."""
 
 
-def lstm(t: Translator, node: onnx.NodeProto) -> None:
+def recurrent(t: Translator, node: onnx.NodeProto) -> None:
     """A layer of one direction or both: `Y [seq, directions, 1, hidden]`, and the last state."""
-    w, r, bias = _weights(t, node)
+    cell = _cell(node)
+    w, r, bias = _weights(t, node, cell)
     backwards = BACKWARDS[attributes(node).get("direction", "forward")]
     directions, hidden = len(w), r.shape[2]
     x = t.with_contiguous_rows(t.value(node.input[0]))
     steps, row = x.shape[0], x.strides[0] if x.shape[0] != ONE else ZERO
     y = t.temporary((steps, Size.of(directions), ONE, Size.of(hidden)), "float")
-    cell = t.temporary((Size.of(directions), ONE, Size.of(hidden)), "float")
-    starts = [_initial_state(t, node, position, directions * hidden) for position in (5, 6)]
+    # Of the states, the first is the output; the others have memory of their own.
+    further = [t.temporary((Size.of(directions), ONE, Size.of(hidden)), "float") for _ in cell.states[1:]]
+    starts = [_initial_state(t, node, FIRST_STATE + k, directions * hidden) for k in range(len(cell.states))]
     lengths = t.value(node.input[4]).at(["0"]) if input_name(node, 4) else ""
     count = f"count_of({lengths}, {steps})" if lengths else str(steps)
     if lengths:  # what lies beyond is 0
@@ -30,16 +35,15 @@ def lstm(t: Translator, node: onnx.NodeProto) -> None:
         t.lines.append(f"memset({y.buffer}, 0, {y.size} * sizeof(float));")
     for direction, is_backwards in enumerate(backwards):
         offset = Size.of(direction * hidden)
-        h, c = (start._replace(offset=start.offset + offset).pointer for start in starts)
-        out, c_out = (value._replace(offset=offset).pointer for value in (y, cell))
-        kernel, weights = _kernel(t, node, direction, (w[direction], r[direction], bias[direction]))
-        sizes = f"{w.shape[2]}, {hidden}, {x.pointer}, {row}, {h}, {c}, {out}, {directions * hidden}"
-        t.lines.append(f"{kernel}({weights}, {sizes}, {c_out}, {count}, {is_backwards});")
-    y_name, h_name, c_name = [*node.output, "", ""][:3]
+        before = [start._replace(offset=start.offset + offset).pointer for start in starts]
+        out, *after = (value._replace(offset=offset).pointer for value in (y, *further))
+        kernel, weights = _kernel(t, node, cell, direction, (w[direction], r[direction], bias[direction]))
+        arguments = [weights, w.shape[2], hidden, x.pointer, row, *before, out, directions * hidden, *after]
+        t.lines.append(f"{kernel}({', '.join(map(str, arguments))}, {count}, {is_backwards});")
+    y_name, h_name, *names = [*node.output, "", ""][: 1 + len(cell.states)]
     if y_name:
         t.values[y_name] = y
-    if c_name:
-        t.values[c_name] = cell
+    t.values |= {name: value for name, value in zip(names, further, strict=True) if name}
     if h_name and steps == ONE and not lengths:
         t.view(h_name, y, [Size.of(hidden), Size.of(hidden), ONE])
     elif h_name:
@@ -50,26 +54,35 @@ def lstm(t: Translator, node: onnx.NodeProto) -> None:
             t.lines.append(f"memcpy({final.buffer} + {direction * hidden}, {source}, {hidden} * sizeof(float));")
 
 
+def _cell(node: onnx.NodeProto) -> Cell:
+    """The kind of cell that a node computes; raises `InputError` where it is none that we know."""
+    cell = cell_of_node(node)
+    if cell is None:
+        raise refusal(node, f"has the attributes {', '.join(differing_attributes(node))}, which no cell of PyTorch has")
+    return cell
+
+
 def _kernel(
-    t: Translator, node: onnx.NodeProto, direction: int, weights: tuple[Array, Array, Array]
+    t: Translator, node: onnx.NodeProto, cell: Cell, direction: int, weights: tuple[Array, Array, Array]
 ) -> tuple[str, str]:
     """The name of the kernel for a direction, and the C arguments with its weights."""
     label = f"{node.input[1]}{'_reverse' if direction else ''}"
-    if node.name in t.quantized:
-        kernel = "lstm_int8"
-        arguments = t.weights.add_int8(label, pack_lstm_int8(*weights), max(weights[0].shape[1], weights[1].shape[1]))
+    int8 = node.name in t.quantized
+    if int8:
+        longest = max(weights[0].shape[1], weights[1].shape[1])
+        arguments = t.weights.add_int8(label, pack_layer_int8(cell, *weights), longest)
     else:
-        kernel, arguments = "lstm", t.weights.add(label, pack_lstm(*weights))
+        arguments = t.weights.add(label, pack_layer(cell, *weights))
+    kernel = kernel_name(cell, int8=int8)
     t.kernels.add(kernel)
     return kernel, arguments
 
 
-def _weights(t: Translator, node: onnx.NodeProto) -> tuple[Array, Array, Array]:
+def _weights(t: Translator, node: onnx.NodeProto, cell: Cell) -> tuple[Array, Array, Array]:
     """`W`, `R` and `B` of a node, by direction, in ONNX order."""
     given = attributes(node)
-    unsupported = [name for name in ("activations", "clip", "input_forget", "layout") if given.get(name)]
-    if unsupported or input_name(node, 7):
-        raise refusal(node, f"has {unsupported[0] if unsupported else 'peepholes'}")
+    if given.get("layout") or input_name(node, FIRST_STATE + len(cell.states)):
+        raise refusal(node, f"has {'layout' if given.get('layout') else 'peepholes'}")
     w, r = (t.constant(name) for name in node.input[1:3])
     if w is None or r is None:
         raise refusal(node, "has weights that are computed")
