@@ -158,7 +158,7 @@ def _write_c(graph: Path | str, subject: Subject, path: Path) -> Path | str:
         evidence = subject.artifact.evidence if subject.artifact else None
         if evidence is None:
             return "it is not known which layers were rounded to int8"
-        nodes = quantizable_nodes(onnx_graph.load(graph))
+        nodes = quantizable_nodes(onnx_graph.load(graph), "c")
         quantized = [node.name for label, node in nodes.items() if label not in evidence.kept_float]
     export_c(graph, path, read_interface(subject.path).name, quantized)
     return path

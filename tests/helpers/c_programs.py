@@ -94,7 +94,7 @@ def written(module, folder, *specs, name="net", int8=False, **options):
 
 
 def as_c(graph, path, *, int8=False):
-    export_c(graph, path, path.stem, [node.name for node in quantizable_nodes(load(graph)).values()] if int8 else ())
+    export_c(graph, path, path.stem, [node.name for node in quantizable_nodes(load(graph), "c").values()] if int8 else ())
     return path
 
 
