@@ -54,9 +54,9 @@ def test_the_commands_work_as_written(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lstm-deploy")]
     systems = [command for command in commands if command in SYSTEMS]
-    assert (len(commands), len(systems)) == (16, 6)
+    assert (len(commands), len(systems)) == (20, 6)
     for command in commands:
-        quick = ["--epochs", "1", "--hidden-size", "8"] if command in systems else []
+        quick = ["--epochs", "1", "--hidden-size", "8"] if command in systems or "--cell" in command else []
         if command.startswith("lstm-deploy bench"):
             quick = ["--batch", "1", "--baseline", "eager"]
         assert not app([*shlex.split(command)[1:], *quick], standalone_mode=False), command

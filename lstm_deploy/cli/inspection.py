@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import onnx
+from msgspec.structs import asdict
 from onnx import ModelProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
@@ -96,7 +97,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return {
         "kind": "checkpoint",
         "bytes": path.stat().st_size,
-        "network": msgspec.to_builtins(spec.network),
+        "network": asdict(spec.network),
         "task": msgspec.to_builtins(spec.task),
         "training": spec.training,
         "tensors": {name: f"{value.dtype}{list(value.shape)}" for name, value in tensors.items()},

@@ -11,6 +11,7 @@ from .c_interface import (
 )
 from .cells import (
     CELLS as CELLS,
+    CELLS_BY_NAME as CELLS_BY_NAME,
     GRU as GRU,
     LSTM as LSTM,
     RECURRENT_OPERATORS as RECURRENT_OPERATORS,

@@ -32,6 +32,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     """A kind of recurrent cell."""
 
     kind: CellKind
+    name: str
+    """Short, for options and attributes."""
     states: tuple[CellState, ...]
     """In the order in which PyTorch and ONNX take and return them."""
     pytorch_gates: Mapping[str, str]
@@ -44,6 +46,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     """Classes in `torch.nn`: of whole sequences, and of one step."""
     nonlinearity: str | None = None
     """What those classes are told to compute with, where they can be told."""
+    has_projection: bool = False
+    """Whether the class of whole sequences can project its output to another size."""
     onnx_operator: str
     onnx_attributes: Mapping[str, int] = {}
     """Those that make the operator compute what PyTorch does, beside `hidden_size`, `direction` and activations."""
@@ -75,16 +79,19 @@ _H = CellState(name="h", is_output=True, bounded=True)
 
 LSTM = Cell(
     kind="LSTM",
+    name="lstm",
     states=(_H, CellState(name="c", is_output=False, bounded=False)),
     pytorch_gates={"i": "input", "f": "forget", "g": "cell", "o": "output"},
     onnx_gates={"i": "input", "o": "output", "f": "forget", "c": "cell"},
     pytorch_modules=("LSTM", "LSTMCell"),
+    has_projection=True,
     onnx_operator="LSTM",
     onnx_activations=("Sigmoid", "Tanh", "Tanh"),
     quantized_operator="DynamicQuantizeLSTM",
 )
 GRU = Cell(
     kind="GRU",
+    name="gru",
     states=(_H,),
     pytorch_gates={"r": "reset", "z": "update", "n": "new"},
     onnx_gates={"z": "update", "r": "reset", "h": "new"},
@@ -96,6 +103,7 @@ GRU = Cell(
 )
 RNN_TANH = Cell(
     kind="RNN_TANH",
+    name="rnn",
     states=(_H,),
     pytorch_gates={"h": "hidden"},
     onnx_gates={"i": "hidden"},
@@ -106,6 +114,7 @@ RNN_TANH = Cell(
 )
 RNN_RELU = Cell(
     kind="RNN_RELU",
+    name="rnn_relu",
     states=(CellState(name="h", is_output=True, bounded=False),),
     pytorch_gates={"h": "hidden"},
     onnx_gates={"i": "hidden"},
@@ -117,6 +126,7 @@ RNN_RELU = Cell(
 )
 CELLS: Mapping[str, Cell] = {cell.kind: cell for cell in (LSTM, GRU, RNN_TANH, RNN_RELU)}
 """All kinds, by `kind`."""
+CELLS_BY_NAME: Mapping[str, Cell] = {cell.name: cell for cell in CELLS.values()}
 RECURRENT_OPERATORS: Mapping[str, Cell] = {
     name: cell for cell in reversed(tuple(CELLS.values())) for name in cell.operators
 }

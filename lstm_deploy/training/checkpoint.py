@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from lstm_deploy.artifacts import atomic_write, require_file
 from lstm_deploy.contract import Array, StatePolicy, Task, decode_json
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.training.recipe import Pooling
+from lstm_deploy.training.recipe import CellName, Pooling
 
 SPEC_KEY = "lstm_deploy.spec"
 NETWORK_FILE = "network.json"
@@ -33,15 +33,16 @@ class NetworkConfig(Struct, frozen=True, kw_only=True, tag="lstm", tag_field="ki
     """Width of a token's vector, where `input` is `embedding`."""
     window_norm: int = 0
     """Steps of a BatchNorm over the window; every call then needs exactly this many."""
+    cell: CellName = "lstm"
     hidden_size: int
     num_layers: int = 1
     bidirectional: bool = False
     proj_size: int = 0
     layer_norm: bool = False
-    """LayerNorm of the LSTM's output at each step."""
+    """LayerNorm of the recurrent layers' output at each step."""
     pooling: Pooling = "none"
     dropout: float = 0.0
-    """Between the LSTM's layers, and before the head."""
+    """Between the recurrent layers, and before the head."""
     head_size: int = 0
     """Width of a hidden layer with a ReLU before the output."""
     output_size: int

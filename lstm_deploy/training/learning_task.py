@@ -46,9 +46,12 @@ class LearningTask(ABC):
 
     def run_batch(self, batch: Batch, state: State | None) -> tuple[Tensor, State | None]:
         """The loss of a batch, and the state for the next one."""
-        output, (h, c) = self.network(*batch.inputs, state=state)
-        carried = (h.detach(), c.detach()) if self.state_policy == "carry" else None
-        return self.loss(output, batch.targets), carried
+        output, state = self.network(*batch.inputs, state=state)
+        return self.loss(output, batch.targets), _detached(state) if self.state_policy == "carry" else None
+
+
+def _detached(state: State) -> State:
+    return state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
 
 
 class WeightedMean:

@@ -1,17 +1,17 @@
 """The network of `lstm-deploy train`: a plain module, lifted like any third-party one."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
-from lstm_deploy.contract import Array
+from lstm_deploy.contract import CELLS_BY_NAME, Array, Cell
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.training.checkpoint import NetworkConfig
 
-State = tuple[Tensor, Tensor]
-"""`h` and `c`, each `[layers*directions, batch, size]`."""
+State = Tensor | tuple[Tensor, ...]
+"""As PyTorch has it: tensors `[layers*directions, batch, size]`, or the tensor itself where the cell has but one."""
 
 
 class Scaling(nn.Module):
@@ -26,11 +26,11 @@ class Scaling(nn.Module):
 
 
 class Network(nn.Module):
-    """Scaling, one-hot or embedding; BatchNorm over the window; LSTM; LayerNorm; pooling over time; head.
+    """Scaling, one-hot or embedding; BatchNorm over the window; recurrent layers; LayerNorm; pooling over time; head.
 
     `x` is `[batch, seq, features]` in raw units, or int64 tokens `[batch, seq]`; `lengths` `[batch]` gives the valid
     steps of each row, by default all. `y` is `[batch, seq, outputs]`, or `[batch, outputs]` with pooling, in raw units
-    or as logits.
+    or as logits. The recurrent layers are an attribute that is called after their cell, such as `lstm`.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -46,15 +46,16 @@ class Network(nn.Module):
             self.embedding, width = nn.Embedding(width, config.embedding_size), config.embedding_size
         if config.window_norm:
             self.window_norm = nn.BatchNorm1d(config.window_norm)
-        self.lstm = nn.LSTM(
+        recurrent = make_recurrent(
+            CELLS_BY_NAME[config.cell],
             width,
             config.hidden_size,
             config.num_layers,
-            batch_first=True,
             dropout=config.dropout if config.num_layers > 1 else 0.0,  # which has no effect on one layer: a warning
             bidirectional=config.bidirectional,
-            proj_size=config.proj_size,
+            **({"proj_size": config.proj_size} if config.proj_size else {}),  # refused by other cells, even if it is 0
         )
+        self.add_module(config.cell, recurrent)
         width = (config.proj_size or config.hidden_size) * (2 if config.bidirectional else 1)
         if config.layer_norm:
             self.layer_norm = nn.LayerNorm(width)
@@ -79,11 +80,12 @@ class Network(nn.Module):
         else:
             x = self.embedding(x)
         inputs = self.window_norm(x) if config.window_norm else x
+        recurrent = getattr(self, config.cell)
         if lengths is None:
-            hidden, state = self.lstm(inputs, state)
+            hidden, state = recurrent(inputs, state)
         else:
             packed = rnn.pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            hidden, state = self.lstm(packed, state)
+            hidden, state = recurrent(packed, state)
             hidden, _ = rnn.pad_packed_sequence(hidden, batch_first=True, total_length=x.shape[1])
         if config.layer_norm:
             hidden = self.layer_norm(hidden)
@@ -130,6 +132,13 @@ class Network(nn.Module):
             return last
         half = hidden.shape[2] // 2
         return torch.cat([last[:, :half], hidden[:, 0, half:]], 1)
+
+
+def make_recurrent(cell: Cell, *sizes: int, **options: Any) -> nn.RNNBase:
+    """New recurrent layers of a kind of cell, which take `[batch, seq, features]`."""
+    if cell.nonlinearity:
+        options["nonlinearity"] = cell.nonlinearity
+    return cast(nn.RNNBase, getattr(nn, cell.pytorch_modules[0])(*sizes, batch_first=True, **options))
 
 
 def load_network(config: NetworkConfig, tensors: dict[str, Array]) -> Network:

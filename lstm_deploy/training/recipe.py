@@ -6,11 +6,13 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from lstm_deploy.contract import Unit
+from lstm_deploy.contract import CELLS_BY_NAME, Unit
 from lstm_deploy.errors import InputError
 
 Generator = Literal["sine", "sines"]
 Missing = Literal["previous", "interpolate", "drop", "refuse"]
+CellName = Literal["lstm", "gru", "rnn"]
+"""The cells that can be trained, by `Cell.name`."""
 Pooling = Literal["none", "last", "attention", "max", "mean"]
 TaskName = Literal["forecast", "lm", "classify"]
 Positive = Annotated[int, Meta(ge=1, le=2**31)]
@@ -48,15 +50,16 @@ class Recipe(Struct, frozen=True, kw_only=True):
     ] = 0.1
 
     # Network: see `checkpoint.NetworkConfig`
-    hidden_size: Annotated[int, Meta(ge=1, le=16384, description="Width of the LSTM.")]
-    num_layers: Annotated[int, Meta(ge=1, le=64, description="LSTM layers.")] = 2
+    cell: Annotated[CellName, Meta(description="Kind of the recurrent layers; rnn: with tanh.")] = "lstm"
+    hidden_size: Annotated[int, Meta(ge=1, le=16384, description="Width of the recurrent layers.")]
+    num_layers: Annotated[int, Meta(ge=1, le=64, description="Recurrent layers.")] = 2
     bidirectional: Annotated[bool, Meta(description="Read windows both ways; the model cannot stream then.")] = False
-    proj_size: Annotated[Width, Meta(description="Width of a projection of h; 0: none.")] = 0
+    proj_size: Annotated[Width, Meta(description="lstm: width of a projection of h; 0: none.")] = 0
     dropout: Annotated[float, Meta(ge=0, le=0.9, description="Between layers and before the head.")] = 0.0
     embedding_size: Annotated[Width, Meta(description="Width of a learned vector for each token; 0: one-hot.")] = 0
     freeze_vectors: Annotated[bool, Meta(description="Do not train pretrained --vectors further.")] = False
     window_norm: Annotated[bool, Meta(description="BatchNorm over the window, which fixes its length.")] = False
-    layer_norm: Annotated[bool, Meta(description="LayerNorm of the LSTM's output.")] = False
+    layer_norm: Annotated[bool, Meta(description="LayerNorm of the recurrent layers' output.")] = False
     pooling: Annotated[Pooling, Meta(description="One output per window: of its last step, or over all.")] = "none"
     head_size: Annotated[Width, Meta(description="Width of a layer with a ReLU before the last; 0: none.")] = 0
     residual: Annotated[bool, Meta(description="Predict the change from the present value.")] = False
@@ -175,6 +178,8 @@ def check_recipe(task: TaskName, recipe: Recipe) -> None:
         raise InputError("--state carry needs the loss of each step; give --state reset, or no --pooling or --loss-on.")
     if recipe.window_norm and recipe.batch_size < 2:
         raise InputError("--window-norm needs several examples per batch; give a --batch-size of 2 or more.")
+    if recipe.proj_size and not CELLS_BY_NAME[recipe.cell].has_projection:
+        raise InputError(f"PyTorch's {CELLS_BY_NAME[recipe.cell].title} has no projection; leave out --proj-size.")
     if recipe.proj_size >= recipe.hidden_size:
         raise InputError(f"A projection to {recipe.proj_size} is no smaller than --hidden-size; give a smaller one.")
     needs_validation = "--patience" if recipe.patience else "--schedule plateau" if recipe.schedule == "plateau" else ""

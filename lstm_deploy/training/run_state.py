@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from msgspec.structs import asdict
@@ -139,7 +140,8 @@ def _recipe_and_data(path: Path) -> tuple[dict[str, Any], str]:
             state = torch.load(path, map_location="cpu", weights_only=True)
         if missing := REQUIRED - set(state):
             raise KeyError(*missing)
-        return dict(state[RUN_ENTRY]["recipe"]), state[RUN_ENTRY]["data"]
+        recipe = msgspec.convert(state[RUN_ENTRY]["recipe"], Recipe)  # of an older version, without some fields
+        return asdict(recipe), state[RUN_ENTRY]["data"]
     except Exception as error:  # torch.load raises anything on garbage
         raise incomplete_state(path) from error
 

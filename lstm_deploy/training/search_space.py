@@ -21,7 +21,7 @@ SEARCHABLE: dict[str, type[float] | type[int] | type[str]] = {
     **dict.fromkeys(("learning_rate", "weight_decay", "dropout", "clip"), float),
     **dict.fromkeys(("hidden_size", "num_layers", "batch_size", "window", "proj_size", "embedding_size"), int),
     **dict.fromkeys(("head_size", "warmup", "accumulate"), int),
-    **dict.fromkeys(("optimizer", "schedule", "pooling"), str),
+    **dict.fromkeys(("cell", "optimizer", "schedule", "pooling"), str),
 }
 """Fields that a search can vary, with their types. Others change the meaning of the loss."""
 

@@ -13,8 +13,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
+from lstm_deploy.contract import CELLS_BY_NAME
 from lstm_deploy.errors import InputError, one_line
-from lstm_deploy.training.recipe import Recipe
+from lstm_deploy.training.network import make_recurrent
+from lstm_deploy.training.recipe import CellName, Recipe
 
 VALIDATION_LOSS = "validation_loss"
 """Its name in Lightning."""
@@ -89,20 +91,20 @@ def _check_machine(recipe: Recipe, gpu: bool) -> None:
         raise InputError(f"There are {available} {kind} here, not {recipe.devices}; give --devices.")
     if recipe.precision == "16-mixed" and not gpu:
         raise InputError("16-mixed needs a GPU, and there is none; give --precision bf16-mixed or 32.")
-    if recipe.precision == "bf16-mixed" and not gpu and not _computes_bfloat16():
+    if recipe.precision == "bf16-mixed" and not gpu and not _computes_bfloat16(recipe.cell):
         limited = " (ONEDNN_MAX_CPU_ISA is set)" if "ONEDNN_MAX_CPU_ISA" in os.environ else ""
         raise InputError(
             f"bf16-mixed needs a CPU with bfloat16 (AVX-512), which oneDNN does not find{limited}; give --precision 32."
         )
 
 
-def _computes_bfloat16() -> bool:
-    """Whether oneDNN has bfloat16 kernels for LSTMs here, found out by one step of the smallest LSTM."""
+def _computes_bfloat16(cell: CellName) -> bool:
+    """Whether PyTorch has bfloat16 kernels for a cell here, found out by one step of the smallest layers."""
     with torch.random.fork_rng(devices=[]):  # leaves the random numbers of the training alone
-        lstm = torch.nn.LSTM(1, 1, 2, batch_first=True)
+        recurrent = make_recurrent(CELLS_BY_NAME[cell], 1, 1, 2)
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            lstm(torch.zeros(1, 1, 1))[0].sum().backward()
+            recurrent(torch.zeros(1, 1, 1))[0].sum().backward()
     except RuntimeError:
         return False
     return True

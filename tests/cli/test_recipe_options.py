@@ -35,7 +35,8 @@ def test_an_option_of_one_task_is_marked_and_refused_elsewhere(help_text, text):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--hidden-size", 0), ("--layers", 65), ("--dropout", 1), ("--unit", "syllable")]
+    ("option", "value"),
+    [("--hidden-size", 0), ("--layers", 65), ("--dropout", 1), ("--unit", "syllable"), ("--cell", "conv")],
 )
 def test_values_out_of_range_are_refused_with_the_option(text, option, value):
     _, err = run("train", text, "--task", "lm", option, value, code=2)

@@ -62,6 +62,20 @@ def test_labels_and_bytes_are_told_by_a_bundle(text):
     assert out.startswith("Größe")
 
 
+def test_a_gru_goes_from_a_text_to_a_bundle_and_back(text):
+    words = ["--task", "lm", "--cell", "gru", "--embedding-size", "4", "-o", "m.safetensors"]
+    assert json.loads(run("train", text, *words, *QUICK, "--json")[0])["options"]["cell"] == "gru"
+    assert "cell gru" in run("inspect", "m.safetensors")[0]
+    run("export", "m.safetensors", "-o", "m", "--format", "onnx", "--format", "torchscript")
+    assert "Network with GRU(" in run("inspect", "m")[0]
+    assert "checks passed" in run("validate", "m")[0]
+    told = [run("run", "m", "--prompt", "the", "--steps", "20", "--runtime", of)[0] for of in ("onnx", "torchscript")]
+    assert told[0] == told[1]
+    assert told[0].startswith("the")
+    run("export", "m/model.torchscript", "-o", "again", "--format", "onnx")
+    assert Path("again/model.onnx").read_bytes() == Path("m/model.onnx").read_bytes()
+
+
 def test_a_horizon_is_told_in_one_call(prices):
     run(
         "train", prices, "--task", "forecast", "--target", "close,open", "--horizon", "5", "-o", "h.safetensors", *QUICK
@@ -169,6 +183,8 @@ BAD = {
         ("a.csv --task forecast --target a --range dropout=0..1", "go with --search"),
         ("a.csv --task forecast --target a --search 3 --range colour=0..1", "not an option to search"),
         ("a.csv --task forecast --target a --search 3 --range hidden-size=0..4", "--hidden-size: Expected `int` >= 1"),
+        ("a.csv --task forecast --target a --cell rnn --proj-size 2", "RNN has no projection; leave out --proj-size"),
+        ("a.csv --task forecast --target a --search 3 --range cell=gru,conv", "Invalid enum value 'conv'"),
         ("a.csv --task forecast --target a --search 3 --range optimizer=adam,lion", "Invalid enum value 'lion'"),
         ("a.csv --task forecast --target a --search 3 --validation 0", "--validation above 0"),
         ("a.csv --task forecast --target a --search 3 --devices 2", "one device"),

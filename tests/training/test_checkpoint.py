@@ -1,6 +1,7 @@
 import json
 import struct
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -64,3 +65,10 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_weights_that_contradict_the_spec_are_refused(tensors):
     with pytest.raises(InputError, match="contradict"):
         load_network(NetworkConfig(input="one-hot", input_size=3, output_size=3, hidden_size=4), tensors)
+
+
+def test_a_network_without_a_cell_is_an_lstm():
+    """As in checkpoints of a time when there were no others."""
+    old = msgspec.to_builtins(SPEC.network)
+    assert old.pop("cell") == "lstm"
+    assert msgspec.convert(old, NetworkConfig) == SPEC.network

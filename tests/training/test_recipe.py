@@ -1,7 +1,10 @@
+from typing import get_args
+
 import pytest
 
+from lstm_deploy.contract import CELLS_BY_NAME
 from lstm_deploy.errors import InputError
-from lstm_deploy.training.recipe import DEFAULTS, Recipe, make_recipe
+from lstm_deploy.training.recipe import DEFAULTS, CellName, Recipe, make_recipe
 
 
 @pytest.mark.parametrize("task", DEFAULTS)
@@ -30,6 +33,8 @@ def test_a_given_option_replaces_the_default_and_none_does_not():
         ("forecast", {"bidirectional": True, "pooling": "none"}, "give --pooling last"),
         ("forecast", {"window_norm": True, "loss_on": "every"}, "give --pooling last"),
         ("forecast", {"proj_size": 32}, "no smaller than --hidden-size"),
+        ("forecast", {"cell": "gru", "proj_size": 4}, "PyTorch's GRU has no projection; leave out --proj-size"),
+        ("forecast", {"cell": "conv"}, "--cell: Invalid enum value 'conv'"),
         ("forecast", {"test": 0.0}, "--test: Expected `float` > 0"),
         ("forecast", {"test": 1.0}, "--test: Expected `float` < 1"),
         ("forecast", {"validation": 1.0}, "--validation: Expected"),
@@ -58,3 +63,7 @@ def test_an_unknown_task_or_option_is_told_with_those_there_are():
         make_recipe("lm", hidden=3)
     with pytest.raises(InputError, match="no 'hidden'"):
         make_recipe("lm", hidden=None)
+
+
+def test_cells_have_the_names_of_their_records():
+    assert set(get_args(CellName)) <= set(CELLS_BY_NAME)

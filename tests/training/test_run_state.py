@@ -39,9 +39,21 @@ def test_a_resumed_training_gives_what_an_uninterrupted_one_gives_bit_for_bit(na
     assert [epoch.epoch for epoch in resumed.history] == [1, 2, 3, 4, 5]
 
 
+def test_a_run_from_before_an_option_existed_is_resumed_with_its_default(tmp_path):
+    given = small("forecast", epochs=2)
+    pipeline.train(sine(), given, ignore, folder=tmp_path)
+    path = tmp_path / run_folder.LAST_STATE
+    state = torch.load(path, weights_only=True)
+    del state[run_state.RUN_ENTRY]["recipe"]["cell"]
+    torch.save(state, path)
+    assert run_state.belongs_to(tmp_path, given)
+    assert not run_state.belongs_to(tmp_path, replace(given, cell="gru"))
+
+
 @pytest.mark.parametrize(
     ("changes", "data", "message"),
     [
+        ({"cell": "gru"}, 300, "had --cell lstm, not gru"),
         ({"hidden_size": 9}, 300, "had --hidden-size 8, not 9"),
         ({"epochs": 9}, 300, "had --epochs 2, not 9"),
         ({}, 310, "other data"),

@@ -13,7 +13,12 @@ def space_of(*texts, fixed=()):
 
 def test_ranges_are_read_by_the_names_of_options():
     space = space_of(
-        "learning-rate=1e-4..1e-1:log", "layers=1..3", "hidden_size=8, 16", "optimizer=adam,sgd", "dropout=0..0.5"
+        "learning-rate=1e-4..1e-1:log",
+        "layers=1..3",
+        "hidden_size=8, 16",
+        "optimizer=adam,sgd",
+        "dropout=0..0.5",
+        "cell=lstm,gru",
     )
     assert space == {
         "learning_rate": FloatDistribution(1e-4, 0.1, log=True),
@@ -21,6 +26,7 @@ def test_ranges_are_read_by_the_names_of_options():
         "hidden_size": CategoricalDistribution((8, 16)),
         "optimizer": CategoricalDistribution(("adam", "sgd")),
         "dropout": FloatDistribution(0.0, 0.5),
+        "cell": CategoricalDistribution(("lstm", "gru")),
     }
     assert space_of() == DEFAULT_SPACE
     assert set(DEFAULT_SPACE) <= set(SEARCHABLE)
@@ -46,6 +52,8 @@ def test_options_that_are_given_are_not_searched_by_default():
         ("hidden-size=8..16..32", "is not a range"),
         ("hidden-size=1.5,2", "is not a range"),
         ("optimizer=adam..sgd", "is not a range"),
+        ("cell=lstm..rnn", "is not a range"),
+        ("cell=lstm,conv", "--cell: Invalid enum value 'conv'"),
     ],
 )
 def test_malformed_ranges_are_refused(text, message):

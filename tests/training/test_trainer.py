@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,11 +8,12 @@ from small_models import ignore, sine, small
 
 from lstm_deploy.errors import InputError
 from lstm_deploy.training import pipeline, trainer
+from lstm_deploy.training.recipe import CellName
 
 
 def test_bfloat16_trains_where_the_cpu_has_it_and_is_refused_elsewhere():
     given = small("forecast", epochs=2, precision="bf16-mixed")
-    if not (torch.cuda.is_available() or trainer._computes_bfloat16()):
+    if not (torch.cuda.is_available() or trainer._computes_bfloat16("lstm")):
         with pytest.raises(InputError, match="needs a CPU with bfloat16 .*; give --precision 32"):
             pipeline.train(sine(), given, ignore)
         return
@@ -22,9 +24,17 @@ def test_bfloat16_trains_where_the_cpu_has_it_and_is_refused_elsewhere():
 def test_bfloat16_is_refused_on_a_cpu_without_it(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(trainer, "_computes_bfloat16", lambda: False)
+    monkeypatch.setattr(trainer, "_computes_bfloat16", lambda cell: False)
     with pytest.raises(InputError, match="needs a CPU with bfloat16 .*; give --precision 32"):
         pipeline.train(sine(), small("forecast", precision="bf16-mixed"), ignore)
+
+
+@pytest.mark.parametrize("cell", get_args(CellName))
+def test_kernels_are_looked_for_with_the_cell_that_is_trained(monkeypatch, cell):
+    tried = []
+    monkeypatch.setattr(trainer, "make_recurrent", lambda cell, *_: tried.append(cell.name) or torch.nn.Identity())
+    trainer._computes_bfloat16(cell)
+    assert tried == [cell]
 
 
 def test_float16_is_refused_without_a_gpu():

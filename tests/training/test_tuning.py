@@ -95,3 +95,12 @@ def test_failed_trials_are_reported_and_the_others_continue(tmp_path):
     assert result.recipe.proj_size == 4
     with pytest.raises(LstmDeployError, match="no smaller than --hidden-size"):
         run(tmp_path, 2, space={"proj_size": CategoricalDistribution((8,))})
+
+
+def test_a_search_chooses_among_cells(tmp_path):
+    result = run(tmp_path, 6, space={"cell": CategoricalDistribution(("lstm", "gru", "rnn"))})
+    losses = {trial.chosen["cell"]: trial.loss for trial in result.trials}
+    assert len(set(losses.values())) == len(losses) > 1
+    assert result.recipe.cell == result.trials[0].chosen["cell"]
+    with pytest.raises(LstmDeployError, match="leave out --proj-size"):
+        run(tmp_path, 1, space={"cell": CategoricalDistribution(("gru",)), "proj_size": CategoricalDistribution((4,))})
