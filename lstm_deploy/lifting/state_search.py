@@ -49,7 +49,8 @@ def find_required_state(probe: ModuleProbe) -> None:
 def _require_optional(probe: ModuleProbe) -> None:
     """Take the optional state of a `forward` as required that does not run without, as with `core_state=()`."""
     states = [name for name in probe.convention.optional if named_like_state(name)]
-    if not states or _runs(probe, probe.sizes, None):
+    with_steps = [{**probe.sizes, **({"seq": steps} if steps else {})} for steps in _steps(probe)]
+    if not states or any(_runs(probe, sizes, None) for sizes in with_steps):
         return
     convention, packing = probe.convention, probe.packing
     probe.convention = replace(convention, optional=tuple(n for n in convention.optional if n not in states))

@@ -399,3 +399,21 @@ def test_draws_of_python_are_the_reason_and_not_what_a_module_keeps():
 
     with pytest.raises(LiftingError, match="it draws numbers at random .* leave that out in evaluation mode"):
         lift(Forces().eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+
+
+class WindowWithState(nn.Module):
+    """The number of steps is fixed, and the state may be left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.lstm = nn.BatchNorm1d(10), nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, state=None):
+        return self.lstm(self.norm(x), state)
+
+
+def test_a_state_that_may_be_left_out_is_not_required_where_the_number_of_steps_is_fixed():
+    lifted = lift(WindowWithState(), [TensorSpec(name="x", dtype="float32", shape=("batch", "seq", 3))])
+    assert not lifted.convention.missing
+    assert [(dim.name, dim.size) for dim in lifted.signature.fixed] == [("seq", 10)]
+    assert [spec.argument for spec in lifted.signature.states] == ["state[0]", "state[1]"]
