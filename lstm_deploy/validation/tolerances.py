@@ -56,6 +56,10 @@ STATE_SIZE = 1.0
 """States are no smaller than this: their activations round by a part of 1, however small the unit's own value."""
 OUTPUT_SIZE = 0.05
 """Outputs are no smaller than this: a sigmoid of onnxruntime is off by up to 1e-7 where its value is 1e-7."""
+TYPICAL_SIZES = 10.0
+"""Values are at least as large as the largest of usual calls, up to this many times the median of such calls."""
+LARGEST = 1e36
+"""Beyond this a number is as good as infinite in float32, which ends at 3e38: another order of sums is beyond it."""
 STREAM_SIZE = 1e-3
 """Values of streams are no smaller than this, so that outputs near zero may round."""
 ACTIVATION_ERROR = 1e-7
