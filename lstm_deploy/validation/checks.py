@@ -168,7 +168,7 @@ def _sha256(bundle: Bundle, subject: Subject) -> Findings | None:
 
 def _lint(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings:
     defects = [str(graph)] if isinstance(graph, InputError) else lint.lint(graph, subject.contract)
-    return Findings(defects, "native LSTM nodes with constant weights")
+    return Findings(defects, "native recurrent nodes with constant weights")
 
 
 def _saturation(graph: onnx.ModelProto | InputError, subject: Subject) -> Findings | None:

@@ -70,6 +70,9 @@ ROUNDING = 10.0
 Published networks lose float32's precision within a hundred steps on inputs they were not made for: a right graph
 then differs from float64 as PyTorch itself does.
 """
+LOST = 3.0
+"""Where PyTorch's own rounding is more than this, another's may be anything: of a chaotic state that is bounded it is 2
+at most, and of one that grows with each step it has no end."""
 FLOAT16_ROUNDING = 2.0**13
 """The same for float16, whose steps are so much larger: it keeps 11 bits in place of 24.
 
