@@ -50,7 +50,7 @@ def _translation(cell: Cell) -> Callable[..., Any]:
         if lengths is not None:  # ONNX takes them in no other type
             lengths = opset18.Cast(lengths, to=onnx.TensorProto.INT32)
         attributes: dict[str, Any] = dict(cell.onnx_attributes)
-        if not cell.default_activations:
+        if cell.nonlinearity is not None:  # the library would write two for a single direction
             attributes["activations"] = list(cell.onnx_activations) * (2 if direction == "bidirectional" else 1)
         return operator(x, w, r, b, lengths, *states, hidden_size=r.shape[2], direction=direction, **attributes)
 

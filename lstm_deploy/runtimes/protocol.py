@@ -32,7 +32,7 @@ class Runtime(Protocol):
     signature: Signature
     provider: str = "cpu"
     swallows_nan: bool = False
-    """Whether its recurrent layers give numbers where NaN is right."""
+    """Whether its LSTM, or another of its kernels, gives numbers where NaN is right."""
 
     @property
     def rollout(self) -> "Runtime | None":

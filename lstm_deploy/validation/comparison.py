@@ -49,7 +49,7 @@ class Comparison:
                 failure = self._failure(case, "", f"the call failed: {one_line(error)}, {case.where}")
                 worst.setdefault("", failure)
         swallowed = self.runtime.swallows_nan and (name == "nonfinite" or self._without_number(name, cases))
-        note = "; what NaN reaches is not judged: this runtime's LSTM gives numbers there" if swallowed else ""
+        note = "; what NaN reaches is not judged: this runtime gives numbers there" if swallowed else ""
         return [replace(check, detail=check.detail + note) if check.passed else check for check in worst.values()]
 
     def profiles(self) -> list[Profile]:

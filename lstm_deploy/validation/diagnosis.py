@@ -99,10 +99,13 @@ class _Experiments:
         yield from self._ignored_inputs(feeds, got, right)
         yield from self._mixed_rows(feeds, got, right)
         if self.lifted is not None:
+            from lstm_deploy.validation.cell_faults import cell_faults
             from lstm_deploy.validation.weight_faults import weight_faults
 
-            yield from (fault for fault in weight_faults(self.lifted) if self._agree(got, run(feeds), right))
+            for faults in (weight_faults, cell_faults):
+                yield from (fault for fault in faults(self.lifted) if self._agree(got, run(feeds), right))
         yield from self._wrong_sizes(reference)
+        yield from self._scaled_states(got, right)
         yield from self._affine(got, right)
         for fault in self._known_wiring(run, feeds, got, right, self.states):
             yield f"{fault} (this explains the states, and not all of the output)"
@@ -211,6 +214,17 @@ class _Experiments:
                     if not same_row(moved, 0, got, 0, near, [name]):
                         yield f"rows are mixed: row 0 of {name} depends on other rows of {spec.name}"
 
+    def _scaled_states(self, got: Outputs, right: Outputs) -> Iterator[str]:
+        """A state that is all of it a factor away."""
+        for spec in self.signature.state_outputs:
+            a, b = right[spec.name], got[spec.name].astype(np.float64)
+            if a.shape != b.shape or not a.any():
+                continue
+            factor = float((a * b).sum() / (a * a).sum())
+            off = np.abs(b - a).max()
+            if off > self.near and np.abs(b - factor * a).max() <= AFFINE_FIT * off:
+                yield f"{spec.name} is {factor:.4g} times what it should be"
+
     def _affine(self, got: Outputs, right: Outputs) -> Iterator[str]:
         """An output whose columns are a factor and an offset away, the states being right."""
         if not self._agree(got, right, right, self.states):
@@ -228,13 +242,16 @@ class _Experiments:
             left = np.abs(off - (a * (factors - 1) + offsets)) if len(fits) == a.shape[-1] else off
             close = np.abs(left).max() <= AFFINE_FIT * np.abs(off).max()
             if close and np.allclose(factors, 1, atol=UNIT_FACTOR):
-                yield f"{spec.name} is off by a constant, {_listed(offsets)}: a bias or offset after the LSTM is wrong"
+                yield (
+                    f"{spec.name} is off by a constant, {_listed(offsets)}: "
+                    "a bias or offset after the recurrent layers is wrong"
+                )
             elif close:
                 yield (
                     f"{spec.name} is {_listed(factors)} times what it should be, plus {_listed(offsets)}: "
-                    "a scaling after the LSTM is left out, applied twice, or another column's"
+                    "a scaling after the recurrent layers is left out, applied twice, or another column's"
                 )
-        yield "the states are right and the output is not: something after the LSTM differs"
+        yield "the states are right and the output is not: something after the recurrent layers differs"
 
     def _frozen_sizes(self) -> str:
         """The sizes at which alone the artifact runs."""

@@ -1,7 +1,7 @@
 """NaN that a graph of another program takes for a number.
 
-Expected outputs do not show it: onnxruntime's LSTM gives numbers for NaN, where PyTorch gives NaN. The graph that
-`export` writes does show it, in the same runtime.
+Expected outputs do not show it: onnxruntime's LSTM gives numbers for NaN, where PyTorch gives NaN, and so do its GRU
+and its RNN with ReLU. The graph that `export` writes does show it, in the same runtime.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ import numpy as np
 
 from lstm_deploy.contract import Array, Feeds, Outputs, Signature
 from lstm_deploy.runtimes import Runtime
-from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE
+from lstm_deploy.validation.tolerances import OUTPUT_SIZE, STATE_SIZE, TYPICAL_SIZES
 
 
 class ParityCase(NamedTuple):
@@ -89,12 +89,16 @@ def output_sizes(signature: Signature, calls: Sequence[Outputs]) -> dict[str, Ar
 
 
 def with_typical_sizes(cases: Sequence[ParityCase], typical: str) -> list[ParityCase]:
-    """The cases with sizes no smaller than those of the check `typical`, for outputs that happen to be near 0."""
-    largest: dict[str, Array] = {}
-    for case in cases:
-        if case.check == typical:
-            largest |= {name: np.maximum(size, largest.get(name, 0.0)) for name, size in case.sizes.items()}
+    """The cases with sizes no smaller than those of the check `typical`, for outputs that happen to be near 0.
+
+    The largest of them are no measure of the others where a state grows with every step.
+    """
+    known = [case.sizes for case in cases if case.check == typical]
+    least: dict[str, Array] = {}
+    for name in {name for sizes in known for name in sizes}:
+        of_cases = np.stack([sizes[name] for sizes in known if name in sizes])
+        least[name] = np.minimum(of_cases.max(axis=0), TYPICAL_SIZES * np.median(of_cases, axis=0))
     return [
-        case._replace(sizes={name: np.maximum(size, largest.get(name, 0.0)) for name, size in case.sizes.items()})
+        case._replace(sizes={name: np.maximum(size, least.get(name, 0.0)) for name, size in case.sizes.items()})
         for case in cases
     ]

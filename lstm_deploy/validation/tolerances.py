@@ -56,6 +56,10 @@ STATE_SIZE = 1.0
 """States are no smaller than this: their activations round by a part of 1, however small the unit's own value."""
 OUTPUT_SIZE = 0.05
 """Outputs are no smaller than this: a sigmoid of onnxruntime is off by up to 1e-7 where its value is 1e-7."""
+TYPICAL_SIZES = 10.0
+"""Values are at least as large as the largest of usual calls, up to this many times the median of such calls."""
+LARGEST = 1e36
+"""Beyond this a number is as good as infinite in float32, which ends at 3e38: another order of sums is beyond it."""
 STREAM_SIZE = 1e-3
 """Values of streams are no smaller than this, so that outputs near zero may round."""
 ACTIVATION_ERROR = 1e-7
@@ -66,6 +70,9 @@ ROUNDING = 10.0
 Published networks lose float32's precision within a hundred steps on inputs they were not made for: a right graph
 then differs from float64 as PyTorch itself does.
 """
+LOST = 3.0
+"""Where PyTorch's own rounding is more than this, another's may be anything: of a chaotic state that is bounded it is 2
+at most, and of one that grows with each step it has no end."""
 FLOAT16_ROUNDING = 2.0**13
 """The same for float16, whose steps are so much larger: it keeps 11 bits in place of 24.
 

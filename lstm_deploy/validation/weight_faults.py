@@ -49,12 +49,16 @@ def _recurrent_faults(cell: Cell, name: str, weights: Mapping[str, Tensor]) -> I
     for kind in ("bias_ih", "bias_hh", "bias"):
         if biases := [value for key, value in weights.items() if key.startswith(kind)]:
             yield f"{kind} of {name} is left out", [(bias, torch.zeros_like(bias)) for bias in biases]
+    yield from _mixed_biases(cell, name, weights)
     gated = {key: value for key, value in weights.items() if not key.startswith("weight_hr")}
     groups = {name: list(gated.values())} | {f"{key} of {name}": [value] for key, value in gated.items()}
     for group, tensors in groups.items():
         for fault, order in wrong_gate_orders(cell.pytorch_gates):
             wrong = [torch.cat([tensor.chunk(len(cell.pytorch_gates))[gate] for gate in order]) for tensor in tensors]
             yield f"the gates of {group} {fault}", list(zip(tensors, wrong, strict=True))
+    for number, gate in enumerate(cell.pytorch_gates.values()):
+        rows = [tensor.chunk(len(cell.pytorch_gates))[number] for tensor in gated.values()]
+        yield f"the {gate} gate of {name} has the other sign", [(part, -part) for part in rows]
     layers = sorted({key.partition("_l")[2] for key in weights if "_l" in key})
     for a, b in combinations(layers, 2):
         kinds = [key.removesuffix(f"_l{a}") for key in weights if key.endswith(f"_l{a}")]
@@ -67,6 +71,19 @@ def _recurrent_faults(cell: Cell, name: str, weights: Mapping[str, Tensor]) -> I
             blocks = (value,) if key.startswith("weight_hr") else value.chunk(len(cell.pytorch_gates))
             if blocks[0].shape[0] == blocks[0].shape[1]:
                 yield f"{key} of {name} is transposed", _transposed(blocks)
+
+
+def _mixed_biases(cell: Cell, name: str, weights: Mapping[str, Tensor]) -> Iterator[Fault]:
+    """Biases that were mixed, where a gate uses them apart."""
+    pairs = [(value, weights[key.replace("_ih", "_hh")]) for key, value in weights.items() if key.startswith("bias_ih")]
+    if pairs and cell.gates_with_two_biases:
+        exchanged = [change for ih, hh in pairs for change in ((ih, hh.clone()), (hh, ih.clone()))]
+        yield f"bias_ih and bias_hh of {name} stand in each other's place", exchanged
+        apart = f"where the {' and '.join(cell.gates_with_two_biases)} gate uses them apart"
+        summed = [change for ih, hh in pairs for change in ((ih, ih + hh), (hh, torch.zeros_like(hh)))]
+        yield f"bias_hh of {name} is added to bias_ih, {apart}", summed
+        summed = [change for ih, hh in pairs for change in ((hh, ih + hh), (ih, torch.zeros_like(ih)))]
+        yield f"bias_ih of {name} is added to bias_hh, {apart}", summed
 
 
 def _transposed(blocks: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -28,7 +28,7 @@ from lstm_deploy.lifting import Lifted, flat_weights, onnx_order
 from lstm_deploy.validation.tolerances import FAULT_STEPS, HALF_STEP, UNIT_FACTOR, WEIGHT, WEIGHT_FAULT
 from lstm_deploy.validation.weight_faults import wrong_gate_orders
 
-TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih + bias_hh"}
+TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih and bias_hh"}
 """PyTorch's names of the tensors of a `RecurrentLayer`."""
 
 
@@ -72,19 +72,23 @@ def layer_problems(layers: Sequence[RecurrentLayer], expected: Sequence[Recurren
     problems = []
     for layer in layers:
         cell = CELLS[layer.kind]
-        alike = [other for other in expected if (other.w.shape, other.r.shape) == (layer.w.shape, layer.r.shape)]
+        kinds = {other.kind: None for other in expected}
+        if layer.kind not in kinds:
+            problems.append(f"{layer.label} is of the kind {layer.kind}, where the model has {' and '.join(kinds)}.")
+            continue
+        shapes_of = (layer.kind, layer.w.shape, layer.r.shape)
+        alike = [other for other in expected if (other.kind, other.w.shape, other.r.shape) == shapes_of]
         if not alike:
             shapes = f"{list(layer.w.shape)} and {list(layer.r.shape)}"
-            problems.append(f"{layer.label} has weights of shape {shapes}, as no layer of the model has.")
+            problems.append(f"{layer.label} has weights of shape {shapes}, as no {cell.title} of the model has.")
             continue
-        if all(other.kind != layer.kind for other in alike):
-            problems.append(f"{layer.label} is of the kind {layer.kind}, where the model has {alike[0].kind}.")
-            continue
-        closest = min((other for other in alike if other.kind == layer.kind), key=partial(_distance, layer))
+        closest = min(alike, key=partial(_distance, layer))
         for letter, tensor in TENSORS.items():
             actual, right, step = getattr(layer, letter), getattr(closest, letter), layer.steps.get(letter)
+            actual, step = _as_used(cell, letter, actual), None if step is None else _as_used(cell, letter, step)
+            off = np.abs(actual - _as_used(cell, letter, right))
             allowed = 0.0 if step is None else HALF_STEP * step
-            if (np.abs(actual - right) > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
+            if (off > allowed + WEIGHT.relative * np.abs(right).max(initial=0.0)).any():
                 problems.append(f"{closest.label}: {tensor}{_fault(cell, letter, actual, right, step)}.")
     return problems
 
@@ -161,11 +165,15 @@ def _matrix_problems(matrices: Sequence[Matrix], expected: Mapping[str, Array]) 
 
 
 def _fault(cell: Cell, letter: str, actual: Array, right: Array, step: Array | None) -> str:
-    """The likely fault of one tensor of a layer, else the gate with the entry that is off the most."""
+    """The likely fault of one tensor of a layer, else the gate with the entry that is off the most.
+
+    `actual` and `step` are as a layer uses them, and `right` is as it stands in a file.
+    """
     slack = (FAULT_STEPS * step if step is not None else 0.0) + WEIGHT_FAULT.relative * np.abs(right).max(initial=0.0)
     for fault, value in _known_faults(cell, letter, right):
-        if value.shape == actual.shape and (np.abs(actual - value) <= slack).all():
+        if value.shape == actual.shape and (np.abs(actual - _as_used(cell, letter, value)) <= slack).all():
             return f": {fault}"
+    right = _as_used(cell, letter, right)
     ratio = float(np.sum(actual * right) / max(float(np.sum(right * right)), 1e-300))
     if abs(ratio - 1) > UNIT_FACTOR and (np.abs(actual - ratio * right) <= slack * max(1.0, abs(ratio))).all():
         return f": scaled by {ratio:.4g} (a wrong scale)"
@@ -182,20 +190,40 @@ def _fault(cell: Cell, letter: str, actual: Array, right: Array, step: Array | N
 
 def _known_faults(cell: Cell, letter: str, right: Array) -> Iterator[tuple[str, Array]]:
     """Faults that are known of a tensor of a layer, and its values with each."""
+    gates = [*cell.onnx_gates.values()]
     if letter == "b":
+        apart = f"where the {' and '.join(cell.gates_with_two_biases)} gate uses them apart"
         ih, hh = np.split(right, 2, axis=1)
         yield "bias_ih is left out", np.concatenate([0 * ih, hh], 1)
         yield "bias_hh is left out", np.concatenate([ih, 0 * hh], 1)
         yield "both biases are left out", 0 * right
+        if cell.gates_with_two_biases:
+            yield "bias_ih and bias_hh stand in each other's place", np.concatenate([hh, ih], 1)
+            yield f"bias_hh is added to bias_ih, {apart}", np.concatenate([ih + hh, 0 * hh], 1)
+            yield f"bias_ih is added to bias_hh, {apart}", np.concatenate([0 * ih, ih + hh], 1)
     blocks = np.split(right, _gate_blocks(cell, letter), axis=1)
     for fault, positions in wrong_gate_orders(cell.onnx_gates):
         starts = range(0, len(blocks), len(cell.onnx_gates))
         value = np.concatenate([blocks[start + position] for start in starts for position in positions], 1)
         yield f"the gates {fault}", value
+    for gate, name in enumerate(gates):
+        signs = [-1 if position % len(gates) == gate else 1 for position in range(len(blocks))]
+        value = np.concatenate([sign * block for sign, block in zip(signs, blocks, strict=True)], 1)
+        yield f"the {name} gate has the other sign", value
     if right.shape[0] == 2:
         yield "the two directions are exchanged", right[::-1]
     if letter == "r":
         yield "transposed", np.concatenate([block.swapaxes(1, 2) for block in blocks], 1)
+
+
+def _as_used(cell: Cell, letter: str, value: Array) -> Array:
+    """The tensor of a layer as it is computed with: where only the sum of two biases counts, that and a zero."""
+    if letter != "b":
+        return value
+    ih, hh = np.split(value.astype(np.float64), 2, axis=1)
+    gates = cell.onnx_gates.values()
+    apart = np.repeat([gate in cell.gates_with_two_biases for gate in gates], ih.shape[1] // len(gates))
+    return np.concatenate([np.where(apart, ih, ih + hh), np.where(apart, hh, 0.0)], 1)
 
 
 def _gate_blocks(cell: Cell, letter: str) -> int:

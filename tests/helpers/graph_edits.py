@@ -3,9 +3,17 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_deploy.contract.cells import RECURRENT_OPERATORS
 
-def lstms(model):
-    return [node for node in model.graph.node if node.op_type in ("LSTM", "DynamicQuantizeLSTM")]
+
+def layers(model):
+    """The recurrent nodes."""
+    return [node for node in model.graph.node if node.op_type in RECURRENT_OPERATORS]
+
+
+def gates_of(model):
+    """The number of gates of each of them."""
+    return len(RECURRENT_OPERATORS[layers(model)[0].op_type].onnx_gates)
 
 
 def constant(model, name):
@@ -20,8 +28,8 @@ def edit(model, name, change):
 
 
 def weight(position, change, layer=0):
-    """Change an input of an LSTM node: 1 is W, 2 R, 3 B; for quantized ones 8 to 11 are scales and zero points."""
-    return lambda model: edit(model, lstms(model)[layer].input[position], change)
+    """Change an input of a recurrent node: 1 is W, 2 R, 3 B; for quantized ones 8 to 11 are scales and zero points."""
+    return lambda model: edit(model, layers(model)[layer].input[position], change)
 
 
 def halved_head(model):
@@ -38,19 +46,26 @@ def at(index, by):
 
 
 def gates(order):
+    """Gates from other positions; biases hold each gate twice."""
+
     def change(value):
-        blocks = np.split(value, value.shape[1] // (value.shape[1] // 4), axis=1)
-        if value.ndim == 2:  # biases: twice four
-            blocks = np.split(value, 8, axis=1)
-            return np.concatenate([blocks[start + index] for start in (0, 4) for index in order], 1)
-        return np.concatenate([blocks[index] for index in order], 1)
+        count = len(order)
+        blocks = np.split(value, (2 if value.ndim == 2 else 1) * count, axis=1)
+        return np.concatenate([blocks[start + gate] for start in range(0, len(blocks), count) for gate in order], 1)
 
     return change
 
 
+def transposed(model):
+    """The recurrent weights of the first layer, gate by gate."""
+    count = gates_of(model)
+    change = lambda r: np.concatenate([block.swapaxes(1, 2) for block in np.split(r, count, axis=1)], 1)  # noqa: E731
+    weight(2, change)(model)
+
+
 def all_gates(order):
     def change(model):
-        for node in lstms(model):
+        for node in layers(model):
             for position in (1, 2, 3):
                 edit(model, node.input[position], gates(order))
 
@@ -58,7 +73,7 @@ def all_gates(order):
 
 
 def swap_states_in(model):
-    for node in lstms(model):
+    for node in layers(model):
         node.input[5], node.input[6] = node.input[6], node.input[5]
 
 
@@ -81,7 +96,7 @@ def swap_both(model):
 
 def drop_states(*positions, layer=None):
     def change(model):
-        for number, node in enumerate(lstms(model)):
+        for number, node in enumerate(layers(model)):
             if layer in (None, number):
                 for position in positions:
                     node.input[position] = ""
@@ -136,12 +151,12 @@ def replaced_output(name, *nodes, constants=()):
 
 def same_layer_twice(model):
     """The second layer starts from the state of the first."""
-    first, second = lstms(model)
-    second.input[5], second.input[6] = first.input[5], first.input[6]
+    first, second = layers(model)
+    second.input[5:] = first.input[5:]
 
 
 def layers_exchanged(model):
-    first, second = lstms(model)
+    first, second = layers(model)
     for position in (1, 2, 3):
         first.input[position], second.input[position] = second.input[position], first.input[position]
 
@@ -155,7 +170,7 @@ def concatenated_backwards(model):
 
 def attribute(**values):
     def change(model):
-        for node in lstms(model):
+        for node in layers(model):
             for name, value in values.items():
                 kept = [old for old in node.attribute if old.name != name]
                 del node.attribute[:]
@@ -166,7 +181,7 @@ def attribute(**values):
 
 def state_before_the_last_step(model):
     """h of the step before, as one gets it from the sequence of outputs."""
-    node = lstms(model)[0]
+    node = layers(model)[0]
     model.graph.initializer.append(numpy_helper.from_array(np.array(-2), "before_last"))
     gather = helper.make_node("Gather", [node.output[0], "before_last"], ["h_out"], axis=0)
     rename_outputs({"h_out": "unused"})(model)
@@ -203,7 +218,7 @@ def no_bias(model):
 
 
 def lengths_ignored(model):
-    lstms(model)[0].input[4] = ""
+    layers(model)[0].input[4] = ""
 
 
 def skip(operator, number=0):
@@ -330,6 +345,6 @@ def mixed_with_mean(part):
 
 
 def exchange_directions(model):
-    node = lstms(model)[0]
+    node = layers(model)[0]
     for position in (1, 2, 3):
         edit(model, node.input[position], lambda value: value[::-1])

@@ -42,6 +42,7 @@ from graph_edits import (
     swap_both,
     swap_states_in,
     swap_states_out,
+    transposed,
     weight,
 )
 from torch import nn
@@ -58,9 +59,9 @@ class Sabotage(NamedTuple):
 
 
 class Plain(nn.Module):
-    """An LSTM and a linear layer on every step."""
+    """A recurrent module and a linear layer on every step."""
 
-    def __init__(self, lstm: nn.LSTM, outputs: int = 0) -> None:
+    def __init__(self, lstm: nn.RNNBase, outputs: int = 0) -> None:
         super().__init__()
         self.lstm = lstm
         width = (lstm.proj_size or lstm.hidden_size) * (2 if lstm.bidirectional else 1)
@@ -156,7 +157,7 @@ SABOTAGE: dict[str, Sabotage] = {
     ),
     "recurrent weights transposed": Sabotage(
         "two layers",
-        weight(2, lambda r: np.concatenate([block.swapaxes(1, 2) for block in np.split(r, 4, axis=1)], 1)),
+        transposed,
         "layer 0: weight_hh: transposed",
     ),
     "the output of the last step but one": Sabotage("last step", another_step, "the output is that after step 4 of 5"),

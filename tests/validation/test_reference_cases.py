@@ -130,6 +130,47 @@ def test_drift_ends_where_float32_has_lost_what_would_be_judged(seed):
     assert case.where == f"{len(case.calls)} carried steps"
 
 
+def growing():
+    """A network whose state is three times as large after every step."""
+    torch.manual_seed(0)
+    module = torch.nn.RNN(4, 8, nonlinearity="relu")
+    with torch.no_grad():
+        module.weight_hh_l0[:] = 3 * torch.eye(8)
+    return reference_of(module, "x:float32[seq,batch,4]")
+
+
+def test_no_step_is_judged_that_float32_cannot_hold():
+    cases = make_cases(growing(), Effort(1000, ((1, 1), (2, 10), (1, 400)), 1, 1e9))
+    places = {case.where for case in cases if case.check == "shapes"}
+    assert "batch 2, seq 10" in places
+    assert "batch 1, seq 400" not in places
+    drift = by_check(cases)["drift"][0]
+    assert drift.where == "50 carried steps"
+    assert all(np.isfinite([*case.rounding.values()]).all() for case in cases)
+
+
+def test_calls_of_few_steps_are_judged_by_their_own_size_however_large_others_are():
+    cases = by_check(make_cases(growing(), Effort(30, ((1, 1), (2, 10), (1, 60)), 1, 1e9)))
+    assert max(case.sizes["h_out"].max() for case in cases["shapes"]) > 1e24
+    assert all(case.sizes["h_out"].max() < 1e9 for case in cases["liveness"])
+
+
+class Masked(nn.Module):
+    """Gives the smallest number of float32 where an input is negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0].masked_fill(x < 0, torch.finfo(torch.float32).min)
+
+
+def test_the_smallest_number_of_a_mask_can_be_judged():
+    reference = reference_of(Masked(), "x:float32[batch,seq,4]")
+    assert list(by_check(make_cases(reference, SMALL)))[:3] == ["shapes", "values", "nonfinite"]
+
+
 def test_every_token_is_tried():
     class Tokens(torch.nn.Module):
         def __init__(self):

@@ -12,7 +12,8 @@ import torch
 from c_programs import NEEDS_CC
 from sabotage import MODELS, SABOTAGE
 from sabotage_c import WRONG_C
-from sabotage_torchscript import WRONG_TORCHSCRIPT
+from sabotage_cells import CELL_MODELS, CELL_SABOTAGE
+from sabotage_torchscript import WRONG_CELLS, WRONG_TORCHSCRIPT
 
 from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.artifacts.c_source import read_interface
@@ -49,7 +50,7 @@ def right(forecaster, tmp_path_factory):
         if name == "forecaster":
             lifted = sources.load(sources.Origin(path=forecaster)).lifted
         else:
-            build, inputs = MODELS[name]
+            build, inputs = {**MODELS, **CELL_MODELS}[name]
             specs = [TensorSpec.parse(text, key) for key, text in inputs.items()]
             lifted = sources.load_module(build().eval(), specs).lifted
         path = folder / f"{name}.onnx"
@@ -72,16 +73,16 @@ def judged(path, reference, cases, precision="float32"):
     return failures, explain(subject, results, reference) if failures else None
 
 
-@pytest.mark.parametrize("name", [*MODELS, "forecaster", "int8"])
+@pytest.mark.parametrize("name", [*MODELS, *CELL_MODELS, "forecaster", "int8"])
 def test_a_right_graph_passes(right, name):
     path, reference, cases = right(name)
     failures, _ = judged(path, reference, cases, "int8" if name == "int8" else "float32")
     assert failures == []
 
 
-@pytest.mark.parametrize("name", SABOTAGE)
+@pytest.mark.parametrize("name", [*SABOTAGE, *CELL_SABOTAGE])
 def test_a_wrong_graph_is_caught_and_named(right, tmp_path, name):
-    base, change, cause = SABOTAGE[name]
+    base, change, cause = {**SABOTAGE, **CELL_SABOTAGE}[name]
     path, reference, cases = right(base)
     model = onnx.load(path)
     change(model)
@@ -91,10 +92,10 @@ def test_a_wrong_graph_is_caught_and_named(right, tmp_path, name):
     assert re.search(cause, diagnosis.cause), diagnosis.cause
 
 
-@pytest.mark.parametrize("name", WRONG_TORCHSCRIPT)
+@pytest.mark.parametrize("name", [*WRONG_TORCHSCRIPT, *WRONG_CELLS])
 def test_a_wrong_torchscript_is_caught_and_named(right, tmp_path, name):
-    wrap, cause = WRONG_TORCHSCRIPT[name]
-    _, reference, cases = right("two layers")
+    base, wrap, cause = WRONG_CELLS[name] if name in WRONG_CELLS else ("two layers", *WRONG_TORCHSCRIPT[name])
+    _, reference, cases = right(base)
     signature = reference.signature
     wrong = wrap(copy.deepcopy(reference.lifted).float()).eval()
     with warnings.catch_warnings(), torch.no_grad():
@@ -148,7 +149,7 @@ def test_wrong_c_is_caught_and_named(right_c, tmp_path, name):
 
 def test_the_documented_score_is_that_of_this_suite():
     page = (Path(__file__).parents[2] / "docs" / "validation.md").read_text(encoding="utf-8")
-    names = [*SABOTAGE, *WRONG_TORCHSCRIPT, *WRONG_C]
+    names = [*SABOTAGE, *CELL_SABOTAGE, *WRONG_TORCHSCRIPT, *WRONG_CELLS, *WRONG_C]
     assert [name for name in names if f"- {name}\n" not in page] == []
     assert page.count("\n- ") == len(names)
     assert f"{len(names)} of {len(names)}" in page
