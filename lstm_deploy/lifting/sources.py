@@ -276,6 +276,7 @@ def _inputs(spec: CheckpointSpec) -> tuple[TensorSpec, ...]:
 
 def _summary(lifted: Lifted) -> str:
     recurrent = ", ".join(
-        f"LSTM({spec.input_size}, {spec.hidden_size}, {spec.num_layers} layers)" for spec in lifted.signature.recurrent
+        f"{spec.cell.title}({spec.input_size}, {spec.hidden_size}, {spec.num_layers} layers)"
+        for spec in lifted.signature.recurrent
     )
     return f"{type(lifted.module).__name__} with {recurrent}"
