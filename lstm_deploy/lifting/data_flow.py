@@ -70,6 +70,30 @@ class DataFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._held.append(tensor)
 
 
+class Ancestry(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within the block, keeps which tensors each operator makes of which."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._steps: list[tuple[set[int], set[int]]] = []
+        self._held: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        given, made = _tensors((args, kwargs)), _tensors(results)
+        self._held += made
+        self._steps.append(({*map(_address, given)}, {*map(_address, made)}))
+        return results
+
+    def leads(self, source: Tensor, result: Tensor) -> bool:
+        """Whether operators made one tensor of the other."""
+        reached = {_address(source)}
+        for given, made in self._steps:
+            if reached & given:
+                reached |= made
+        return _address(source) != _address(result) and _address(result) in reached
+
+
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 

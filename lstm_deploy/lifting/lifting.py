@@ -84,7 +84,7 @@ def lift(
     if streaming != "exact":  # one step a call would be something else than the loop
         fixed = tuple(replace(dim, reason=LOOP_ALONE) if dim.reason == LOOP else dim for dim in fixed)
     lifted.signature = replace(lifted.signature, streaming=streaming, streaming_reason=reason, fixed=fixed)
-    lifted.notes += (*_output_notes(probe, lifted), *_state_notes(probe, lifted.signature), *_default_notes(probe))
+    lifted.notes += (*_output_notes(probe, lifted), *_state_notes(probe, lifted), *_default_notes(probe))
     if flow.is_authored and _takes_any_lengths(probe):
         lifted.author = AuthorsModule(original, lifted)
     return lifted
@@ -142,13 +142,16 @@ def _output_notes(probe: ModuleProbe, lifted: Lifted) -> tuple[str, ...]:
     return (f"the outputs {names} are numbered by their places in what forward returns; the other places hold states",)
 
 
-def _state_notes(probe: ModuleProbe, signature: Signature) -> tuple[str, ...]:
-    """What the contract says of a state that the module keeps between calls."""
+def _state_notes(probe: ModuleProbe, lifted: Lifted) -> tuple[str, ...]:
+    """What the contract says of a state that the module keeps between calls, or that is all that it returns."""
+    alone = [carried.spec.argument for carried in lifted.flow.states if carried.result == ()]
+    if alone:
+        return (f"what forward returns is also its next {' and '.join(map(str, alone))}",)
     kept = [argument.attribute for argument in probe.convention.state if argument.attribute]
     if not kept:
         return ()
     names = " and ".join(f"self.{attribute}" for attribute in kept)
     held = any(flatten(value) for value in probe.left_behind())
     start = "zeros, whatever is in it now" if held else "the state of its first call"
-    policy = "carried from call to call" if signature.state_policy == "carry" else "reset for each new sequence"
+    policy = "carried from call to call" if lifted.signature.state_policy == "carry" else "reset for each new sequence"
     return (f"the module keeps its state in {names}: it is {policy}, and starts from {start}",)

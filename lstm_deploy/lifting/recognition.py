@@ -9,33 +9,34 @@ from msgspec import Struct
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lstm_deploy.contract import LSTM, TensorSpec
+from lstm_deploy.contract import TensorSpec
 from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.lifting.recurrent_modules import cell_of
 from lstm_deploy.lifting.recurrent_weights import (
     FROM_SCRATCH,
-    KINDS,
     RECURRENT_WEIGHT,
+    TITLES,
+    cell_by_rows,
+    counted,
     describe_recurrent,
     dropped,
     made_of_others,
     named_by_keras,
+    with_article,
 )
 from lstm_deploy.lifting.weight_files import DEEPEST, StateDict
 from lstm_deploy.training import InferredConfig
 
-Parts = tuple[nn.LSTM, nn.Linear | None, nn.Embedding | None, list[str]]
-"""LSTM, head and embedding of a network, and what was inferred."""
-
-
-_USE = "use an nn.LSTM."
+Parts = tuple[nn.RNNBase, nn.Linear | None, nn.Embedding | None, list[str]]
+"""Recurrent module, head and embedding of a network, and what was inferred."""
 
 
 class UnclearError(Exception):
     """Why the network cannot be recognized; the error for the user says what is there and what to do."""
 
 
-class BadLSTMError(UnclearError):
-    """The weights of the LSTM contradict each other."""
+class BadWeightsError(UnclearError):
+    """The weights of the recurrent module contradict each other."""
 
 
 class Recognized(Struct, frozen=True, kw_only=True):
@@ -48,22 +49,28 @@ class Recognized(Struct, frozen=True, kw_only=True):
 
 
 class Inferred(nn.Module):
-    """Embedding or one-hot where there is one, LSTM, and a linear layer on every step where there is one."""
+    """Embedding or one-hot where there is one, a recurrent module, and a linear layer on every step if there is one.
 
-    def __init__(self, embedding: nn.Embedding | None, lstm: nn.LSTM, head: nn.Linear | None) -> None:
+    The recurrent module is called `lstm`, `gru` or `rnn`: contracts hold that name.
+    """
+
+    def __init__(self, embedding: nn.Embedding | None, recurrent: nn.RNNBase, head: nn.Linear | None) -> None:
         super().__init__()
         self.config = InferredConfig()
-        self.embedding, self.lstm, self.head = embedding, lstm, head
+        self.embedding, self.head = embedding, head
+        self.recurrent_name = cell_of(recurrent).title.lower()
+        self.add_module(self.recurrent_name, recurrent)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.lstm(x if self.embedding is None else self.embedding(x))[0]
+        recurrent = getattr(self, self.recurrent_name)
+        y: Tensor = recurrent(x if self.embedding is None else self.embedding(x))[0]
         return y if self.head is None else self.head(y)
 
 
 def recognize(
     weights: StateDict, inputs: Sequence[TensorSpec] = (), source: Path | None = None, key: str = ""
 ) -> Recognized:
-    """Build the network of some weights: one LSTM, a Linear after it, an Embedding before it.
+    """Build the network of some weights: one recurrent module, a Linear after it, an Embedding before it.
 
     `inputs` may add what the weights do not say: that the batch is second, or that `x` is tokens (int64), which then
     enter as one-hot vectors if there is no embedding. Raises `InputError`, with all tensors and their shapes, if the
@@ -73,20 +80,20 @@ def recognize(
         raise InputError("A network known by its weights alone has one input; give one, or the class with --model.")
     weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     try:
-        lstm, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights, key, source)
+        recurrent, head, embedding, findings = _from_scratch(weights) or _from_pytorch(weights, key, source)
     except UnclearError as unclear:
         raise InputError(_ambiguous(weights, unclear, source, key)) from unclear
     if inputs:
         spec = inputs[0]
     else:
-        spec = TensorSpec(name="x", dtype="float32", shape=("batch", "seq", lstm.input_size))
+        spec = TensorSpec(name="x", dtype="float32", shape=("batch", "seq", recurrent.input_size))
         if embedding is not None:
             spec = TensorSpec(name="x", dtype="int64", shape=("batch", "seq"))
         findings.append(f"the input is taken to be {spec}; say otherwise with --input")
     if spec.dtype.startswith("int") and embedding is None:
-        embedding = nn.Embedding.from_pretrained(torch.eye(lstm.input_size))  # type: ignore[no-untyped-call]
+        embedding = nn.Embedding.from_pretrained(torch.eye(recurrent.input_size))  # type: ignore[no-untyped-call]
         findings.append("tokens enter as one-hot vectors")
-    lstm.batch_first = tuple(spec.shape[:2]) != ("seq", "batch")
+    recurrent.batch_first = tuple(spec.shape[:2]) != ("seq", "batch")
     if embedding is not None:
         spec = replace(spec, low=(0,), high=(embedding.num_embeddings - 1,))
     if head is not None:
@@ -94,7 +101,7 @@ def recognize(
             "the linear layer is applied to every step, with no activation before or after it "
             "(if yours pools over time or takes the last state, give its class with --model)"
         )
-    return Recognized(network=Inferred(embedding, lstm, head).eval(), inputs=(spec,), findings=tuple(findings))
+    return Recognized(network=Inferred(embedding, recurrent, head).eval(), inputs=(spec,), findings=tuple(findings))
 
 
 def is_recognized(weights: StateDict) -> bool:
@@ -107,46 +114,52 @@ def is_recognized(weights: StateDict) -> bool:
 
 
 def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None) -> Parts:
-    """Weights as `nn.LSTM` or `nn.LSTMCell` name them, and at most one Linear and one Embedding beside them."""
+    """Weights as recurrent modules and cells of PyTorch name them, with at most one Linear and one Embedding beside."""
     matches = {name: match for name in weights if (match := RECURRENT_WEIGHT.match(name))}
     paths = sorted({match["path"] for match in matches.values() if match["name"].startswith("weight_ih")})
     if len(paths) != 1:
-        found = _recurrent(weights)
-        others = [text for text in found.values() if text.startswith(("GRU", "plain RNN"))]
-        if others and len(others) == len(found):
-            raise InputError(
-                f"These are the weights of {len(others)} GRUs or plain RNNs, which have no cell state; {_USE}"
-            )
         if not paths and (keras := named_by_keras({name: value.shape for name, value in weights.items()})):
             raise InputError(f"{source or 'The file'} has {keras}.")
-        kind = "recurrent layers" if others else "LSTMs"
-        several = f"it has {len(paths)} {kind}"
         made = made_of_others(weights)
-        raise UnclearError(several if paths else f"it has {made}" if made else "no LSTM was found in it")
+        several = f"it has {counted(_recurrent(weights).values())}"
+        raise UnclearError(several if paths else f"it has {made}" if made else f"no {TITLES} was found in it")
     (path,) = paths
     own = {match["name"]: weights[name] for name, match in matches.items() if match["path"] == path}
     rest = {name: value for name, value in weights.items() if name not in matches or matches[name]["path"] != path}
-    cell = "weight_ih" in own
-    lstm = _build_lstm({f"{name}_l0": value for name, value in own.items()} if cell else own)
-    width = (lstm.proj_size or lstm.hidden_size) * (2 if lstm.bidirectional else 1)
+    is_cell = "weight_ih" in own
+    recurrent = _build_recurrent({f"{name}_l0": value for name, value in own.items()} if is_cell else own)
+    cell = cell_of(recurrent)
+    width = (recurrent.proj_size or recurrent.hidden_size) * (2 if recurrent.bidirectional else 1)
     name = path.rstrip(".") or key or "the file"
     findings = [
-        f"{name} is an LSTM({lstm.input_size}, {lstm.hidden_size}, {lstm.num_layers} layers)"
-        + (", bidirectional" if lstm.bidirectional else "")
-        + (f", projected to {lstm.proj_size}" if lstm.proj_size else "")
-        + (", without biases" if not lstm.bias else "")
+        f"{name} is {with_article(cell.title)}"
+        f"({recurrent.input_size}, {recurrent.hidden_size}, {recurrent.num_layers} layers)"
+        + (", bidirectional" if recurrent.bidirectional else "")
+        + (f", projected to {recurrent.proj_size}" if recurrent.proj_size else "")
+        + (", without biases" if not recurrent.bias else "")
     ]
-    if cell:
-        findings.append("it is an nn.LSTMCell; whole sequences give the same if nothing else is fed back between steps")
+    if cell.nonlinearity is not None:
+        findings.append(
+            f"its nonlinearity, which no weights tell, is taken to be {cell.nonlinearity}, PyTorch's default "
+            "(if yours has another, give its class with --model)"
+        )
+    if is_cell:
+        step = f"nn.{cell.pytorch_modules[1]}"
+        findings.append(
+            f"it is {with_article(cell.title).split()[0]} {step}; whole sequences give the same if nothing else is fed "
+            "back between steps"
+        )
     head: nn.Linear | None = None
     embedding: nn.Embedding | None = None
     for name in [name for name in rest if name.endswith("weight") and rest[name].dim() == 2]:
         matrix, bias_name = rest.pop(name), name.removesuffix("weight") + "bias"
         bias = rest.get(bias_name)
-        before = matrix.shape[1] == lstm.input_size and bias is None
+        before = matrix.shape[1] == recurrent.input_size and bias is None
         after = matrix.shape[1] == width and "emb" not in name.lower()
-        if (before and after) or (after and matrix.shape == (lstm.input_size, width) and lstm.input_size == width):
-            raise UnclearError(f"{name} {list(matrix.shape)} could stand before the LSTM or after it")
+        if (before and after) or (
+            after and matrix.shape == (recurrent.input_size, width) and recurrent.input_size == width
+        ):
+            raise UnclearError(f"{name} {list(matrix.shape)} could stand before the {cell.title} or after it")
         if before and embedding is None:
             embedding = nn.Embedding.from_pretrained(matrix)  # type: ignore[no-untyped-call]
             findings.append(f"{name} is an Embedding of {matrix.shape[0]} tokens")
@@ -158,40 +171,38 @@ def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None)
     if single := [name for name, value in rest.items() if value.dim() < 2 and value.numel() == 1 and "." not in name]:
         findings.append(f"{', '.join(single)}: single numbers that belong to no layer are not used")
     if unknown := [name for name in rest if name not in single]:
-        raise UnclearError(f"{unknown[0]} belongs to no LSTM, Linear or Embedding")
-    return lstm, head, embedding, findings
+        raise UnclearError(f"{unknown[0]} belongs to no {cell.title}, Linear or Embedding")
+    return recurrent, head, embedding, findings
 
 
-def _build_lstm(own: StateDict) -> nn.LSTM:
-    """The LSTM of the weights `own`, by the names that `nn.LSTM` gives them; their shapes tell its sizes."""
+def _build_recurrent(own: StateDict) -> nn.RNNBase:
+    """The module of the weights `own`, by the names that PyTorch gives them; their shapes tell its kind and sizes."""
     input_weight, recurrent_weight = own.get("weight_ih_l0"), own.get("weight_hh_l0")
     layers = 1 + max(int(match["layer"]) for name in own if (match := RECURRENT_WEIGHT.match(name)))
     if layers > len(own) or not all(value.is_floating_point() and value.numel() for value in own.values()):
-        raise BadLSTMError("the LSTM has missing, empty or integer weights")
+        raise BadWeightsError("the recurrent layer has missing, empty or integer weights")
     if input_weight is None or recurrent_weight is None or input_weight.dim() != 2 or recurrent_weight.dim() != 2:
-        raise BadLSTMError("the LSTM lacks weight_ih_l0 or weight_hh_l0")
+        raise BadWeightsError("the recurrent layer lacks weight_ih_l0 or weight_hh_l0")
     projection = own.get("weight_hr_l0")
     rows = input_weight.shape[0]
     hidden = projection.shape[1] if projection is not None and projection.dim() == 2 else recurrent_weight.shape[1]
-    if rows != len(LSTM.pytorch_gates) * hidden:
-        kind = KINDS.get(rows // hidden if hidden and rows % hidden == 0 else 0)
-        if kind is None:
-            raise BadLSTMError(f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
-        raise InputError(f"These are the weights of a {kind}, which has no cell state; {_USE}")
-    lstm = nn.LSTM(
-        input_weight.shape[1],
-        hidden,
-        num_layers=layers,
-        bias="bias_ih_l0" in own,
-        bidirectional=any(name.endswith("_reverse") for name in own),
-        proj_size=projection.shape[0] if projection is not None else 0,
-        device="meta",
-    )
+    cell = cell_by_rows(rows, hidden)
+    if cell is None:
+        raise BadWeightsError(f"weight_ih of {rows} rows and hidden size {hidden} contradict each other")
     try:
-        lstm.load_state_dict(own, assign=True)
-    except RuntimeError as error:
-        raise BadLSTMError(one_line(error)) from error
-    return lstm
+        module: nn.RNNBase = getattr(nn, cell.pytorch_modules[0])(
+            input_weight.shape[1],
+            hidden,
+            num_layers=layers,
+            bias="bias_ih_l0" in own,
+            bidirectional=any(name.endswith("_reverse") for name in own),
+            device="meta",
+            **({} if projection is None else {"proj_size": projection.shape[0]}),
+        )
+        module.load_state_dict(own, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise BadWeightsError(one_line(error)) from error
+    return module
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -245,7 +256,7 @@ def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, k
     command = "with --model FILE.py:Class"
     if source is not None:
         command = f"as in lstm-deploy export {quote(str(source))} --model FILE.py:Class"
-        if not isinstance(unclear, BadLSTMError) and (parts := _parts(weights)):
+        if not isinstance(unclear, BadWeightsError) and (parts := _parts(weights)):
             keys = [quote(f"{key}.{part}" if key else part) for part in parts]
             others = f" (or {', '.join(keys[1:5])})" if len(keys) > 1 else ""
             command += f", or take a part alone, as in lstm-deploy export {quote(str(source))} --weights-key {keys[0]}"
@@ -257,7 +268,7 @@ def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, k
 
 
 def _parts(weights: StateDict) -> list[str]:
-    """The largest parts around each of the first LSTMs that are networks which can be recognized, by their prefix."""
+    """The largest parts around the first recurrent modules that are networks which can be recognized, by prefix."""
     found = []
     for path in list(_recurrent(weights))[:8]:
         ends = [index for index, letter in enumerate(f"{path}.") if letter == "." and path]

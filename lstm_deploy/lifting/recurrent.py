@@ -52,12 +52,15 @@ class Call(NamedTuple):
 
 
 class Disturbance(NamedTuple):
-    """What is added to the results of a call, to see what follows from them."""
+    """What is done to the results of a call, to see what follows from them."""
 
     y: float = 0.0
+    """What is added."""
     state: float = 0.0
     only: int | None = None
     """Which of the states; none for all of them."""
+    scale: float = 1.0
+    """What both are multiplied with before: 0 for results that are the same whatever the call computes."""
 
     def of(self, state: int) -> float:
         """What is added to one of the states."""
@@ -102,8 +105,11 @@ class Calls:
             self.finals.append(cloned(returned))
             offset = self.disturb(self._count - 1)
             packed = isinstance(y, PackedSequence)
-            y = y._replace(data=y.data + offset.y) if packed else None if y is None else y + offset.y
-            returned = tuple(value + offset.of(state) for state, value in enumerate(returned))
+            if packed:
+                y = y._replace(data=offset.scale * y.data + offset.y)
+            elif y is not None:
+                y = offset.scale * y + offset.y
+            returned = tuple(offset.scale * value + offset.of(state) for state, value in enumerate(returned))
         if self._port is not None:
             self._port.final, self._port.returned = final, returned
         return y, returned

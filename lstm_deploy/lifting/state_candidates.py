@@ -69,6 +69,8 @@ def _of_modules(recurrent: Mapping[str, Any], arguments: int, *, batched: bool) 
             yield (dict(zip(recurrent, own, strict=True)),)
         if cs and arguments <= 2:
             yield from _pair_or_both(hs, cs, arguments)
+        if arguments == 1 and all(leaf.dims[1:] == ("batch", hs[0].dims[-1]) for leaf in flat):
+            yield (Leaf((sum(leaf.dims[0] for leaf in flat if isinstance(leaf.dims[0], int)), *hs[0].dims[1:])),)
         if len({leaf.dims for leaf in flat}) == 1:
             count, dims = len(own), hs[0].dims
             if len(cs) == count and arguments <= 2:

@@ -18,7 +18,7 @@ from lstm_deploy.lifting.initial_state import learned, with_initial
 from lstm_deploy.lifting.probing import ModuleProbe, Recording, identical
 from lstm_deploy.lifting.recurrent import StateFlow
 from lstm_deploy.lifting.recurrent_modules import State, cell_of, layers_of, zeros_of
-from lstm_deploy.lifting.state_parts import Part, differing, parts_of
+from lstm_deploy.lifting.state_parts import Part, Usual, differing, parts_of
 from lstm_deploy.lifting.state_results import find_results
 from lstm_deploy.lifting.state_structure import Path, written
 
@@ -118,14 +118,7 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     starts = find_starts(probe, parts)
     results, ambiguous = find_results(probe, parts)
     for root, *places in ambiguous:
-        first, second = (
-            f"what it leaves in {place[1]}" if place[:1] == (KEPT,) else written("", place) or "the result"
-            for place in places
-        )
-        raise LiftingError(
-            f"Both {first} and {second} of what forward returns may be the next {root}; return only that, or a mapping "
-            f"in which it is called next_{root}."
-        )
+        raise _undecided(root, places)
     numbers = {(start.path, start.number): index for index, start in enumerate(starts)}
     reach = [part.targets for part in parts]
     # A tensor that is the state of one call, and is so alone, bears the name of that; any other has the author's name.
@@ -152,6 +145,24 @@ def find_flow(probe: ModuleProbe) -> tuple[list[Start], StateFlow]:
     arguments = tuple(_source(parts, positions, leaf, ()) for leaf in range(len(names)))
     flow = StateFlow(starts=tuple(numbers), states=tuple(states), arguments=arguments)
     return starts, with_initial(probe, flow)
+
+
+def _undecided(root: str, places: Sequence[Path | None]) -> LiftingError:
+    """For a state whose next value may be any of some places in what `forward` returns; none for an output."""
+    written_places = [
+        f"what it leaves in {place[1]}" if place[:1] == (KEPT,) else written("", place) or "the result"
+        for place in places
+        if place is not None
+    ]
+    if None in places:
+        return LiftingError(
+            f"What forward returns may be the next {root}, or an output that is made of it; return both, as in "
+            f"(y, {root})."
+        )
+    return LiftingError(
+        f"Both {' and '.join(written_places)} of what forward returns may be the next {root}; return only that, or a "
+        f"mapping in which it is called next_{root}."
+    )
 
 
 def recurrent_spec(module: nn.Module, start: Start) -> RecurrentSpec:
@@ -199,9 +210,11 @@ def _authored(probe: ModuleProbe, part: Part, result: Path | None, name: str, st
     )
     final = None
     if result is None:
-        if target is None or tuple(zeros_of(module, torch.empty(0), 1)[target.state].shape) != (layers, 1, size):
+        zeros = () if target is None else zeros_of(module, torch.empty(0), 1)[target.state].shape
+        if target is None or tuple(zeros) != (layers, 1, size) or not Usual(probe).is_handed_on(part, target):
             raise LiftingError(
-                f"forward takes the state {argument} and returns nothing that follows from it; return it."
+                f"forward takes the state {argument} and returns nothing that follows from it; return it, or describe "
+                "it with an --input if it is no state."
             )
         calls = [(start.path, start.number) for start in starts]
         final = PortState(calls.index((target.path, target.number)), target.state)
@@ -210,7 +223,7 @@ def _authored(probe: ModuleProbe, part: Part, result: Path | None, name: str, st
         dims=part.leaf_dims.dims,
         target=target,
         result=result,
-        selections=part.selections if result else (),
+        selections=() if result is None else part.selections,
         final=final,
     )
 
@@ -226,7 +239,7 @@ def _author_names(probe: ModuleProbe) -> list[str]:
 
 def _written(path: Path, root: str | None, part: Part) -> str:
     """A place in the author's words: `hidden[0]`, `self.hidden`, or `[1][0]` of what `forward` returns."""
-    if root is None and path[0] == KEPT:
+    if root is None and path[:1] == (KEPT,):
         root, path = str(path[1]), path[2:]
     text = written(root or "", path)
     for selection in part.selections:

@@ -55,6 +55,13 @@ class Usual:
         """The states that calls start from and that change with a tensor of the state, or with one entry of it."""
         return differing(self.run, self._changed(leaf, selections)) - self.chained
 
+    def is_handed_on(self, part: Part, target: Target) -> bool:
+        """Whether a unit of a state reaches that unit alone of what a call starts from, as through a mask or a clip."""
+        last = len(part.leaf_dims.dims) - 1
+        changed = self._changed(part.leaf, (*part.selections, Selection(last, 0)))
+        ours, others = (run.calls[target.path][target.number].state or () for run in (self.run, changed))
+        return all(identical(a[..., 1:], b[..., 1:]) for a, b in zip(ours, others, strict=True))
+
     def matters(self, leaf: int) -> bool:
         """Whether anything that is returned changes with a tensor of the state."""
         pairs = zip(self.run.returned, self._changed(leaf, ()).returned, strict=True)

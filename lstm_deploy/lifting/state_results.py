@@ -7,6 +7,7 @@ there is none, each tensor for itself, by what it follows from: it changes with 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import KEPT, Kept, StateArgument, numbered, state_leaves
 from lstm_deploy.lifting.carried_state import Target
+from lstm_deploy.lifting.data_flow import Ancestry
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, Recording, dynamic_dims, identical
 from lstm_deploy.lifting.recurrent import Disturbance
 from lstm_deploy.lifting.state_parts import DISTURBED, Part, differing
@@ -26,8 +28,11 @@ _NEXT = re.compile(r"^(new|next)_|_(new|next|out)$")
 _AFFIXES = re.compile(r"^(new|next|last|final|out)_|_(new|next|out|n)$")
 
 
-Rivals = list[tuple[str, Path, Path]]
-"""Arguments for which two returned values are equally likely: the argument as written, and both paths."""
+Rivals = list[tuple[str, Path, Path | None]]
+"""Arguments for which two returned values are equally likely: the argument as written, and both paths.
+
+None in place of the second where no value, or the one that is returned, are so.
+"""
 
 
 class Results(NamedTuple):
@@ -92,6 +97,7 @@ def _add_by_structure(
         and match.rank[:2] == best.rank[:2]
         and not set(match.results.values()) & set(results.values())
         and influence.differ(match.results, best.results)
+        and not influence.is_surer(best.results, match.results)
     ]
 
 
@@ -104,12 +110,15 @@ def _add_by_influence(
     windows = _windows(list(scores), scores, len(influence.paths)) or [_greedy(scores)]
     best, *others = ({number: influence.paths[position] for number, position in window.items()} for window in windows)
     results |= best
+    if influence.is_doubtful(best):
+        return [(rest[0][1], (), None)]
     return [
         (rest[0][1], best[rest[0][0]], other[rest[0][0]])
         for other in others
-        if not (len(other) == 1 and influence.paths[0] in other.values())  # that is the module's output
+        if not influence.is_output(best, other)
         and not set(best.values()) & set(other.values())
         and influence.differ(best, other)
+        and not influence.is_surer(best, other)
     ]
 
 
@@ -200,6 +209,41 @@ class _Influence:
     def differ(self, ours: Mapping[int, Path], others: Mapping[int, Path]) -> bool:
         """Whether the tensors at some paths are not those at others."""
         return any(not identical(self.values[ours[number]], self.values[others[number]]) for number in ours)
+
+    def is_output(self, best: Mapping[int, Path], other: Mapping[int, Path]) -> bool:
+        """Whether a rival is the first of what is returned, so that it is the output, and the best is not made of it.
+
+        Where it is, the first may as well be the state, and the other an output that is made of it.
+        """
+        if len(other) > 1 or self.paths[0] not in other.values():
+            return False
+        (ours,) = best.values()
+        if self._is_final(best):
+            return True
+        with Ancestry() as ancestry:
+            values = dict(self.probe.record(self.probe.sizes, state=self.leaves).returned)
+        return not ancestry.leads(values[self.paths[0]], values[ours])
+
+    def is_surer(self, best: Mapping[int, Path], other: Mapping[int, Path]) -> bool:
+        """Whether these are final states as they are, and a rival is made of inputs too, as a context of attention."""
+        return self._is_final(best) and any(path in self._made_of_inputs for path in other.values())
+
+    def is_doubtful(self, best: Mapping[int, Path]) -> bool:
+        """Whether all that is returned is one tensor that is not a final state, of a `forward` that needs no state."""
+        return () in best.values() and not self.probe.requires_state and not self._is_final(best)
+
+    @cached_property
+    def _made_of_inputs(self) -> set[Path]:
+        """What changes with the inputs also where all calls of recurrent modules return the same."""
+        fixed = Disturbance(0.25, 0.25, scale=0.0)
+        ours, others = (
+            dict(self.probe.record(self.probe.sizes, seed, state=self.leaves, disturb=lambda *_: fixed).returned)
+            for seed in (0, 1)
+        )
+        return {path for path, value in ours.items() if path in others and not identical(value, others[path])}
+
+    def _is_final(self, results: Mapping[int, Path]) -> bool:
+        return all(self._own(number, path) == IS_FINAL for number, path in results.items())
 
     def _own(self, number: int, path: Path) -> int:
         return max((self.by_target[target].get(path, 0) for target in self.targets[number]), default=0)

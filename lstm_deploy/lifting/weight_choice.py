@@ -14,6 +14,7 @@ from lstm_deploy.lifting.recognition import is_recognized
 from lstm_deploy.lifting.recurrent_weights import (
     FROM_SCRATCH,
     RECURRENT_WEIGHT,
+    TITLES,
     describe_recurrent,
     dropped,
     made_of_others,
@@ -153,7 +154,7 @@ def why_missing(file: WeightFile) -> str:
     if not there and (made := made_of_others(shapes)):
         return f"the file has {made}, so the class has to make them too"
     names = listed([name or "one without a name" for name in shapes])
-    return f"the file has {listed(there) or f'no LSTM by the names of PyTorch, but {names}'}, so check {options}"
+    return f"the file has {listed(there) or f'no {TITLES} by the names of PyTorch, but {names}'}, so check {options}"
 
 
 def _joining(path: Path) -> str:
@@ -162,7 +163,7 @@ def _joining(path: Path) -> str:
 
 
 def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str]]:
-    """The places of the weights of the one network, with their names, and the homes of others with an LSTM."""
+    """The places of the weights of the one network, with their names, and the homes of others that are recurrent."""
     if SHARD.search(file.path.name):
         raise InputError(f"{file.path} is one of several files of a network; {_joining(file.path)}.")
     by_home: dict[str, list[str]] = {}
@@ -209,7 +210,7 @@ def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:
     around = {place: kind for place, kind in file.modules.items() if all(_is_within(name, place) for name in names)}
     within = [kind for place, kind in file.modules.items() if around and _is_within(place, next(iter(around)))]
     if all(kind.startswith(("torch.nn.modules.rnn.", "torch.nn.parallel.")) for kind in within):
-        return  # no module, or an LSTM, whose weights say all that it does
+        return  # no module, or a recurrent one, whose weights say all that it does
     kind = next((kind for kind in around.values() if not kind.startswith("torch.")), None)
     remedy = "name it" if kind else "write a class of the same parts and name it"
     command = f"lstm-deploy export {quote(str(file.path))}" + (f" --weights-key {quote(key)}" if key else "")
@@ -239,7 +240,7 @@ def _is_recurrent(names: Collection[str]) -> bool:
 
 
 def _described(file: WeightFile, home: str) -> str:
-    """The LSTMs of a home, else how many tensors it has."""
+    """The recurrent modules of a home, else how many tensors it has."""
     shapes = {name: value.shape for name, value in file.tensors.items() if file.homes[name] == home}
     found = [f"{text} at {path}" if path else text for path, text in describe_recurrent(shapes).items()]
     return ", ".join(found[:4]) or f"{len(shapes)} tensor{'s' if len(shapes) > 1 else ''}"

@@ -7,15 +7,18 @@ import pytest
 import refused_modules
 import torch
 from hypothesis import given, settings, strategies as st
+from kinds import cell, layer
 from lift_modules import lift_module
 from properties import examples
 from torch import nn
 
 import lstm_deploy
+from lstm_deploy.contract.cells import CELLS
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.probing import example_inputs
+from lstm_deploy.lifting.recurrent_modules import as_passed
 
 SIZES = {"batch": 2, "seq": 7}
 
@@ -89,7 +92,7 @@ def test_batch_first_state_is_the_same_state_in_another_order():
     ("make", "message"),
     [
         (lambda: nn.Linear(3, 3), "no nn.LSTM"),
-        (refused_modules.Gated, "GRU"),
+        (refused_modules.OfItsBase, "nn.RNNBase, a recurrent module of your own"),
         (refused_modules.Subclassed, "subclass"),
     ],
 )
@@ -212,22 +215,22 @@ def test_a_branch_on_data_is_refused_with_its_line(tmp_path, capfd):
 
 @settings(max_examples=examples(10), deadline=None)
 @given(
-    kinds=st.lists(st.sampled_from(["lstm", "cell"]), min_size=1, max_size=3),
+    kinds=st.lists(st.tuples(st.sampled_from([*CELLS]), st.booleans()), min_size=1, max_size=3),
     widths=st.lists(st.integers(1, 6), min_size=3, max_size=3),
     start=st.sampled_from(["none", "zeros", "learned", "random"]),
     result=st.sampled_from(["tensor", "tuple", "dict", "last"]),
     norm=st.booleans(),
 )
 def test_random_modules_are_lifted(kinds, widths, start, result, norm):
-    """Whatever they are made of: the lifted module equals the module, or lifting says why not."""
+    """Whatever they are made of, kinds of cells mixed: the lifted module equals the module."""
 
     class Random(nn.Module):
         def __init__(self):
             super().__init__()
             sizes = [3, *widths]
             self.parts = nn.ModuleList(
-                nn.LSTM(a, b, batch_first=True) if kind == "lstm" else nn.LSTMCell(a, b)
-                for kind, a, b in zip(kinds, sizes, sizes[1:], strict=False)
+                cell(kind, a, b) if one_step else layer(kind, a, b, batch_first=True)
+                for (kind, one_step), a, b in zip(kinds, sizes, sizes[1:], strict=False)
             )
             self.starts = nn.ParameterList(torch.randn(1, width) for width in widths)
             self.norm = nn.LayerNorm(widths[len(kinds) - 1]) if norm else nn.Identity()
@@ -235,29 +238,29 @@ def test_random_modules_are_lifted(kinds, widths, start, result, norm):
         def begin(self, index, batch):
             size = widths[index]
             makers = {"zeros": torch.zeros, "random": torch.randn}
-            if start == "learned":
-                return self.starts[index].expand(batch, -1), torch.zeros(batch, size)
-            return makers.get(start, torch.zeros)(batch, size), torch.zeros(batch, size)
+            make = makers.get(start, torch.zeros)
+            h = self.starts[index].expand(batch, -1) if start == "learned" else make(batch, size)
+            return (h, torch.zeros(batch, size))[: len(CELLS[kinds[index][0]].states)]
 
         def forward(self, x):
             for index, part in enumerate(self.parts):
                 state = self.begin(index, x.shape[0])
-                if isinstance(part, nn.LSTM):
-                    hx = None if start == "none" else tuple(s.unsqueeze(0).contiguous() for s in state)
+                if isinstance(part, nn.RNNBase):
+                    hx = None if start == "none" else as_passed(tuple(s.unsqueeze(0).contiguous() for s in state))
                     x, final = part(x, hx)
                 else:
-                    steps = []
+                    steps, final = [], None if start == "none" else as_passed(state)
                     for step in range(x.shape[1]):
-                        state = part(x[:, step], state)
-                        steps.append(state[0])
-                    x, final = torch.stack(steps, 1), state
-            y = self.norm(x)
-            return {"tensor": y, "tuple": (y, final), "dict": {"out": y, "h": final[0]}, "last": y[:, -1]}[result]
+                        final = part(x[:, step], final)
+                        steps.append(final[0] if isinstance(final, tuple) else final)
+                    x = torch.stack(steps, 1)
+            y, h = self.norm(x), final[0] if isinstance(final, tuple) else final
+            return {"tensor": y, "tuple": (y, final), "dict": {"out": y, "h": h}, "last": y[:, -1]}[result]
 
     module = Random().eval()
     lifted = lift_module(module)
     assert len(lifted.signature.recurrent) == len(kinds)
-    assert ("seq" in {dim.name for dim in lifted.signature.fixed}) == ("cell" in kinds)
+    assert ("seq" in {dim.name for dim in lifted.signature.fixed}) == any(one_step for _, one_step in kinds)
     if start != "random":
         tensors = example_inputs(lifted.signature, **SIZES)
         with torch.no_grad():

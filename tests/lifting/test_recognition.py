@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from lstm_deploy.contract.cells import CELLS
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.recognition import recognize
@@ -11,10 +12,10 @@ from lstm_deploy.lifting.weight_files import clean
 
 
 class Net(nn.Module):
-    def __init__(self, embedding, head, **form):
+    def __init__(self, embedding, head, kind="LSTM", **form):
         super().__init__()
         self.emb = nn.Embedding(11, 3) if embedding else None
-        self.rnn = nn.LSTM(3, 8, batch_first=True, **form)
+        self.rnn = getattr(nn, kind)(3, 8, batch_first=True, **form)
         width = (self.rnn.proj_size or 8) * (2 if self.rnn.bidirectional else 1)
         self.out = nn.Linear(width, 5) if head else None
 
@@ -30,11 +31,11 @@ class Net(nn.Module):
     num_layers=st.integers(1, 8),
     bidirectional=st.booleans(),
     bias=st.booleans(),
-    proj_size=st.sampled_from([0, 2]),
+    kind=st.sampled_from([{"kind": "LSTM", "proj_size": 2}, *({"kind": cell.title} for cell in CELLS.values())]),
     prefix=st.sampled_from(["", "module.", "encoder.core."]),
 )
-def test_every_form_is_recognised_and_computes_the_same(embedding, head, prefix, **form):
-    network = Net(embedding, head, **form).eval()
+def test_every_form_is_recognised_and_computes_the_same(embedding, head, prefix, kind, **form):
+    network = Net(embedding, head, **kind, **form).eval()
     recognized = recognize(clean({prefix + name: value for name, value in network.state_dict().items()}, "here"))
     x = torch.randint(0, 11, (2, 5)) if embedding else torch.randn(2, 5, 3)
     with torch.no_grad():
@@ -51,14 +52,30 @@ def test_what_no_file_says_is_among_the_findings():
     assert "--input" in findings
 
 
-def test_a_cell_is_an_lstm_of_one_layer():
-    cell = nn.LSTMCell(3, 4)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_cell_is_a_module_of_one_layer(kind):
+    cell = getattr(nn, f"{kind}Cell")(3, 4)
     recognized = recognize({f"cell.{name}": value for name, value in cell.state_dict().items()})
-    x = torch.randn(2, 5, 3)
-    h = c = torch.zeros(2, 4)
+    assert any(f" nn.{kind}Cell; whole sequences" in finding for finding in recognized.findings)
+    x, state = torch.randn(2, 5, 3), None
     for step in range(5):
-        h, c = cell(x[:, step], (h, c))
-    torch.testing.assert_close(recognized.network(x)[:, -1], h)
+        state = cell(x[:, step], state)
+    torch.testing.assert_close(recognized.network(x)[:, -1], state[0] if isinstance(state, tuple) else state)
+
+
+def test_only_where_weights_do_not_tell_the_nonlinearity_it_is_among_the_findings():
+    for cell in CELLS.values():
+        given = {} if cell.nonlinearity is None else {"nonlinearity": cell.nonlinearity}
+        findings = recognize(getattr(nn, cell.title)(3, 4, **given).state_dict()).findings
+        assert any(f"a {cell.title}(3, 4" in each or f"an {cell.title}(3, 4" in each for each in findings)
+        said = [each for each in findings if "taken to be tanh" in each and "--model" in each]
+        assert len(said) == (cell.nonlinearity is not None)
+
+
+def test_a_projection_of_a_layer_that_has_none_is_refused():
+    weights = dict(nn.GRU(3, 4).state_dict()) | {"weight_hr_l0": torch.zeros(2, 4)}
+    with pytest.raises(InputError, match="proj_size"):
+        recognize(weights)
 
 
 def fourteen(inputs=6, hidden=4):
@@ -106,23 +123,16 @@ def test_fourteen_tensors_that_contradict_each_other_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("module", "kind"), [(nn.GRU(3, 4), "GRU"), (nn.RNN(3, 4), "plain RNN"), (nn.GRUCell(3, 4), "GRU")]
-)
-def test_other_recurrent_weights_are_called_by_their_name(module, kind):
-    with pytest.raises(InputError, match=kind):
-        recognize(module.state_dict())
-
-
-@pytest.mark.parametrize(
     ("change", "why"),
     [
         (lambda w: w.update({"fc2.weight": torch.zeros(2, 5)}), "fits no known place"),
         (lambda w: w.update({"norm.weight": torch.ones(8)}), "belongs to no LSTM"),
-        (lambda w: w.update({"other.weight_ih_l0": torch.zeros(32, 3)}), "2 LSTMs"),
+        (lambda w: w.update({"other.weight_ih_l0": torch.zeros(32, 3)}), "2 recurrent layers"),
+        (lambda w: w.update({f"b.{name}": value for name, value in nn.LSTM(3, 2).state_dict().items()}), "2 LSTMs"),
         (lambda w: w.pop("rnn.weight_hh_l0"), "lacks"),
         (lambda w: w.pop("rnn.bias_hh_l0"), "bias_hh_l0"),
         (lambda w: w.update({"rnn.weight_ih_l0": torch.zeros(33, 3)}), "contradict"),
-        (lambda w: w.clear(), "no LSTM"),
+        (lambda w: w.clear(), "no LSTM, GRU or RNN was found"),
         (lambda w: w.update({"rnn.weight_ih_l99999": torch.zeros(32, 8)}), "missing, empty or integer"),
         (lambda w: w.update({"rnn.weight_hh_l0": torch.zeros(32, 8, dtype=torch.int32)}), "integer"),
         (lambda w: w.update({"bn.weight": torch.ones(1), "bn.running_var": torch.ones(1)}), "belongs to no LSTM"),
@@ -144,3 +154,19 @@ def test_a_matrix_that_fits_before_and_after_is_not_guessed(shape):
         weights["proj.bias"] = torch.zeros(8)
     with pytest.raises(InputError, match="before the LSTM or after it"):
         recognize(weights)
+
+
+def test_a_gru_of_keras_is_that_of_pytorch_as_its_message_says():
+    """By the formula of `tf.keras.layers.GRU` with `reset_after=True`, whose gates are z, r and h."""
+    torch.manual_seed(0)
+    kernel, recurrent_kernel, bias = torch.randn(3, 12), torch.randn(4, 12), torch.randn(2, 12)
+    x, h = torch.randn(2, 3), torch.randn(2, 4)
+    (xz, xr, xh), (hz, hr, hh) = (x @ kernel + bias[0]).chunk(3, 1), (h @ recurrent_kernel + bias[1]).chunk(3, 1)
+    z, r = (xz + hz).sigmoid(), (xr + hr).sigmoid()
+    expected = z * h + (1 - z) * (xh + r * hh).tanh()
+    cell = nn.GRUCell(3, 4)
+    parts = {"weight_ih": kernel.T, "weight_hh": recurrent_kernel.T, "bias_ih": bias[0], "bias_hh": bias[1]}
+    cell.load_state_dict(
+        {name: torch.cat([value.chunk(3)[third] for third in (1, 0, 2)]) for name, value in parts.items()}
+    )
+    torch.testing.assert_close(cell(x, h), expected)

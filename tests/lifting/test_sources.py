@@ -172,7 +172,7 @@ def load_text():
     return load_module(authors.TextClassifier().eval(), [lstm_deploy.TensorSpec.parse("tokens:int64[batch,seq]")])
 
 
-@pytest.mark.parametrize("kind", ["forecast", "language model", "tokens", "embedding"])
+@pytest.mark.parametrize("kind", ["forecast", "language model", "tokens", "embedding", "GRU", "RNN"])
 def test_a_torchscript_file_of_ours_is_a_source_again(tmp_path, kind, request):
     """From weights and contract, not from its code: the result is the original's, bit for bit."""
     if kind == "forecast":
@@ -181,7 +181,8 @@ def test_a_torchscript_file_of_ours_is_a_source_again(tmp_path, kind, request):
         first = lstm_deploy.Bundle(request.getfixturevalue("lm_bundle"))
     else:
         embedding = {"emb.weight": torch.randn(7, 4)} if kind == "embedding" else {}
-        weights = {**nn.LSTM(4, 5, 2, bidirectional=True).state_dict(prefix="rnn."), **embedding}
+        layer = getattr(nn, kind if kind in ("GRU", "RNN") else "LSTM")(4, 5, 2, bidirectional=True)
+        weights = {**layer.state_dict(prefix="rnn."), **embedding}
         torch.save({**weights, **nn.Linear(10, 3).state_dict(prefix="out.")}, tmp_path / "m.pt")
         inputs = {"x": "int64[seq,batch]"} if kind == "tokens" else None
         first = lstm_deploy.export(tmp_path / "m.pt", tmp_path / "first", inputs=inputs)

@@ -105,6 +105,23 @@ def test_a_bare_file_of_several_networks_ends_with_what_it_holds_and_what_to_typ
     pytest.fail("the second key leads nowhere")
 
 
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+@pytest.mark.parametrize("module", [True, False])
+@pytest.mark.parametrize(
+    ("prefix", "wrapped"),
+    [("", lambda w: w), ("", lambda w: {"state_dict": w}), ("module.", lambda w: {"model": w, "optimizer": {"lr": 1}}),
+     ("model.", lambda w: {"state_dict": w, "epoch": 3})],
+)  # fmt: skip
+def test_weights_of_other_kinds_are_found_in_every_wrapping(tmp_path, kind, module, prefix, wrapped):
+    network = nn.ModuleDict({"rnn": getattr(nn, kind if module else f"{kind}Cell")(3, 4), "fc": nn.Linear(4, 2)})
+    torch.save(wrapped(foreign.renamed(network, prefix)), tmp_path / "m.pt")
+    loaded = load(Origin(path=tmp_path / "m.pt"))
+    assert loaded.source.summary == f"Inferred with {kind}(3, 4, 1 layers)"
+    weights = loaded.lifted.module.state_dict()
+    for name, value in network.rnn.state_dict(prefix=f"{kind.lower()}.").items():
+        torch.testing.assert_close(weights[name if module else f"{name}_l0"], value)
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 @pytest.mark.parametrize("given", ["model-00001-of-00002.{}", "model.{}.index.json", ""])
 @pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
@@ -348,7 +365,7 @@ def test_other_recurrent_layers_are_counted_as_what_they_are(tmp_path):
     with pytest.raises(InputError, match=r"2 recurrent layers \(a: LSTM\(3, 4, 1 layers\), b: GRU"):
         load(Origin(path=tmp_path / "m.pt"))
     torch.save(foreign.renamed(nn.GRU(3, 4), "a.") | foreign.renamed(nn.GRU(3, 4), "b."), tmp_path / "m.pt")
-    with pytest.raises(InputError, match="2 GRUs or plain RNNs"):
+    with pytest.raises(InputError, match=r"2 GRUs \(a: GRU\(3, 4, 1 layers\), b: GRU"):
         load(Origin(path=tmp_path / "m.pt"))
 
 
@@ -405,19 +422,24 @@ def test_weights_that_are_made_of_others_are_called_so(tmp_path):
     for name in ("weight_ih_l0", "weight_hh_l0"):
         nn.utils.parametrizations.weight_norm(network.lstm, name)
     torch.save(network.state_dict(), tmp_path / "m.pt")
-    made = r"an LSTM whose weights are made of others \(lstm\.parametrizations\.weight_ih_l0\.original0\)"
+    made = r"a recurrent layer whose weights are made of others \(lstm\.parametrizations\.weight_ih_l0\.original0\)"
     with pytest.raises(InputError, match=f"it has {made}; name its class"):
         load(Origin(path=tmp_path / "m.pt"))
     with pytest.raises(InputError, match=f"the file has {made}, so the class has to make them too"):
         load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
 
 
+@pytest.mark.parametrize(
+    ("shapes", "name", "biases"),
+    [({"kernel": (3, 16), "recurrent_kernel": (4, 16), "bias": (16,)}, "an LSTM", "bias_hh_l0 zeros"),
+     ({"kernel": (3, 12), "recurrent_kernel": (4, 12), "bias": (2, 12)}, "a GRU", "is bias.1., where .* change places"),
+     ({"kernel": (3, 4), "recurrent_kernel": (4, 4), "bias": (4,)}, "an RNN", "bias_hh_l0 zeros")],
+)  # fmt: skip
 @pytest.mark.parametrize("model", [None, f"{HOME}:Net"])
-def test_the_names_of_keras_are_told_what_they_are_in_pytorch(tmp_path, model):
-    shapes = {"kernel": (3, 16), "recurrent_kernel": (4, 16), "bias": (16,)}
-    renamed = {f"lstm/lstm_cell/{name}": torch.ones(shape) for name, shape in shapes.items()}
+def test_the_names_of_keras_are_told_what_they_are_in_pytorch(tmp_path, model, shapes, name, biases):
+    renamed = {f"rnn/cell/{weight}": torch.ones(shape) for weight, shape in shapes.items()}
     save_file(renamed, tmp_path / "m.safetensors")
-    with pytest.raises(InputError, match=r"by the names of Keras .*weight_ih_l0 is kernel\.T"):
+    with pytest.raises(InputError, match=rf"{name} by the names of Keras .*weight_ih_l0 is kernel\.T.*{biases}"):
         load(Origin(path=tmp_path / "m.safetensors", model=model))
 
 
@@ -426,9 +448,11 @@ def test_the_names_of_keras_are_told_what_they_are_in_pytorch(tmp_path, model):
 )
 def test_weights_without_names_are_not_said_to_be_no_lstm(tmp_path, content):
     torch.save(content(foreign.Net()), tmp_path / "m.pt")
-    with pytest.raises(InputError, match="no LSTM was found in it"):
+    with pytest.raises(InputError, match="no LSTM, GRU or RNN was found in it"):
         load(Origin(path=tmp_path / "m.pt"))
-    with pytest.raises(InputError, match="has no LSTM by the names of PyTorch, but (0, 1, 2|one without a name)"):
+    with pytest.raises(
+        InputError, match="has no LSTM, GRU or RNN by the names of PyTorch, but (0, 1, 2|one without a name)"
+    ):
         load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net"))
 
 
