@@ -104,7 +104,7 @@ def cpu_limits(cpu: dict[str, Any]) -> list[str]:
     if lacks_vnni(cpu):
         limits.append("no VNNI: int8 ONNX gains less speed, and files of export --int8-cpus vnni are refused")
     if _is_known_x86(cpu) and "avx512f" not in cpu["features"]:
-        limits.append("no bfloat16: train --precision bf16-mixed is refused; use 32")
+        limits.append("no bfloat16: train --precision bf16-mixed is refused for an LSTM; use 32")
     elif _is_known_x86(cpu) and not set(BFLOAT16).intersection(cpu["features"]):
         limits.append("no bfloat16 instructions: train --precision bf16-mixed is slower than 32")
     return limits
