@@ -25,7 +25,7 @@ def graph(nodes, initializers=()):
 
 
 def test_a_missing_lstm_and_a_missing_state_are_reported():
-    assert "no LSTM node" in lint(graph([helper.make_node("Relu", ["x"], ["y"])]))[0]
+    assert "no LSTM, GRU or RNN node" in lint(graph([helper.make_node("Relu", ["x"], ["y"])]))[0]
     weights = [helper.make_tensor(name, TensorProto.FLOAT, [1, 4, 3], [0.0] * 12) for name in "WR"]
     stateless = graph([helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=1)], weights)
     assert [text for text in lint(stateless) if "from zeros on every call" in text]
