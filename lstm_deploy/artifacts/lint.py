@@ -82,7 +82,8 @@ def _node_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[str]:
     title = RECURRENT_OPERATORS[node.node.op_type].title
     for name in differing_attributes(node.node):
         value = node.attribute(name)
-        has = f"has the attribute {name}" if value is not None else f"lacks the attribute {name}"
+        has = f"lacks the attribute {name}" if value is None else f"has the attribute {name}"
+        has += f"={value:g}" if isinstance(value, int | float) else ""
         yield f"{node.label} {has}: it does not compute what PyTorch's {title} does."
     if node.attribute("direction") == b"reverse":
         yield f"{node.label} reads time backwards only, which no PyTorch {title} does."

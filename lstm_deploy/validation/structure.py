@@ -236,7 +236,7 @@ def _label(node: Node) -> str:
 
 
 def _an(text: str) -> str:
-    return f"{'An' if text.startswith((*'AEIOaeio', 'LSTM', 'Unsqueeze', 'Upsample')) else 'A'} {text}"
+    return f"{'An' if text.startswith((*'AEIOaeio', 'LSTM', 'RNN', 'Unsqueeze', 'Upsample')) else 'A'} {text}"
 
 
 def _constant_change(name: str, value: Array, right: Array) -> str:

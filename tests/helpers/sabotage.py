@@ -194,7 +194,7 @@ SABOTAGE: dict[str, Sabotage] = {
     "one gate of an int8 weight negated": Sabotage(
         "int8",
         weight(2, at((slice(None), slice(None), slice(16, 24)), lambda r: -r)),
-        "weight_hh, forget gate: 6[0-9] of 256",
+        "weight_hh: the forget gate has the other sign",
     ),
     "the bias of an int8 model's head off by 0.2": Sabotage(
         "int8",

@@ -63,7 +63,7 @@ WRONG_C: dict[str, tuple[str, Callable[[str], str], str]] = {
     "C: one weight off by 1e-4": (
         "two layers",
         replaced((r"(w_lstm_W_l0\[\d+\] ALIGNED = \{\n[^,]*, )[^,]*", r"\g<1>0.1234")),
-        "bias_ih . bias_hh|weight",
+        "bias_ih and bias_hh|weight",
     ),
     "C: a scale of int8 off": (
         "int8",

@@ -4,13 +4,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from validation_cases import SMALL
 
 import lstm_deploy
 from lstm_deploy import validate
 from lstm_deploy.artifacts import onnx_graph
 from lstm_deploy.artifacts.bundle import Bundle
+from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
+from lstm_deploy.lifting import sources
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
+from lstm_deploy.validation.checks import Subject
+from lstm_deploy.validation.judging import judge
+from lstm_deploy.validation.pytorch_reference import PyTorchReference
+from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.third_party_onnx import adapt
 
 
@@ -124,6 +131,33 @@ def test_a_stock_export_that_hides_its_state_is_reported(stock):
     report = validate(stock / "hidden.onnx", reference=stock / "weights.pt")
     contract = next(check for check in report.failures if check.name == "contract")
     assert "There is no input for h_in: the state is hidden" in contract.detail
+
+
+@pytest.mark.parametrize("cell", [torch.nn.GRU, torch.nn.RNN])
+def test_a_stock_export_of_another_cell_with_open_sizes_passes(cell, tmp_path):
+    torch.manual_seed(0)
+    module = cell(3, 5, batch_first=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.randn(2, 6, 3), torch.zeros(1, 2, 5)),
+            tmp_path / "stock.onnx",
+            input_names=["x", "h0"],
+            output_names=["y", "hn"],
+            dynamic_axes={"x": {0: "n", 1: "t"}, "h0": {1: "n"}, "y": {0: "n", 1: "t"}, "hn": {1: "n"}},
+            opset_version=17,
+            dynamo=False,
+        )
+    lifted = sources.load_module(module, [TensorSpec.parse("x:float32[batch,seq,3]")]).lifted
+    adapted, problems = adapt(tmp_path / "stock.onnx", lifted.signature)
+    assert problems == []
+    onnx.save(adapted, tmp_path / "adapted.onnx")
+    reference = PyTorchReference(lifted)
+    subject = Subject(path=tmp_path / "adapted.onnx", name="stock", precision="float32", contract=lifted.signature)
+    (results,) = judge([subject], make_cases(reference, SMALL), lifted=lifted, isolate=False)
+    assert [check.detail for check in results.checks if not check.passed] == []
+    assert {"lint", "weights", "drift"} <= {check.name for check in results.checks}
 
 
 def test_a_file_that_passes_is_written_with_its_contract(forecast_bundle, forecaster, tmp_path):
