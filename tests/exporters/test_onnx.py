@@ -9,9 +9,11 @@ import pytest
 import state_forms
 import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
+from kinds import layer
 from properties import examples
 from torch import nn
 
+from lstm_deploy.contract.cells import CELLS
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.exporters.onnx import export_onnx
@@ -47,17 +49,18 @@ def assert_equal_on_all_shapes(lifted, path):
     bidirectional=st.booleans(),
     batch_first=st.booleans(),
     bias=st.booleans(),
+    kind=st.sampled_from([*CELLS]),
     proj_size=st.sampled_from([0, 0, 2, 7]),
 )
-@example(num_layers=3, bidirectional=True, batch_first=False, bias=False, proj_size=2)
-@example(num_layers=1, bidirectional=False, batch_first=True, bias=True, proj_size=0)
-def test_every_form_of_lstm_is_one_node_per_layer_and_equal(tmp_path, **form):
+@example(num_layers=3, bidirectional=True, batch_first=False, bias=False, kind="LSTM", proj_size=2)
+@example(num_layers=1, bidirectional=False, batch_first=True, bias=True, kind="GRU", proj_size=0)
+def test_every_form_of_every_kind_is_one_node_per_layer_and_equal(tmp_path, kind, proj_size, **form):
     """The stock exporter lacks this property; it holds for the twentieth export in one process too."""
-    module = nn.LSTM(3, 8, **form)
+    module = layer(kind, 3, 8, **form, **({"proj_size": proj_size} if kind == "LSTM" else {}))
     layout = "batch,seq" if form["batch_first"] else "seq,batch"
     lifted, model = onnx_of(module, tmp_path / "m.onnx", layout)
     count = Counter(node.op_type for node in model.graph.node)
-    assert count["LSTM"] == form["num_layers"]
+    assert count[CELLS[kind].onnx_operator] == form["num_layers"]
     assert not {"Loop", "If", "Scan"} & set(count)
     assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
 

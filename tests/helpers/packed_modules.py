@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from kinds import layer
 from torch import nn
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -16,14 +17,14 @@ def unpack(packed, **options):
 
 
 class Packed(nn.Module):
-    """One LSTM over padded rows of three features, and layers to use beside it."""
+    """One LSTM, or layer of another kind, over padded rows of three features, and layers to use beside it."""
 
-    batch_first, bidirectional = True, False
+    kind, batch_first, bidirectional = "LSTM", True, False
 
     def __init__(self):
         super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=self.batch_first, bidirectional=self.bidirectional)
-        self.again = nn.LSTM(4, 4, batch_first=True)
+        self.lstm = layer(self.kind, 3, 4, batch_first=self.batch_first, bidirectional=self.bidirectional)
+        self.again = layer(self.kind, 4, 4, batch_first=True)
         self.before, self.after = nn.Linear(3, 3), nn.Linear(4, 4)
         self.dropout, self.embedding = nn.Dropout(0.5), nn.Embedding(9, 3)
         self.norm = nn.BatchNorm1d(4)
@@ -137,6 +138,19 @@ class Residual(Packed):
         out = out._replace(data=self.norm(out.data))
         data = out.data + self.again(out)[0].data
         return unpack(PackedSequence(data, *out[1:]), padding_value=3.0)
+
+
+class SumsDirections(Packed):
+    """As the layers of speech recognizers do: time first, and the sum of both directions; beside it the last states."""
+
+    batch_first, bidirectional = False, True
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x.transpose(0, 1), lengths.cpu(), enforce_sorted=False)
+        y, final = self.lstm(packed)
+        y, _ = pad_packed_sequence(y)
+        y = y.view(y.shape[0], y.shape[1], 2, -1).sum(2).transpose(0, 1)
+        return y, torch.cat([*(final[0] if isinstance(final, tuple) else final)], -1)
 
 
 class PacksTokens(Packed):

@@ -42,6 +42,27 @@ def test_rows_of_any_length_and_order_are_what_the_module_makes_of_them(make):
     assert wrong_sizes(trace(lifted), lifted) == []
 
 
+@pytest.mark.parametrize("kind", ["GRU", "RNN_RELU"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        packed_modules.Sorted,
+        packed_modules.Largest,
+        packed_modules.AsNumbers,
+        packed_modules.ThroughLinear,
+        packed_modules.Residual,
+        packed_modules.LastStep,
+        packed_modules.SortsByLength,
+        packed_modules.SumsDirections,
+    ],
+)
+def test_rows_of_any_length_are_so_for_every_kind_of_cell(make, kind):
+    module, lifted = lift_packed(type(make.__name__, (make,), {"kind": kind}))
+    for lengths in (FALLING, UNSORTED) if make is not packed_modules.Sorted else (FALLING,):
+        assert_same(module, lifted, padded(lengths)[0], torch.tensor(lengths))
+    assert wrong_sizes(trace(lifted), lifted) == []
+
+
 @pytest.mark.parametrize(
     "make", [packed_modules.Sorted, packed_modules.SortedAndLast, packed_modules.ThroughLinearSorted]
 )
