@@ -13,6 +13,7 @@ from .cells import (
     CELLS as CELLS,
     GRU as GRU,
     LSTM as LSTM,
+    OWN_DOMAIN as OWN_DOMAIN,
     RECURRENT_OPERATORS as RECURRENT_OPERATORS,
     RNN_RELU as RNN_RELU,
     RNN_TANH as RNN_TANH,
