@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import inliner, numpy_helper
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lstm_deploy.contract import Array
+from lstm_deploy.artifacts.onnx_graph import inlined
+from lstm_deploy.contract import CELLS, Array
 from lstm_deploy.errors import InputError, one_line
 
 PAIR_LIMIT = 128
@@ -29,7 +30,11 @@ SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "
 """Operators that add in 32 bits if the activations are signed, too."""
 _FIRST = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", *QDQ_OPERATORS)
 _THIRD = ("QLinearMatMul", "QGemm", "QLinearConv")
-WEIGHTS = {"DynamicQuantizeLSTM": (1, 2), **dict.fromkeys(_FIRST, (1,)), **dict.fromkeys(_THIRD, (3,))}
+WEIGHTS = {
+    **{cell.quantized_operator: (1, 2) for cell in CELLS.values()},
+    **dict.fromkeys(_FIRST, (1,)),
+    **dict.fromkeys(_THIRD, (3,)),
+}
 """Operators that multiply by 8-bit weights, and the positions of these inputs. `ConvInteger` takes its weights where
 others take the activations, so it does not saturate."""
 MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
@@ -109,8 +114,7 @@ def saturating_nodes(model: onnx.ModelProto, folder: Path) -> dict[str, tuple[in
 
     `folder` holds external weights. Raises `InputError` if they cannot be read.
     """
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    model = inlined(model)
     totals: dict[str, tuple[int, int]] = {}
     for number, (node, scope) in enumerate(_nodes(model.graph, _Scope({}, {}, {}, folder))):
         counts = [_count(node, scope, position) for position in WEIGHTS.get(node.op_type, ())]

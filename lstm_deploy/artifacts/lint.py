@@ -106,7 +106,7 @@ def _weight_defects(node: RecurrentNode, flow: ValueFlow) -> Iterator[Parts]:
         else:
             way = "are computed in the graph, which costs time on every call"
         ways.setdefault(way, []).append(letter)
-    can_be_int8 = bool(RECURRENT_OPERATORS[node.node.op_type].quantized_operator)
+    can_be_int8 = RECURRENT_OPERATORS[node.node.op_type].onnxruntime_quantizes
     for way, letters in ways.items():
         one, several = (
             f"; quantize_dynamic silently leaves {these} in float" * can_be_int8

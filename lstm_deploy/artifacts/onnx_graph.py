@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, inliner
 
-from lstm_deploy.contract import CONTRACT_KEY, RECURRENT_OPERATORS
+from lstm_deploy.contract import CONTRACT_KEY, OWN_DOMAIN, RECURRENT_OPERATORS
 from lstm_deploy.errors import InputError, one_line
 
 EXTERNAL_ABOVE = 1_900_000_000
@@ -60,8 +60,16 @@ def files_beside(model: onnx.ModelProto) -> list[str]:
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the bodies of its own functions, if it has any, in place of their calls."""
-    return inliner.inline_local_functions(model) if model.functions else model
+    """The model with the bodies of its own functions in place of their calls, but for those that are recurrent layers.
+
+    These are read like onnxruntime's operators; what they compute, the checks of outputs and of `structure` show.
+    """
+    return inliner.inline_selected_functions(model, layer_functions(model), exclude=True) if model.functions else model
+
+
+def layer_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """The domains and names of functions that are recurrent layers in int8, as `export` writes them."""
+    return [(item.domain, item.name) for item in model.functions if item.domain.startswith(f"{OWN_DOMAIN}.")]
 
 
 def save(model: onnx.ModelProto, path: Path, weights: Path) -> None:

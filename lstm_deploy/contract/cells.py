@@ -55,8 +55,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     """Those of one direction."""
     default_activations: bool = True
     """Whether these are what ONNX takes where an operator names none."""
-    quantized_operator: str = ""
-    """Its counterpart with int8 weights, in onnxruntime's domain `com.microsoft`; empty if there is none."""
+    onnxruntime_quantizes: bool = False
+    """Whether `quantized_operator` is one of onnxruntime's; if not, a file brings it as a function (`OWN_DOMAIN`)."""
 
     @property
     def title(self) -> str:
@@ -64,9 +64,14 @@ class Cell(Struct, frozen=True, kw_only=True):
         return self.pytorch_modules[0]
 
     @property
-    def operators(self) -> tuple[str, ...]:
-        """The ONNX operator, and its quantized counterpart if there is one."""
-        return tuple(filter(None, (self.onnx_operator, self.quantized_operator)))
+    def quantized_operator(self) -> str:
+        """The counterpart of the ONNX operator with int8 weights."""
+        return f"DynamicQuantize{self.onnx_operator}"
+
+    @property
+    def operators(self) -> tuple[str, str]:
+        """The ONNX operator, and its quantized counterpart."""
+        return self.onnx_operator, self.quantized_operator
 
     @property
     def onnx_order(self) -> tuple[int, ...]:
@@ -87,7 +92,7 @@ LSTM = Cell(
     has_projection=True,
     onnx_operator="LSTM",
     onnx_activations=("Sigmoid", "Tanh", "Tanh"),
-    quantized_operator="DynamicQuantizeLSTM",
+    onnxruntime_quantizes=True,
 )
 GRU = Cell(
     kind="GRU",
@@ -124,6 +129,8 @@ RNN_RELU = Cell(
     onnx_activations=("Relu",),
     default_activations=False,
 )
+OWN_DOMAIN = "lstm_deploy"
+"""How the domains of functions begin that exported ONNX files bring along and whose calls are read like operators."""
 CELLS: Mapping[str, Cell] = {cell.kind: cell for cell in (LSTM, GRU, RNN_TANH, RNN_RELU)}
 """All kinds, by `kind`."""
 CELLS_BY_NAME: Mapping[str, Cell] = {cell.name: cell for cell in CELLS.values()}

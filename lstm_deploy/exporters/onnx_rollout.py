@@ -57,7 +57,9 @@ def export_rollout(model_path: Path, path: Path) -> None:
         inputs = [signature.inputs[0].name, *(state.spec.name for state in states), *aliases.values()]
         outputs = [*(spec.name for spec in signature.outputs), *(state.output for state in states)]
         rollout.functions.append(helper.make_function("local", name, inputs, outputs, body, model.opset_import))
-    rollout = inliner.inline_local_functions(rollout)
+    own = [(function.domain, function.name) for function in rollout.functions]
+    rollout.functions.extend(model.functions)  # layers in int8, which stay calls
+    rollout = inliner.inline_selected_functions(rollout, own)
     onnx_graph.rename(rollout.graph.node, {alias: name for name, alias in aliases.items()})
     used = {name for node in onnx_graph.nodes(rollout.graph) for name in node.input}  # not those of removed slices
     rollout.graph.initializer.extend(weight for weight in model.graph.initializer if weight.name in used)

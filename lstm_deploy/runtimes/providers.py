@@ -52,7 +52,7 @@ PROVIDERS = {
             # graph captures the kernels of a step once and replays them in `Recurrence.step`.
             settings={"tf32": "use_tf32", "graph": "enable_cuda_graph"},
             for_repeats=("graph",),
-            no_kernel={"int8": "CUDA has no int8 LSTM, and would leave it to the CPU"},
+            no_kernel={"int8": "CUDA has no int8 LSTM, GRU or RNN, and would leave it to the CPU"},
             install="onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver",
         ),
         Provider(
@@ -60,7 +60,7 @@ PROVIDERS = {
             onnxruntime=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
             device="cuda",
             environment={"NVIDIA_TF32_OVERRIDE": "0"},  # TensorRT has no option for it
-            no_kernel={"int8": "TensorRT has no int8 LSTM of this kind, and would leave it to the CPU"},
+            no_kernel={"int8": "TensorRT has no int8 LSTM, GRU or RNN of this kind, and would leave it to the CPU"},
             install="onnxruntime-gpu[cuda,cudnn], TensorRT's libraries and an NVIDIA driver",
         ),
     )

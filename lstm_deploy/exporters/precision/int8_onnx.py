@@ -1,6 +1,6 @@
 """int8 ONNX: every LSTM layer becomes `DynamicQuantizeLSTM`, large matrices and embeddings become integers.
 
-onnxruntime has no such operator for other cells, whose layers stay in float32.
+onnxruntime has no such operator for other cells. Of these, large layers become functions that `int8_functions` writes.
 
 x86 CPUs without VNNI multiply activations of 0 to 255 by signed weights in pairs, and add each pair in 16 bits, which
 saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbouring weights of one sign no more than
@@ -9,7 +9,7 @@ saturate (the instruction is `vpmaddubsw`). So a scale here leaves two neighbour
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ import onnx
 from msgspec import Struct
 from onnx import helper, numpy_helper
 
-from lstm_deploy.artifacts import EXTERNAL_ABOVE, int8_saturation, onnx_graph, weights_file
-from lstm_deploy.contract import CELLS, RECURRENT_OPERATORS, Array
+from lstm_deploy.artifacts import EXTERNAL_ABOVE, cell_of_node, int8_saturation, onnx_graph, weights_file
+from lstm_deploy.contract import RECURRENT_OPERATORS, Array
 from lstm_deploy.errors import InputError
+from lstm_deploy.exporters.precision import int8_functions
 
 FLOAT = onnx.TensorProto.FLOAT
 LEAST_SHARE = 0.05
@@ -62,13 +63,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         }
 
 
-INT8_OPERATORS = {
-    "onnx": {cell.onnx_operator for cell in CELLS.values() if cell.quantized_operator},
-    "c": {cell.onnx_operator for cell in CELLS.values()},
-}
-"""The recurrent operators that an artifact of each format can compute in int8."""
-
-
 def quantizable_nodes(model: onnx.ModelProto, format_: str = "onnx") -> dict[str, onnx.NodeProto]:
     """The recurrent layers, large matrices and embeddings in the graph's order, by a label that a user understands.
 
@@ -86,7 +80,9 @@ def quantizable_nodes(model: onnx.ModelProto, format_: str = "onnx") -> dict[str
     least = LEAST_SHARE * sum(map(math.prod, shapes.values()))
     labelled: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
-        if node.op_type in INT8_OPERATORS[format_]:
+        if node.op_type in RECURRENT_OPERATORS:
+            if format_ == "onnx" and float_reason(node, shapes):
+                continue
             if not constants >= set(node.input[1:3]):
                 raise InputError(
                     f"The weights of {node.name or f'the {node.op_type}'} are computed in the graph, so it would stay "
@@ -100,6 +96,15 @@ def quantizable_nodes(model: onnx.ModelProto, format_: str = "onnx") -> dict[str
             if len(shape) == 2 and math.prod(shape) >= least and "P_inverse_l" not in weight:
                 labelled[_unique(f"the {kind} {shape}", labelled)] = node
     return labelled
+
+
+def float_reason(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> str:
+    """Why a recurrent node has to stay in float32 in ONNX, by the shapes of its weights; empty if it has not."""
+    cell = RECURRENT_OPERATORS[node.op_type]
+    if cell.onnxruntime_quantizes:
+        return ""
+    reason = int8_functions.left_out(node, shapes.get(node.input[2], ()))
+    return f"onnxruntime has no int8 {cell.title}, and lstm-deploy's {reason}" if reason else ""
 
 
 def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, kept: Collection[str] = ()) -> None:
@@ -118,8 +123,10 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     ]
     graph.initializer.extend(rewriter.constants.values())
     onnx_graph.replace_nodes(graph, rewritten)
-    if all(item.domain != MICROSOFT for item in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    model.functions.extend(rewriter.functions.values())
+    for domain in (MICROSOFT, *rewriter.functions):
+        if all(item.domain != domain for item in model.opset_import):
+            model.opset_import.append(helper.make_opsetid(domain, 1))
     if settings.weights == "full":
         model.metadata_props.add(key=int8_saturation.CPUS_KEY, value=int8_saturation.VNNI)
     weights_file(target).unlink(missing_ok=True)
@@ -135,6 +142,8 @@ class _Rewriter:
         self.settings = settings
         self.constants: dict[str, onnx.TensorProto] = {}
         """The initializers that the new nodes need, by name."""
+        self.functions: dict[str, onnx.FunctionProto] = {}
+        """The functions that they call, by domain."""
         self._floats = {tensor.name: tensor for tensor in graph.initializer}
         self._taken = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
         self._taken |= {name for node in onnx_graph.nodes(graph) for name in (*node.input, *node.output)}
@@ -155,8 +164,12 @@ class _Rewriter:
         for position in (1, 2):  # W and R, which this operator has transposed: [directions, inputs, gates * hidden]
             inputs[position], *names = self._constant(inputs[position], transposed=True)
             scales += names
-        operator = RECURRENT_OPERATORS[node.op_type].quantized_operator
-        new = helper.make_node(operator, [*inputs, *scales], node.output, node.name, domain=MICROSOFT)
+        cell, domain = cell_of_node(node) or RECURRENT_OPERATORS[node.op_type], MICROSOFT
+        if not cell.onnxruntime_quantizes:
+            function = int8_functions.of_layer(cell, self._floats[node.input[2]].dims[0])
+            domain = function.domain
+            self.functions[domain] = function
+        new = helper.make_node(cell.quantized_operator, [*inputs, *scales], node.output, node.name, domain=domain)
         new.attribute.extend(item for item in node.attribute if item.name != "layout")  # 0, all that onnxruntime knows
         return new
 

@@ -17,8 +17,8 @@ from lstm_deploy.exporters.c.writer import export_c
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
 from lstm_deploy.exporters.precision.float16_onnx import export_float16
 from lstm_deploy.exporters.precision.int8_onnx import (
-    INT8_OPERATORS,
     Settings,
+    float_reason,
     layer_counts,
     quantizable_nodes,
     quantize_onnx,
@@ -112,13 +112,13 @@ class LowerPrecision:
         """Whether anything can; recurrent layers that cannot are named in a note."""
         model = onnx.load(self.graph, load_external_data=False)
         nodes = quantizable_nodes(model, format_)
-        kinds = {node.op_type for node in model.graph.node if node.op_type in RECURRENT_OPERATORS}
-        if float_only := sorted(kinds - INT8_OPERATORS[format_]):
-            names = " or ".join(float_only)
+        if format_ == "c":
+            return bool(nodes)
+        shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+        recurrent = [node for node in model.graph.node if node.op_type in RECURRENT_OPERATORS]
+        for reason in sorted({float_reason(node, shapes) for node in recurrent} - {""}):
             left_out = "" if nodes else f"{label} is left out: "
-            self.notes.append(
-                f"{left_out}onnxruntime has no int8 {names}, so such layers stay in float32; --format c has one"
-            )
+            self.notes.append(f"{left_out}{reason}, so such layers stay in float32; --format c has them in int8")
             self.remedy = "add --format c, or export without --quantize"
         return bool(nodes)
 

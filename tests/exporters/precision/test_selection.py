@@ -213,7 +213,7 @@ def test_half_adds_float16_whose_state_is_float16_or_not(net, tmp_path, quick):
         assert artifact.evidence.lowered_layers == 2
         assert lstm_deploy.validate(bundle, reference=net).passed
         assert "its sums in float32" in bundle.manifest.notes[0]
-    with pytest.raises(InputError, match="the CPU has no float16 LSTM"):
+    with pytest.raises(InputError, match="the CPU has no float16 recurrent layers"):
         lstm_deploy.open(bundle.path).stream(precision="float16")
 
 
@@ -261,7 +261,7 @@ def test_int8_is_left_out_on_cuda_with_its_reason(net, tmp_path, quick):
     assert "model.int8.onnx" not in {variant.artifact for variant in variants}
     assert any(text.startswith("model.int8.onnx: CUDA has no int8 LSTM") for text in left_out)
     _, left_out = validation._runnable(bundle, bundle.path, "cuda")
-    assert left_out == ["model.int8.onnx: CUDA has no int8 LSTM, and would leave it to the CPU"]
+    assert left_out == ["model.int8.onnx: CUDA has no int8 LSTM, GRU or RNN, and would leave it to the CPU"]
     with pytest.raises(InputError, match="CUDA has no int8 LSTM"):
         opening.open_runtime(bundle.path / "model.int8.onnx", "cuda")
 
@@ -320,12 +320,15 @@ class Tied(Net):
 
 
 def test_what_int8_torchscript_cannot_hold_is_left_out_with_the_reason(tmp_path, quick):
-    for module, reason in ((Projected(), "no int8 LSTM with projections"), (Tied(), "does not run with int8 weights")):
+    for module, reason in (
+        (Projected(), "nor for an LSTM with projections"),
+        (Tied(), "does not run with int8 weights"),
+    ):
         bundle = lstm_deploy.export(module.eval(), tmp_path / "out", inputs=INPUTS, quantize="int8", force=True)
         assert "model.int8.torchscript" not in {artifact.path for artifact in bundle.manifest.artifacts}
         assert not (bundle.path / "model.int8.torchscript").exists()
         assert any(reason in note for note in bundle.manifest.notes)
-    with pytest.raises(ParityError, match="no int8 LSTM with projections"):
+    with pytest.raises(ParityError, match="nor for an LSTM with projections"):
         lstm_deploy.export(Projected().eval(), tmp_path / "b", inputs=INPUTS, quantize="int8", formats=["torchscript"])
 
 
