@@ -59,12 +59,16 @@ def files_beside(model: onnx.ModelProto) -> list[str]:
     return sorted({entry.value for tensor in beside for entry in tensor.external_data if entry.key == "location"})
 
 
-def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the bodies of its own functions in place of their calls, but for those that are recurrent layers.
+def inlined(model: onnx.ModelProto, *, layers: bool = False) -> onnx.ModelProto:
+    """The model with the bodies of its own functions in place of their calls, those of recurrent layers if asked.
 
-    These are read like onnxruntime's operators; what they compute, the checks of outputs and of `structure` show.
+    Else these are read like onnxruntime's operators; what they compute, checks of outputs and of `structure` show.
     """
-    return inliner.inline_selected_functions(model, layer_functions(model), exclude=True) if model.functions else model
+    if not model.functions:
+        return model
+    if layers:
+        return inliner.inline_local_functions(model)
+    return inliner.inline_selected_functions(model, layer_functions(model), exclude=True)
 
 
 def layer_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:

@@ -45,7 +45,7 @@ class Condition(NamedTuple):
 
 def conditions(model: onnx.ModelProto) -> list[Condition]:
     """All such nodes of a graph and its subgraphs, in order."""
-    flow = ValueFlow(onnx_graph.inlined(model))
+    flow = ValueFlow(onnx_graph.inlined(model, layers=True))
     found = []
     shifted: dict[Value, list[float]] = {}
     """The number by which a sum is another value, by the value of the sum."""

@@ -71,3 +71,13 @@ def test_a_large_constant_is_a_weight_and_no_number():
     model = graph(node("Max", ["x", "w"], ["y"], "max"), w=np.arange(100, dtype=np.float32))
     assert numbers_of(conditions(model)) == []
     assert isinstance(model, onnx.ModelProto)
+
+
+def test_a_function_with_the_domain_of_int8_layers_is_looked_into():
+    model = graph(helper.make_node("Layer", ["x"], ["y"], domain="lstm_deploy.GRU.forward"))
+    body = [node("Constant", [], ["k"], value_float=5.0), node("Greater", ["a", "k"], ["g"], "greater"),
+            node("Where", ["g", "a", "k"], ["b"], "where")]  # fmt: skip
+    opset = [helper.make_opsetid("", 18)]
+    model.functions.append(helper.make_function("lstm_deploy.GRU.forward", "Layer", ["a"], ["b"], body, opset))
+    model.opset_import.append(helper.make_opsetid("lstm_deploy.GRU.forward", 1))
+    assert conditions(model)[0].numbers == (5.0,)
