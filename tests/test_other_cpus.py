@@ -14,7 +14,7 @@ from torch import nn
 import lstm_deploy
 from lstm_deploy.artifacts import environment, int8_saturation
 from lstm_deploy.exporters import pipeline
-from lstm_deploy.exporters.precision import selection
+from lstm_deploy.exporters.precision import int8_functions, selection
 from lstm_deploy.exporters.precision.int8_onnx import Settings, quantize_onnx
 from lstm_deploy.validation.case_inputs import QUICK
 
@@ -45,9 +45,9 @@ print(json.dumps({
 class Net(nn.Module):
     """Neighbouring weights are large and of one sign, as adds up beyond 16 bits."""
 
-    def __init__(self):
+    def __init__(self, cells=nn.LSTM):
         super().__init__()
-        self.lstm = nn.LSTM(6, 24, 2, batch_first=True)
+        self.lstm = cells(6, 24, 2, batch_first=True)
         self.fc = nn.Linear(24, 40)
         with torch.no_grad():
             for matrix in (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.weight_ih_l1, self.fc.weight):
@@ -83,13 +83,33 @@ def test_onnx_and_c_are_right_on_a_cpu_without_vnni(bundle):
 
 
 @NEEDS_QEMU
+def test_a_gru_whose_products_are_inside_a_function_is_right_on_a_cpu_without_vnni(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
+    monkeypatch.setattr(selection, "times", lambda paths, _: {})
+    monkeypatch.setattr(int8_functions, "LEAST_HIDDEN", 1)
+    torch.manual_seed(0)
+    made = lstm_deploy.export(
+        Net(nn.GRU).eval(),
+        tmp_path / "net",
+        inputs={"x": "float32[batch,seq,6]"},
+        formats=("onnx",),
+        quantize="int8",
+        max_metric_loss=1.0,
+    )
+    assert made.find("onnx", "int8").evidence.lowered_layers == 2
+    assert json.loads(on_haswell(JUDGED, made.path, "onnx")) == {"model.onnx": [], "model.int8.onnx": []}
+    found = json.loads(on_haswell(JUDGED, saturated(made, tmp_path), "onnx"))
+    assert "golden" in found["model.int8.onnx"]
+
+
+@NEEDS_QEMU
 def test_int8_torchscript_is_right_on_a_cpu_without_vnni(bundle):
     assert json.loads(on_haswell(JUDGED, bundle.path, "torchscript")) == {"model.int8.torchscript": []}
 
 
 def saturated(bundle, folder):
     """A copy of a bundle whose int8 weights are for VNNI alone, and do not say so."""
-    copy = shutil.copytree(bundle.path, folder / "net")
+    copy = shutil.copytree(bundle.path, folder / "saturated")
     quantize_onnx(copy / "model.onnx", copy / "model.int8.onnx", Settings(weights="full"))
     model = onnx.load(copy / "model.int8.onnx")
     (key,) = [index for index, prop in enumerate(model.metadata_props) if prop.key == int8_saturation.CPUS_KEY]
