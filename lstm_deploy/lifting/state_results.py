@@ -107,7 +107,9 @@ def _add_by_influence(
     """Add tensors that follow from those of the state that have no result yet; returns rivals of the first of them."""
     rest = [(number, argument.root) for argument, numbers in arguments for number in numbers if number not in results]
     scores = {number: influence.free(number, results.values()) for number, _ in rest}
-    windows = _windows(list(scores), scores, len(influence.paths)) or [_greedy(scores)]
+    windows, single = _windows(list(scores), scores, len(influence.paths)), _greedy(scores)
+    if not windows or (len(single) == len(scores) and influence.is_likelier(single, windows[0], scores)):
+        windows.insert(0, single)
     best, *others = ({number: influence.paths[position] for number, position in window.items()} for window in windows)
     results |= best
     if influence.is_doubtful(best):
@@ -218,11 +220,19 @@ class _Influence:
         if len(other) > 1 or self.paths[0] not in other.values():
             return False
         (ours,) = best.values()
-        if self._is_final(best):
-            return True
-        with Ancestry() as ancestry:
-            values = dict(self.probe.record(self.probe.sizes, state=self.leaves).returned)
-        return not ancestry.leads(values[self.paths[0]], values[ours])
+        return self._is_final(best) or not self._leads(self.paths[0], ours)
+
+    def is_likelier(
+        self, single: Mapping[int, int], window: Mapping[int, int], scores: Mapping[int, Mapping[int, int]]
+    ) -> bool:
+        """Whether tensors at these positions, each found by itself, are likelier than those that stand together.
+
+        They are where the first of those is an output that is made of another of them.
+        """
+        ours, others = (sum(scores[number][at] for number, at in each.items()) for each in (single, window))
+        rest = [self.paths[position] for position in window.values() if position]
+        is_output = len(rest) < len(window) and any(self._leads(path, self.paths[0]) for path in rest)
+        return ours > others or (ours == others and is_output)
 
     def is_surer(self, best: Mapping[int, Path], other: Mapping[int, Path]) -> bool:
         """Whether these are final states as they are, and a rival is made of inputs too, as a context of attention."""
@@ -241,6 +251,17 @@ class _Influence:
             for seed in (0, 1)
         )
         return {path for path, value in ours.items() if path in others and not identical(value, others[path])}
+
+    def _leads(self, source: Path, result: Path) -> bool:
+        """Whether operators make one returned tensor of the other."""
+        ancestry, values = self._ancestry
+        return ancestry.leads(values[source], values[result])
+
+    @cached_property
+    def _ancestry(self) -> tuple[Ancestry, dict[Path, torch.Tensor]]:
+        """How a run has come to what it returns."""
+        with Ancestry() as ancestry:
+            return ancestry, dict(self.probe.record(self.probe.sizes, state=self.leaves).returned)
 
     def _is_final(self, results: Mapping[int, Path]) -> bool:
         return all(self._own(number, path) == IS_FINAL for number, path in results.items())

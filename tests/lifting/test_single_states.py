@@ -55,6 +55,25 @@ def test_an_output_that_is_made_of_the_state_is_told_from_it_by_what_follows_fro
         lifted_of(lambda: StateFirst("GRU"))
 
 
+@pytest.mark.parametrize("limit", [0.1, 1.0])
+def test_an_output_is_no_state_of_a_layer_beside_the_state_of_another(limit):
+    """All three have one shape, and the states are given back in another order than they are taken in."""
+
+    class EncoderAndDecoder(single_states.Cell):
+        def __init__(self):
+            super().__init__("GRU")
+            self.decoder = nn.GRUCell(5, 5)
+
+        def forward(self, x, encoder_hidden, decoder_hidden):
+            encoded = self.cell(x, encoder_hidden).clamp(-limit, limit)
+            decoded = self.decoder(encoded, decoder_hidden).clamp(-limit, limit)
+            return self.head(decoded), decoded, encoded
+
+    _, lifted = lifted_of(EncoderAndDecoder)
+    places = {spec.argument: spec.result for spec in lifted.signature.states}
+    assert places == {"encoder_hidden": "[2]", "decoder_hidden": "[1]"}
+
+
 def test_an_output_of_the_states_shape_is_not_taken_for_it_where_none_is_needed():
     class OutputAlone(single_states.Cell):
         def forward(self, x, h=None):
