@@ -60,7 +60,8 @@ class Slots:
         except ValueError as error:
             raise InputError(f"The rows of the slots differ in shape ({error}); feed one step for each.") from error
         in_order = numbers == list(range(self._stream.batch))
-        return dict(zip(numbers, self._stream.step(rows, rows=None if in_order else numbers), strict=True))
+        y = self._stream.step(rows, rows=None if in_order else numbers)
+        return dict(zip(numbers, np.moveaxis(y, self._stream.rows_axis, 0), strict=True))
 
     def state_of(self, slot: int) -> Outputs:
         """A copy of the state of an open slot, to be opened again later, here or elsewhere."""

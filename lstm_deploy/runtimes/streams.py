@@ -28,6 +28,8 @@ class Stream:
     row_dtype: Any
     _batch_axis: int
     """The axis of rows in the arrays of the state."""
+    rows_axis: int = 0
+    """The axis of rows in what a step returns."""
     _state_specs: tuple[TensorSpec, ...]
     _allow_nan: bool
 
@@ -111,10 +113,11 @@ class Stream:
         y = self.step(everything)
         after = self.get_rows(numbers)
         self.state = before
+        chosen_y = np.take(y, numbers, axis=self.rows_axis)
         if out is not None:
-            check_out(out, (len(numbers), *y.shape[1:]), y.dtype)
+            check_out(out, chosen_y.shape, y.dtype)
         self.set_rows(numbers, after)
-        return _into(out, y[numbers])
+        return _into(out, chosen_y)
 
     def _row_numbers(self, rows: Rows) -> Array:
         """The numbers of some rows; raises `InputError` for those that the batch does not have."""
@@ -156,6 +159,8 @@ class StateStream(Stream):
         self._over_time = signature.over_time(self._spec)
         row = _one_step(x, signature.time_axis(self._spec))  # a view, as the next
         self._y = _one_step(y, signature.time_axis(signature.outputs[0]))
+        over_time = [dim for dim in signature.over_time(signature.outputs[0]).shape if dim != "seq"]
+        self.rows_axis = over_time.index("batch") if "batch" in over_time else 0
         self.row_shape, self.row_dtype = row.shape, row.dtype
         dims = tuple(dim for dim in self._over_time.shape if dim != "seq")
         self._row_spec = replace(self._spec, shape=dims)

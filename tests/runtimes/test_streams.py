@@ -10,6 +10,7 @@ from properties import examples
 
 import lstm_deploy
 from lstm_deploy.errors import InputError
+from lstm_deploy.runtimes.slots import Slots
 
 
 def test_steps_chunks_and_the_whole_agree(model, x):
@@ -230,6 +231,36 @@ def test_rows_move_from_one_stream_to_another(model, x):
         other.set_rows(0, one.get_rows([0, 1]))
     with pytest.raises(InputError, match="The state has no 'c_in'"):
         other.set_rows(0, {"h_in": np.zeros((2, 1, 8))})
+
+
+class FinalState(torch.nn.Module):
+    """Returns the final state, whose rows are on its second axis."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layers = kind(3, 5, batch_first=True)
+
+    def forward(self, x):
+        final = self.layers(x)[1]
+        return final if isinstance(final, torch.Tensor) else final[0]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+def test_rows_of_an_output_that_has_them_on_its_second_axis_step_alone(kind, tmp_path):
+    bundle = lstm_deploy.export(
+        FinalState(kind), tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"]
+    )
+    model = lstm_deploy.open(bundle)
+    x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    expected = model.stream(batch=3).step(x)
+    assert expected.shape == (1, 3, 5)
+    out = np.empty((1, 2, 5), np.float32)
+    np.testing.assert_array_equal(model.stream(batch=3).step(x[[2, 0]], rows=[2, 0], out=out), expected[:, [2, 0]])
+    slots = Slots(model.stream(batch=3))
+    opened = [slots.open() for _ in range(3)]
+    found = slots.step({slot: x[slot] for slot in opened[:2]})
+    for slot in opened[:2]:
+        np.testing.assert_array_equal(found[slot], expected[:, slot])
 
 
 def test_a_step_of_some_rows_takes_one_input_for_each(model):
