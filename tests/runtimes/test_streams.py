@@ -250,7 +250,7 @@ def test_rows_of_an_output_that_has_them_on_its_second_axis_step_alone(kind, tmp
     bundle = lstm_deploy.export(
         FinalState(kind), tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats=["onnx"]
     )
-    model = lstm_deploy.open(bundle)
+    model = lstm_deploy.open(bundle.path)
     x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
     expected = model.stream(batch=3).step(x)
     assert expected.shape == (1, 3, 5)
