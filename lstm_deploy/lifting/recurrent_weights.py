@@ -51,7 +51,8 @@ def with_article(title: str) -> str:
 def counted(described: Collection[str]) -> str:
     """How many recurrent modules there are, from what is said of each: `2 GRUs` where all are of that kind."""
     titles = {re.sub(r"(Cell)?\(.*", "", text) for text in described}
-    return f"{len(described)} {f'{titles.pop()}s' if len(titles) == 1 else 'recurrent layers'}"
+    known = titles & {cell.title for cell in CELLS.values()}
+    return f"{len(described)} {f'{known.pop()}s' if len(titles) == len(known) == 1 else 'recurrent layers'}"
 
 
 def made_of_others(names: Collection[str]) -> str | None:

@@ -113,5 +113,5 @@ def test_weights_that_depend_on_the_input_are_refused():
 
 
 def test_a_forward_that_takes_its_lstm_apart_is_refused():
-    with pytest.raises(LiftingError, match=r"must call its LSTMs as they are"):
+    with pytest.raises(LiftingError, match=r"must call its recurrent modules as they are"):
         lift(refused_modules.TakesItsLSTMApart().eval(), [X])

@@ -308,6 +308,6 @@ def test_many_lstms_are_refused_in_seconds(tmp_path):
     torch.save({f"layers.{index}.weight_ih_l0": tensor for index in range(20_000)}, tmp_path / "m.pt")
     start = time.process_time()
     choice = choose(tmp_path / "m.pt", None)
-    with pytest.raises(InputError, match="it has 20000 LSTMs"):
+    with pytest.raises(InputError, match="it has 20000 recurrent layers"):
         recognize(choice.weights, (), tmp_path / "m.pt", choice.key)
     assert time.process_time() - start < 20
