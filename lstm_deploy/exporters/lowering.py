@@ -16,9 +16,6 @@ from torch import Tensor, nn
 from lstm_deploy.contract import CELLS, Cell
 from lstm_deploy.lifting import Lifted, State, StatefulCell, StatefulSequence, cell_of, specialize, to_onnx_order
 
-LETTERS = "hc"
-"""Of the states, in operators that take as many of them as their cell has."""
-
 
 def _define(cell: Cell) -> tuple[Any, Callable[..., Any]]:
     """A custom operator for a layer of a kind of cell, and its translation.
@@ -26,7 +23,7 @@ def _define(cell: Cell) -> tuple[Any, Callable[..., Any]]:
     It is only traced, never run, so it has a shape and a translation, and no kernel.
     """
     name = f"lstm_deploy::{cell.kind.lower()}"
-    states = "".join(f", Tensor {letter}" for letter in LETTERS[: len(cell.states)])
+    states = "".join(f", Tensor {state.name}" for state in cell.states)
     tensors = ", ".join(["Tensor"] * (1 + len(cell.states)))
     torch.library.define(
         name, f"(Tensor x, Tensor w, Tensor r, Tensor b, Tensor? lengths{states}, str direction) -> ({tensors})"
