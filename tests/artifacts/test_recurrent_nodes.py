@@ -3,7 +3,7 @@
 import pytest
 from onnx import helper
 
-from lstm_deploy.artifacts.recurrent_nodes import cell_of_node, differences
+from lstm_deploy.artifacts.recurrent_nodes import cell_of_node, differing_attributes
 from lstm_deploy.contract.cells import GRU, LSTM, RNN_RELU, RNN_TANH
 
 
@@ -26,7 +26,7 @@ def node(operator, **attributes):
 )
 def test_a_node_computes_a_cell(operator, attributes, cell):
     assert cell_of_node(node(operator, **attributes)) is cell
-    assert differences(node(operator, **attributes)) == []
+    assert differing_attributes(node(operator, **attributes)) == []
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_a_node_computes_a_cell(operator, attributes, cell):
 )
 def test_what_no_cell_of_pytorch_does_is_named(operator, attributes, named):
     assert cell_of_node(node(operator, **attributes)) is None
-    assert differences(node(operator, **attributes)) == named
+    assert differing_attributes(node(operator, **attributes)) == named

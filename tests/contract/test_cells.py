@@ -89,5 +89,7 @@ def test_operators_lead_to_their_cells():
         "RNN": "RNN_TANH",
         "GRU": "GRU",
         "LSTM": "LSTM",
+        "DynamicQuantizeRNN": "RNN_TANH",
+        "DynamicQuantizeGRU": "GRU",
         "DynamicQuantizeLSTM": "LSTM",
     }

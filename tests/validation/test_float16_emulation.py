@@ -52,10 +52,12 @@ def test_a_float16_lstm_is_detected_wherever_its_weights_are(halved, tmp_path):
     model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
     model.graph.initializer.remove(tensor)
     onnx.save(model, tmp_path / "constant.onnx")
-    with pytest.raises(InputError, match="the CPU has no float16 LSTM"):
+    with pytest.raises(InputError, match="the CPU has no float16 recurrent layers"):
         OnnxRuntime(tmp_path / "constant.onnx", "cpu")
 
 
 def test_the_cpu_refuses_a_float16_lstm_before_onnxruntime_crashes_on_it(halved):
-    with pytest.raises(InputError, match="the CPU has no float16 LSTM; use --provider cuda, or the float32 artifact"):
+    with pytest.raises(
+        InputError, match="the CPU has no float16 recurrent layers; use --provider cuda, or the float32 artifact"
+    ):
         OnnxRuntime(halved / "h.onnx", "cpu")
