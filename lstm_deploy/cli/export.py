@@ -107,6 +107,7 @@ def export(
 
 
 def _show_bundle(bundle: Any, output: Path) -> None:
+    from lstm_deploy.embedding import LANGUAGES
     from lstm_deploy.exporters import report
 
     manifest = bundle.manifest
@@ -124,7 +125,9 @@ def _show_bundle(bundle: Any, output: Path) -> None:
     console.say(f"{len(manifest.parity.checks)} checks passed, against {manifest.parity.reference}.")
     name = quote(str(output))
     use = f"lstm-deploy run {name}" if bundle.signature.task else f"lstm_deploy.open({str(output)!r}) in Python"
-    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}, lstm-deploy embed {name} --lang python")
+    formats = {artifact.format for artifact in manifest.artifacts}
+    language = next(key for key, each in LANGUAGES.items() if formats & set(each.formats))
+    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}, lstm-deploy embed {name} --lang {language}")
 
 
 def _show_plan(plan: dict[str, Any], json: bool) -> None:

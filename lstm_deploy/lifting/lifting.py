@@ -100,7 +100,10 @@ def _check_recurrent(module: nn.Module) -> None:
             raise LiftingError(f"{name}, a recurrent module of your own; use an nn.LSTM, nn.GRU, nn.RNN or a cell.")
         base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
         if type(child).forward is not base.forward:
-            raise LiftingError(f"{name}, a subclass of nn.{base.__name__} with its own forward; use the class itself.")
+            raise LiftingError(
+                f"{path or 'The module'} is of the class {type(child).__name__}, which gives nn.{base.__name__} a "
+                f"forward of its own; use nn.{base.__name__} itself, and do the rest in the module that calls it."
+            )
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
         raise LiftingError(
             f"{type(module).__name__} has no nn.LSTM, nn.GRU, nn.RNN or cell of one, so it has no state to lift."

@@ -19,11 +19,13 @@ from lstm_deploy.lifting.carried_state import Target
 from lstm_deploy.lifting.data_flow import Ancestry
 from lstm_deploy.lifting.probing import STEP, ModuleProbe, Recording, dynamic_dims, identical
 from lstm_deploy.lifting.recurrent import Disturbance
+from lstm_deploy.lifting.recurrent_modules import cell_of
 from lstm_deploy.lifting.state_parts import DISTURBED, Part, differing
 from lstm_deploy.lifting.state_structure import Path, children_of, cloned, leaves_of, matched
 
-IS_FINAL, FOLLOWS, FOLLOWS_EARLIER = 3, 2, 1
-"""How a returned tensor depends on a state: it is the final one of a call, or changes with that, or with one before."""
+IS_FINAL, FOLLOWS, FOLLOWS_EARLIER, FOLLOWS_OUTPUT = 4, 3, 2, 1
+"""How a returned tensor depends on a state: it is the final one of a call, or changes with that, or with one before, or
+with the output of the call alone, the last step of which is that state too."""
 _NEXT = re.compile(r"^(new|next)_|_(new|next|out)$")
 _AFFIXES = re.compile(r"^(new|next|last|final|out)_|_(new|next|out|n)$")
 
@@ -50,8 +52,9 @@ class _Match(NamedTuple):
     path: Path
     results: dict[int, Path]
     """By the number of the tensor of the state."""
-    rank: tuple[tuple[int, int], bool, int]
-    """How likely it is: by name and its depth, then whether each tensor follows from the argument, then how closely."""
+    rank: tuple[tuple[int, int], int, int]
+    """How likely it is: by name and its depth, then whether each tensor follows from the argument (1 where one follows
+    from an output alone, else 2), then how closely."""
 
 
 def find_results(probe: ModuleProbe, parts: Sequence[Part]) -> Results:
@@ -166,7 +169,8 @@ class _Influence:
                 number: max((self.by_target[target].get(found, 0) for target in targets), default=0)
                 for number, found in zip(numbers, paths, strict=True)
             }
-            full = all(score for number, score in scores.items() if self.targets[number])
+            least = min((score for number, score in scores.items() if self.targets[number]), default=IS_FINAL)
+            full = min(least, FOLLOWS_EARLIER)
             own = sum(self._own(number, found) for number, found in zip(numbers, paths, strict=True))
             # All that is returned is no state on its own where some of it does not follow from one.
             follows = any(scores.values()) or not targets
@@ -276,6 +280,8 @@ class _Influence:
         offsets = (0.25, 10.0, -10.0)  # a clip hides small ones
         runs = [_disturbed(self.probe, target, last, offset) for offset in offsets]
         earlier = [_disturbed(self.probe, target, target.number, 0.25)] if last != target.number else []
+        is_output = cell_of(self.probe.original.get_submodule(target.path)).states[target.state].is_output
+        outputs = [_with_other_output(self.probe, target, last)] if is_output else []
         scores: dict[Path, int] = {}
         for path in self.paths:
             value = self.values[path]
@@ -285,6 +291,8 @@ class _Influence:
                 scores[path] = FOLLOWS
             elif any(not identical(run[path], value) for run in earlier if path in run):
                 scores[path] = FOLLOWS_EARLIER
+            elif any(not identical(run[path], value) for run in outputs if path in run):
+                scores[path] = FOLLOWS_OUTPUT
         return scores
 
 
@@ -330,6 +338,15 @@ def _disturbed(probe: ModuleProbe, target: Target, number: int, offset: float) -
     return dict(probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned)
 
 
+def _with_other_output(probe: ModuleProbe, target: Target, number: int) -> dict[Path, torch.Tensor]:
+    """What `forward` returns if the output of a call is another, and its final state is not."""
+
+    def disturb(path: str, call: int) -> Disturbance:
+        return Disturbance(0.25) if (path, call) == (target.path, number) else Disturbance()
+
+    return dict(probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned)
+
+
 def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:
     """The last call of the chain that begins with a call: the last one whose start follows from what that leaves."""
 
@@ -342,14 +359,19 @@ def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:
 
 
 def _windows(numbers: Sequence[int], scores: Mapping[int, Mapping[int, int]], count: int) -> list[dict[int, int]]:
-    """Consecutive returned tensors that fit the arguments in their order: the best first, then the last."""
+    """Consecutive returned tensors that fit the arguments in their order: the best first, then the last.
+
+    Those that follow from outputs alone are left out where others follow from the state.
+    """
     found = []
     for start in range(count - len(numbers) + 1 if numbers else 0):
         window = {number: start + offset for offset, number in enumerate(numbers)}
         fits = [scores[number].get(position, 0) for number, position in window.items()]
         if all(fits):
-            found.append((sum(fits), start, window))
-    return [window for *_, window in sorted(found, key=lambda fit: fit[:2], reverse=True)]
+            found.append((min(fits) > FOLLOWS_OUTPUT, sum(fits), start, window))
+    surest = max((sure for sure, *_ in found), default=False)
+    found = [fit for fit in found if fit[0] == surest]
+    return [window for *_, window in sorted(found, key=lambda fit: fit[:3], reverse=True)]
 
 
 def _greedy(scores: Mapping[int, Mapping[int, int]]) -> dict[int, int]:
