@@ -14,7 +14,7 @@ from torch import nn
 import lstm_deploy
 from lstm_deploy.artifacts import environment, int8_saturation
 from lstm_deploy.exporters import pipeline
-from lstm_deploy.exporters.precision import int8_functions, selection
+from lstm_deploy.exporters.precision import int8_onnx, selection
 from lstm_deploy.exporters.precision.int8_onnx import Settings, quantize_onnx
 from lstm_deploy.validation.case_inputs import QUICK
 
@@ -86,7 +86,7 @@ def test_onnx_and_c_are_right_on_a_cpu_without_vnni(bundle):
 def test_a_gru_whose_products_are_inside_a_function_is_right_on_a_cpu_without_vnni(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
     monkeypatch.setattr(selection, "times", lambda paths, _: {})
-    monkeypatch.setattr(int8_functions, "LEAST_HIDDEN", 1)
+    monkeypatch.setattr(int8_onnx, "LEAST_HIDDEN", 1)
     torch.manual_seed(0)
     made = lstm_deploy.export(
         Net(nn.GRU).eval(),

@@ -1,6 +1,7 @@
 from . import (
     c_weights as c_weights,
     environment as environment,
+    int8_functions as int8_functions,
     int8_saturation as int8_saturation,
     lint as lint,
     onnx_graph as onnx_graph,

@@ -6,8 +6,9 @@ from functools import partial
 
 import onnx
 
+from lstm_deploy.artifacts import int8_functions
 from lstm_deploy.artifacts.frozen_sizes import Frozen, frozen_sizes
-from lstm_deploy.artifacts.onnx_graph import inlined, nodes, operator_counts
+from lstm_deploy.artifacts.onnx_graph import inlined, layer_functions, nodes, operator_counts
 from lstm_deploy.artifacts.recurrent_nodes import differing_attributes
 from lstm_deploy.artifacts.recurrent_state import listed, node_states, sentences
 from lstm_deploy.artifacts.value_flow import FIRST_STATE, RecurrentNode, ValueFlow
@@ -30,9 +31,13 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     Sizes are compared with the contract, if there is one; without one, a size of an input that is fixed is a defect,
     and a state that callers cannot carry.
     """
+    defects = [
+        f"The function {function.domain}.{function.name} is not the int8 layer that lstm-deploy writes under this name."
+        for function in model.functions
+        if (function.domain, function.name) in layer_functions(model) and not int8_functions.is_layer(function)
+    ]
     model = inlined(model)
     flow = ValueFlow(model)
-    defects = []
     count = operator_counts(model)
     if not any(count[name] for name in RECURRENT_OPERATORS):
         defects.append(f"There is no LSTM, GRU or RNN node: {NO_CELLS}.")

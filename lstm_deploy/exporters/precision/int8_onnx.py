@@ -18,12 +18,21 @@ import onnx
 from msgspec import Struct
 from onnx import helper, numpy_helper
 
-from lstm_deploy.artifacts import EXTERNAL_ABOVE, cell_of_node, int8_saturation, onnx_graph, weights_file
+from lstm_deploy.artifacts import (
+    EXTERNAL_ABOVE,
+    cell_of_node,
+    int8_functions,
+    int8_saturation,
+    onnx_graph,
+    weights_file,
+)
 from lstm_deploy.contract import RECURRENT_OPERATORS, Array
 from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.precision import int8_functions
 
 FLOAT = onnx.TensorProto.FLOAT
+LEAST_HIDDEN = 384
+"""The hidden size from which layers were seen to be faster than in float32 (`docs/precision.md`): a `Scan` starts up to
+a dozen nodes for each step, which takes longer than all of a small float32 layer."""
 LEAST_SHARE = 0.05
 """The share of all weights below which a matrix or an embedding stays in float: quantizing its input would cost more
 time than it saves bytes."""
@@ -103,8 +112,17 @@ def float_reason(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> s
     cell = RECURRENT_OPERATORS[node.op_type]
     if cell.onnxruntime_quantizes:
         return ""
-    reason = int8_functions.left_out(node, shapes.get(node.input[2], ()))
+    reason = _left_out(node, shapes.get(node.input[2], ()))
     return f"onnxruntime has no int8 {cell.title}, and lstm-deploy's {reason}" if reason else ""
+
+
+def _left_out(node: onnx.NodeProto, recurrent: Sequence[int]) -> str:
+    """Why a layer with recurrent weights of this shape stays in float32; empty if it does not."""
+    if recurrent and recurrent[2] < LEAST_HIDDEN:
+        return f"is slower than float32's where the hidden size is below {LEAST_HIDDEN}"
+    if len(node.input) > 4 and node.input[4]:
+        return "takes no lengths of rows"
+    return ""
 
 
 def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, kept: Collection[str] = ()) -> None:

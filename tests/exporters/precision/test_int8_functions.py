@@ -21,7 +21,7 @@ from lstm_deploy.contract.tasks import LanguageModel
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters import pipeline
 from lstm_deploy.exporters.onnx import export_onnx
-from lstm_deploy.exporters.precision import int8_functions, selection
+from lstm_deploy.exporters.precision import int8_onnx, selection
 from lstm_deploy.exporters.precision.int8_onnx import Settings, layer_counts, quantizable_nodes, quantize_onnx
 from lstm_deploy.lifting import onnx_order
 from lstm_deploy.runtimes.opening import open_runtime
@@ -59,7 +59,7 @@ class Text(nn.Module):
 @pytest.fixture
 def of_any_size(monkeypatch):
     """Layers of all sizes become integers."""
-    monkeypatch.setattr(int8_functions, "LEAST_HIDDEN", 1)
+    monkeypatch.setattr(int8_onnx, "LEAST_HIDDEN", 1)
     monkeypatch.setattr(pipeline, "LOWERED", QUICK._replace(steps=100))
     monkeypatch.setattr(selection, "times", lambda paths, _: {})
 
@@ -115,6 +115,20 @@ def test_a_wrong_weight_or_another_step_is_caught(tmp_path, of_any_size, kind):
     last.op_type = {"Add": "Sub", "Relu": "Tanh"}[last.op_type]
     onnx.save(right, path)
     assert not all(check.passed for check in checks_of(path, "int8", cases))
+
+
+@pytest.mark.parametrize("name", ["lstm_deploy.GRU.forward", "lstm_deploy.GRU.backward", "lstm_deploy.Other"])
+def test_a_function_under_the_name_of_a_layer_that_is_none_is_a_defect_of_the_graph(tmp_path, of_any_size, name):
+    _, path = quantized(tmp_path, Net("GRU"))
+    model = onnx.load(path)
+    assert not [defect for defect in lint(model) if "int8 layer" in defect]
+    (function,) = model.functions
+    (layer,) = [node for node in model.graph.node if node.domain == function.domain]
+    bias = next(node for node in function.node if node.op_type == "Add")
+    bias.op_type = "Sub"  # too small a change for what int8 may differ by
+    function.domain = layer.domain = name
+    model.opset_import.append(onnx.helper.make_opsetid(name, 1))
+    assert any("int8 layer" in defect for defect in lint(model))
 
 
 def test_weights_that_saturate_are_seen_by_the_name_of_their_layer(tmp_path, of_any_size):

@@ -5,16 +5,12 @@ is a function. That multiplies the inputs of all steps by integers at once, and 
 `Scan`. Its state is copied into what it collects: onnxruntime hands back garbage where a body lists an output twice.
 """
 
-from collections.abc import Sequence
-
 import onnx
 from onnx import parser
 
-from lstm_deploy.contract import OWN_DOMAIN, Cell
+from lstm_deploy.contract import CELLS, OWN_DOMAIN, Cell
 
-LEAST_HIDDEN = 384
-"""The hidden size from which layers were seen to be faster than in float32 (`docs/precision.md`): a `Scan` starts up to
-a dozen nodes for each step, which takes longer than all of a small float32 layer."""
+DIRECTIONS = ("forward", "bidirectional")
 STEPS = {
     "GRU": """
       update_sum = Add (x_z, h_z)
@@ -84,13 +80,13 @@ DIRECTION = """
 """
 
 
-def left_out(node: onnx.NodeProto, recurrent: Sequence[int]) -> str:
-    """Why a layer with recurrent weights of this shape stays in float32; empty if it does not."""
-    if recurrent and recurrent[2] < LEAST_HIDDEN:
-        return f"is slower than float32's where the hidden size is below {LEAST_HIDDEN}"
-    if len(node.input) > 4 and node.input[4]:
-        return "takes no lengths of rows"
-    return ""
+def is_layer(function: onnx.FunctionProto) -> bool:
+    """Whether a function is the one that bears its name, and computes what `of_layer` says."""
+    _, kind, direction = [*function.domain.split("."), "", ""][:3]
+    if kind not in STEPS or direction not in DIRECTIONS:
+        return False
+    own = of_layer(CELLS[kind], 1 + DIRECTIONS.index(direction))
+    return bool(function.SerializeToString(deterministic=True) == own.SerializeToString(deterministic=True))
 
 
 def of_layer(cell: Cell, directions: int) -> onnx.FunctionProto:
@@ -108,7 +104,7 @@ def of_layer(cell: Cell, directions: int) -> onnx.FunctionProto:
     numbers = range(directions)
     text = _filled(
         LAYER,
-        DOMAIN=f"{OWN_DOMAIN}.{cell.kind}.{'bidirectional' if directions == 2 else 'forward'}",
+        DOMAIN=f"{OWN_DOMAIN}.{cell.kind}.{DIRECTIONS[directions - 1]}",
         OPERATOR=cell.quantized_operator,
         DIRECTIONS="".join(one.replace("#", str(number)) for number in numbers),
         YS=", ".join(f"Y_{number}" for number in numbers),
