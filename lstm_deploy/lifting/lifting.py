@@ -101,8 +101,8 @@ def _check_recurrent(module: nn.Module) -> None:
         base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
         if type(child).forward is not base.forward:
             raise LiftingError(
-                f"{path or 'The module'} is of the class {type(child).__name__}, a subclass of nn.{base.__name__} "
-                f"with a forward of its own; use nn.{base.__name__} itself, and do the rest in the module that calls it."
+                f"{path or 'The module'} is of the class {type(child).__name__}, a subclass of nn.{base.__name__} with "
+                f"a forward of its own; use nn.{base.__name__} itself, and do the rest in the module that calls it."
             )
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
         raise LiftingError(
