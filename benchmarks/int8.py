@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,18 @@ BATCH, STEPS = 4, 300
 
 
 class Net(nn.Module):
-    """An LSTM with a linear layer on every step."""
+    """Recurrent layers with a linear layer on every step."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int, kind: Callable[..., nn.Module] = nn.LSTM
+    ) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True)
+        self.layers = kind(input_size, hidden_size, num_layers, batch_first=True)
         self.fc = nn.Linear(hidden_size, input_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every step."""
-        y: torch.Tensor = self.fc(self.lstm(x)[0])
+        y: torch.Tensor = self.fc(self.layers(x)[0])
         return y
 
 
