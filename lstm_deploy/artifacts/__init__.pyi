@@ -77,4 +77,4 @@ from .torchscript_archives import (
     most_bytes as most_bytes,
     opened_archive as opened_archive,
 )
-from .value_flow import Value as Value, ValueFlow as ValueFlow
+from .value_flow import FIRST_STATE as FIRST_STATE, Value as Value, ValueFlow as ValueFlow

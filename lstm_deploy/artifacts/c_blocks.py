@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_deploy.contract import LSTM, Array, Cell
+from lstm_deploy.contract import Array, Cell
 
 UNITS = 16
 """Hidden units in a block: one vector of AVX-512, two of AVX2, four of NEON."""
@@ -94,8 +94,8 @@ def quantize_rows(rows: Array) -> tuple[Array, Array]:
     return np.rint(rows / scale[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
-def summed_biases(bias: Array, cell: Cell = LSTM) -> Array:
-    """Biases `[…, 2*gates*hidden]` as a C artifact holds them, in float64: of gates that use both apart as they are.
+def summed_biases(bias: Array, cell: Cell) -> Array:
+    """Biases `[…, 2*gates*hidden]` as a cell uses them, in float64: of gates that use both apart as they are.
 
     Of the others the sums of input and recurrent biases, then zeros.
     """

@@ -8,9 +8,12 @@ is a function. That multiplies the inputs of all steps by integers at once, and 
 import onnx
 from onnx import parser
 
-from lstm_deploy.contract import CELLS, OWN_DOMAIN, Cell
+from lstm_deploy.contract import CELLS, Cell
 
-DIRECTIONS = ("forward", "bidirectional")
+OWN_DOMAIN = "lstm_deploy"
+"""How the domains of such functions begin: `lstm_deploy.GRU.forward`."""
+ENDS = ("forward", "bidirectional")
+"""How they end, for one direction and for two."""
 STEPS = {
     "GRU": """
       update_sum = Add (x_z, h_z)
@@ -80,12 +83,17 @@ DIRECTION = """
 """
 
 
+def named_like_layers(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
+    """The functions of a file whose calls are read like operators, by their domain."""
+    return [function for function in model.functions if function.domain.startswith(f"{OWN_DOMAIN}.")]
+
+
 def is_layer(function: onnx.FunctionProto) -> bool:
     """Whether a function is the one that bears its name, and computes what `of_layer` says."""
-    _, kind, direction = [*function.domain.split("."), "", ""][:3]
-    if kind not in STEPS or direction not in DIRECTIONS:
+    _, kind, end = [*function.domain.split("."), "", ""][:3]
+    if kind not in STEPS or end not in ENDS:
         return False
-    own = of_layer(CELLS[kind], 1 + DIRECTIONS.index(direction))
+    own = of_layer(CELLS[kind], 1 + ENDS.index(end))
     return bool(function.SerializeToString(deterministic=True) == own.SerializeToString(deterministic=True))
 
 
@@ -104,7 +112,7 @@ def of_layer(cell: Cell, directions: int) -> onnx.FunctionProto:
     numbers = range(directions)
     text = _filled(
         LAYER,
-        DOMAIN=f"{OWN_DOMAIN}.{cell.kind}.{DIRECTIONS[directions - 1]}",
+        DOMAIN=f"{OWN_DOMAIN}.{cell.kind}.{ENDS[directions - 1]}",
         OPERATOR=cell.quantized_operator,
         DIRECTIONS="".join(one.replace("#", str(number)) for number in numbers),
         YS=", ".join(f"Y_{number}" for number in numbers),

@@ -8,7 +8,7 @@ import onnx
 
 from lstm_deploy.artifacts import int8_functions
 from lstm_deploy.artifacts.frozen_sizes import Frozen, frozen_sizes
-from lstm_deploy.artifacts.onnx_graph import inlined, layer_functions, nodes, operator_counts
+from lstm_deploy.artifacts.onnx_graph import inlined, nodes, operator_counts
 from lstm_deploy.artifacts.recurrent_nodes import differing_attributes
 from lstm_deploy.artifacts.recurrent_state import listed, node_states, sentences
 from lstm_deploy.artifacts.value_flow import FIRST_STATE, RecurrentNode, ValueFlow
@@ -33,8 +33,8 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     """
     defects = [
         f"The function {function.domain}.{function.name} is not the int8 layer that lstm-deploy writes under this name."
-        for function in model.functions
-        if (function.domain, function.name) in layer_functions(model) and not int8_functions.is_layer(function)
+        for function in int8_functions.named_like_layers(model)
+        if not int8_functions.is_layer(function)
     ]
     model = inlined(model)
     flow = ValueFlow(model)

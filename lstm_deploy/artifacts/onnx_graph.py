@@ -9,7 +9,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, inliner
 
-from lstm_deploy.contract import CONTRACT_KEY, OWN_DOMAIN, RECURRENT_OPERATORS
+from lstm_deploy.artifacts import int8_functions
+from lstm_deploy.contract import CONTRACT_KEY, RECURRENT_OPERATORS
 from lstm_deploy.errors import InputError, one_line
 
 EXTERNAL_ABOVE = 1_900_000_000
@@ -62,18 +63,14 @@ def files_beside(model: onnx.ModelProto) -> list[str]:
 def inlined(model: onnx.ModelProto, *, layers: bool = False) -> onnx.ModelProto:
     """The model with the bodies of its own functions in place of their calls, those of recurrent layers if asked.
 
-    Else these are read like onnxruntime's operators; what they compute, checks of outputs and of `structure` show.
+    Else these are read like onnxruntime's operators; `lint` compares what they compute with what `export` writes.
     """
     if not model.functions:
         return model
     if layers:
         return inliner.inline_local_functions(model)
-    return inliner.inline_selected_functions(model, layer_functions(model), exclude=True)
-
-
-def layer_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:
-    """The domains and names of functions that are recurrent layers in int8, as `export` writes them."""
-    return [(item.domain, item.name) for item in model.functions if item.domain.startswith(f"{OWN_DOMAIN}.")]
+    kept = [(function.domain, function.name) for function in int8_functions.named_like_layers(model)]
+    return inliner.inline_selected_functions(model, kept, exclude=True)
 
 
 def save(model: onnx.ModelProto, path: Path, weights: Path) -> None:

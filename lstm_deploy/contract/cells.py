@@ -56,12 +56,17 @@ class Cell(Struct, frozen=True, kw_only=True):
     default_activations: bool = True
     """Whether these are what ONNX takes where an operator names none."""
     onnxruntime_quantizes: bool = False
-    """Whether `quantized_operator` is one of onnxruntime's; if not, a file brings it as a function (`OWN_DOMAIN`)."""
+    """Whether `quantized_operator` is one of onnxruntime's; if not, a file brings it as a function."""
 
     @property
     def title(self) -> str:
         """For messages: `LSTM`, `GRU` or `RNN`."""
         return self.pytorch_modules[0]
+
+    @property
+    def pytorch_options(self) -> dict[str, str]:
+        """What `pytorch_modules` are given beside their sizes."""
+        return {} if self.nonlinearity is None else {"nonlinearity": self.nonlinearity}
 
     @property
     def quantized_operator(self) -> str:
@@ -129,8 +134,6 @@ RNN_RELU = Cell(
     onnx_activations=("Relu",),
     default_activations=False,
 )
-OWN_DOMAIN = "lstm_deploy"
-"""How the domains of functions begin that exported ONNX files bring along and whose calls are read like operators."""
 CELLS: Mapping[str, Cell] = {cell.kind: cell for cell in (LSTM, GRU, RNN_TANH, RNN_RELU)}
 """All kinds, by `kind`."""
 CELLS_BY_NAME: Mapping[str, Cell] = {cell.name: cell for cell in CELLS.values()}

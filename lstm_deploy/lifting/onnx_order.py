@@ -17,14 +17,12 @@ def layers(lifted: Lifted) -> list[RecurrentLayer]:
     layers = []
     for path in lifted.calls:
         module = lifted.module.get_submodule(path)
-        weights = to_onnx_order(module, path)
+        cell, weights = cell_of(module), to_onnx_order(module, path)
         count = sum(name.startswith("W_") for name in weights)
         for layer in range(count):
-            label = (
-                ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or f"the {cell_of(module).title}"
-            )
+            label = ", ".join(filter(None, (path, f"layer {layer}" if count > 1 else ""))) or f"the {cell.title}"
             w, r, b = (weights[f"{letter}_l{layer}"].numpy() for letter in "WRB")
-            layers.append(RecurrentLayer(label, w, r, b, kind=cell_of(module).kind))
+            layers.append(RecurrentLayer(label, w, r, b, kind=cell.kind))
     return layers
 
 

@@ -144,10 +144,9 @@ def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None)
             "(if yours has another, give its class with --model)"
         )
     if is_cell:
-        step = f"nn.{cell.pytorch_modules[1]}"
         findings.append(
-            f"it is {with_article(cell.title).split()[0]} {step}; whole sequences give the same if nothing else is fed "
-            "back between steps"
+            f"it is an nn.{cell.pytorch_modules[1]}; whole sequences give the same if nothing else is fed back between "
+            "steps"
         )
     head: nn.Linear | None = None
     embedding: nn.Embedding | None = None
@@ -197,6 +196,7 @@ def _build_recurrent(own: StateDict) -> nn.RNNBase:
             bias="bias_ih_l0" in own,
             bidirectional=any(name.endswith("_reverse") for name in own),
             device="meta",
+            **cell.pytorch_options,
             **({} if projection is None else {"proj_size": projection.shape[0]}),
         )
         module.load_state_dict(own, assign=True)

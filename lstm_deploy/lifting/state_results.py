@@ -277,22 +277,27 @@ class _Influence:
         """How each returned tensor depends on the final state of the chain of calls that starts from `target`."""
         last = _last_of_chain(self.probe, self.run, target)
         final = self.run.finals[target.path][last][target.state]
-        offsets = (0.25, 10.0, -10.0)  # a clip hides small ones
-        runs = [_disturbed(self.probe, target, last, offset) for offset in offsets]
-        earlier = [_disturbed(self.probe, target, target.number, 0.25)] if last != target.number else []
+
+        def runs_of(number: int, *disturbances: Disturbance) -> list[dict[Path, torch.Tensor]]:
+            return [dict(_disturbed(self.probe, (target.path, number), by).returned) for by in disturbances]
+
+        of_state = [Disturbance(0.0, offset, target.state) for offset in (0.25, 10.0, -10.0)]  # a clip hides small ones
         is_output = cell_of(self.probe.original.get_submodule(target.path)).states[target.state].is_output
-        outputs = [_with_other_output(self.probe, target, last)] if is_output else []
+        changed = {
+            FOLLOWS: runs_of(last, *of_state),
+            FOLLOWS_EARLIER: runs_of(target.number, of_state[0]) if last != target.number else [],
+            FOLLOWS_OUTPUT: runs_of(last, Disturbance(0.25)) if is_output else [],
+        }
         scores: dict[Path, int] = {}
         for path in self.paths:
             value = self.values[path]
             if value.numel() == final.numel() and identical(value.flatten(), final.flatten()):
                 scores[path] = IS_FINAL
-            elif any(not identical(run[path], value) for run in runs if path in run):
-                scores[path] = FOLLOWS
-            elif any(not identical(run[path], value) for run in earlier if path in run):
-                scores[path] = FOLLOWS_EARLIER
-            elif any(not identical(run[path], value) for run in outputs if path in run):
-                scores[path] = FOLLOWS_OUTPUT
+                continue
+            for score, runs in changed.items():
+                if any(not identical(run[path], value) for run in runs if path in run):
+                    scores[path] = score
+                    break
         return scores
 
 
@@ -329,31 +334,18 @@ def _likeness(path: Path, parameter: str) -> int:
     return int(isinstance(name, str) and bool(name) and _AFFIXES.sub("", name) == _AFFIXES.sub("", parameter))
 
 
-def _disturbed(probe: ModuleProbe, target: Target, number: int, offset: float) -> dict[Path, torch.Tensor]:
-    """What `forward` returns if this is added to one of the final states of a call."""
+def _disturbed(probe: ModuleProbe, call: tuple[str, int], by: Disturbance) -> Recording:
+    """A run in which the results of one call are disturbed."""
 
-    def disturb(path: str, call: int) -> Disturbance:
-        return Disturbance(0.0, offset, target.state) if (path, call) == (target.path, number) else Disturbance()
+    def disturb(path: str, number: int) -> Disturbance:
+        return by if (path, number) == call else Disturbance()
 
-    return dict(probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned)
-
-
-def _with_other_output(probe: ModuleProbe, target: Target, number: int) -> dict[Path, torch.Tensor]:
-    """What `forward` returns if the output of a call is another, and its final state is not."""
-
-    def disturb(path: str, call: int) -> Disturbance:
-        return Disturbance(0.25) if (path, call) == (target.path, number) else Disturbance()
-
-    return dict(probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb).returned)
+    return probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb)
 
 
 def _last_of_chain(probe: ModuleProbe, base: Recording, target: Target) -> int:
     """The last call of the chain that begins with a call: the last one whose start follows from what that leaves."""
-
-    def disturb(path: str, number: int) -> Disturbance:
-        return Disturbance(0.0, DISTURBED.state) if (path, number) == target[:2] else Disturbance()
-
-    after = differing(base, probe.record(probe.sizes, state=probe.leaves(probe.sizes, 0), disturb=disturb))
+    after = differing(base, _disturbed(probe, target[:2], Disturbance(0.0, DISTURBED.state)))
     numbers = [other.number for other in after if other.path == target.path and other.number > target.number]
     return max(numbers, default=target.number)
 

@@ -68,21 +68,21 @@ def why_states_differ(runs: ChunkRuns, trial: Trial) -> str:
     x = next(spec.name for spec in runs.specs if "seq" in spec.shape)
     changed = _changed_states(runs, seen)
     for path, entered in seen.whole.entered.items():
-        lstm = path or "the module"
+        module = path or "the module"
         parts = [run.entered.get(path, []) for run in seen.parts]
         lengths, whole = [_length(part) for part in parts], _length(entered)
         if {*lengths} == {whole}:
-            return f"{lstm} takes as many steps in every call, however many {x} has, {SO}"
+            return f"{module} takes as many steps in every call, however many {x} has, {SO}"
         if off := seen.off(lengths, whole):
             outputs = [name for name, other in seen.outputs_off(runs.lifted.signature.outputs).items() if other == off]
-            return f"{' and '.join([lstm, *outputs])} {'have' if outputs else 'has'} {off} {x} in every call, {SO}"
+            return f"{' and '.join([module, *outputs])} {'have' if outputs else 'has'} {off} {x} in every call, {SO}"
         if path in changed:
-            return f"forward changes the state of {lstm} on its way {changed[path]}, {SO}"
+            return f"forward changes the state of {module} on its way {changed[path]}, {SO}"
         if not _same_over_time(parts, entered):
             culprit = _first_across_time(runs, seen, path)
             if culprit:
-                return f"{culprit}, before {lstm}, looks across time and begins anew in each call, {SO}"
-            return f"what {lstm} gets at a step depends on other steps of the same call: something looks across time"
+                return f"{culprit}, before {module}, looks across time and begins anew in each call, {SO}"
+            return f"what {module} gets at a step depends on other steps of the same call: something looks across time"
     return "the state after chunks differs from that after the whole"
 
 

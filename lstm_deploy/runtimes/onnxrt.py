@@ -263,10 +263,9 @@ def _refuse(path: Path, provider: Provider) -> None:
         )
     if (count := len(model.graph.initializer)) > MOST_WEIGHTS:
         raise InputError(f"{path} has {count:,} tensors of weights, too many for onnxruntime to open; do not use it.")
-    is_float16, is_int8 = (
-        onnx_graph.has_float16_cells(model),
-        any(onnx_graph.operator_counts(model)[cell.quantized_operator] for cell in CELLS.values()),
-    )
+    is_float16 = onnx_graph.has_float16_cells(model)
+    operators = onnx_graph.operator_counts(model)
+    is_int8 = any(cell.quantized_operator in operators for cell in CELLS.values())
     for applies, precision, remedy in (
         (is_float16, "float16", "use --provider cuda, or the float32 artifact"),
         (is_int8, "int8", "use --provider cpu, or export --half"),

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from numpy import ndarray
 from numpy.typing import ArrayLike
 
-from lstm_deploy.contract import Array, Feeds, Forecast, Outputs, Signature, TensorSpec, layout_of
+from lstm_deploy.contract import Array, Dim, Feeds, Forecast, Outputs, Signature, TensorSpec, layout_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.input_checks import as_array, check_batch, check_out, check_values, checked, range_check
 from lstm_deploy.runtimes.protocol import Runtime
@@ -159,11 +159,10 @@ class StateStream(Stream):
         self._over_time = signature.over_time(self._spec)
         row = _one_step(x, signature.time_axis(self._spec))  # a view, as the next
         self._y = _one_step(y, signature.time_axis(signature.outputs[0]))
-        over_time = [dim for dim in signature.over_time(signature.outputs[0]).shape if dim != "seq"]
-        self.rows_axis = over_time.index("batch") if "batch" in over_time else 0
+        y_dims = _dims_of_a_step(signature.over_time(signature.outputs[0]))
+        self.rows_axis = y_dims.index("batch") if "batch" in y_dims else 0
         self.row_shape, self.row_dtype = row.shape, row.dtype
-        dims = tuple(dim for dim in self._over_time.shape if dim != "seq")
-        self._row_spec = replace(self._spec, shape=dims)
+        self._row_spec = replace(self._spec, shape=_dims_of_a_step(self._over_time))
         # Everything a step needs, in one place: each attribute that it looks up is a cache miss after each run.
         validity = range_check(x.reshape(-1), self._spec, allow_nan)
         self._step_needs = (self.row_dtype, self.row_shape, row, *validity, self.recurrence.step, self._y)
@@ -271,6 +270,10 @@ def check_streamable(signature: Signature) -> None:
             f"This model cannot be streamed ({signature.streaming_reason}); give whole sequences to "
             "lstm_deploy.open(…).run in Python."
         )
+
+
+def _dims_of_a_step(over_time: TensorSpec) -> tuple[Dim, ...]:
+    return tuple(dim for dim in over_time.shape if dim != "seq")
 
 
 def _one_step(value: Array, time_axis: int | None) -> Array:

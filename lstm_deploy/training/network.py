@@ -136,9 +136,8 @@ class Network(nn.Module):
 
 def make_recurrent(cell: Cell, *sizes: int, **options: Any) -> nn.RNNBase:
     """New recurrent layers of a kind of cell, which take `[batch, seq, features]`."""
-    if cell.nonlinearity:
-        options["nonlinearity"] = cell.nonlinearity
-    return cast(nn.RNNBase, getattr(nn, cell.pytorch_modules[0])(*sizes, batch_first=True, **options))
+    kind = getattr(nn, cell.pytorch_modules[0])
+    return cast(nn.RNNBase, kind(*sizes, batch_first=True, **cell.pytorch_options, **options))
 
 
 def load_network(config: NetworkConfig, tensors: dict[str, Array]) -> Network:

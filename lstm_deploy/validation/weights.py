@@ -218,12 +218,7 @@ def _known_faults(cell: Cell, letter: str, right: Array) -> Iterator[tuple[str, 
 
 def _as_used(cell: Cell, letter: str, value: Array) -> Array:
     """The tensor of a layer as it is computed with: where only the sum of two biases counts, that and a zero."""
-    if letter != "b":
-        return value
-    ih, hh = np.split(value.astype(np.float64), 2, axis=1)
-    gates = cell.onnx_gates.values()
-    apart = np.repeat([gate in cell.gates_with_two_biases for gate in gates], ih.shape[1] // len(gates))
-    return np.concatenate([np.where(apart, ih, ih + hh), np.where(apart, hh, 0.0)], 1)
+    return summed_biases(value, cell) if letter == "b" else value
 
 
 def _gate_blocks(cell: Cell, letter: str) -> int:

@@ -41,7 +41,7 @@ def test_weights_are_those_of_pytorch_and_a_changed_one_is_named(name, int8, tmp
     make, spec = NETWORKS[name]
     lifted = lift(make().eval(), [TensorSpec.parse(spec)])
     export_onnx(lifted, tmp_path / "net.onnx")
-    nodes = quantizable_nodes(load(tmp_path / "net.onnx")).values()
+    nodes = quantizable_nodes(load(tmp_path / "net.onnx"), "c").values()
     export_c(tmp_path / "net.onnx", tmp_path / "net.c", "net", [node.name for node in nodes] if int8 else ())
     assert weights.weight_problems(tmp_path / "net.c", lifted) == []
     changed = [value for key, value in lifted.named_parameters() if "weight_hh" in key or "fc.weight" in key]

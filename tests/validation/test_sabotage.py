@@ -117,7 +117,7 @@ def right_c(right, tmp_path_factory):
         path = folder / name.replace(" ", "-") / "net.c"
         if not path.exists():
             path.parent.mkdir()
-            nodes = quantizable_nodes(onnx_graph.load(graph)).values() if name == "int8" else ()
+            nodes = quantizable_nodes(onnx_graph.load(graph), "c").values() if name == "int8" else ()
             export_c(graph, path, "net", [node.name for node in nodes])
         return path, reference, cases
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from lstm_deploy.artifacts import cell_of_node, differing_attributes, pack_layer, pack_layer_int8
+from lstm_deploy.artifacts import FIRST_STATE, cell_of_node, differing_attributes, pack_layer, pack_layer_int8
 from lstm_deploy.contract import Array, Cell
 from lstm_deploy.exporters.c.kernels import kernel_name
 from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size
@@ -12,8 +12,6 @@ from lstm_deploy.exporters.c.values import Value
 
 BACKWARDS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 """For each direction of a node, whether it goes through time backwards."""
-FIRST_STATE = 5
-"""Place of the first initial state among the inputs of a node."""
 
 
 def recurrent(t: Translator, node: onnx.NodeProto) -> None:

@@ -72,7 +72,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         }
 
 
-def quantizable_nodes(model: onnx.ModelProto, format_: str = "onnx") -> dict[str, onnx.NodeProto]:
+def quantizable_nodes(model: onnx.ModelProto, format_: str) -> dict[str, onnx.NodeProto]:
     """The recurrent layers, large matrices and embeddings in the graph's order, by a label that a user understands.
 
     Those that an artifact of `format_` can have in int8. Raises `InputError` for a graph that cannot be quantized as a
@@ -112,17 +112,14 @@ def float_reason(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> s
     cell = RECURRENT_OPERATORS[node.op_type]
     if cell.onnxruntime_quantizes:
         return ""
-    reason = _left_out(node, shapes.get(node.input[2], ()))
-    return f"onnxruntime has no int8 {cell.title}, and lstm-deploy's {reason}" if reason else ""
-
-
-def _left_out(node: onnx.NodeProto, recurrent: Sequence[int]) -> str:
-    """Why a layer with recurrent weights of this shape stays in float32; empty if it does not."""
+    recurrent = shapes.get(node.input[2], ())
     if recurrent and recurrent[2] < LEAST_HIDDEN:
-        return f"is slower than float32's where the hidden size is below {LEAST_HIDDEN}"
-    if len(node.input) > 4 and node.input[4]:
-        return "takes no lengths of rows"
-    return ""
+        reason = f"is slower than float32's where the hidden size is below {LEAST_HIDDEN}"
+    elif len(node.input) > 4 and node.input[4]:
+        reason = "takes no lengths of rows"
+    else:
+        return ""
+    return f"onnxruntime has no int8 {cell.title}, and lstm-deploy's {reason}"
 
 
 def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, kept: Collection[str] = ()) -> None:
@@ -131,7 +128,7 @@ def quantize_onnx(source: Path, target: Path, settings: Settings | None = None, 
     Raises `InputError` as `quantizable_nodes` does.
     """
     settings = settings or Settings()
-    nodes = quantizable_nodes(onnx_graph.load(source))
+    nodes = quantizable_nodes(onnx_graph.load(source), "onnx")
     lowered = {node.output[0] for label, node in nodes.items() if label not in kept}
     model = onnx.load(source)  # with the weights that lie beside it
     graph = model.graph

@@ -80,9 +80,8 @@ def _quantize(module: nn.Module) -> None:
 def _plain(module: StatefulSequence | StatefulCell) -> nn.Module:
     """A module of PyTorch's own class and the same sizes."""
     cell, sizes = cell_of(module), (module.input_size, module.hidden_size)
-    given: dict[str, Any] = {} if cell.nonlinearity is None else {"nonlinearity": cell.nonlinearity}
     sequence, step = (getattr(nn, name) for name in cell.pytorch_modules)
     if isinstance(module, StatefulCell):
-        return cast(nn.Module, step(*sizes, **given))
-    given |= {"batch_first": module.batch_first, "bidirectional": module.bidirectional}
-    return cast(nn.Module, sequence(*sizes, module.num_layers, **given))
+        return cast(nn.Module, step(*sizes, **cell.pytorch_options))
+    options = {"batch_first": module.batch_first, "bidirectional": module.bidirectional}
+    return cast(nn.Module, sequence(*sizes, module.num_layers, **cell.pytorch_options, **options))

@@ -1,6 +1,6 @@
 """Candidates of lower precision: what each loses beside float32, and the search for int8 within the budget."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, takewhile
 from pathlib import Path
@@ -11,7 +11,7 @@ import onnx
 from lstm_deploy.contract import RECURRENT_OPERATORS, Signature
 from lstm_deploy.exporters.precision import metrics
 from lstm_deploy.exporters.precision.evaluation_data import EvaluationData
-from lstm_deploy.exporters.precision.int8_onnx import Settings, quantizable_nodes
+from lstm_deploy.exporters.precision.int8_onnx import Settings
 from lstm_deploy.exporters.precision.metrics import Measured
 from lstm_deploy.validation import ParityCase, Subject, check_file, open_emulating
 
@@ -102,22 +102,20 @@ def _percent(part: float) -> str:
 
 
 def search_int8(
+    nodes: Mapping[str, onnx.NodeProto],
     source: Path,
     target: Path,
     evaluator: Evaluator,
     on_candidate: Callable[[str], None],
     write: Callable[[Path, Path, Settings, Collection[str]], None],
     groups: Groups,
-    format_: str = "onnx",
 ) -> tuple[list[Candidate], list[Candidate]]:
     """int8 candidates from the float32 graph at `source`, written beside `target`: those within the budget, and all.
 
-    `write` takes the graph, a path, settings, and labels of `quantizable_nodes` that stay in float. If no settings are
-    within the budget, layers stay in float one after another, the most sensitive first, until the rest is; at least
-    one recurrent layer has to be in int8, if the format has such. Raises `InputError` for a graph that cannot be
-    quantized.
+    `nodes` are the `quantizable_nodes` of the format. `write` takes the graph, a path, settings, and labels of nodes
+    that stay in float. If no settings are within the budget, layers stay in float one after another, the most
+    sensitive first, until the rest is; at least one recurrent layer has to be in int8, if `nodes` has any.
     """
-    nodes = quantizable_nodes(onnx.load(source, load_external_data=False), format_)
     tried: list[Candidate] = []
 
     def attempt(settings: Settings, kept: Collection[str] = ()) -> Candidate:

@@ -78,10 +78,11 @@ class LowerPrecision:
         write, groups = (quantize_onnx, onnx_groups) if format_ == "onnx" else (self._write_int8_c, [[Settings()]])
         target = self.folder / INT8_FILES[format_]
         label = target.name if "c" in self.float32 else "int8"
-        if not self._can_be_int8(format_, label):
+        nodes = self._nodes if format_ == "c" else self._onnx_nodes(label)
+        if not nodes:
             return
         path = folder / target.name
-        within, tried = search_int8(self.graph, path, self.evaluator, self.on_candidate, write, groups, format_)
+        within, tried = search_int8(nodes, self.graph, path, self.evaluator, self.on_candidate, write, groups)
         if not within:
             best = min(tried, key=lambda candidate: candidate.difference)
             kept = f" with {', '.join(best.kept)} in float32" if best.kept else ""
@@ -104,23 +105,21 @@ class LowerPrecision:
             layers = layer_counts(onnx.load(target, load_external_data=False))
         else:  # its header and weights go with it, under its name
             self._write_int8_c(self.graph, target, Settings(), chosen.kept)
-            recurrent = {label for label, node in self._nodes.items() if node.op_type in RECURRENT_OPERATORS}
+            recurrent = {label for label, node in nodes.items() if node.op_type in RECURRENT_OPERATORS}
             layers = len(recurrent - set(chosen.kept)), len(recurrent)
         self._add(chosen, target, layers, tried, timed)
 
-    def _can_be_int8(self, format_: str, label: str) -> bool:
-        """Whether anything can; recurrent layers that cannot are named in a note."""
+    def _onnx_nodes(self, label: str) -> dict[str, onnx.NodeProto]:
+        """What can be in int8 in ONNX; a note says why recurrent layers cannot."""
         model = onnx.load(self.graph, load_external_data=False)
-        nodes = quantizable_nodes(model, format_)
-        if format_ == "c":
-            return bool(nodes)
+        nodes = quantizable_nodes(model, "onnx")
         shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
         recurrent = [node for node in model.graph.node if node.op_type in RECURRENT_OPERATORS]
         for reason in sorted({float_reason(node, shapes) for node in recurrent} - {""}):
             left_out = "" if nodes else f"{label} is left out: "
             self.notes.append(f"{left_out}{reason}, so such layers stay in float32; --format c has them in int8")
             self.remedy = "add --format c, or export without --quantize"
-        return bool(nodes)
+        return nodes
 
     def _chosen(
         self, format_: str, label: str, within: Sequence[Candidate]

@@ -200,7 +200,7 @@ class Mixed(nn.Module):
 
 def test_large_layers_are_quantized_beside_small_ones(tmp_path):
     _, path = quantized(tmp_path, Mixed())
-    assert list(quantizable_nodes(onnx.load(tmp_path / "m.onnx"))) == ["large, layer 0"]
+    assert list(quantizable_nodes(onnx.load(tmp_path / "m.onnx"), "onnx")) == ["large, layer 0"]
     assert layer_counts(onnx.load(path)) == (1, 2)
 
 
@@ -215,4 +215,4 @@ class Padded(Net):
 def test_layers_that_take_lengths_of_rows_stay_in_float32(tmp_path, of_any_size):
     reference = reference_of(Padded().eval(), "x:float32[batch,seq,6]", "lengths:int64[batch]")
     export_onnx(reference.lifted, tmp_path / "m.onnx")
-    assert list(quantizable_nodes(onnx.load(tmp_path / "m.onnx"))) == ["the matrix [8, 5]"]
+    assert list(quantizable_nodes(onnx.load(tmp_path / "m.onnx"), "onnx")) == ["the matrix [8, 5]"]

@@ -132,7 +132,7 @@ def test_the_contract_stays_and_the_quantizer_leaves_no_notes(tmp_path):
 
 def test_layers_are_named_as_in_pytorch_and_can_stay_in_float(tmp_path):
     _, path = exported(tmp_path, Net(num_layers=2))
-    assert list(quantizable_nodes(onnx.load(path))) == ["lstm, layer 0", "lstm, layer 1"]
+    assert list(quantizable_nodes(onnx.load(path), "onnx")) == ["lstm, layer 0", "lstm, layer 1"]
     quantize_onnx(path, tmp_path / "q.onnx", kept=["lstm, layer 0"])
     model = onnx.load(tmp_path / "q.onnx")
     assert layer_counts(model) == (1, 2)
@@ -151,7 +151,7 @@ def test_heads_and_embeddings_are_quantized_where_they_are_large(tmp_path):
             return self.fc(self.lstm(self.embedding(tokens))[0])
 
     _, path = exported(tmp_path, Text(), ["tokens:int64[batch,seq]"])
-    assert list(quantizable_nodes(onnx.load(path))) == [
+    assert list(quantizable_nodes(onnx.load(path), "onnx")) == [
         "the embedding [300, 6]",
         "lstm, layer 0",
         "the matrix [8, 200]",
@@ -160,14 +160,14 @@ def test_heads_and_embeddings_are_quantized_where_they_are_large(tmp_path):
     operators = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
     assert {"MatMulInteger", "DynamicQuantizeLSTM"} <= operators
     _, path = exported(tmp_path, Net(2))
-    assert list(quantizable_nodes(onnx.load(path))) == [
+    assert list(quantizable_nodes(onnx.load(path), "onnx")) == [
         "lstm, layer 0"
     ]  # a head of 16 weights costs more than it saves
 
 
 def test_what_inverts_a_projection_stays_in_float(tmp_path):
     _, path = exported(tmp_path, Net(proj_size=7))
-    labels = list(quantizable_nodes(onnx.load(path)))
+    labels = list(quantizable_nodes(onnx.load(path), "onnx"))
     assert labels[0] == "lstm, layer 0"
     quantize_onnx(path, tmp_path / "q.onnx")
     kept = [t.name for t in onnx.load(tmp_path / "q.onnx").graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
@@ -228,7 +228,7 @@ def test_weights_that_two_lstms_share_are_quantized_in_both(tmp_path):
             return self.b(self.a(x)[0])[0]
 
     lifted, path = exported(tmp_path, Shared())
-    assert len(quantizable_nodes(onnx.load(path))) == 2
+    assert len(quantizable_nodes(onnx.load(path), "onnx")) == 2
     quantize_onnx(path, tmp_path / "q.onnx")
     assert layer_counts(onnx.load(tmp_path / "q.onnx")) == (2, 2)
     cases = make_cases(PyTorchReference(lifted), SMALL)
@@ -247,7 +247,7 @@ def test_matrices_of_one_shape_are_all_quantized(tmp_path):
             return {"one": self.one(y), "two": self.two(y)}
 
     _, path = exported(tmp_path, Heads())
-    assert list(quantizable_nodes(onnx.load(path)))[1:] == ["the matrix [8, 30]", "the matrix [8, 30] (2)"]
+    assert list(quantizable_nodes(onnx.load(path), "onnx"))[1:] == ["the matrix [8, 30]", "the matrix [8, 30] (2)"]
     quantize_onnx(path, tmp_path / "q.onnx")
     assert not [node for node in onnx.load(tmp_path / "q.onnx").graph.node if node.op_type == "MatMul"]
 

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -6,7 +7,7 @@ from torch import nn
 from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.exporters.precision.evaluation_data import evaluation_data
-from lstm_deploy.exporters.precision.int8_onnx import Settings, quantize_onnx
+from lstm_deploy.exporters.precision.int8_onnx import Settings, quantizable_nodes, quantize_onnx
 from lstm_deploy.exporters.precision.search import ANY_CPU, Evaluator, search_int8
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.validation.case_inputs import Effort
@@ -29,7 +30,8 @@ class Three(nn.Module):
 
 
 def search(path, folder, evaluator):
-    return search_int8(path, folder / "q.onnx", evaluator, lambda _: None, quantize_onnx, ANY_CPU)
+    nodes = quantizable_nodes(onnx.load(path), "onnx")
+    return search_int8(nodes, path, folder / "q.onnx", evaluator, lambda _: None, quantize_onnx, ANY_CPU)
 
 
 @pytest.fixture(scope="module")
