@@ -95,14 +95,16 @@ def _check_recurrent(module: nn.Module) -> None:
     for path, child in module.named_modules():
         if not isinstance(child, nn.RNNBase | nn.RNNCellBase):
             continue
-        name = f"{path or 'The module'} is of the class {type(child).__name__}"
         if not isinstance(child, RECURRENT_MODULES):
-            raise LiftingError(f"{name}, a recurrent module of your own; use an nn.LSTM, nn.GRU, nn.RNN or a cell.")
+            raise LiftingError(
+                f"{path or 'The module'} is an nn.{type(child).__name__}, a recurrent module of your own; use an nn.LSTM, "
+                "nn.GRU, nn.RNN or a cell."
+            )
         base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
         if type(child).forward is not base.forward:
             raise LiftingError(
-                f"{name}, a subclass of nn.{base.__name__} with a forward of its own; use nn.{base.__name__} itself, "
-                "and do the rest in the module that calls it."
+                f"{path or 'The module'} is of the class {type(child).__name__}, a subclass of nn.{base.__name__} with "
+                f"a forward of its own; use nn.{base.__name__} itself, and do the rest in the module that calls it."
             )
     if not any(isinstance(child, RECURRENT_MODULES) for child in module.modules()):
         raise LiftingError(
