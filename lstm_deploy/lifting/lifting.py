@@ -97,8 +97,8 @@ def _check_recurrent(module: nn.Module) -> None:
             continue
         if not isinstance(child, RECURRENT_MODULES):
             raise LiftingError(
-                f"{path or 'The module'} is an nn.{type(child).__name__}, a recurrent module of your own; use an nn.LSTM, "
-                "nn.GRU, nn.RNN or a cell."
+                f"{path or 'The module'} is an nn.{type(child).__name__}, a recurrent module of your own; use an "
+                "nn.LSTM, nn.GRU, nn.RNN or a cell."
             )
         base = next(kind for kind in RECURRENT_MODULES if isinstance(child, kind))
         if type(child).forward is not base.forward:
