@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Each file's tests in one process, which makes what they share once; in order, so that the long files come early.
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
-  --ignore tests/embedding/test_clients.py
+  --ignore tests/embedding/test_clients.py --ignore tests/embedding/test_guides.py
 
-.PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
+.PHONY: demo test test-all test-embed lint docs docs-serve bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -16,19 +16,25 @@ test: .venv/.installed  ## the whole suite, one process for each core
 test-all: .venv/.installed  ## the same, with five times as many examples of each property; before a release
 	$(SUITE) --hypothesis-profile deep
 
-test-embed: .venv/.installed  ## clients in every language, built and run: five minutes on two cores; says what is missing
+test-embed: .venv/.installed  ## clients in every language, and their guides, built and run: six minutes on two cores; says what is missing
 	@! command -v npm > /dev/null || \
 	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/embedding/node --no-package-lock --no-audit --no-fund --silent
 	@! command -v apt-get > /dev/null || [ -d tests/embedding/node/onnxruntime ] || \
 	  tests/embedding/node/onnxruntime_root.sh tests/embedding/node/onnxruntime tests/embedding/node/node_modules || \
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py tests/embedding/test_guides.py
 
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+docs: .venv/.docs  ## the documentation as a site, into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: .venv/.docs  ## the same, shown while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: .venv/.installed  ## latency of the usual sizes and systems on the CPU, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/sizes.py --provider cpu
@@ -60,11 +66,15 @@ reference: .venv/.installed  ## make the bundle in exported/ anew
 	$(BIN)/python exported/make_reference.py
 
 clean:
-	rm -rf .venv exported/demo
+	rm -rf .venv exported/demo site
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "lstm-deploy needs Python 3.11 or later; try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
