@@ -182,18 +182,14 @@ except ImportError as error:
 
 
 def test_the_version_is_that_of_the_package(python):
-    assert python("-c", "import lstm_deploy; print(lstm_deploy.__version__)") == python(
-        "-m", "lstm_deploy", "--version"
-    )
+    said = python("-c", "import lstm_deploy; print(lstm_deploy.__version__)").stdout.decode()
+    assert said == command(python, "--version")
 
 
-def test_pytorch_alone_exports_and_compares(forecaster, prices, tmp_path):
+def test_pytorch_exports_without_what_training_needs(prices, tmp_path):
     (tmp_path / "packages").mkdir()
     python = python_with(["torch"], tmp_path / "packages")
-    command(python, "export", forecaster, "-o", tmp_path / "b", "--format", "onnx")
-    assert (tmp_path / "b" / "report" / "parity.png").is_file()
-    report = json.loads(command(python, "validate", tmp_path / "b", "--reference", forecaster, "--json"))
-    assert "PyTorch in float64" in report["reference"]
+    python("-c", "import onnxscript, lstm_deploy; from lstm_deploy.exporters import export, parity_plots")
     train = ["train", prices, "--task", "forecast", "--target", "close", "-o", tmp_path / "t.safetensors"]
     said = python("-m", "lstm_deploy", *train, code=2).stderr.decode()
     assert f"Lightning is not installed; {EXTRAS['Lightning']}." in said
