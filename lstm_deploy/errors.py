@@ -4,7 +4,7 @@
     ├── InputError                 2   wrong usage or wrong input
     │   ├── CaptureError           2   a model that cannot be recorded as a CUDA graph
     │   ├── LiftingError           2   a module whose state cannot be made explicit
-    │   └── MissingPackageError    2   a package that one of our extras installs is missing
+    │   └── MissingPackageError    2   a package that this needs is not installed
     ├── ParityError                3   an artifact does not compute what the model computes
     └── ProviderError              4   the requested execution provider is not available
 
@@ -42,7 +42,7 @@ class LiftingError(InputError):
 
 
 class MissingPackageError(InputError, ImportError):
-    """A package that is needed for this is not installed."""
+    """A package that this needs is not installed; the message says what to give pip."""
 
 
 class ParityError(LstmDeployError):

@@ -124,8 +124,8 @@ def test_a_bundle_is_timed_and_its_report_keeps_the_figures(python, bundle_copy)
     command(python, "bench", bundle_copy, *quick)
     report = (bundle_copy / "report.md").read_text(encoding="utf-8")
     assert "## Latency" in report
-    assert "report/" not in report
-    assert f"No plots: matplotlib is not installed; {EXTRAS['matplotlib']}." in report
+    assert ".png" not in report
+    assert "matplotlib is not installed" in report
     assert list((bundle_copy / "report").iterdir()) == []
 
 
