@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Each file's tests in one process, which makes what they share once; in order, so that the long files come early.
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
-  --ignore tests/embedding/test_clients.py
+  --ignore tests/embedding/test_clients.py --ignore tests/install
 
-.PHONY: demo test test-all test-embed lint bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
+.PHONY: demo test test-all test-embed test-install lint dist bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -24,11 +24,20 @@ test-embed: .venv/.installed  ## clients in every language, built and run: five 
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py
 
+test-install: dist  ## what 'make dist' built, with each extra in an environment of its own; ten minutes, needs a package index
+	$(BIN)/pytest --timeout 1200 tests/install
+
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+dist: .venv/.installed  ## wheel and source archive into dist/, checked; CONTRIBUTING.md has the steps of a release
+	$(BIN)/pip install -q -c constraints.txt build twine
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 bench: .venv/.installed  ## latency of the usual sizes and systems on the CPU, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/sizes.py --provider cpu

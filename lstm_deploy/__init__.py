@@ -5,9 +5,23 @@
     stream = lstm_deploy.open("exported/mine").stream(batch=1)
 
 Everything public is here. Names are loaded when they are used: PyTorch only by `export`, and by
-`validate` where there is a PyTorch model to compare with.
+`validate` where there is a PyTorch model to compare with. A package that is missing is a
+`MissingPackageError`, which is an `ImportError`, too.
 """
+
+from typing import Any
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from lstm_deploy.errors import machine_limits
+
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lstm-deploy")
+    with machine_limits():  # what `name` needs may not be installed
+        return _load(name)

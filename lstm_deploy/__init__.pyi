@@ -13,8 +13,11 @@ from .errors import (
     InputError as InputError,
     LiftingError as LiftingError,
     LstmDeployError as LstmDeployError,
+    MissingPackageError as MissingPackageError,
     ParityError as ParityError,
     ProviderError as ProviderError,
 )
 from .exporters import export as export, validate as validate
 from .runtimes import Model as Model, Slots as Slots, Stream as Stream, open as open
+
+__version__: str

@@ -40,6 +40,7 @@ def test_the_public_names_are_these():
         "LanguageModel",
         "LiftingError",
         "LstmDeployError",
+        "MissingPackageError",
         "Model",
         "ParityError",
         "ParityReport",

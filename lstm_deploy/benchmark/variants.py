@@ -1,7 +1,6 @@
 """The variants that a benchmark times: every artifact of its targets, and the baselines it stands beside."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from lstm_deploy.artifacts import (
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, why_missing
 from lstm_deploy.runtimes import PROVIDERS, cannot_run
 
 STEPWISE = ("stream", "sequence")
@@ -180,8 +179,8 @@ def _baseline(
         _check_source(bundle, selection.origin)
     path = bundle.path
     if baseline.kind == "openvino":
-        if find_spec("openvino") is None:
-            raise InputError('OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+        if reason := why_missing("openvino"):
+            raise InputError(reason)
         path = bundle.file(bundle.find("onnx"))
     elif baseline.kind == "stock":
         path = folder / f"{name}.onnx"
@@ -211,8 +210,8 @@ def _write_stock(bundle: Path, origin: str, name: str, path: Path, cases: Sequen
 
 
 def _check_source(bundle: Bundle, origin: str) -> None:
-    if find_spec("torch") is None:
-        raise InputError("PyTorch is not installed")
+    if reason := why_missing("torch"):
+        raise InputError(reason)
     if not origin and not bundle.source_path:
         raise InputError(
             "the model is gone, has changed since, or would have to run code of yours; export it again, or name it "

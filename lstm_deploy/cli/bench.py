@@ -151,8 +151,7 @@ def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inpu
 
 
 def _show(document: dict[str, Any], plot: Path | None, table: Path | None, json: str | None) -> None:
-    from lstm_deploy.benchmark import plots, tables
-    from lstm_deploy.exporters import report
+    from lstm_deploy.benchmark import tables
 
     if json == "-":
         console.say_json(document)
@@ -166,9 +165,17 @@ def _show(document: dict[str, Any], plot: Path | None, table: Path | None, json:
         console.note(line)
     if table:
         console.write_text(table, tables.WRITERS[table.suffix](document))
-    if plot and plot.suffix:
+    if plot:
+        _draw(document, plot)
+
+
+def _draw(document: dict[str, Any], plot: Path) -> None:
+    from lstm_deploy.benchmark import plots
+    from lstm_deploy.exporters import report
+
+    if plot.suffix:
         report.save_plot(plots.latency_plot(document), plot)
-    elif plot:
+    else:
         plot.mkdir(parents=True, exist_ok=True)
         for name, figure in plots.plots(document).items():
             report.save_plot(figure, plot / f"{name}.png")

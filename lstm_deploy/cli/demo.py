@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from lstm_deploy.cli import console
-from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.errors import LstmDeployError, require
 
 
 def demo(
@@ -23,6 +23,7 @@ def demo(
 
 def show(output: Path, run_command: Callable[..., object]) -> None:
     """Take a price forecaster and a character model from training to use, into `output`."""
+    require("lightning")  # whose extra has all that is shown
     prices, text, goog, words = (output / name for name in ("goog.csv", "help.txt", "goog", "help"))
     output.mkdir(parents=True, exist_ok=True)
     write_prices(prices)

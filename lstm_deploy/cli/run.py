@@ -170,7 +170,7 @@ def _forecast(
     """CSV and JSON of the values that follow a series."""
     from lstm_deploy.cli import inference
     from lstm_deploy.exporters import report
-    from lstm_deploy.training import plots, read_series
+    from lstm_deploy.training import read_series
 
     series = read_series(file, task.features)
     if series.filled:
@@ -179,6 +179,8 @@ def _forecast(
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
     if plot:
+        from lstm_deploy.training import plots
+
         columns = [series.columns.index(name) for name in task.targets]
         past = series.values[-3 * task.window :, columns]
         labels = (*series.labels[-len(past) :], *(f"+{step}" for step in range(1, steps + 1)))

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from lstm_deploy.cli import arguments, console
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, grouped
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, require
 from lstm_deploy.training import Generator, Missing, Recipe, TaskName, make_recipe
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def train(
     check_output(output, file, data.vectors)
     check_parent(folder / "any")
     _check_replaced(output, folder, force=force, resume=resume)
+    require("lightning")  # whose extra has all that training needs, PyTorch included
     training_data = _read(task, file, data, chosen.seed, output)
     if is_rank_zero():
         for remark in training_data.remarks:

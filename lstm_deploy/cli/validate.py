@@ -46,6 +46,7 @@ def validate(
     import msgspec
 
     from lstm_deploy.artifacts import SUFFIXES, Bundle
+    from lstm_deploy.errors import why_missing
     from lstm_deploy.exporters import validate as compare
     from lstm_deploy.validation import GOLDEN_TRACE
 
@@ -66,7 +67,9 @@ def validate(
             output=output,
             on_progress=on_progress,
         )
-    if report.reference == GOLDEN_TRACE:
+    if report.reference == GOLDEN_TRACE and (reason := why_missing("torch")):
+        console.note(f"Only the golden trace is replayed: {reason} to compare with the source.")
+    elif report.reference == GOLDEN_TRACE:
         console.note(
             "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
             "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."

@@ -1,10 +1,9 @@
 """`report.md` of a bundle, with its tables and plots, from the manifest alone."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from lstm_deploy.artifacts import (
     REPORT,
@@ -17,31 +16,48 @@ from lstm_deploy.artifacts import (
     format_value,
     markdown_table,
 )
-from lstm_deploy.benchmark import plots as bench_plots, tables
+from lstm_deploy.benchmark import tables
 from lstm_deploy.contract import Forecast, LanguageModel, no_rollout_reason
-from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
+from lstm_deploy.errors import InputError, why_missing
 from lstm_deploy.training import result_tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
+_PLOT = re.compile(rf"^!\[.*\]\({REPORT_PLOTS}/.*\)\n", re.MULTILINE)
+"""A plot in the report."""
 
 
 def write(bundle: Bundle) -> None:
-    """Write `report.md` and the plots beside it."""
+    """Write `report.md` and, where matplotlib is installed, the plots beside it."""
     manifest = bundle.manifest
-    plots = bundle.path / REPORT_PLOTS
-    if plots.is_symlink():
-        plots.unlink()  # it leads out of the bundle
-    plots.mkdir(exist_ok=True)
-    if (parity := manifest.parity) and parity.checks:
-        save_plot(parity_plot(parity), plots / "parity.png")
-    if parity and parity.profiles:
-        save_plot(error_plot(parity), plots / "errors.png")
-    if measurements := _measurements(manifest):
-        save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
+    folder = bundle.path / REPORT_PLOTS
+    if folder.is_symlink():
+        folder.unlink()  # it leads out of the bundle
+    text = _markdown(manifest)
+    if reason := why_missing("matplotlib"):
+        for plot in folder.glob("*.png"):
+            plot.unlink()  # it shows other figures than the tables
+        text = f"{_PLOT.sub('', text)}\nNo plots: {reason}.\n"
+    else:
+        _draw(manifest, folder)
     with atomic_write(bundle.path / REPORT) as file:
-        file.write_text(_markdown(manifest), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
+
+
+def _draw(manifest: Manifest, folder: Path) -> None:
+    from lstm_deploy.benchmark import plots
+    from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
+
+    folder.mkdir(exist_ok=True)
+    if (parity := manifest.parity) and parity.checks:
+        save_plot(parity_plot(parity), folder / "parity.png")
+    if parity and parity.profiles:
+        save_plot(error_plot(parity), folder / "errors.png")
+    if measurements := _measurements(manifest):
+        save_plot(plots.latency_plot(measurements), folder / "latency.png")
 
 
 def parity_tables(checks: Sequence[Check]) -> list[Table]:
@@ -125,7 +141,9 @@ def _state_error(manifest: Manifest, artifact: str) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """Raise `InputError` unless the suffix is that of a plot's format."""
+    """Raise `InputError` unless the suffix is that of a plot's format, and matplotlib is installed."""
+    from matplotlib.figure import Figure
+
     formats = Figure().canvas.get_supported_filetypes()
     if path.suffix and path.suffix.removeprefix(".").lower() not in formats:
         raise InputError(f"{path.suffix} is not a format of plots; use .png, .svg or .pdf.")
@@ -133,7 +151,7 @@ def check_plot(path: Path) -> None:
         raise InputError(f"{path} is a device or a pipe; give a file name for the plot.")
 
 
-def save_plot(figure: Figure, path: Path) -> None:
+def save_plot(figure: "Figure", path: Path) -> None:
     """Write a plot, whole or not at all, in the format of its suffix (PNG where there is none)."""
     with atomic_write(path) as file:
         figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")

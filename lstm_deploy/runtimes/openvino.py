@@ -1,13 +1,12 @@
 """OpenVINO on the CPU, for exported ONNX files: `pip install "lstm-deploy[openvino]"`."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, blank_feeds
-from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.errors import InputError, one_line, require
 from lstm_deploy.runtimes.protocol import Runtime
 
 
@@ -20,12 +19,11 @@ class OpenVinoRuntime(Runtime):
     swallows_nan = True
 
     def __init__(self, path: Path, threads: int | None = None, *, bf16: bool = False) -> None:
-        """Raises `ProviderError` where OpenVINO is not installed.
+        """Raises `MissingPackageError` where OpenVINO is not installed.
 
         Raises `InputError` for a file that it cannot read, and for a model that takes the lengths of rows.
         """
-        if find_spec("openvino") is None:
-            raise ProviderError('OpenVINO is not installed; pip install "lstm-deploy[openvino]".')
+        require("openvino")
         import openvino
 
         self._core = openvino.Core()

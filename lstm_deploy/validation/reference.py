@@ -1,7 +1,6 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -9,7 +8,7 @@ from msgspec.structs import replace
 
 from lstm_deploy.artifacts import SUFFIXES, Bundle
 from lstm_deploy.contract import Feeds, Outputs, Signature
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, why_missing
 from lstm_deploy.runtimes import Runtime, open_runtime
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
         runtime = open_runtime(other.file(other.find("onnx")) if other else path)
         refuse_rollout(runtime, path.name)
         return Found(ArtifactReference(runtime), path.name, is_source=False)
-    if find_spec("torch") is None or (given is None and bundle is None):
+    if given is None and (bundle is None or why_missing("torch")):
         return Found(None, GOLDEN_TRACE)
     from lstm_deploy.lifting import sources
 
