@@ -20,14 +20,14 @@ def inspect(
     json: JsonFlag = False,
 ) -> None:
     """Show what a file is: contract, sizes, operators, and defects."""
-    from lstm_deploy.cli import inspection
+    from lstm_deploy.cli import file_descriptions
 
-    document = inspection.inspect(path)
+    document = file_descriptions.describe(path)
     if json:
         console.say_json(document)
         return
     console.say(f"{path}: {document['kind']}, {document['bytes']:,} bytes")
-    contract = inspection.contract_of(document)
+    contract = file_descriptions.contract_of(document)
     if contract:
         console.say_contract(contract)
     for key, beginning in ONE_A_LINE.items():

@@ -168,14 +168,14 @@ def _forecast(
     model: Any, task: Any, file: Path, steps: int, on: dict[str, str], plot: Path | None
 ) -> tuple[str, dict[str, Any]]:
     """CSV and JSON of the values that follow a series."""
-    from lstm_deploy.cli import inference
+    from lstm_deploy.cli import predictions
     from lstm_deploy.exporters import report
     from lstm_deploy.training import plots, read_series
 
     series = read_series(file, task.features)
     if series.filled:
         console.note(f"{series.filled} missing value(s) take the latest value before them.")
-    values = inference.forecast(model, task, series, steps, on)
+    values = predictions.forecast(model, task, series, steps, on)
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
     if plot:
@@ -191,9 +191,9 @@ def _generate(
     model: Any, task: Any, prompts: list[str], steps: int, text: TextOptions, on: dict[str, str]
 ) -> tuple[str, Any]:
     """Text and JSON of what follows each prompt."""
-    from lstm_deploy.cli import inference
+    from lstm_deploy.cli import predictions
 
-    continuations = inference.generate(model, task, prompts, steps, where=on, **_sampling(text), stop=text.stop or "")
+    continuations = predictions.generate(model, task, prompts, steps, where=on, **_sampling(text), stop=text.stop or "")
     pairs = list(zip(prompts, continuations, strict=True))
     documents = [{"prompt": prompt, "text": continuation} for prompt, continuation in pairs]
     return "\n".join(map("".join, pairs)), documents[0] if len(documents) == 1 else documents
@@ -202,12 +202,12 @@ def _generate(
 def _classify(model: Any, task: Any, file: Path, on: dict[str, str]) -> tuple[str, list[dict[str, Any] | None]]:
     """Text and JSON of the class of each line of a file; a blank line has a blank answer, so that lines correspond."""
     from lstm_deploy.artifacts import read_text
-    from lstm_deploy.cli import inference
+    from lstm_deploy.cli import predictions
 
     classes = []
     for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), 1):
         try:
-            classes.append(inference.classify(model, task, line, on) if line.strip() else None)
+            classes.append(predictions.classify(model, task, line, on) if line.strip() else None)
         except InputError as error:
             raise InputError(f"Line {number} of {file}: {error}") from error
     text = "\n".join("" if found is None else str(found) for found in classes)

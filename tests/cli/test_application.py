@@ -153,9 +153,9 @@ def test_json_is_one_document_and_nothing_else(forecast_bundle, words):
 
 
 def test_a_defect_is_reported_as_one_and_debug_shows_the_traceback(monkeypatch):
-    from lstm_deploy.cli import inspection
+    from lstm_deploy.cli import file_descriptions
 
-    monkeypatch.setattr(inspection, "inspect", lambda _: 1 / 0)
+    monkeypatch.setattr(file_descriptions, "describe", lambda _: 1 / 0)
     assert "defect of lstm-deploy (ZeroDivisionError" in fails("inspect", ".", code=1)
     monkeypatch.setenv("LSTM_DEPLOY_DEBUG", "1")
     result = CliRunner().invoke(app, ["inspect", "."])

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import GOLDEN, Bundle
 from lstm_deploy.artifacts.files import sha256
-from lstm_deploy.cli import inference
+from lstm_deploy.cli import predictions
 from lstm_deploy.embedding import generate
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data.series import read_series
@@ -143,13 +143,13 @@ def test_a_python_client_forecasts_what_run_forecasts(forecast_bundle, prices, t
     model = lstm_deploy.open(forecast_bundle)
     task = model.signature.task
     assert heading == ",".join(task.targets)
-    wanted = inference.forecast(model, task, read_series(prices, task.features), 5)
+    wanted = predictions.forecast(model, task, read_series(prices, task.features), 5)
     np.testing.assert_allclose([[float(cell) for cell in row.split(",")] for row in rows], wanted, rtol=1e-5)
 
 
 def test_a_python_client_generates_what_run_generates(lm_bundle, tmp_path):
     model = lstm_deploy.open(lm_bundle)
-    wanted = inference.generate(model, model.signature.task, ["The "], 80)
+    wanted = predictions.generate(model, model.signature.task, ["The "], 80)
     assert Client("python", lm_bundle, tmp_path / "c").run("run", "The ", "80") == f"The {wanted[0]}\n"
 
 
