@@ -197,8 +197,8 @@ def test_a_changed_artifact_is_refused(bundle_copy, tmp_path):
 @pytest.mark.parametrize(
     ("language", "precision", "said"),
     [
-        ("cobol", "float32", r"no client in 'cobol'; use one of python, node, web, cpp, c"),
-        ("python", "float16", r"no client in 'float16'; use float32 or int8"),
+        ("cobol", "float32", r"no client in 'cobol'; choose from python, node, web, cpp, c"),
+        ("python", "float16", r"no client in 'float16'; choose from float32, int8"),
         ("python", "int8", r"no onnx artifact in int8 \(it has onnx float32.*--format onnx --quantize int8"),
         ("c", "float32", r"no c artifact in float32 .*; export the model with --format c\."),
     ],
