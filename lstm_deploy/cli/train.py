@@ -210,6 +210,8 @@ def _train(
             console.note("repeat the command with --resume to go on with the search.")
             raise
         recipe, resume = best.recipe, resume and belongs_to(folder, best.recipe)
+    if recipe.nodes > 1:
+        console.note(f"waiting until all {recipe.nodes} machines have started this command; Ctrl-C ends the wait.")
     with console.progress("training", shown=is_rank_zero()) as on_progress:
         return train(training_data, recipe, on_progress, folder=folder, resume=resume), best
 

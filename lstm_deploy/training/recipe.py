@@ -107,7 +107,8 @@ class Recipe(Struct, frozen=True, kw_only=True):
     ] = "32"
     devices: Annotated[Positive, Meta(description="GPUs, or processes on the CPU.")] = 1
     nodes: Annotated[
-        Positive, Meta(description="Machines; run the same command on each, with MASTER_ADDR and NODE_RANK set.")
+        Positive,
+        Meta(description="Machines; run the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK."),
     ] = 1
     strategy: Annotated[Literal["auto", "ddp"], Meta(description="How several devices train together.")] = "auto"
 
