@@ -14,7 +14,7 @@ A message is one sentence: what is wrong, then what to do.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import FrameType
@@ -106,6 +106,27 @@ def one_line(message: BaseException | str, limit: int = 300) -> str:
     """The message of another library, or of its error, on one line, cut off after `limit` characters."""
     text = _why_not_imported(message) or " ".join(_ESCAPES.sub("", str(message)).split()) or type(message).__name__
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+MOST_NAMES = 20
+"""More names than that are not all listed in a message."""
+
+
+def nearest(wrong: object, known: Iterable[object]) -> str | None:
+    """The known name that a wrong one was probably meant to be, if there is one; case does not matter."""
+    from difflib import get_close_matches
+
+    by_lower_case = {str(name).lower(): str(name) for name in known}
+    found = get_close_matches(str(wrong).lower(), by_lower_case, n=1)
+    return by_lower_case[found[0]] if found else None
+
+
+def did_you_mean(wrong: object, known: Iterable[object]) -> str:
+    """How to mend a wrong name, as the end of a message: `did you mean 'close'? Choose from open, high, low, close.`"""
+    names = [str(name) for name in known]
+    listed = ", ".join(names[:MOST_NAMES]) + (f", … ({len(names)} in all)" if len(names) > MOST_NAMES else "")
+    near = nearest(wrong, names)
+    return f"choose from {listed}." if near is None else f"did you mean {near!r}? Choose from {listed}."
 
 
 _LIMITS = (

@@ -32,7 +32,7 @@ from lstm_deploy.benchmark.tables import SCHEMA_VERSION, UNSTABLE_SAYS
 from lstm_deploy.benchmark.variants import BASELINES, Selection, Variant, variants_of
 from lstm_deploy.benchmark.worker_process import Measurement, WorkerProcess
 from lstm_deploy.benchmark.workloads import SCENARIOS, SCOPES, BenchCase
-from lstm_deploy.errors import InputError, LstmDeployError, machine_limits
+from lstm_deploy.errors import InputError, LstmDeployError, did_you_mean, machine_limits
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import PROVIDERS, check_provider
 
@@ -193,7 +193,7 @@ def _check(plan: Plan) -> None:
         ("provider", plan.providers, PROVIDERS),
     ):
         if unknown := [value for value in values if value not in choices]:
-            raise InputError(f"{unknown[0]!r} is not a {name}; choose from {', '.join(choices)}.")
+            raise InputError(f"{unknown[0]!r} is not a {name}; {did_you_mean(unknown[0], choices)}")
     for name, numbers in (("batch", plan.batches), ("seq-len", plan.seq_lens), ("threads", plan.threads)):
         if any(number < 1 for number in numbers):
             raise InputError(f"--{name} must be 1 or more.")

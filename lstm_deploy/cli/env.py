@@ -5,7 +5,7 @@ from lstm_deploy.cli.options import JsonFlag
 
 
 def env(json: JsonFlag = False) -> None:
-    """Versions, CPU, GPU, and the execution providers that really load: for bug reports."""
+    """Show versions, CPU, GPU and working providers, for bug reports."""
     from lstm_deploy.artifacts import environment
     from lstm_deploy.runtimes import probe_providers
 

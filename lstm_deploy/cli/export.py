@@ -4,11 +4,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, Literal
 
-import typer
 from msgspec import Struct
 
-from lstm_deploy.cli import arguments, console
-from lstm_deploy.cli.options import ForceFlag, JsonFlag, SourceOptions, TaskOptions, grouped
+from lstm_deploy.cli import arguments, completion, console
+from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, SourceOptions, TaskOptions, argument, grouped, option
 
 
 class LowerPrecisionOptions(Struct, frozen=True, kw_only=True):
@@ -16,48 +15,75 @@ class LowerPrecisionOptions(Struct, frozen=True, kw_only=True):
 
     quantize: Annotated[
         Literal["int8", "auto"] | None,
-        typer.Option(help="Add int8 artifacts; auto: only where they are faster on this machine."),
+        option(Panel.PRECISION, help="Add int8 artifacts; auto: only if they are faster on this machine."),
     ] = None
     int8_cpus: Annotated[
         Literal["any", "vnni"],
-        typer.Option(help="Where int8 ONNX is right; vnni: finer weights that saturate on CPUs without VNNI."),
+        option(
+            Panel.PRECISION,
+            help="CPUs that int8 ONNX is for; vnni: finer weights, for CPUs that have it.",
+        ),
     ] = "any"
-    half: Annotated[bool, typer.Option("--half", help="Add a float16 artifact, for CUDA.")] = False
+    half: Annotated[bool, option(Panel.PRECISION, "--half", help="Add a float16 artifact, for GPUs.")] = False
     state_dtype: Annotated[
-        Literal["float16", "float32"], typer.Option(help="Of the state of the float16 artifact.")
+        Literal["float16", "float32"],
+        option(Panel.PRECISION, metavar="DTYPE", help="Type of the float16 artifact's state: float16 or float32."),
     ] = "float16"
     data: Annotated[
         Path | None,
-        typer.Option(help="Measure the loss on this file [default: what train held out, else random inputs]."),
+        option(
+            Panel.PRECISION,
+            metavar="FILE",
+            help="Data to measure the loss of int8 on. [default: what train held out, else random inputs]",
+        ),
     ] = None
     max_metric_loss: Annotated[
         str | None,
-        typer.Option(
-            help="Loss of the metric that int8 may cost, as 1% [default: 1%; 10% of the spread without data]."
+        option(
+            Panel.PRECISION,
+            metavar="PART",
+            help="How much worse than float32 int8 may be, as 1% or 0.01. [default: 1%; with random inputs, 10% of the "
+            "outputs' spread]",
         ),
     ] = None
 
 
 OutputOption = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Bundle to write [default: exported/SOURCE's name].")
+    Path | None,
+    option(
+        Panel.OUTPUT, "-o", "--output", metavar="FOLDER", help="Bundle to write. [default: exported/ and SOURCE's name]"
+    ),
 ]
 FormatOption = Annotated[
     list[str] | None,
-    typer.Option(help="onnx, torchscript or c; repeat for several [default: onnx and torchscript]."),
+    option(
+        Panel.OUTPUT,
+        metavar="FORMAT,…",
+        help="Formats to write: onnx, torchscript, c. [default: onnx,torchscript]",
+        autocompletion=completion.listed(("onnx", "torchscript", "c")),
+    ),
 ]
 StatePolicyOption = Annotated[
     Literal["reset", "carry"] | None,
-    typer.Option(help="Whether training reset the state for each example, or carried it on [default: reset]."),
+    option(
+        Panel.STATE,
+        help="How training treated the state between examples: reset it, or carried it on. [default: reset]",
+    ),
 ]
 StateLayoutOption = Annotated[
-    Literal["layers-first", "batch-first"], typer.Option(help="Order of the axes of h and c.")
+    Literal["layers-first", "batch-first"],
+    option(
+        Panel.STATE,
+        metavar="LAYOUT",
+        help="Order of the axes of h and c: layers-first, as in PyTorch, or batch-first, which some servers need.",
+    ),
 ]
-DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and stop.")]
+DryRunFlag = Annotated[bool, option(Panel.OUTPUT, "--dry-run", help="Show what would be written, and stop.")]
 
 
 @grouped
 def export(
-    source: Annotated[Path, typer.Argument(help="Checkpoint of lstm-deploy, or any file of PyTorch weights.")],
+    source: Annotated[Path, argument("SOURCE", "Checkpoint that train wrote, or any file of PyTorch weights.")],
     *,
     output: OutputOption = None,
     format: FormatOption = None,  # noqa: A002 - the option's name
@@ -70,13 +96,17 @@ def export(
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Export a checkpoint or third-party weights to a bundle of ONNX, TorchScript or C, proven equal to PyTorch."""
+    """Export a PyTorch model to ONNX, TorchScript or C, and prove it.
+
+    A bundle is a folder with the artifacts, their contract and a report. It is only written if each artifact computes
+    what the PyTorch model computes, state included. Options that end in ,… take values between commas, or are repeated.
+    """
     import msgspec
 
     from lstm_deploy.exporters import DEFAULT_FORMATS, PrecisionOptions, make_plan, pipeline
 
     output = output or Path("exported", source.stem)
-    formats = tuple(format or DEFAULT_FORMATS)
+    formats = arguments.listed(format) or DEFAULT_FORMATS
     origin = arguments.origin(source, weights, arguments.task_of(task), state_policy)
     options = msgspec.structs.asdict(lower_precision)
     options["max_metric_loss"] = arguments.part("max-metric-loss", lower_precision.max_metric_loss)

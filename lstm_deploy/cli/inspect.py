@@ -4,30 +4,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from lstm_deploy.cli import console
-from lstm_deploy.cli.options import JsonFlag
+from lstm_deploy.cli import completion, console
+from lstm_deploy.cli.options import JsonFlag, argument
 
 ONE_A_LINE = {"inferred": "inferred", "findings": "inferred", "notes": "note", "changed_files": "changed since export"}
 """Keys of the document whose entries are all shown, each on a line, and what the line begins with."""
 SHOWN_APART = {"kind", "bytes", "contract", "lint", "artifacts", "rollouts", "functions", "state", *ONE_A_LINE}
 """Keys of the document that are not simply printed."""
 
+PathArgument = Annotated[
+    Path,
+    argument("PATH", "Bundle, checkpoint, file of weights, ONNX, TorchScript or C.", autocompletion=completion.targets),
+]
+
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, weights, ONNX, TorchScript or C.")],
+    path: PathArgument,
     json: JsonFlag = False,
 ) -> None:
-    """Show what a file is: contract, sizes, operators, and defects."""
-    from lstm_deploy.cli import inspection
+    """Show what a file or bundle is: its contract, sizes and defects.
 
-    document = inspection.inspect(path)
+    Nothing of the file is run.
+    """
+    from lstm_deploy.cli import file_descriptions
+
+    document = file_descriptions.describe(path)
     if json:
         console.say_json(document)
         return
     console.say(f"{path}: {document['kind']}, {document['bytes']:,} bytes")
-    contract = inspection.contract_of(document)
+    contract = file_descriptions.contract_of(document)
     if contract:
         console.say_contract(contract)
     for key, beginning in ONE_A_LINE.items():

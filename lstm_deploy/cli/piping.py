@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.cli import inference
-from lstm_deploy.cli.inference import Where
+from lstm_deploy.cli import predictions
+from lstm_deploy.cli.predictions import Where
 from lstm_deploy.contract import Array, Classify, Forecast, LanguageModel, Outputs, sizes_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Model, check_streamable
@@ -213,7 +213,7 @@ def continuation(
 
     def answer(line: str) -> str:
         seed = [options["seed"], next(numbers)]  # or each line would be drawn from the same noise
-        (text,) = inference.generate(model, task, [line], where=where, **{**options, "seed": seed})
+        (text,) = predictions.generate(model, task, [line], where=where, **{**options, "seed": seed})
         return json.dumps({"prompt": line, "text": text}, ensure_ascii=False) if as_json else text
 
     return answer
@@ -223,7 +223,7 @@ def classification(model: Model, task: Classify, where: Where, *, as_json: bool)
     """The class of a line, and its probability."""
 
     def answer(line: str) -> str:
-        found = inference.classify(model, task, line, where)
+        found = predictions.classify(model, task, line, where)
         return json.dumps(found._asdict(), ensure_ascii=False) if as_json else str(found)
 
     return answer

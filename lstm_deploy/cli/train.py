@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from lstm_deploy.cli import arguments, console
-from lstm_deploy.cli.options import ForceFlag, JsonFlag, grouped
+from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, argument, grouped, option
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
 from lstm_deploy.errors import InputError, require
 from lstm_deploy.training import Generator, Missing, Recipe, TaskName, make_recipe
@@ -21,22 +21,31 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 """Bytes of a file name, so that what is written beside it has a name, too."""
 
+ResumeFlag = Annotated[bool, option(Panel.OUTPUT, "--resume", help="Continue where the same command was interrupted.")]
 DataArgument = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="[DATA]",
-        help="Table (CSV, Parquet, .npz, .npy) for a forecast, or of texts and labels; UTF-8 text for lm.",
+    argument(
+        "DATA",
+        "Table to forecast (CSV, Parquet, .npz, .npy), text for a language model, or table of texts and labels.",
     ),
 ]
 TaskOption = Annotated[
-    TaskName | None, typer.Option(help="What to learn: the next values, the next character, or labels of texts.")
+    TaskName | None,
+    option(
+        Panel.INPUT,
+        metavar="TASK",
+        help="What to learn: forecast (the next values of a table), lm (the next character of a text) or classify (the "
+        "label of a text).",
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        Panel.OUTPUT,
         "-o",
         "--output",
-        help="Checkpoint to write, with a folder of log, plots and state beside it [default: DATA's name].",
+        metavar="FILE",
+        help="Checkpoint to write, with a folder of log, plots and state beside it. [default: DATA, as .safetensors]",
     ),
 ]
 
@@ -44,20 +53,44 @@ OutputOption = Annotated[
 class DataOptions(Struct, frozen=True, kw_only=True):
     """How the data is read, or generated."""
 
-    data: Annotated[Generator | None, typer.Option(help="Instead of DATA, for a forecast: a generated series.")] = None
-    rows: Annotated[int | None, typer.Option(min=2, max=10**7, help="With --data: its length [1000; sines: 5000].")] = (
-        None
-    )
-    target: Annotated[str | None, typer.Option(help="forecast: columns to predict, comma-separated.")] = None
-    features: Annotated[
-        str | None, typer.Option(help="forecast: columns to predict from, comma-separated [all numeric columns].")
+    target: Annotated[
+        list[str] | None,
+        option(Panel.INPUT, metavar="NAME,…", help="forecast: columns to predict. Needed if there are several."),
     ] = None
-    missing: Annotated[Missing | None, typer.Option(help="forecast: how missing values are filled [previous].")] = None
-    text_column: Annotated[str | None, typer.Option(help="classify: column of the texts [text].")] = None
-    label_column: Annotated[str | None, typer.Option(help="classify: column of the labels [label].")] = None
+    features: Annotated[
+        list[str] | None,
+        option(Panel.INPUT, metavar="NAME,…", help="forecast: columns to predict from. [default: all numeric columns]"),
+    ] = None
+    missing: Annotated[
+        Missing | None, option(Panel.INPUT, help="forecast: how to fill missing values. [default: previous]")
+    ] = None
+    text_column: Annotated[
+        str | None, option(Panel.INPUT, metavar="NAME", help="classify: column of the texts. [default: text]")
+    ] = None
+    label_column: Annotated[
+        str | None, option(Panel.INPUT, metavar="NAME", help="classify: column of the labels. [default: label]")
+    ] = None
     vectors: Annotated[
         Path | None,
-        typer.Option(help="classify: word vectors, a text (word number number …) or .npz (words, vectors)."),
+        option(
+            Panel.INPUT,
+            metavar="FILE",
+            help="classify: word vectors to start from, as text (one word and its numbers a line) or .npz (words, "
+            "vectors).",
+        ),
+    ] = None
+    data: Annotated[
+        Generator | None, option(Panel.INPUT, help="forecast: generate a series to try things out, instead of DATA.")
+    ] = None
+    rows: Annotated[
+        int | None,
+        option(
+            Panel.INPUT,
+            metavar="N",
+            min=2,
+            max=10**7,
+            help="Length of a series from --data. [default: 1000; sines: 5000]",
+        ),
     ] = None
 
 
@@ -74,16 +107,22 @@ OF_FILE = ("target", "features", "missing")
 class SearchOptions(Struct, frozen=True, kw_only=True):
     """A search of the hyper-parameters before the training."""
 
-    search: Annotated[int | None, typer.Option(min=1, help="Try so many recipes first, and train with the best.")] = (
-        None
-    )
+    search: Annotated[
+        int | None,
+        option(Panel.SEARCH, metavar="TRIALS", min=1, help="Try this many sets of options, then train with the best."),
+    ] = None
     range: Annotated[
         list[str] | None,
-        typer.Option(help="With --search: OPTION=LOW..HIGH[:log] or OPTION=A,B,C; repeat for several."),
+        option(
+            Panel.SEARCH,
+            metavar="OPTION=VALUES",
+            help="Values to try: OPTION=LOW..HIGH, OPTION=LOW..HIGH:log or OPTION=A,B,C; repeat it for several options "
+            "[default: learning-rate, hidden-size, layers and dropout]",
+        ),
     ] = None
-    search_epochs: Annotated[int | None, typer.Option(min=1, help="With --search: epochs of one trial [a third].")] = (
-        None
-    )
+    search_epochs: Annotated[
+        int | None, option(Panel.SEARCH, metavar="N", min=1, help="Epochs of one trial. [default: a third of --epochs]")
+    ] = None
 
 
 @grouped
@@ -95,16 +134,20 @@ def train(
     data: DataOptions,
     recipe: Annotated[Any, RecipeOptions],
     search: SearchOptions,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue where the same command was stopped.")] = False,
+    resume: ResumeFlag = False,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
+    """Train a network on a table, a text or labelled texts.
+
+    The network takes and gives raw units: it scales its inputs itself. An option whose help begins with a task
+    (forecast:, lm:, classify:) is for that task only.
+    """
     from lstm_deploy.artifacts import check_output, check_parent
     from lstm_deploy.training import is_rank_zero
 
     if task is None:
-        raise InputError("What is to be learned? Give --task forecast, lm or classify.")
+        raise InputError("Missing --task; give --task forecast, lm or classify.")
     given = {field: getattr(recipe, option) for field, option in OPTIONS.items()}
     chosen = make_recipe(task, **given)
 
@@ -134,8 +177,8 @@ def _read(task: TaskName, file: Path | None, options: DataOptions, seed: int, ou
         return training_data.generate_series(options.data, options.rows, seed)
     match task:
         case "forecast":
-            features, target = arguments.names(options.features), arguments.names(options.target)
-            loaded = training_data.load_series(file, features, target, options.missing or "previous")
+            features, target = arguments.listed(options.features), arguments.listed(options.target)
+            loaded = training_data.load_series(file, features or None, target or None, options.missing or "previous")
         case "lm":
             loaded = training_data.load_text(file)
         case "classify":
@@ -168,6 +211,8 @@ def _train(
             console.note("repeat the command with --resume to go on with the search.")
             raise
         recipe, resume = best.recipe, resume and belongs_to(folder, best.recipe)
+    if recipe.nodes > 1:
+        console.note(f"waiting until all {recipe.nodes} machines have started this command; Ctrl-C ends the wait.")
     with console.progress("training", shown=is_rank_zero()) as on_progress:
         return train(training_data, recipe, on_progress, folder=folder, resume=resume), best
 
@@ -211,24 +256,28 @@ def _check_data(task: TaskName, file: Path | None, options: DataOptions, given: 
     """Raise `InputError` for data options of other tasks, and for those that go with others."""
     for other, names in OF_TASK.items():
         if wrong := [name for name in names if other != task and getattr(options, name) is not None]:
-            raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for --task {task}; leave it out.")
+            raise InputError(f"--{wrong[0].replace('_', '-')} does not apply to --task {task}; leave it out.")
     if options.data and (wrong := [name for name in OF_FILE if getattr(options, name) is not None]):
         raise InputError(f"--{wrong[0]} is for files; leave it out with --data.")
     if options.rows and not options.data:
-        raise InputError("--rows goes with --data; leave it out.")
+        raise InputError("--rows needs --data; add it, or leave out --rows.")
     if given["freeze_vectors"] and not options.vectors:
-        raise InputError("--freeze-vectors goes with --vectors; add them, or leave it out.")
+        raise InputError("--freeze-vectors needs --vectors; add them, or leave out --freeze-vectors.")
     if options.vectors and given["embedding_size"] is not None:
         raise InputError("The width of an embedding is that of its --vectors; leave out --embedding-size.")
     if (file is None) == (options.data is None):
-        raise InputError("What is to be learned from? Give a file, or --data sine or sines, and not both.")
+        raise InputError(
+            "Missing DATA; name a file to learn from, or generate a series with --data sine."
+            if file is None
+            else "DATA and --data are both given; leave out one of them."
+        )
 
 
 def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, Any]) -> "SearchSpace":
     """The ranges to search; raises `InputError` for what cannot be searched, before any data is read."""
     if options.search is None:
         if options.range or options.search_epochs:
-            raise InputError("--range and --search-epochs go with --search; add it.")
+            raise InputError("--range and --search-epochs need --search; add it.")
         return {}
     if not recipe.validation:
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")
@@ -237,7 +286,7 @@ def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, An
     from lstm_deploy.training import make_search_space
 
     fixed = [field for field, value in given.items() if value is not None]
-    return make_search_space(arguments.pairs("range", options.range), recipe, fixed)
+    return make_search_space(arguments.pairs("range", options.range or ()), recipe, fixed)
 
 
 def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) -> None:

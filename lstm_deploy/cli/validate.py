@@ -5,35 +5,69 @@ from typing import Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, console
-from lstm_deploy.cli.options import JsonFlag, RecordFlag, ReferenceOption, SourceOptions, grouped
+from lstm_deploy.cli import arguments, completion, console
+from lstm_deploy.cli.options import (
+    JsonFlag,
+    Panel,
+    Provider,
+    RecordFlag,
+    ReferenceOption,
+    SourceOptions,
+    argument,
+    grouped,
+    option,
+)
 from lstm_deploy.cli.recording import record_in
 
 PairsOption = Annotated[
     list[str] | None,
-    typer.Option("--map", help="OURS=THEIRS: a name of the contract and the file's for it; repeatable."),
+    option(
+        Panel.REFERENCE,
+        "--map",
+        metavar="OURS=THEIRS,…",
+        help="Names of the contract, and what the file calls them, as h_in=hidden.",
+    ),
 ]
 AtolOption = Annotated[
     list[str] | None,
-    typer.Option(help="Difference to allow in place of the table's: a number, or OUTPUT=NUMBER; repeatable."),
+    option(
+        Panel.PROOF,
+        metavar="TOLERANCE,…",
+        help="Absolute difference to allow, as 1e-4, or y=1e-4 for one output. [default: by precision and provider]",
+    ),
 ]
-RtolOption = Annotated[list[str] | None, typer.Option(help="The same, as a part of the output's size; repeatable.")]
-ThoroughFlag = Annotated[bool, typer.Option("--thorough", help="Try more shapes, splits and steps; takes minutes.")]
+RtolOption = Annotated[
+    list[str] | None,
+    option(Panel.PROOF, metavar="TOLERANCE,…", help="Difference to allow as a part of the output's size, as --atol."),
+]
+ThoroughFlag = Annotated[
+    bool, option(Panel.PROOF, "--thorough", help="Try more shapes, splits and steps; takes minutes.")
+]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write an ONNX file made elsewhere, with the contract, here if it passes."),
+    option(
+        Panel.OUTPUT,
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="If it passes, write an ONNX file made elsewhere here, with the contract in it.",
+    ),
 ]
-TrustFlag = Annotated[bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")]
+TrustFlag = Annotated[
+    bool, option(Panel.PROOF, "--trust-c", help="Compile and run C that was not exported on this machine.")
+]
+TargetArgument = Annotated[Path, argument("TARGET", "Bundle, or one artifact.", autocompletion=completion.targets)]
+ProviderOption = Annotated[Provider, option(Panel.MACHINE, help="What to run ONNX and TorchScript on.")]
 
 
 @grouped
 def validate(
-    target: Annotated[Path, typer.Argument(help="Bundle, or one artifact.")],
+    target: TargetArgument,
     *,
     reference: ReferenceOption = None,
     source: SourceOptions,
     map: PairsOption = None,  # noqa: A002 - the option's name
-    provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    provider: ProviderOption = "cpu",
     atol: AtolOption = None,
     rtol: RtolOption = None,
     thorough: ThoroughFlag = False,
@@ -42,7 +76,11 @@ def validate(
     record: RecordFlag = True,
     json: JsonFlag = False,
 ) -> None:
-    """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
+    """Check that artifacts compute what the PyTorch model computes.
+
+    Outputs and states are compared for whole sequences, in chunks and step by step. If a check fails, the exit code
+    is 3.
+    """
     import msgspec
 
     from lstm_deploy.artifacts import SUFFIXES, Bundle
@@ -60,7 +98,7 @@ def validate(
             reference=against,
             provider=provider,
             thorough=thorough,
-            names=arguments.pairs("map", map),
+            names=arguments.pairs("map", arguments.listed(map)),
             atol=arguments.numbers("atol", atol),
             rtol=arguments.numbers("rtol", rtol),
             trust_c=trust_c,

@@ -15,7 +15,7 @@ from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
 from lstm_deploy.embedding.trace import trace
 from lstm_deploy.embedding.variables import model_variables
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 
 TRACE = "golden.txt"
 FILE = re.compile(r"model(\.int8)?\.(onnx|torchscript|c)")
@@ -38,9 +38,9 @@ def embed(
     the folder stay as they are.
     """
     if language not in LANGUAGES:
-        raise InputError(f"There is no client in {language!r}; use one of {', '.join(LANGUAGES)}.")
+        raise InputError(f"There is no client in {language!r}; {did_you_mean(language, LANGUAGES)}")
     if precision not in PRECISIONS:
-        raise InputError(f"There is no client in {precision!r}; use {' or '.join(PRECISIONS)}.")
+        raise InputError(f"There is no client in {precision!r}; {did_you_mean(precision, PRECISIONS)}")
     bundle, target = source if isinstance(source, Bundle) else Bundle(source), LANGUAGES[language]
     artifacts = _artifacts(bundle, target.formats, precision)
     if target.single_file and artifacts[0].weights:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.contract import Array, Forecast
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 from lstm_deploy.training.batches import WHOLE, Batches, Shard, Windows, make_loader
 from lstm_deploy.training.data.series import Series, Values
 from lstm_deploy.training.data.splits import Part, split_series
@@ -34,7 +34,8 @@ class Forecasting(LearningTask):
         fit_end = self.split.fit.stop
         if missing := [name for name in targets if name not in series.columns]:
             raise InputError(
-                f"The target {missing[0]!r} is not among the features {', '.join(series.columns)}; name one, or add it."
+                f"The target {missing[0]!r} is not among the features (--features adds it); "
+                f"{did_you_mean(missing[0], series.columns)}"
             )
         if fit_end < window + horizon:
             raise InputError(

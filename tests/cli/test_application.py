@@ -123,15 +123,15 @@ def test_the_version_is_printed():
         (["train", "ok.csv", "--task", "forecast", "--target", "a", "-o", "there.safetensors"], "--force"),
         (["train", "ok.csv", "--task", "forecast", "--target", "a"], "too few"),
         (["train", "short.txt", "--task", "lm"], "too few"),
-        (["train", "short.txt", "--task", "lm", "--target", "a"], "means nothing for --task lm"),
+        (["train", "short.txt", "--task", "lm", "--target", "a"], "does not apply to --task lm"),
         (["export", "none.safetensors"], "does not exist"),
         (["export", "there.safetensors"], "not a safetensors file"),
         (["validate", "none"], "does not exist"),
         (["bench", "none"], "does not exist"),
         (["run", "."], "not a bundle"),
         (["inspect", "ok.csv"], "no bundle, .onnx"),
-        (["embed"], "needs a bundle"),
-        (["embed", "."], "needs --lang, one of python"),
+        (["embed"], "Missing BUNDLE"),
+        (["embed", "."], "Missing --lang; give one of python"),
         (["embed", ".", "--lang", "c"], "is not a bundle"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -153,9 +153,9 @@ def test_json_is_one_document_and_nothing_else(forecast_bundle, words):
 
 
 def test_a_defect_is_reported_as_one_and_debug_shows_the_traceback(monkeypatch):
-    from lstm_deploy.cli import inspection
+    from lstm_deploy.cli import file_descriptions
 
-    monkeypatch.setattr(inspection, "inspect", lambda _: 1 / 0)
+    monkeypatch.setattr(file_descriptions, "describe", lambda _: 1 / 0)
     assert "defect of lstm-deploy (ZeroDivisionError" in fails("inspect", ".", code=1)
     monkeypatch.setenv("LSTM_DEPLOY_DEBUG", "1")
     result = CliRunner().invoke(app, ["inspect", "."])

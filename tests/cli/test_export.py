@@ -111,7 +111,7 @@ def test_text_is_generated_by_a_third_party_one_hot_model(theirs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--window", 3], "go with --task"),
+        (["--window", 3], "need --task"),
         (["--task", "forecast", "--features", "a"], "needs --window"),
         (["--task", "forecast", "--window", 3], "needs --features"),
         (["--task", "forecast", "--features", "a", "--labels", "b"], "no --vocabulary and no --labels"),

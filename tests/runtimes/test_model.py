@@ -105,7 +105,7 @@ def test_a_stream_and_a_rollout_run_as_c_too(model, native_bundles, x):
     np.testing.assert_allclose(native.rollout(feeds)["y"], model.rollout(feeds)["y"], rtol=1e-4)
     with pytest.raises(InputError, match="no onnx artifact"):
         native.stream(runtime="onnx")
-    with pytest.raises(InputError, match="'tvm' is not a runtime; use onnx, native, torchscript"):
+    with pytest.raises(InputError, match="'tvm' is not a runtime; choose from onnx, native, torchscript"):
         native.stream(runtime="tvm")
 
 

@@ -20,9 +20,9 @@ def test_a_given_option_replaces_the_default_and_none_does_not():
 @pytest.mark.parametrize(
     ("task", "given", "message"),
     [
-        ("lm", {"horizon": 2}, "--horizon 2 means nothing for --task lm"),
-        ("forecast", {"unit": "word"}, "--unit word means nothing"),
-        ("classify", {"loss_on": "last"}, "--loss-on last means nothing"),
+        ("lm", {"horizon": 2}, "--horizon 2 does not apply to --task lm"),
+        ("forecast", {"unit": "word"}, "--unit word does not apply"),
+        ("classify", {"loss_on": "last"}, "--loss-on last does not apply"),
         ("lm", {"bidirectional": True}, "sees the character"),
         ("lm", {"unit": "word"}, "character or byte"),
         ("classify", {"unit": "byte"}, "not bytes"),
@@ -57,7 +57,7 @@ def test_networks_that_need_whole_windows_predict_at_the_last_step():
 
 
 def test_an_unknown_task_or_option_is_told_with_those_there_are():
-    with pytest.raises(InputError, match="'foo' is not a task; use forecast, lm, classify"):
+    with pytest.raises(InputError, match="'foo' is not a task; choose from forecast, lm, classify"):
         make_recipe("foo")
     with pytest.raises(InputError, match="no 'hidden'; use .*hidden_size"):
         make_recipe("lm", hidden=3)
