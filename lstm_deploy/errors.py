@@ -51,6 +51,22 @@ class ProviderError(LstmDeployError):
     exit_code = 4
 
 
+def refuse_unused(reason: str, **given: object) -> None:
+    """Raise `InputError` for the first of these arguments that is given: it would have no effect, for this reason.
+
+    None, False and what is empty are not given. A reason reads as `without a reference`.
+    """
+    for name, value in given.items():
+        if value:
+            raise without_effect(name, reason)
+
+
+def without_effect(name: str, reason: str) -> InputError:
+    """The error for an option or argument that would have no effect."""
+    remedy = f"add that, or leave {name} out" if reason.startswith("without ") else "leave it out"
+    return InputError(f"{name} has no effect {reason}; {remedy}.")
+
+
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")
 """The codes for colours and links that libraries put into messages for terminals."""
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,23 @@ from numpy.typing import NDArray
 
 from lstm_deploy.artifacts.scratch import scratch_file
 from lstm_deploy.errors import InputError, one_line
+
+
+def as_path(given: object) -> Path:
+    """The path in a text, a `Path`, a `Bundle` or another `os.PathLike`.
+
+    Raises `InputError` for anything else, and for an empty text, which would be the current directory.
+    """
+    if isinstance(given, str | os.PathLike) and (path := os.fspath(given)) and isinstance(path, str):
+        return Path(path)
+    described = repr(given) if isinstance(given, str | bytes | int | float | None) else f"a {type(given).__name__}"
+    raise InputError(f"A path or a Bundle is needed, not {described}; lstm_deploy.export makes a bundle of a module.")
+
+
+def several(given: object) -> tuple[Any, ...]:
+    """One or several as a tuple: a text or a path is one."""
+    is_one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
+    return (given,) if is_one else tuple(given)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ import signal
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from lstm_deploy.cli import console
+from lstm_deploy.cli import console, effects
 from lstm_deploy.cli.bench import bench, compare
 from lstm_deploy.cli.demo import demo
 from lstm_deploy.cli.embed import embed
@@ -17,6 +17,15 @@ from lstm_deploy.cli.inspect import inspect
 from lstm_deploy.cli.run import run
 from lstm_deploy.cli.train import train
 from lstm_deploy.cli.validate import validate
+
+
+class Command(TyperCommand):
+    """A command that refuses options without effect."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        effects.check(ctx)
+        return super().invoke(ctx)
 
 
 class Commands(TyperGroup):
@@ -64,4 +73,4 @@ def options(
 
 
 for command in (train, export, validate, bench, compare, run, embed, inspect, demo, env):
-    app.command()(command)
+    app.command(cls=Command)(command)

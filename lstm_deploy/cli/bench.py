@@ -65,18 +65,16 @@ def bench(
 ) -> None:
     """Measure latency: state carried, interleaved with the alternatives, against the machine's limits."""
     from lstm_deploy.artifacts import Bundle
-    from lstm_deploy.benchmark import BASELINES, runner, tables
+    from lstm_deploy.benchmark import BASELINES, Plan, bench_report, runner
 
     _check_outputs(plot, table, json, (*targets, reference))
     if len(targets) > 1 and any(target.suffix == ".json" for target in targets):
         raise InputError("One .json is shown at a time; lstm-deploy compare holds two against each other.")
     if targets[0].suffix == ".json":
-        _show(tables.read(targets[0]), plot, table, json)
+        _show(bench_report.read(targets[0]), plot, table, json)
         return
-    if source != SourceOptions() and not reference:
-        raise InputError("--model, --init, --weights-key, --input and --trust-pickle describe a --reference; name it.")
     names = {"all": tuple(BASELINES), "none": ()}
-    plan = runner.Plan(
+    plan = Plan(
         scenarios=arguments.choices("scenario", scenario),
         scopes=arguments.choices("scope", scope.replace("-", "_")),
         batches=arguments.sizes("batch", batch),
@@ -91,9 +89,10 @@ def bench(
     )
     recorded = Bundle(targets[0]) if record and len(targets) == 1 and targets[0].is_dir() else None
     with console.progress("bench") as on_progress:
-        document = runner.bench(targets, plan, on_progress, arguments.origin(reference, source) if reference else None)
+        model = arguments.origin(reference, source) if reference else None
+        document = runner.bench(targets, plan, reference=model, on_progress=on_progress)
     if recorded is not None:
-        record_in(recorded, lambda _: {"measurements": runner.without_samples(document)})
+        record_in(recorded, lambda _: {"measurements": dict(document.without_samples())})
     _show(document, plot, table, json)
 
 
@@ -107,13 +106,13 @@ def compare(
     """Report what became significantly slower between two benchmarks; exit code 5 where something did."""
     import msgspec
 
-    from lstm_deploy.benchmark import comparison, tables
+    from lstm_deploy.benchmark import comparison
 
     allowed = arguments.part("fail-over", fail_over)
     assert allowed is not None
-    compared = comparison.compare(tables.read(old), tables.read(new), allowed=allowed, force=force)
+    compared = comparison.compare(old, new, allowed=allowed, force=force)
     if json:
-        console.say_json({**msgspec.to_builtins(compared), "passed": not compared.regressions})
+        console.say_json({**msgspec.to_builtins(compared), "passed": compared.passed})
     else:
         console.say_table(*comparison.table(compared))
         console.note(

@@ -37,7 +37,7 @@ def embed(
     exported, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
     the folder stay as they are.
     """
-    if language not in LANGUAGES:
+    if language not in tuple(LANGUAGES):
         raise InputError(f"There is no client in {language!r}; use one of {', '.join(LANGUAGES)}.")
     if precision not in PRECISIONS:
         raise InputError(f"There is no client in {precision!r}; use {' or '.join(PRECISIONS)}.")

@@ -103,7 +103,8 @@ def make_plan(
     precision: PrecisionOptions = FLOAT32_ONLY,
 ) -> Plan:
     """Check the options of an export; raises `InputError` for those that are invalid or cannot be met here."""
-    unknown = [name for name in formats if name not in FORMATS]
+    known = tuple(FORMATS)
+    unknown = [name for name in formats if name not in known]
     if unknown or not formats:
         raise InputError(f"{unknown[0] if unknown else ''!r} is not a format; choose from {', '.join(FORMATS)}.")
     if state_layout not in get_args(StateLayout):

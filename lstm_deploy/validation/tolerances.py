@@ -8,7 +8,9 @@ Tolerances of the rooms below, which cannot import this one, stand where they ar
 with its own lifted copy, and `artifacts` rounds quantized weights. A benchmark's is in `benchmark.runner`.
 """
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import NamedTuple
 
 from lstm_deploy.contract import Array
@@ -129,6 +131,19 @@ def allowed(
 def overrides(
     absolute: float | Mapping[str, float] | None, relative: float | Mapping[str, float] | None
 ) -> dict[str, Override]:
-    """What a user allows, by output; one number, or the name `""`, stands for all outputs."""
-    a, r = ({"": value} if isinstance(value, int | float) else dict(value or {}) for value in (absolute, relative))
+    """What a user allows, by output; one number, or the name `""`, stands for all outputs.
+
+    Raises `InputError` for what is no number, negative or infinite.
+    """
+    a, r = _by_output("atol", absolute), _by_output("rtol", relative)
     return {name: Override(a.get(name), r.get(name)) for name in {*a, *r}}
+
+
+def _by_output(name: str, given: float | Mapping[str, float] | None) -> dict[str, float]:
+    if given is None:
+        return {}
+    numbers = dict(given) if isinstance(given, Mapping) else {"": given}
+    for value in numbers.values():
+        if not isinstance(value, Real) or not 0 <= value < math.inf:
+            raise InputError(f"{name} is {value!r}; give a finite number of 0 or more, or one for each output by name.")
+    return {output: float(value) for output, value in numbers.items()}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import lstm_deploy
-from lstm_deploy.benchmark.runner import Plan, bench, without_samples
+from lstm_deploy.benchmark.plan import Plan
+from lstm_deploy.benchmark.runner import bench
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.lifting.sources import Origin
 
@@ -36,7 +37,9 @@ PROMISED = {
 @pytest.fixture(scope="module")
 def document(forecast_bundle):
     seen = []
-    result = bench([forecast_bundle], Plan(**{**QUICK, "roofline": True}), lambda *event: seen.append(event))
+    result = bench(
+        [forecast_bundle], Plan(**{**QUICK, "roofline": True}), on_progress=lambda *event: seen.append(event)
+    )
     assert seen[0][2] == "preparing"
     assert seen[-1][0] == seen[-1][1] == 4 * 9
     return result
@@ -102,7 +105,7 @@ CPU = "CPUExecutionProvider"
 
 
 def test_a_bundle_keeps_no_samples(document):
-    kept = without_samples(document)
+    kept = document.without_samples()
     assert "samples_us" in document["results"][0]
     assert all("samples_us" not in row and row["round_medians_us"] for row in kept["results"])
 
