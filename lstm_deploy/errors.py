@@ -12,9 +12,11 @@ The command line also exits with 5 when `compare` finds a regression, and with 1
 A message is one sentence: what is wrong, then what to do.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from types import FrameType
 from typing import ClassVar
 
@@ -65,6 +67,21 @@ def without_effect(name: str, reason: str) -> InputError:
     """The error for an option or argument that would have no effect."""
     remedy = f"add that, or leave {name} out" if reason.startswith("without ") else "leave it out"
     return InputError(f"{name} has no effect {reason}; {remedy}.")
+
+
+def describe(given: object) -> str:
+    """What was given in the place of something else, in a few words."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    return (
+        repr(given) if isinstance(given, str | bytes | int | float | None) else f"an instance of {type(given).__name__}"
+    )
+
+
+def check_not_negative(name: str, value: object, remedy: str) -> None:
+    """Raise `InputError`, with a remedy, for what is no number, and for one below 0, infinite or NaN."""
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise InputError(f"{name} is {value!r}; {remedy}.")
 
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")

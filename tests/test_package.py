@@ -31,9 +31,12 @@ def imported_by(code: str) -> set[str]:
 
 def test_the_public_names_are_these():
     assert lstm_deploy.__all__ == [
+        "BenchReport",
         "Bundle",
+        "Change",
         "Check",
         "Classify",
+        "Comparison",
         "Diagnosis",
         "Forecast",
         "InputError",
@@ -41,6 +44,7 @@ def test_the_public_names_are_these():
         "LiftingError",
         "LstmDeployError",
         "Model",
+        "Origin",
         "ParityError",
         "ParityReport",
         "Plan",
@@ -51,6 +55,7 @@ def test_the_public_names_are_these():
         "Stream",
         "TensorSpec",
         "bench",
+        "compare",
         "embed",
         "export",
         "open",
@@ -129,8 +134,6 @@ def test_a_module_can_be_imported_alone_and_without_torch(name, found_alone):
             "9",
             "--batch",
             "1",
-            "--seq-len",
-            "2",
             "--no-roofline",
             "--no-record",
             "--baseline",

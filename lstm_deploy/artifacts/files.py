@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lstm_deploy.artifacts.scratch import scratch_file
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.errors import InputError, describe, one_line
 
 
 def as_path(given: object) -> Path:
@@ -24,14 +24,17 @@ def as_path(given: object) -> Path:
     """
     if isinstance(given, str | os.PathLike) and (path := os.fspath(given)) and isinstance(path, str):
         return Path(path)
-    described = repr(given) if isinstance(given, str | bytes | int | float | None) else f"a {type(given).__name__}"
-    raise InputError(f"A path or a Bundle is needed, not {described}; lstm_deploy.export makes a bundle of a module.")
+    remedy = (
+        "lstm_deploy.export makes a bundle of a module" if hasattr(given, "state_dict") else "give a text or a Path"
+    )
+    raise InputError(f"A path or a Bundle is needed, not {describe(given)}; {remedy}.")
 
 
 def several(given: object) -> tuple[Any, ...]:
     """One or several as a tuple: a text or a path is one."""
-    is_one = isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable)
-    return (given,) if is_one else tuple(given)
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        return (given,)
+    return tuple(given)
 
 
 @contextmanager

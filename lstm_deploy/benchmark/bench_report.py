@@ -1,6 +1,7 @@
 """The result of a benchmark: the document of `bench --json`, which notebooks show as a table."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class BenchReport(dict[str, Any]):
         return BenchReport({**self, "results": rows})
 
     def __repr__(self) -> str:
-        return f"<BenchReport: {len(self.results)} rows; {' '.join(tables.fastest(self))}>"
+        return f"<BenchReport of {', '.join(self['plan']['targets'])}: {len(self.results)} rows>"
 
     def _repr_html_(self) -> str:
         """The table of `bench`, for notebooks."""
@@ -46,17 +47,28 @@ class BenchReport(dict[str, Any]):
         return html_table(*tables.table(self)) + html_lines(*notes, *tables.warnings(self))
 
 
-def read(given: str | os.PathLike[str]) -> BenchReport:
-    """The document that `bench --json` wrote to a file, or that a bundle keeps of its latest benchmark.
+def read(given: Mapping[str, Any] | str | os.PathLike[str]) -> BenchReport:
+    """What `bench` returned, or `bench --json` wrote to a file, or a bundle keeps of its latest benchmark.
 
     Raises `InputError` for anything else.
     """
+    if isinstance(given, Mapping):
+        return _checked(given, "This mapping")
     path = as_path(given)
     try:
-        document = _measurements(path) if path.is_dir() else msgspec.json.decode(path.read_bytes())
+        return _checked(_measurements(path) if path.is_dir() else msgspec.json.decode(path.read_bytes()), str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (RecursionError, msgspec.DecodeError) as error:
+        raise _no_result(str(path)) from error
+
+
+def _checked(document: Any, what: str) -> BenchReport:
+    """The document, as far as it is looked at; raises `InputError`, about `what`, for one that is no result."""
+    try:
         version, rows = document["schema_version"], document["results"]
         if version != tables.SCHEMA_VERSION:
-            raise InputError(f"{path} has the schema version {version}, not {tables.SCHEMA_VERSION}; measure it again.")
+            raise InputError(f"{what} has the schema version {version}, not {tables.SCHEMA_VERSION}; measure it again.")
         if not rows or not all(row["round_medians_us"] and len(row["round_medians_us"]) > 1 for row in rows):
             raise KeyError("results")
         if not all(median > 0 for row in rows for median in row["round_medians_us"]):
@@ -64,11 +76,13 @@ def read(given: str | os.PathLike[str]) -> BenchReport:
         environment.machine(document["environment"])
         [tuple(row[name] for name in tables.KEY) for row in rows]
         tables.table(document)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is no result of lstm-deploy bench --json; write one with that.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_result(what) from error
     return BenchReport(document)
+
+
+def _no_result(what: str) -> InputError:
+    return InputError(f"{what} is no result of lstm-deploy bench --json; write one with that.")
 
 
 def _measurements(path: Path) -> dict[str, Any]:

@@ -5,10 +5,8 @@ slower only if it is so in microseconds and also relative to its baseline, which
 shows in the first alone, and a faster baseline in the second alone.
 """
 
-import math
 import os
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -18,7 +16,7 @@ from lstm_deploy.artifacts import environment, format_value, html_lines, html_ta
 from lstm_deploy.benchmark.bench_report import read
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE, holm, slower_by
 from lstm_deploy.benchmark.tables import KEY, SCHEMA_VERSION, Row
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, check_not_negative
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -62,6 +60,11 @@ class Comparison(Struct, frozen=True, kw_only=True):
         """Whether none did."""
         return not self.regressions
 
+    def __repr__(self) -> str:
+        return (
+            f"<Comparison: {len(self.regressions)} of {len(self.changes)} rows slower by more than {self.allowed:.0%}>"
+        )
+
     def to_pandas(self) -> "DataFrame":
         """A row for each change: the entries of its row, and how it changed; needs pandas."""
         from pandas import DataFrame
@@ -91,9 +94,8 @@ def compare(
     `InputError` for documents of different machines, or of models that do not compute the same, unless with `force`,
     and for documents that have no row in common.
     """
-    if not isinstance(allowed, Real) or not 0 <= allowed < math.inf:
-        raise InputError(f"allowed is {allowed!r}; give how much slower a row may be as a fraction, such as 0.05.")
-    old, new = (given if isinstance(given, Mapping) else read(given) for given in (old, new))
+    check_not_negative("allowed", allowed, "give how much slower a row may be, as a fraction such as 0.05")
+    old, new = read(old), read(new)
     notes = _differences(old, new, force=force)
     before, after = _rows(old), _rows(new)
     expected = [key for key, row in before.items() if row["artifact"]]

@@ -7,7 +7,7 @@ from lstm_deploy.artifacts import several
 from lstm_deploy.benchmark.statistics import LEAST_ROUNDS
 from lstm_deploy.benchmark.variants import BASELINES
 from lstm_deploy.benchmark.workloads import SCENARIOS, SCOPES
-from lstm_deploy.errors import InputError, without_effect
+from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import PROVIDERS
 
 SEVERAL = ("scenarios", "scopes", "batches", "seq_lens", "threads", "providers", "baselines")
@@ -50,8 +50,6 @@ def check_plan(plan: Plan) -> None:
     except ValidationError as error:
         message, _, field = str(error).partition(" - at `$.")
         raise InputError(f"{field.rstrip('`')} of the plan: {message}; give another value.") from error
-    if plan.seq_lens and set(plan.scenarios) == {"stream"}:
-        raise without_effect("--seq-len", "on the scenario stream, one step a call")
     for name, values, choices in (
         ("scenario", plan.scenarios, SCENARIOS),
         ("scope", plan.scopes, SCOPES),

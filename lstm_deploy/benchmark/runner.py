@@ -171,7 +171,7 @@ def _origin(reference: Any, plan: Plan, targets: Sequence[Path], folder: Path) -
         reference = Origin(path=as_path(reference))
     origin = reference if isinstance(reference, Origin) else sources.save_module(reference, folder)
     if not origin.path.is_file():
-        raise InputError(f"{origin.path} does not exist or is not a file; check --reference.")
+        raise InputError(f"{origin.path} is no file; give the checkpoint or the weights of the model with --reference.")
     return origin_to_json(origin)
 
 

@@ -14,8 +14,10 @@ from lstm_deploy.errors import without_effect
 Given = Mapping[str, Any]
 """The values of a command's parameters, by name."""
 SOURCE = ("model", "init", "weights_key", "inputs", "trust_pickle")
-MEASURING = ("provider", "scenario", "scope", "batch", "seq_len", "threads", "baseline", "reference", *SOURCE)
-MEASURING += ("rounds", "seed", "roofline", "unvalidated", "record")
+MEASURING = (
+    *("provider", "scenario", "scope", "batch", "seq_len", "threads", "baseline", "reference", *SOURCE),
+    *("rounds", "seed", "roofline", "unvalidated", "record"),
+)
 
 
 class Rule(NamedTuple):
@@ -74,6 +76,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(MEASURING, "on {targets[0]}, which is shown and not measured", _is_document),
         Rule(SOURCE, "without --reference", lambda given: not given["reference"]),
         Rule(
+            ("seq_len",),
+            "with --scenario stream, one step a call",
+            lambda given: given["scenario"].strip() == "stream",
+        ),
+        Rule(
             ("record",),
             "on anything but one bundle",
             lambda given: given["record"] and not (len(given["targets"]) == 1 and Path(given["targets"][0]).is_dir()),
@@ -110,4 +117,5 @@ def refuse(context: Any, reason: str, *names: str) -> None:
 
 def _spelling(parameter: Any, value: Any) -> str:
     """An option as it is written: `--no-record` where that is what was given."""
-    return max(parameter.secondary_opts if value is False and parameter.secondary_opts else parameter.opts, key=len)
+    names: list[str] = parameter.secondary_opts if value is False and parameter.secondary_opts else parameter.opts
+    return max(names, key=len)

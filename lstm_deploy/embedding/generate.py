@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_deploy.artifacts import Artifact, Bundle, check_parent, new_file_mode, scratch_folder, weights_file
+from lstm_deploy.artifacts import Artifact, Bundle, as_path, check_parent, new_file_mode, scratch_folder, weights_file
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
@@ -56,7 +56,7 @@ def embed(
     sessions = [target.sessions[artifact.format] for artifact in artifacts if target.sessions]
     for name in (*target.templates, *sessions):
         files[name.partition("/")[2]] = environment.get_template(f"{name}.jinja").render(variables)
-    _write(Path(output), files, force=force)
+    _write(as_path(output), files, force=force)
     return sorted(files)
 
 

@@ -113,7 +113,7 @@ def export(
     if isinstance(source, Origin):
         meant = {"inputs": inputs, "task": task, "state_policy": state_policy}
         refuse_unused("beside an Origin, which says it itself", **read, **meant)
-    elif isinstance(source, nn.Module):
+    elif isinstance(source, nn.Module | type):  # of a class the error says what it takes
         refuse_unused("on a live module, which has its weights", **read)
     else:
         origin = Origin(

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 from torch import Tensor, nn
 
-from lstm_deploy.artifacts import Bundle, Source, as_path, extra_files, require_file, sha256
+from lstm_deploy.artifacts import MANIFEST, Bundle, Source, as_path, extra_files, require_file, sha256
 from lstm_deploy.contract import (
     CONTRACT_FILE,
     Classify,
@@ -25,7 +25,7 @@ from lstm_deploy.contract import (
     decode_json,
     layout_of,
 )
-from lstm_deploy.errors import InputError, one_line, refuse_unused
+from lstm_deploy.errors import InputError, describe, one_line, refuse_unused
 from lstm_deploy.lifting.file_contents import SHARD, WEIGHT_SUFFIXES, distributed, joining
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
@@ -72,8 +72,12 @@ class Origin(Struct, frozen=True, kw_only=True):
         force_setattr(self, "path", as_path(self.path))
         if not isinstance(self.model, str | None):
             raise InputError(
-                f"{self.model!r} is not the name of a class; write FILE.py:Class or package.module:Class, or make an "
-                "instance, load its weights, and give that."
+                f"A class is named by a text, not by {describe(self.model)}; write FILE.py:Class or "
+                "package.module:Class, or make an instance, load its weights, and give that."
+            )
+        if not isinstance(self.inputs, tuple) or not all(isinstance(spec, TensorSpec) for spec in self.inputs):
+            raise InputError(
+                f"inputs is {self.inputs!r}; give a tuple, as (TensorSpec.parse('x:float32[batch,seq,40]'),)."
             )
         if not isinstance(self.init, Mapping):
             raise InputError(f"init is {self.init!r}; give the arguments of the class by name, as {{'hidden': 64}}.")
@@ -198,8 +202,9 @@ def load_module(
 
 def _check_module(module: object) -> None:
     if not isinstance(module, nn.Module):
-        what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
-        raise InputError(f"A torch.nn.Module is needed, not {what}; make an instance with its weights, and give that.")
+        raise InputError(
+            f"A torch.nn.Module is needed, not {describe(module)}; make an instance, load its weights, and give that."
+        )
 
 
 def _refuse_unused(origin: Origin, *, says_all: bool) -> None:
@@ -252,6 +257,8 @@ def _from_file(path: Path, kind: Any, lifted: Lifted, **rest: Any) -> Loaded:
 
 def _check_file(path: Path) -> None:
     """Raise `InputError`, with what to give instead, unless there is a file."""
+    if (path / MANIFEST).is_file():
+        raise InputError(f"{path} is a bundle; give the checkpoint or the weights that it was exported from.")
     if path.is_dir():
         levels = ([child for child in path.glob(depth) if child.suffix in WEIGHT_SUFFIXES] for depth in ("*", "*/*"))
         inside = [str(child.relative_to(path)) for level in levels for child in sorted(level)]

@@ -99,7 +99,7 @@ def validate(
             more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
             cases = make_cases(against, effort, more)
         try:
-            lifted = against and against.lifted
+            lifted = against.lifted if against else None
             results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
         except InputError as error:  # about a copy in `folder` too, which nobody knows
             raise InputError(str(error).replace(str(subjects[0].path), str(path))) from error.__cause__

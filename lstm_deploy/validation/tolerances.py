@@ -8,13 +8,11 @@ Tolerances of the rooms below, which cannot import this one, stand where they ar
 with its own lifted copy, and `artifacts` rounds quantized weights. A benchmark's is in `benchmark.runner`.
 """
 
-import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import NamedTuple
 
 from lstm_deploy.contract import Array
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, check_not_negative
 
 
 class Tolerance(NamedTuple):
@@ -144,6 +142,5 @@ def _by_output(name: str, given: float | Mapping[str, float] | None) -> dict[str
         return {}
     numbers = dict(given) if isinstance(given, Mapping) else {"": given}
     for value in numbers.values():
-        if not isinstance(value, Real) or not 0 <= value < math.inf:
-            raise InputError(f"{name} is {value!r}; give a finite number of 0 or more, or one for each output by name.")
+        check_not_negative(name, value, "give a number of 0 or more, or one for each output by name")
     return {output: float(value) for output, value in numbers.items()}

@@ -3,7 +3,8 @@ import json
 import pytest
 from documents import document, row
 
-from lstm_deploy.benchmark.bench_report import read
+from lstm_deploy.artifacts import Bundle
+from lstm_deploy.benchmark.bench_report import BenchReport, read
 from lstm_deploy.errors import InputError
 
 
@@ -37,3 +38,28 @@ def test_files_that_are_no_benchmark_are_refused(text, message, tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "b.json")
+
+
+def test_a_mapping_is_held_to_the_same(tmp_path):
+    assert read(document(row())).results[0]["variant"] == "onnx"
+    with pytest.raises(InputError, match="This mapping is no result of"):
+        read({})
+
+
+def test_a_bundle_gives_its_latest_benchmark(bundle_copy):
+    with pytest.raises(InputError, match=r"no benchmark in it; measure it with lstm-deploy bench"):
+        read(bundle_copy)
+    Bundle(bundle_copy).update(measurements=dict(BenchReport(document(row())).without_samples()))
+    assert read(Bundle(bundle_copy)).results[0]["p50_us"] == 12.345
+
+
+def test_a_result_is_a_dict_that_json_takes_and_a_table():
+    report = BenchReport(document(row("eager", p50=100.0), row(), plan={"targets": ["mine"]}))
+    assert json.loads(json.dumps(report)) == report
+    frame = report.to_pandas()
+    assert frame.variant.tolist() == ["eager", "onnx"]
+    assert not {"samples_us", "round_medians_us"} & set(frame.columns)
+    assert repr(report) == "<BenchReport of mine: 2 rows>"
+    html = report._repr_html_()
+    assert '<td style="text-align:right">12.3</td>' in html
+    assert "fastest: onnx" in html

@@ -154,7 +154,10 @@ BAD = {
         ("--task forecast", "Give a file, or --data"),
         ("a.csv --data sine --task forecast", "and not both"),
         ("--data cosine --task forecast", "cosine"),
-        ("a.csv --rows 9 --task forecast --target a", "--rows has no effect without --data; add that, or leave --rows out"),
+        (
+            "a.csv --rows 9 --task forecast --target a",
+            "--rows has no effect without --data; add that, or leave --rows out",
+        ),
         ("--data sine --task forecast --target y", "--target has no effect with --data"),
         ("--data sine --task lm", "--data has no effect for --task lm"),
         ("gone.csv --task forecast", "does not exist"),
@@ -176,7 +179,10 @@ BAD = {
         ("single.csv --task classify", "All texts have the label 'x'"),
         ("rare.csv --task classify --vectors gone.txt", "does not exist"),
         ("rare.csv --task classify --freeze-vectors", "--freeze-vectors has no effect without --vectors"),
-        ("rare.csv --task classify --vectors short.txt --embedding-size 3", "--embedding-size has no effect with --vectors"),
+        (
+            "rare.csv --task classify --vectors short.txt --embedding-size 3",
+            "--embedding-size has no effect with --vectors",
+        ),
         ("short.txt --task lm", "too few"),
         ("a.csv --task forecast --target a --resume", "to resume from"),
         ("a.csv --task forecast --target a --resume --force", "leave one of them out"),
