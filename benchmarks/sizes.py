@@ -23,11 +23,9 @@ import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.report_style import format_value, markdown_table
 from lstm_deploy.benchmark import tables
-from lstm_deploy.benchmark.runner import without_samples
 from lstm_deploy.benchmark.statistics import ratio
 from lstm_deploy.benchmark.variants import BASELINES
 from lstm_deploy.contract.signature import TensorSpec
-from lstm_deploy.exporters import report
 from lstm_deploy.lifting.sources import Origin
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +131,7 @@ def measure(provider: str, rounds: int, only: str | None, results: Path, *, resu
             more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
             bundle = lstm_deploy.export(origin, Path(folder, name), **more)
             parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
-            failures = report.parity_failures(parity)
+            failures = parity.explain_failures()
             failed |= bool(failures)
             plan = lstm_deploy.Plan(
                 providers=(provider,),
@@ -145,7 +143,8 @@ def measure(provider: str, rounds: int, only: str | None, results: Path, *, resu
                 rounds=rounds,
                 unvalidated=True,  # what failed is said in the results
             )
-            document = without_samples(lstm_deploy.bench([bundle.path], plan, _say, origin))
+            found = lstm_deploy.bench(bundle, plan, reference=origin, on_progress=_say)
+            document = found.without_samples()
             document["parity"] = {"passed": parity.passed, "checks": len(parity.checks), "failures": failures}
             for row in document["results"]:
                 row["round_medians_us"] = [float(f"{median:.5g}") for median in row["round_medians_us"]]

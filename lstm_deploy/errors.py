@@ -13,10 +13,12 @@ The command line also exits with 5 when `compare` finds a regression, and with 1
 A message is one sentence: what is wrong, then what to do.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from numbers import Real
 from types import FrameType
 from typing import ClassVar
 
@@ -96,6 +98,37 @@ def _why_not_imported(error: BaseException | str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
         return why_missing(error.name)
     return ""
+
+
+def refuse_unused(reason: str, **given: object) -> None:
+    """Raise `InputError` for the first of these arguments that is given: it would have no effect, for this reason.
+
+    None, False and what is empty are not given. A reason reads as `without a reference`.
+    """
+    for name, value in given.items():
+        if value:
+            raise without_effect(name, reason)
+
+
+def without_effect(name: str, reason: str) -> InputError:
+    """The error for an option or argument that would have no effect."""
+    remedy = f"add that, or leave {name} out" if reason.startswith("without ") else "leave it out"
+    return InputError(f"{name} has no effect {reason}; {remedy}.")
+
+
+def describe(given: object) -> str:
+    """What was given in the place of something else, in a few words."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    return (
+        repr(given) if isinstance(given, str | bytes | int | float | None) else f"an instance of {type(given).__name__}"
+    )
+
+
+def check_not_negative(name: str, value: object, remedy: str) -> None:
+    """Raise `InputError`, with a remedy, for what is no number, and for one below 0, infinite or NaN."""
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise InputError(f"{name} is {value!r}; {remedy}.")
 
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")

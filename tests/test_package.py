@@ -31,9 +31,12 @@ def imported_by(code: str) -> set[str]:
 
 def test_the_public_names_are_these():
     assert lstm_deploy.__all__ == [
+        "BenchReport",
         "Bundle",
+        "Change",
         "Check",
         "Classify",
+        "Comparison",
         "Diagnosis",
         "Forecast",
         "InputError",
@@ -42,6 +45,7 @@ def test_the_public_names_are_these():
         "LstmDeployError",
         "MissingPackageError",
         "Model",
+        "Origin",
         "ParityError",
         "ParityReport",
         "Plan",
@@ -52,6 +56,7 @@ def test_the_public_names_are_these():
         "Stream",
         "TensorSpec",
         "bench",
+        "compare",
         "embed",
         "export",
         "open",
@@ -130,8 +135,6 @@ def test_a_module_can_be_imported_alone_and_without_torch(name, found_alone):
             "9",
             "--batch",
             "1",
-            "--seq-len",
-            "2",
             "--no-roofline",
             "--no-record",
             "--baseline",

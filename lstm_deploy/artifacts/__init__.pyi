@@ -38,6 +38,7 @@ from .c_blocks import (
 from .c_source import read_interface as read_interface
 from .contracts import carried_contract as carried_contract, without_contract as without_contract
 from .files import (
+    as_path as as_path,
     atomic_write as atomic_write,
     check_output as check_output,
     check_parent as check_parent,
@@ -46,6 +47,7 @@ from .files import (
     read_text as read_text,
     relative_path as relative_path,
     require_file as require_file,
+    several as several,
     sha256 as sha256,
     weights_file as weights_file,
 )
@@ -66,6 +68,8 @@ from .report_style import (
     PURPLE as PURPLE,
     RED as RED,
     format_value as format_value,
+    html_lines as html_lines,
+    html_table as html_table,
     markdown_table as markdown_table,
 )
 from .scratch import scratch_folder as scratch_folder

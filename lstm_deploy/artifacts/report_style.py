@@ -1,6 +1,7 @@
-"""The style shared by reports: number formats, Markdown tables and the colours of plots."""
+"""The style shared by reports: number formats, tables in Markdown and HTML, and the colours of plots."""
 
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2f6db3", "#e07b39", "#8a8a8a", "#3a9a5b", "#8b5fb0", "#b03a48"
@@ -19,3 +20,20 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
     """The lines of a table in Markdown."""
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in HTML, as notebooks show it: no style but that texts are on the left and figures on the right."""
+    head = "".join(f'<th style="text-align:left">{escape(heading)}</th>' for heading in headings)
+    body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cell(text: str) -> str:
+    side = "right" if text[:1].isdigit() else "left"
+    return f'<td style="text-align:{side}">{escape(text)}</td>'
+
+
+def html_lines(*lines: str) -> str:
+    """Lines of text in HTML, one below the other."""
+    return f"<div>{'<br>'.join(map(escape, lines))}</div>" if lines else ""

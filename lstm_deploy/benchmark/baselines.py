@@ -267,7 +267,8 @@ def _set_states(lifted: Lifted, children: Sequence[Any], states: Sequence[Tensor
 
 def _load(bundle: Path, origin: str) -> Lifted:
     if origin:
-        return sources.load(sources.origin_from_json(origin), Bundle(bundle).signature.state_layout).lifted
+        signature = Bundle(bundle).signature
+        return sources.load(sources.origin_from_json(origin), signature.state_layout, signature.inputs).lifted
     loaded = sources.load_source_of(Bundle(bundle))
     if loaded is None:
         raise InputError(f"The source of {bundle} is no longer there; leave out the baseline with --baseline none.")

@@ -5,15 +5,21 @@ slower only if it is so in microseconds and also relative to its baseline, which
 shows in the first alone, and a faster baseline in the second alone.
 """
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from lstm_deploy.artifacts import environment, format_value
+from lstm_deploy.artifacts import environment, format_value, html_lines, html_table
+from lstm_deploy.benchmark.bench_report import read
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE, holm, slower_by
 from lstm_deploy.benchmark.tables import KEY, SCHEMA_VERSION, Row
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, check_not_negative
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Key = tuple[Any, ...]
 
@@ -34,7 +40,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """The document of `compare --json`."""
+    """The document of `compare --json`, which notebooks show as a table."""
 
     schema_version: int = SCHEMA_VERSION
     allowed: float
@@ -46,19 +52,50 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     @property
     def regressions(self) -> list[Change]:
+        """The rows that became slower."""
         return [change for change in self.changes if change.verdict == "slower"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether none did."""
+        return not self.regressions
+
+    def __repr__(self) -> str:
+        return (
+            f"<Comparison: {len(self.regressions)} of {len(self.changes)} rows slower by more than {self.allowed:.0%}>"
+        )
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each change: the entries of its row, and how it changed; needs pandas."""
+        from pandas import DataFrame
+
+        return DataFrame([{**change.row, **asdict(change)} for change in self.changes]).drop(columns="row")
+
+    def _repr_html_(self) -> str:
+        """The table of `compare`, for notebooks."""
+        return html_table(*table(self)) + html_lines(
+            *self.notes, *(f"not measured again: {row}" for row in self.missing)
+        )
 
 
 def compare(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, allowed: float = 0.05, force: bool = False
+    old: Mapping[str, Any] | str | os.PathLike[str],
+    new: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    allowed: float = 0.05,
+    force: bool = False,
 ) -> Comparison:
-    """Compare each artifact's row of `old` with the row of `new` that has the same `KEY`.
+    """Compare each artifact's row of `old` with the row of `new` of the same variant and case (`KEY`).
+
+    Each is what `bench` returned, a file that `bench --json` wrote, or a bundle that keeps its latest benchmark.
 
     A row is `slower` (or `faster`) if it changed by more than `allowed` and more than the noise floors, and if the
     change is significant: by rank tests of its rounds, at 5 % for all rows together (Holm's correction). Raises
     `InputError` for documents of different machines, or of models that do not compute the same, unless with `force`,
     and for documents that have no row in common.
     """
+    check_not_negative("allowed", allowed, "give how much slower a row may be, as a fraction such as 0.05")
+    old, new = read(old), read(new)
     notes = _differences(old, new, force=force)
     before, after = _rows(old), _rows(new)
     expected = [key for key, row in before.items() if row["artifact"]]

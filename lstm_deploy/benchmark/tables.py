@@ -3,14 +3,10 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from lstm_deploy.artifacts import environment, format_value, markdown_table
+from lstm_deploy.artifacts import format_value, markdown_table
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE
-from lstm_deploy.errors import InputError
 
 SCHEMA_VERSION = 1
 UNSTABLE_SAYS = "The median is known only to lie between"
@@ -21,27 +17,6 @@ KEY = ("variant", "provider", "precision", "scenario", "scope", "batch", "seq_le
 
 Row = Mapping[str, Any]
 Document = Mapping[str, Any]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A document that `bench --json` wrote; raises `InputError` for anything else."""
-    try:
-        document = msgspec.json.decode(path.read_bytes())
-        version, rows = document["schema_version"], document["results"]
-        if version != SCHEMA_VERSION:
-            raise InputError(f"{path} has the schema version {version}, not {SCHEMA_VERSION}; measure it again.")
-        if not rows or not all(row["round_medians_us"] and len(row["round_medians_us"]) > 1 for row in rows):
-            raise KeyError("results")
-        if not all(median > 0 for row in rows for median in row["round_medians_us"]):
-            raise ValueError("times")
-        environment.machine(document["environment"])
-        [tuple(row[name] for name in KEY) for row in rows]
-        table(document)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is no result of lstm-deploy bench --json; write one with that.") from error
-    return document  # type: ignore[no-any-return]
 
 
 def _ratio(row: Row) -> str:

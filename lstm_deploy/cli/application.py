@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from lstm_deploy.cli import console
+from lstm_deploy.cli import console, effects
 from lstm_deploy.cli.bench import bench, compare
 from lstm_deploy.cli.demo import demo
 from lstm_deploy.cli.embed import embed
@@ -24,12 +24,17 @@ from lstm_deploy.cli.validate import validate
 
 
 class Command(HelpPage, TyperCommand):
-    """A command."""
+    """A command, which refuses options that have no effect."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments and options of the command."""
         with explained(ctx):
             return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        effects.check(ctx)
+        return super().invoke(ctx)
 
 
 class Commands(HelpPage, TyperGroup):

@@ -48,23 +48,19 @@ def task_of(given: TaskOptions) -> "Task | None":
     columns, classes, vocabulary = listed(given.features), listed(given.labels), given.vocabulary
     match given.task:
         case None:
-            if given != TaskOptions(unit=given.unit):
-                raise InputError("--features, --target, --window, --vocabulary and --labels need --task; add it.")
             return None
         case "forecast":
-            if vocabulary or given.labels:
-                raise InputError("--task forecast has no --vocabulary and no --labels; leave them out.")
             if not columns:
                 raise InputError("--task forecast needs --features, the columns of x in order; add them.")
             if given.window is None:
                 raise InputError("--task forecast needs --window, the rows that one example had; add it.")
             return Forecast(features=columns, targets=listed(given.target) or columns, window=given.window)
         case "lm":
-            if vocabulary is None or given.features or given.target or given.labels:
-                raise InputError("--task lm takes --vocabulary FILE and no columns or labels.")
+            if vocabulary is None:
+                raise InputError("--task lm needs --vocabulary, a file with what each token stands for; add it.")
             return LanguageModel(vocabulary=read_vocabulary(vocabulary, characters=True)[0])
-    if vocabulary is None or not classes or given.features or given.target:
-        raise InputError("--task classify takes --vocabulary FILE and --labels, and no columns.")
+    if vocabulary is None or not classes:
+        raise InputError("--task classify needs --vocabulary, a file, and --labels; add them.")
     entries, unknown_token = read_vocabulary(vocabulary, characters=given.unit == "character")
     return Classify(labels=classes, vocabulary=entries, unit=given.unit, unknown=unknown_token)
 
@@ -98,8 +94,6 @@ def numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
             numbers[name] = float(value if name or not equals else text)
         except ValueError as error:
             raise InputError(f"--{option} {text!r} is not a number; write 1e-4, or y=1e-4 for one output.") from error
-        if not 0 <= numbers[name] < float("inf"):
-            raise InputError(f"--{option} must be 0 or more and finite, not {value}.")
     return numbers
 
 

@@ -146,19 +146,17 @@ def bench(
     Artifacts and what they are compared with take turns, round after round, and carry their state as in use.
     """
     from lstm_deploy.artifacts import Bundle
-    from lstm_deploy.benchmark import runner, tables
+    from lstm_deploy.benchmark import Plan, bench_report, runner
 
     _check_outputs(plot, table, json, (*targets, reference))
     if len(targets) > 1 and any(target.suffix == ".json" for target in targets):
         raise InputError("One .json is shown at a time; lstm-deploy compare holds two against each other.")
     if targets[0].suffix == ".json":
-        _show(tables.read(targets[0]), plot, table, json)
+        _show(bench_report.read(targets[0]), plot, table, json)
         return
-    if source != SourceOptions() and not reference:
-        raise InputError("--model, --init, --weights-key, --input and --trust-pickle describe a --reference; name it.")
     names: dict[tuple[str, ...], tuple[str, ...]] = {("all",): BASELINES, ("none",): ()}
     chosen = arguments.choices("baseline", baseline)
-    plan = runner.Plan(
+    plan = Plan(
         scenarios=arguments.choices("scenario", scenario),
         scopes=arguments.choices("scope", [each.replace("-", "_") for each in scope]),
         batches=arguments.sizes("batch", batch),
@@ -173,9 +171,10 @@ def bench(
     )
     recorded = Bundle(targets[0]) if record and len(targets) == 1 and targets[0].is_dir() else None
     with console.progress("bench") as on_progress:
-        document = runner.bench(targets, plan, on_progress, arguments.origin(reference, source) if reference else None)
+        model = arguments.origin(reference, source) if reference else None
+        document = runner.bench(targets, plan, reference=model, on_progress=on_progress)
     if recorded is not None:
-        record_in(recorded, lambda _: {"measurements": runner.without_samples(document)})
+        record_in(recorded, lambda _: {"measurements": dict(document.without_samples())})
     _show(document, plot, table, json)
 
 
@@ -192,13 +191,13 @@ def compare(
     """
     import msgspec
 
-    from lstm_deploy.benchmark import comparison, tables
+    from lstm_deploy.benchmark import comparison
 
     allowed = arguments.part("fail-over", fail_over)
     assert allowed is not None
-    compared = comparison.compare(tables.read(old), tables.read(new), allowed=allowed, force=force)
+    compared = comparison.compare(old, new, allowed=allowed, force=force)
     if json:
-        console.say_json({**msgspec.to_builtins(compared), "passed": not compared.regressions})
+        console.say_json({**msgspec.to_builtins(compared), "passed": compared.passed})
     else:
         console.say_table(*comparison.table(compared))
         console.note(

@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from msgspec import Struct
 
-from lstm_deploy.cli import completion, console
+from lstm_deploy.cli import completion, console, effects
 from lstm_deploy.cli.options import JsonFlag, Panel, Provider, argument, grouped, option
 from lstm_deploy.errors import InputError
 
@@ -91,6 +92,7 @@ PlotOption = Annotated[
 
 @grouped
 def run(
+    context: typer.Context,
     bundle: BundleArgument,
     *,
     input: InputOption = None,  # noqa: A002 - the option's name
@@ -114,18 +116,12 @@ def run(
         from lstm_deploy.exporters import report
 
         report.check_plot(plot)
-    if raw and not stream:
-        raise InputError("--raw is for pipes; add --stream.")
     model = Model(bundle)
     on: dict[str, str] = {"provider": where.provider, "precision": where.precision}
     if where.runtime:
         on["runtime"] = where.runtime
-    _check_options(model.signature.task, stream, text, plot=plot, steps=steps)
+    _refuse_unused(context, model.signature.task, stream=stream, samples=text.temperature > 0)
     if stream:
-        if raw and json:
-            raise InputError("--raw gives frames, not JSON; leave one of them out.")
-        if input or prompt or output or plot:
-            raise InputError("--stream reads standard input and writes standard output; leave out files and --prompt.")
         _stream(model, on, text, steps, raw, json)
         return
     _check_outputs(bundle, input, output, plot)
@@ -158,17 +154,22 @@ def _use(signature: Any) -> str:
     return f"This bundle does not say what its model is for; {', or '.join(ways)}."
 
 
-def _check_options(task: Any, stream: bool, text: TextOptions, **given: Any) -> None:
-    """Raise `InputError` for options that mean nothing for a bundle of this task."""
-    from msgspec.structs import asdict
-
-    given |= asdict(text)
-    unused = {
-        "Forecast": (*TextOptions.__struct_fields__, *(("steps",) if stream else ())),
-        "LanguageModel": ("plot",),
-    }.get(type(task).__name__, ("plot", "steps", *TextOptions.__struct_fields__))
-    if wrong := [name for name in unused if given[name]]:
-        raise InputError(f"--{wrong[0].replace('_', '-')} does not apply to this bundle here; leave it out.")
+def _refuse_unused(context: typer.Context, task: Any, *, stream: bool, samples: bool) -> None:
+    """Raise `InputError` for options that have no effect on a bundle of this task."""
+    sampling = TextOptions.__struct_fields__
+    match type(task).__name__:
+        case "Forecast":
+            effects.refuse(context, "on a bundle that forecasts", *sampling)
+            if stream:
+                effects.refuse(context, "with --stream, which answers each row", "steps")
+        case "LanguageModel":
+            effects.refuse(context, "on a bundle that continues text", "plot")
+            if not samples:
+                effects.refuse(context, "without --temperature above 0", "top_k", "seed")
+        case "Classify":
+            effects.refuse(context, "on a bundle that classifies", "plot", "steps", *sampling)
+        case _:
+            effects.refuse(context, "on a bundle without a task", "plot", "steps", *sampling)
 
 
 def _check_outputs(bundle: Path, file: Path | None, output: Path | None, plot: Path | None) -> None:

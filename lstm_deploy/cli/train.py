@@ -94,16 +94,6 @@ class DataOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-OF_TASK: dict[TaskName, tuple[str, ...]] = {
-    "forecast": ("target", "features", "missing", "data", "rows"),
-    "lm": (),
-    "classify": ("text_column", "label_column", "vectors"),
-}
-"""Data options by the only task that takes them."""
-OF_FILE = ("target", "features", "missing")
-"""Data options that generated data does not take."""
-
-
 class SearchOptions(Struct, frozen=True, kw_only=True):
     """A search of the hyper-parameters before the training."""
 
@@ -152,7 +142,12 @@ def train(
     chosen = make_recipe(task, **given)
 
     output = output or Path(f"{data.data or (file.stem if file else '') or 'model'}.safetensors")
-    _check_data(task, file, data, given)
+    if (file is None) == (data.data is None):
+        raise InputError(
+            "Missing DATA; name a file to learn from, or generate a series with --data sine."
+            if file is None
+            else "DATA and --data are both given; leave out one of them."
+        )
     space = _search_space(search, chosen, given)
     if output.suffix != ".safetensors":
         raise InputError(f"{output} must end in .safetensors, the only format that train writes; name a file with -o.")
@@ -252,32 +247,9 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
     console.note(f"next: lstm-deploy export {quote(str(output))} -o exported/{output.stem}")
 
 
-def _check_data(task: TaskName, file: Path | None, options: DataOptions, given: Mapping[str, Any]) -> None:
-    """Raise `InputError` for data options of other tasks, and for those that go with others."""
-    for other, names in OF_TASK.items():
-        if wrong := [name for name in names if other != task and getattr(options, name) is not None]:
-            raise InputError(f"--{wrong[0].replace('_', '-')} does not apply to --task {task}; leave it out.")
-    if options.data and (wrong := [name for name in OF_FILE if getattr(options, name) is not None]):
-        raise InputError(f"--{wrong[0]} is for files; leave it out with --data.")
-    if options.rows and not options.data:
-        raise InputError("--rows needs --data; add it, or leave out --rows.")
-    if given["freeze_vectors"] and not options.vectors:
-        raise InputError("--freeze-vectors needs --vectors; add them, or leave out --freeze-vectors.")
-    if options.vectors and given["embedding_size"] is not None:
-        raise InputError("The width of an embedding is that of its --vectors; leave out --embedding-size.")
-    if (file is None) == (options.data is None):
-        raise InputError(
-            "Missing DATA; name a file to learn from, or generate a series with --data sine."
-            if file is None
-            else "DATA and --data are both given; leave out one of them."
-        )
-
-
 def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, Any]) -> "SearchSpace":
     """The ranges to search; raises `InputError` for what cannot be searched, before any data is read."""
     if options.search is None:
-        if options.range or options.search_epochs:
-            raise InputError("--range and --search-epochs need --search; add it.")
         return {}
     if not recipe.validation:
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")

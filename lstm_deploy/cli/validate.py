@@ -139,11 +139,9 @@ def _show(parity: Any) -> None:
     for check in parity.checks:
         if check.name == "structure" and check.passed and check.detail != SAME:
             console.note(f"{check.artifact} is {check.detail}.")
-    for line in report.parity_failures(parity):
+    for line in parity.explain_failures():
         console.say(line)
-    failed = len(parity.failures)
-    outcome = f"{failed} of {len(parity.checks)} checks FAILED" if failed else f"{len(parity.checks)} checks passed"
-    console.say(f"{outcome}, against {parity.reference}.")
+    console.say(parity.verdict)
 
 
 def _record_parity(bundle: Any, provider: str, parity: Any) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_deploy.artifacts import FORMATS, Artifact, Bundle, check_parent, new_file_mode, scratch_folder, weights_file
+from lstm_deploy.artifacts import (
+    FORMATS,
+    Artifact,
+    Bundle,
+    as_path,
+    check_parent,
+    new_file_mode,
+    scratch_folder,
+    weights_file,
+)
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
@@ -37,7 +46,7 @@ def embed(
     exported, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
     the folder stay as they are.
     """
-    if language not in LANGUAGES:
+    if language not in tuple(LANGUAGES):
         raise InputError(f"There is no client in {language!r}; {did_you_mean(language, LANGUAGES)}")
     if precision not in PRECISIONS:
         raise InputError(f"There is no client in {precision!r}; {did_you_mean(precision, PRECISIONS)}")
@@ -56,7 +65,7 @@ def embed(
     sessions = [target.sessions[artifact.format] for artifact in artifacts if target.sessions]
     for name in (*target.templates, *sessions):
         files[name.partition("/")[2]] = environment.get_template(f"{name}.jinja").render(variables)
-    _write(Path(output), files, force=force)
+    _write(as_path(output), files, force=force)
     return sorted(files)
 
 

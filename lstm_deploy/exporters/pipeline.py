@@ -19,11 +19,13 @@ from lstm_deploy.artifacts import (
     Bundle,
     Check,
     Manifest,
+    as_path,
     atomic_bundle,
     check_destination,
     environment,
     relative_path,
     scratch_folder,
+    several,
     sha256,
     write_manifest,
 )
@@ -35,6 +37,7 @@ from lstm_deploy.errors import (
     ParityError,
     machine_limits,
     one_line,
+    refuse_unused,
     user_line,
 )
 from lstm_deploy.exporters import report
@@ -79,7 +82,7 @@ def export(
     trust_pickle: bool = False,
     task: Task | None = None,
     state_policy: StatePolicy | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: str | Sequence[str] = DEFAULT_FORMATS,
     state_layout: StateLayout = "layers-first",
     quantize: Literal["int8", "auto"] | None = None,
     int8_cpus: Literal["any", "vnni"] = "any",
@@ -94,21 +97,28 @@ def export(
 
     `inputs` declares the arguments of a module's `forward`, in order, as `{"x": "float32[batch,seq,40]"}`. `model`
     (`FILE.py:Class` or `package.module:Class`), `init` (its arguments), `weights_key` and `trust_pickle` say how to
-    read a file; `task` and `state_policy` what a third-party network was trained for. `quantize="int8"` adds int8,
-    `"auto"` only where that is faster here, exact on all CPUs or, with `int8_cpus="vnni"`, more precise on those with
-    VNNI alone; `half` adds float16 for CUDA. They may lose `max_metric_loss` of the metric on `data`, by default 1 %
-    on what `train` held out. A bundle that is up to date is returned as it is, unless with `force`. `on_progress` gets
-    the stage, the number of stages and a description.
+    read a file; `task` and `state_policy` what a third-party network was trained for. `formats` are one or several of
+    `onnx`, `torchscript` and `c`. `quantize="int8"` adds int8, `"auto"` only where that is faster here, exact on all
+    CPUs or, with `int8_cpus="vnni"`, more precise on those with VNNI alone; `half` adds float16 for CUDA. They may lose
+    `max_metric_loss` of the metric on `data`, by default 1 % on what `train` held out. A bundle that is up to date is
+    returned as it is, unless with `force`. `on_progress` gets the stage, the number of stages and a description.
 
-    Raises `InputError` for a source that cannot be read or lifted and for an output that is taken, and `ParityError`
-    if an artifact differs from the model: then nothing is written. Where int8 was asked for and loses too much,
-    whichever layers stay in float, a bundle of float32 is written before that `ParityError`.
+    Raises `InputError` for a source that cannot be read or lifted, for an argument that has no effect on it, and for an
+    output that is taken; and `ParityError` if an artifact differs from the model: then nothing is written. Where int8
+    was asked for and loses too much, whichever layers stay in float, a bundle of float32 is written before that
+    `ParityError`.
     """
     specs = _specs(inputs)
+    read = {"model": model, "init": init, "weights_key": weights_key, "trust_pickle": trust_pickle}
     origin = source if isinstance(source, Origin) else None
-    if not isinstance(source, nn.Module | Origin):
+    if isinstance(source, Origin):
+        meant = {"inputs": inputs, "task": task, "state_policy": state_policy}
+        refuse_unused("beside an Origin, which says it itself", **read, **meant)
+    elif isinstance(source, nn.Module | type):  # of a class the error says what it takes
+        refuse_unused("on a live module, which has its weights", **read)
+    else:
         origin = Origin(
-            path=Path(source),
+            path=as_path(source),
             model=model,
             init=init or {},
             weights_key=weights_key,
@@ -122,17 +132,17 @@ def export(
         int8_cpus=int8_cpus,
         half=half,
         state_dtype=state_dtype,
-        data=None if data is None else Path(data),
+        data=None if data is None else as_path(data),
         max_metric_loss=max_metric_loss,
     )
-    plan = make_plan(Path(output), origin, formats, state_layout, precision)
+    plan = make_plan(as_path(output), origin, several(formats), state_layout, precision)
     return _write_bundle(plan, partial(_load, source, plan, specs, task, state_policy), on_progress, force=force)
 
 
 def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
     if inputs is None:
         return ()
-    if not isinstance(inputs, Mapping) or not all(isinstance(text, str) for text in inputs.values()):
+    if not isinstance(inputs, Mapping) or not all(isinstance(text, str) for pair in inputs.items() for text in pair):
         raise InputError('Inputs are given as a mapping, as in inputs={"x": "float32[batch,seq,40]"}.')
     return tuple(TensorSpec.parse(text, name) for name, text in inputs.items())
 

@@ -103,7 +103,8 @@ def make_plan(
     precision: PrecisionOptions = FLOAT32_ONLY,
 ) -> Plan:
     """Check the options of an export; raises `InputError` for those that are invalid or cannot be met here."""
-    if unknown := [name for name in formats or [""] if name not in FORMATS]:
+    known = tuple(FORMATS)
+    if unknown := [name for name in formats or [""] if name not in known]:
         raise InputError(f"{unknown[0]!r} is not a format; {did_you_mean(unknown[0], FORMATS)}")
     if state_layout not in get_args(StateLayout):
         raise InputError(f"{state_layout!r} is not a state layout; {did_you_mean(state_layout, get_args(StateLayout))}")

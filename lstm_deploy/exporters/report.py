@@ -11,7 +11,6 @@ from lstm_deploy.artifacts import (
     Bundle,
     Check,
     Manifest,
-    ParityReport,
     atomic_write,
     format_value,
     markdown_table,
@@ -86,19 +85,6 @@ def _outcome(check: Check | None, *, own: bool) -> str:
     if own and figure and check.tolerance is not None:
         figure += f" of {check.tolerance:.1e}"
     return figure or "passed" if check.passed else f"FAILED {figure}".strip()
-
-
-def parity_failures(report: ParityReport) -> list[str]:
-    """The likely cause and the first difference of each artifact that failed, then a line for each failed check."""
-    lines = []
-    for diagnosis in report.diagnoses:
-        lines.append(f"{diagnosis.artifact}: likely cause: {diagnosis.cause}")
-        if diagnosis.place:
-            lines.append(f"{diagnosis.artifact}: first difference: {diagnosis.place}")
-    return lines + [
-        " ".join(filter(None, (check.artifact, check.name, check.output))) + f": {check.detail}"
-        for check in report.failures
-    ]
 
 
 def evidence_table(manifest: Manifest) -> Table:
@@ -187,7 +173,7 @@ def _markdown(manifest: Manifest) -> str:
         lines += ["", "## Parity", "", f"{outcome}, against {manifest.parity.reference}.", ""]
         for headings, rows in parity_tables(manifest.parity.checks):
             lines += [*markdown_table(headings, rows), ""]
-        lines += [f"- {line}" for line in parity_failures(manifest.parity)]
+        lines += [f"- {line}" for line in manifest.parity.explain_failures()]
         lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
         if any(profile.steps for profile in manifest.parity.profiles):
             lines += ["", "![differences over carried steps, and how they are distributed](report/errors.png)"]

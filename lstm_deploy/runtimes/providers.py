@@ -70,6 +70,6 @@ PROVIDERS = {
 
 def find_provider(name: str) -> Provider:
     """The provider of that name; raises `InputError` where there is none."""
-    if name not in PROVIDERS:
+    if name not in tuple(PROVIDERS):  # which takes what has no hash, too
         raise InputError(f"{name!r} is not an execution provider; {did_you_mean(name, PROVIDERS)}")
     return PROVIDERS[name]

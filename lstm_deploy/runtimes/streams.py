@@ -33,6 +33,9 @@ class Stream:
     _state_specs: tuple[TensorSpec, ...]
     _allow_nan: bool
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: a step takes {self.row_dtype}{list(self.row_shape)}>"
+
     def step(self, x: ArrayLike, *, rows: Rows | None = None, out: Array | None = None) -> Array:
         """One step: `x` `[batch, features]` (tokens: `[batch]`) → `y` without its axis of time.
 

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from lstm_deploy.contract import CELLS_BY_NAME, Unit
-from lstm_deploy.errors import InputError, did_you_mean
+from lstm_deploy.errors import InputError, did_you_mean, without_effect
 
 Generator = Literal["sine", "sines"]
 Missing = Literal["previous", "interpolate", "drop", "refuse"]
@@ -154,7 +154,7 @@ def make_recipe(task: TaskName, **options: Any) -> Recipe:
 
     Raises `InputError` for an unknown task, unknown options, and for those that conflict.
     """
-    if task not in DEFAULTS:
+    if task not in tuple(DEFAULTS):
         raise InputError(f"{task!r} is not a task; {did_you_mean(task, DEFAULTS)}")
     if unknown := [name for name in options if name not in Recipe.__struct_fields__]:
         raise InputError(f"A recipe has no {unknown[0]!r}; {did_you_mean(unknown[0], Recipe.__struct_fields__)}")
@@ -163,11 +163,13 @@ def make_recipe(task: TaskName, **options: Any) -> Recipe:
         if name in ONLY and task not in ONLY[name]:
             option = f"no-{option_name(name)}" if value is False else option_name(name)
             shown = "" if isinstance(value, bool) else f" {value}"
-            raise InputError(f"--{option}{shown} does not apply to --task {task}; leave it out.")
+            raise without_effect(f"--{option}{shown}", f"for --task {task}")
     recipe = Recipe(**{**DEFAULTS[task], **given})
     if _needs_whole_windows(task, recipe) and not {"pooling", "loss_on"} & set(given):
         recipe = replace(recipe, pooling="last")
     check_recipe(task, recipe)
+    if given.get("loss_on") == "every" and recipe.pooling != "none":
+        raise without_effect("--loss-on every", f"with --pooling {recipe.pooling}, which gives one output per window")
     return recipe
 
 

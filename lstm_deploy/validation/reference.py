@@ -1,12 +1,11 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from msgspec.structs import replace
-
-from lstm_deploy.artifacts import SUFFIXES, Bundle
+from lstm_deploy.artifacts import SUFFIXES, Bundle, as_path
 from lstm_deploy.contract import Feeds, Outputs, Signature
 from lstm_deploy.errors import InputError, why_missing
 from lstm_deploy.runtimes import Runtime, open_runtime
@@ -64,8 +63,10 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
     `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. `carried` is the
     contract of an artifact outside a bundle. Raises `InputError` where the reference cannot be read or is none.
     """
-    if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
-        path = Path(given)
+    if isinstance(given, str | os.PathLike):
+        given = as_path(given)
+    if isinstance(given, Path) and (given.is_dir() or given.suffix in SUFFIXES):
+        path = given
         other = Bundle(path) if path.is_dir() else None
         runtime = open_runtime(other.file(other.find("onnx")) if other else path)
         refuse_rollout(runtime, path.name)
@@ -83,9 +84,9 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
         if source is None or bundle.source_path is None:
             return Found(None, GOLDEN_TRACE)
         loaded, name = source, bundle.source_path.name
-    elif isinstance(given, str | Path | sources.Origin):
-        origin = given if isinstance(given, sources.Origin) else sources.Origin(path=Path(given))
-        loaded = sources.load(replace(origin, inputs=origin.inputs or inputs), layout)
+    elif isinstance(given, Path | sources.Origin):
+        origin = given if isinstance(given, sources.Origin) else sources.Origin(path=given)
+        loaded = sources.load(origin, layout, inputs)
         name = origin.path.name
     elif known is None:
         raise InputError(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import lstm_deploy
-from lstm_deploy.benchmark.runner import Plan, bench, without_samples
+from lstm_deploy.benchmark.plan import Plan
+from lstm_deploy.benchmark.runner import bench
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.lifting.sources import Origin
 
@@ -36,7 +37,9 @@ PROMISED = {
 @pytest.fixture(scope="module")
 def document(forecast_bundle):
     seen = []
-    result = bench([forecast_bundle], Plan(**{**QUICK, "roofline": True}), lambda *event: seen.append(event))
+    result = bench(
+        [forecast_bundle], Plan(**{**QUICK, "roofline": True}), on_progress=lambda *event: seen.append(event)
+    )
     assert seen[0][2] == "preparing"
     assert seen[-1][0] == seen[-1][1] == 4 * 9
     return result
@@ -102,7 +105,7 @@ CPU = "CPUExecutionProvider"
 
 
 def test_a_bundle_keeps_no_samples(document):
-    kept = without_samples(document)
+    kept = document.without_samples()
     assert "samples_us" in document["results"][0]
     assert all("samples_us" not in row and row["round_medians_us"] for row in kept["results"])
 
@@ -223,3 +226,28 @@ def test_a_broken_artifact_is_an_input_error(tmp_path):
 def test_a_rollout_does_not_run_as_a_stream(forecast_bundle):
     with pytest.raises(InputError, match="no artifact takes part in these scenarios"):
         bench([forecast_bundle / "rollout.onnx"], Plan(**STREAM))
+
+
+def test_targets_are_one_or_several_paths_or_bundles(forecast_bundle):
+    plan = Plan(**STREAM)
+    for targets in (str(forecast_bundle), lstm_deploy.Bundle(forecast_bundle), [lstm_deploy.Bundle(forecast_bundle)]):
+        assert bench(targets, plan)["plan"]["targets"] == [forecast_bundle.name]
+    with pytest.raises(InputError, match="There is nothing to time"):
+        bench([], plan)
+
+
+def test_a_live_module_or_its_file_is_the_model_of_the_baselines(tmp_path):
+    module = modules.nn.LSTM(3, 4, batch_first=True).eval()
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats="onnx")
+    torch.save(module.state_dict(), tmp_path / "w.pt")
+    for reference in (module, tmp_path / "w.pt"):
+        result = bench(bundle, Plan(**{**STREAM, "baselines": ("eager",)}), reference=reference)
+        assert result["results"][0]["variant"] == "eager", result["left_out"]
+        assert result["results"][1]["error"] < 1e-6
+
+
+def test_a_reference_that_nothing_is_made_of_is_refused(forecast_bundle, forecaster):
+    with pytest.raises(InputError, match="--reference has no effect without a --baseline"):
+        bench(forecast_bundle, Plan(**STREAM), reference=forecaster)
+    with pytest.raises(InputError, match="--reference has no effect on .*model.onnx, which is no bundle"):
+        bench(forecast_bundle / "model.onnx", Plan(**QUICK), reference=forecaster)

@@ -123,7 +123,7 @@ def test_the_version_is_printed():
         (["train", "ok.csv", "--task", "forecast", "--target", "a", "-o", "there.safetensors"], "--force"),
         (["train", "ok.csv", "--task", "forecast", "--target", "a"], "too few"),
         (["train", "short.txt", "--task", "lm"], "too few"),
-        (["train", "short.txt", "--task", "lm", "--target", "a"], "does not apply to --task lm"),
+        (["train", "short.txt", "--task", "lm", "--target", "a"], "--target has no effect for --task lm"),
         (["export", "none.safetensors"], "does not exist"),
         (["export", "there.safetensors"], "not a safetensors file"),
         (["validate", "none"], "does not exist"),

@@ -111,13 +111,13 @@ def test_text_is_generated_by_a_third_party_one_hot_model(theirs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--window", 3], "need --task"),
+        (["--window", 3], "--window has no effect without --task forecast"),
         (["--task", "forecast", "--features", "a"], "needs --window"),
         (["--task", "forecast", "--window", 3], "needs --features"),
-        (["--task", "forecast", "--features", "a", "--labels", "b"], "no --vocabulary and no --labels"),
+        (["--task", "forecast", "--features", "a", "--labels", "b"], "--labels has no effect without --task classify"),
         (["--task", "forecast", "--features", "a", "--window", 2, "--target", "b"], "'b' is none of the features"),
-        (["--task", "lm"], "takes --vocabulary"),
-        (["--task", "classify", "--vocabulary", "v.json"], "takes --vocabulary FILE and --labels"),
+        (["--task", "lm"], "needs --vocabulary"),
+        (["--task", "classify", "--vocabulary", "v.json"], "needs --vocabulary, a file, and --labels"),
         (["--task", "lm", "--vocabulary", "none.json"], "does not exist"),
         (["--task", "lm", "--vocabulary", "v.json"], "does not take the 2 tokens"),
     ],

@@ -31,7 +31,7 @@ def test_defaults_are_those_of_each_task(help_text):
 
 def test_an_option_of_one_task_is_marked_and_refused_elsewhere(help_text, text):
     assert re.search(r"--horizon <int range> forecast: ", help_text)
-    assert "--horizon 3 does not apply to --task lm" in fails("train", text, "--task", "lm", "--horizon", 3)
+    assert "--horizon 3 has no effect for --task lm" in fails("train", text, "--task", "lm", "--horizon", 3)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.artifacts.parity_report import Check, Diagnosis, ParityReport
-from lstm_deploy.benchmark.runner import without_samples
+from lstm_deploy.benchmark import BenchReport
 from lstm_deploy.exporters import report
 from lstm_deploy.training import plots as training_plots
 
@@ -53,7 +53,7 @@ def test_checks_are_drawn_whatever_they_found(bundle_copy, difference):
 
 def test_measurements_join_the_report(bundle_copy):
     bundle = Bundle(bundle_copy)
-    bundle.update(measurements=without_samples(document(row("eager", p50=100.0), row())))
+    bundle.update(measurements=BenchReport(document(row("eager", p50=100.0), row())).without_samples())
     report.write(bundle)
     text = (bundle_copy / "report.md").read_text(encoding="utf-8")
     assert "A CPU, 2 core(s)" in text
@@ -84,7 +84,7 @@ def test_failures_say_where():
         checks=(check(), check(passed=False, detail="at [0]")),
         diagnoses=(Diagnosis(artifact="model.onnx", cause="rows are mixed", place="after step 1"),),
     )
-    assert report.parity_failures(parity) == [
+    assert parity.explain_failures() == [
         "model.onnx: likely cause: rows are mixed",
         "model.onnx: first difference: after step 1",
         "model.onnx shapes y: at [0]",

@@ -20,9 +20,9 @@ def test_a_given_option_replaces_the_default_and_none_does_not():
 @pytest.mark.parametrize(
     ("task", "given", "message"),
     [
-        ("lm", {"horizon": 2}, "--horizon 2 does not apply to --task lm"),
-        ("forecast", {"unit": "word"}, "--unit word does not apply"),
-        ("classify", {"loss_on": "last"}, "--loss-on last does not apply"),
+        ("lm", {"horizon": 2}, "--horizon 2 has no effect for --task lm"),
+        ("forecast", {"unit": "word"}, "--unit word has no effect"),
+        ("classify", {"loss_on": "last"}, "--loss-on last has no effect"),
         ("lm", {"bidirectional": True}, "sees the character"),
         ("lm", {"unit": "word"}, "character or byte"),
         ("classify", {"unit": "byte"}, "not bytes"),

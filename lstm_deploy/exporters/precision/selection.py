@@ -10,7 +10,7 @@ import onnx
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import SUFFIXES, Artifact, Bundle, Evidence, c_weights, environment
-from lstm_deploy.benchmark import runner
+from lstm_deploy.benchmark import Plan, runner
 from lstm_deploy.contract import RECURRENT_OPERATORS
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
@@ -230,7 +230,7 @@ def times(paths: Sequence[Path], seq_len: int, rounds: int = 20) -> dict[Path, d
     them runs in neither way.
     """
     for scenario in ("stream", "sequence"):
-        plan = runner.Plan(
+        plan = Plan(
             scenarios=(scenario,),
             scopes=("end_to_end",),
             batches=(1,),

@@ -1,0 +1,68 @@
+"""What the page on continuous integration shows is run: the test, the commands of the workflow, the comparison."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lstm_deploy.cli import app
+
+PAGE = (Path(__file__).parents[1] / "docs" / "ci.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def repository(forecast_bundle, forecaster, tmp_path_factory):
+    """A repository with a bundle and its source, and its base branch beside it."""
+    folder = tmp_path_factory.mktemp("repository")
+    for branch in (folder, folder / "base"):
+        shutil.copytree(forecast_bundle, branch / "exported" / "mine")
+        shutil.copy(forecaster, branch / "exported")
+    return folder
+
+
+def test_the_commands_of_the_workflow_work_as_written(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    (workflow,) = blocks("yaml")
+    (job,) = yaml.safe_load(workflow)["jobs"].values()
+    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("lstm-deploy ")]
+    assert [words[1] for words in commands] == ["validate", "bench", "bench", "compare"]
+    before = (repository / "exported/mine/manifest.json").read_bytes()
+    for words in commands[:-1]:
+        assert not app(words[1:], standalone_mode=False), words
+    assert app(commands[-1][1:], standalone_mode=False) in (None, 5)
+    assert "noise and chance" in capsys.readouterr().out
+    assert (repository / "exported/mine/manifest.json").read_bytes() == before
+
+
+def test_the_programs_work_as_written(repository, forecaster, monkeypatch):
+    from lstm_deploy.lifting import Origin, sources
+
+    monkeypatch.chdir(repository)
+    test, comparison = blocks("python")
+    module = sources.load(Origin(path=forecaster)).lifted.module
+    names = {"module": module}
+    exec(test.replace("from net import module", "# from net import module"), names)
+    names["test_the_bundle_computes_what_the_model_computes"]()
+    words = [
+        "bench",
+        "exported/mine",
+        "--baseline",
+        "eager",
+        "--scenario",
+        "stream",
+        "--batch",
+        "1",
+        "--json",
+        "old.json",
+    ]
+    assert not app([*words, "--no-record"], standalone_mode=False)
+    monkeypatch.setattr("lstm_deploy.benchmark.comparison.Comparison.passed", True)  # no test asserts a time
+    exec(comparison, {})
