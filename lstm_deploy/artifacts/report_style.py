@@ -1,9 +1,7 @@
-"""The style shared by reports: number formats, Markdown tables and the colours of plots."""
+"""The style shared by reports: number formats and Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2f6db3", "#e07b39", "#8a8a8a", "#3a9a5b", "#8b5fb0", "#b03a48"
 
 
 def format_value(value: Any) -> str:
