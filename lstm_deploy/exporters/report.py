@@ -185,7 +185,7 @@ def _markdown(bundle: Bundle, plots: Sequence[str], no_plots: str) -> str:
         "measurements": tables.markdown(measurements).rstrip() if measurements else "",
         "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
     }
-    filters = {"python": python_literal, "python_list": _python_list, "c_text": c_literal, "shell": quote}
+    filters = {"python": python_literal, "python_list": _python_list, "c_text": c_literal, "shell": _shell}
     environment = template_environment(
         "lstm_deploy.exporters", {**filters, "code": code, "listed": listed, "commented": comment_safe}
     )
@@ -200,6 +200,11 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _python_list(names: Sequence[str]) -> str:
     return f"[{', '.join(map(python_literal, names))}]"
+
+
+def _shell(text: str) -> str:
+    """A text as one word of a shell, on one line: a name that has more than one is not reproduced."""
+    return quote("".join(letter if letter.isprintable() else "?" for letter in text))
 
 
 def _ways(used: Mapping[str, Any]) -> str:

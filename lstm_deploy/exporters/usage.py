@@ -207,7 +207,7 @@ def _meaning_of_output(signature: Signature, spec: TensorSpec, ours: bool) -> st
     when = "after each step" if "seq" in spec.shape else "after the last step"
     if isinstance(task, Forecast):
         units = "raw units" if ours else "units of the module"
-        return f"the prediction {when}, in {units}: {listed(task.output_names)}"
+        return f"the prediction of what follows, {when}, in {units}: {listed(task.output_names)}"
     if isinstance(task, LanguageModel):
         return f"a logit for each entry of the vocabulary, {when}: how likely it comes next"
     return f"a logit for each label, {when}: {listed(task.labels)}; softmax makes them probabilities"

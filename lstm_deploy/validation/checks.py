@@ -299,13 +299,15 @@ CHECKS = (
     ),
     CheckSpec("runs", "the file opens, and its runtime survives", ("failure",), _runs),
     _outputs("golden", "calls that were recorded at the export give what was recorded"),
-    _outputs("shapes", "batches and lengths that no export saw", case_inputs.shapes),
-    _outputs("values", "inputs and states far beyond the usual ones, and every token", case_inputs.values),
-    _outputs("thresholds", "numbers around each one that the graph compares with"),
+    _outputs("shapes", "right for batches and lengths that the export never saw", case_inputs.shapes),
+    _outputs(
+        "values", "right for inputs and states far beyond the usual ones, and for every token", case_inputs.values
+    ),
+    _outputs("thresholds", "right at and around each number that the graph compares with"),
     _outputs("nonfinite", "NaN or infinity in one row leaves the others right", case_inputs.nonfinite),
     _outputs("liveness", "each state acts on each output as in PyTorch", case_inputs.liveness),
     _outputs("rows", "rows of a batch do not see each other", case_inputs.rows),
-    _outputs("lengths", "padded rows of unequal length", case_inputs.lengths),
+    _outputs("lengths", "right for padded rows of unequal length", case_inputs.lengths),
     _outputs("chunked", "a sequence in chunks, the state carried, is the whole sequence", case_inputs.chunked),
     _outputs("drift", "many single steps with the state carried stay right", case_inputs.drift),
     CheckSpec("declared", "names, types and shapes in the file are those of the contract", ("runtime",), _declared),
@@ -318,7 +320,10 @@ CHECKS = (
     ),
     CheckSpec("repeatable", "the same call gives the same bits", ("runtime", "cases"), _repeatable),
     CheckSpec(
-        "rollout", "a rollout is the model called once for each step", ("comparison", "cases", "subject"), _rollout
+        "rollout",
+        "a rollout gives what one call of the model for each step gives",
+        ("comparison", "cases", "subject"),
+        _rollout,
     ),
     CheckSpec("weights", "every weight is that of PyTorch", ("contract", "subject", "lifted"), _weights),
 )

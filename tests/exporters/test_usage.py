@@ -1,5 +1,6 @@
 """Every program and command under "Use it" in a report is run as it stands, on bundles of every kind."""
 
+import ast
 import io
 import re
 import shlex
@@ -14,12 +15,13 @@ import pytest
 import torch
 from c_programs import NEEDS_CC
 from modules import LearnedStart, TwoLSTMs
+from msgspec import structs
 from small_models import ignore, reviews, small
 
 from lstm_deploy import Bundle, export
 from lstm_deploy.cli import app
 from lstm_deploy.contract.tasks import BYTES, Classify, Forecast, LanguageModel
-from lstm_deploy.exporters import usage
+from lstm_deploy.exporters import report, usage
 from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.training import checkpoint, pipeline as training
 
@@ -137,7 +139,7 @@ def test_all_programs_and_commands_of_a_report_work_as_written(bundle, capsys, r
             Path("use.c").write_text(block, encoding="utf-8")
         else:
             measured = request.node.callspec.params["bundle"] in MEASURED
-            for line in block.splitlines():
+            for line in (line for line in block.splitlines() if not line.startswith("#")):
                 if measured or not line.startswith("lstm-deploy bench"):
                     run_command(line)
     assert "error" not in capsys.readouterr().err
@@ -195,6 +197,23 @@ def test_c_of_another_machine_is_trusted_before_it_is_used(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     run_command("lstm-deploy validate rnn --trust-c")
     run_python(blocks(bundle)[0][1])
+
+
+def test_no_name_of_a_bundle_becomes_code(bundle_copy):
+    """A bundle may come from anyone, and its report is written anew where it is validated."""
+    bundle = Bundle(bundle_copy)
+    hostile = 'x\n```\n"; print(open("/etc/passwd").read()) #\'; ls'
+    task = structs.replace(bundle.signature.task, features=(hostile, "b", "c", "d"), targets=(hostile, "b", "c", "d"))
+    bundle.update(name=hostile, contract=structs.replace(bundle.signature, task=task))
+    report.write(bundle)
+    found = blocks(bundle)
+    assert {language for language, _ in found} == {"python", "sh"}
+    assert all(
+        hostile in ast.literal_eval(name) for name in re.findall(r"lstm_deploy.open\((.*)\)$", found[0][1], re.M)
+    )
+    for _, block in found:
+        for line in block.splitlines():
+            assert line.count("print(open") == 0 or "\\n```" in line or "?```" in line, line
 
 
 @pytest.mark.parametrize("text", ["a\n```\nrm", "`b`", "c|d", "é"])
