@@ -5,7 +5,7 @@ BIN := .venv/bin
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
   --ignore tests/embedding/test_clients.py --ignore tests/install
 
-.PHONY: demo test test-all test-embed test-install lint dist bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
+.PHONY: demo test test-all test-embed test-install lint dist bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference reference-report clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -67,6 +67,9 @@ gpu-pack: .venv/.installed  ## what a GPU machine without a registry lacks, into
 
 reference: .venv/.installed  ## make the bundle in exported/ anew
 	$(BIN)/python exported/make_reference.py
+
+reference-report: .venv/.installed  ## write the report of that bundle anew, after a change of how reports are written
+	$(BIN)/python exported/make_reference.py --report
 
 clean:
 	rm -rf .venv exported/demo

@@ -1,10 +1,8 @@
-"""The style shared by reports: number formats, tables in Markdown and HTML, and the colours of plots."""
+"""The style shared by reports: number formats, and tables in Markdown and HTML."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
-
-BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2f6db3", "#e07b39", "#8a8a8a", "#3a9a5b", "#8b5fb0", "#b03a48"
 
 
 def format_value(value: Any) -> str:

@@ -18,7 +18,7 @@ class Language(NamedTuple):
     templates: tuple[str, ...]
     """Files of `templates/`, some in the folder of another language that shares them."""
     needs: str
-    """What has to be installed to build and run it."""
+    """The packages and tools that building and running it needs."""
     run: str
     """Commands that build it and replay the golden trace."""
     literal: Callable[[Any], str]

@@ -50,7 +50,7 @@ def test_the_main_job_from_file_to_forecast(prices):
     )
     assert "onnx" in out
     assert json.loads(Path("b.json").read_text())["results"]
-    assert "## Latency" in Path("out/m/report.md").read_text(encoding="utf-8")
+    assert "### All measurements" in Path("out/m/report.md").read_text(encoding="utf-8")
     out, _ = run("run", "out/m", "--input", prices, "--plot", "f.png")
     assert out.splitlines()[0] == "step,close"
     assert 200 < float(out.splitlines()[1].split(",")[1]) < 800

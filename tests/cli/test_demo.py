@@ -30,6 +30,6 @@ def test_the_demo_takes_both_models_from_training_to_use(tmp_path, capsys):
     assert "FAILED" not in out
     for name in ("goog", "help"):
         report = (tmp_path / "demo ü" / name / "report.md").read_text(encoding="utf-8")
-        assert "## Latency" in report
+        assert "### All measurements" in report
     assert (tmp_path / "demo ü" / "goog-forecast.png").is_file()
     assert "The for statement " in out
