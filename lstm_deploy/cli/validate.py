@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, console
+from lstm_deploy.cli import arguments, console, parity
 from lstm_deploy.cli.options import JsonFlag, RecordFlag, ReferenceOption, SourceOptions, grouped
 from lstm_deploy.cli.recording import record_in
 
@@ -25,6 +25,8 @@ OutputOption = Annotated[
 ]
 TrustFlag = Annotated[bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")]
 
+VerboseFlag = Annotated[bool, typer.Option("--verbose", "-v", help="Show every check.")]
+
 
 @grouped
 def validate(
@@ -40,6 +42,7 @@ def validate(
     trust_c: TrustFlag = False,
     output: OutputOption = None,
     record: RecordFlag = True,
+    verbose: VerboseFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
@@ -67,46 +70,28 @@ def validate(
             on_progress=on_progress,
         )
     if report.reference == GOLDEN_TRACE:
-        console.note(
-            "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
-            "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."
+        console.warn(
+            "only the golden trace was replayed, since the source is gone, has changed, or needs code of yours to run; "
+            "to compare with it, give --reference FILE, with the --model, --init and --input of its export."
         )
     elif recorded is not None and (atol or rtol):
-        console.note("not recorded: the differences allowed are not those of the contract.")
+        console.note("not recorded: --atol and --rtol allow other differences than the contract does.")
     elif recorded is not None:
         _record_parity(recorded, provider, report)
     if json:
         console.say_json(msgspec.to_builtins(report))
     else:
-        _show(report)
+        parity.show(report, verbose=verbose)
     if not report.passed:
+        if not (verbose or json):
+            console.note("--verbose shows every check.")
         raise typer.Exit(3)
+    if target.is_dir() and (recorded is not None or provider == "cpu"):
+        console.say_next(["bench", target, *(["--provider", provider] if provider != "cpu" else [])])
 
 
-def _show(parity: Any) -> None:
-    from lstm_deploy.artifacts import int8_saturation
-    from lstm_deploy.exporters import report
-    from lstm_deploy.validation import SAME
-
-    for headings, rows in report.parity_tables(parity.checks):
-        console.say_table(headings, rows)
-    for left_out in parity.left_out:
-        console.note(f"left out: {left_out}.")
-    for check in parity.checks:
-        if check.detail == int8_saturation.VNNI_ONLY:
-            console.note(f"{check.artifact} is {check.detail}.")
-    for check in parity.checks:
-        if check.name == "structure" and check.passed and check.detail != SAME:
-            console.note(f"{check.artifact} is {check.detail}.")
-    for line in report.parity_failures(parity):
-        console.say(line)
-    failed = len(parity.failures)
-    outcome = f"{failed} of {len(parity.checks)} checks FAILED" if failed else f"{len(parity.checks)} checks passed"
-    console.say(f"{outcome}, against {parity.reference}.")
-
-
-def _record_parity(bundle: Any, provider: str, parity: Any) -> None:
+def _record_parity(bundle: Any, provider: str, report: Any) -> None:
     if provider == "cpu":
-        record_in(bundle, lambda _: {"parity": parity})
+        record_in(bundle, lambda _: {"parity": report})
     else:
-        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: parity}})
+        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: report}})

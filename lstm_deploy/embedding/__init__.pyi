@@ -1,3 +1,3 @@
 from . import generate as generate
 from .generate import embed as embed
-from .languages import LANGUAGES as LANGUAGES
+from .languages import LANGUAGES as LANGUAGES, Language as Language
