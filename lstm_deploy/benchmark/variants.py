@@ -228,8 +228,8 @@ def _check_source(bundle: Bundle, origin: str) -> None:
         raise InputError("PyTorch is not installed")
     if not origin and not bundle.source_path:
         raise InputError(
-            "the model is gone, has changed since, or would have to run code of yours; export it again, or name it "
-            "with --reference, and --model"
+            "the source is missing, has changed, or needs code of yours to run; export it again, or name it "
+            "with --reference and --model"
         )
 
 
@@ -271,7 +271,7 @@ def _of_artifact(
         where = "" if provider == "cpu" else f" --provider {provider}"
         raise InputError(
             f"{artifact.path} of {bundle.path} {reason}; run lstm-deploy validate {bundle.path}{where}, "
-            "or time it all the same with --unvalidated."
+            "or skip this check with --unvalidated."
         )
     is_rollout = artifact in bundle.manifest.rollouts
     has_settings = bool(PROVIDERS[provider].settings) and not is_rollout

@@ -28,7 +28,7 @@ INTERRUPTED = 130
 GOOD, BAD, WARNING, FAINT, HEADING, COMMAND = "green", "bold red", "yellow", "dim", "bold", "cyan"
 """What the colours mean."""
 QUIET_S = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Where there is no terminal, progress is a line for each tenth, but none within so many seconds of the last."""
 
 
 def say(*parts: "Part", hang: int = 0) -> None:
@@ -151,14 +151,14 @@ def progress(title: str, *, shown: bool = True) -> Iterator[OnProgress]:
         with _bar(title) as advance:
             yield advance
     else:
-        said = time.monotonic()
+        said, tenths = time.monotonic(), 0
         note(f"{title} …")
 
         def say_seldom(done: int, total: int, text: str) -> None:
-            nonlocal said
-            if time.monotonic() - said > QUIET_S:
-                said = time.monotonic()
-                note(f"{title}: {100 * done // total} %, {text}")
+            nonlocal said, tenths
+            if 10 * done // total > tenths and time.monotonic() - said > QUIET_S:
+                said, tenths = time.monotonic(), 10 * done // total
+                note(f"{title}: {10 * tenths} %, {text}")
 
         yield say_seldom
 

@@ -94,7 +94,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
     extra = {} if own_checkpoint or origin.trust_pickle else extra_files(path)
     own_archive = origin.model is None and CONTRACT_FILE in extra
     if (own_checkpoint or own_archive) and (origin.task or origin.state_policy):
-        raise InputError(f"{path} says itself what it is for; leave out --task and --state-policy.")
+        raise InputError(f"{path} already says what it is for; leave out --task and --state-policy.")
     if own_checkpoint:
         return _load_checkpoint(path, state_layout)
     if own_archive:
@@ -116,7 +116,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
         network, inputs, findings = recognized.network, recognized.inputs, (*choice.findings, *recognized.findings)
     if not inputs:
         inputs = (_guess_input(network),)
-        findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
+        findings = (*findings, f"the input is assumed to be {inputs[0]}; change it with --input")
     loaded = load_module(network, inputs, state_layout, origin.task, origin.state_policy)
     return _from_file(path, kind, loaded.lifted, findings=(*findings, *loaded.findings))
 
