@@ -257,7 +257,7 @@ class Bundle:
         if not (changed := self.changed(artifact)):
             return
         if Bundle(self.path).manifest.exported != self.manifest.exported:
-            raise InputError(f"{self.path} was exported anew since it was opened; open it again.")
+            raise InputError(f"{self.path} was exported again since it was opened; open it again.")
         what = "is not the file that was exported" if (self.path / changed[0]).exists() else "is missing"
         raise InputError(
             f"{self.path / changed[0]} {what} (by the SHA-256 in the manifest); copy the whole bundle again, or export "

@@ -23,7 +23,7 @@ CPUS_KEY = "lstm_deploy.cpus"
 """Key in the `metadata_props` of an int8 file that is only for some CPUs."""
 VNNI = "vnni"
 """Its value for weights that saturate on x86 CPUs without VNNI."""
-VNNI_ONLY = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
+VNNI_ONLY = "for CPUs with VNNI only, as the file says: its sums saturate on others"
 QDQ_OPERATORS = ("MatMul", "Gemm", "Conv")
 """Operators that onnxruntime computes in integers if both factors come from `DequantizeLinear`."""
 SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")

@@ -275,7 +275,7 @@ def _row(
     ratio_to_baseline, ratio_interval = ratio(rounds, baseline.rounds) if baseline else (None, None)
     noise = noise_floor(control.rounds, baseline.rounds) if control and baseline else None
     state = measurement.worker.ask(state=True)
-    comparable = bool(baseline) and variant.kind != "floor"
+    comparable = baseline is not None and variant.gives_what(baseline.variant)
     row = {
         "variant": variant.name,
         "group": variant.group,

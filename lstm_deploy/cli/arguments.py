@@ -113,14 +113,14 @@ def sizes(option: str, texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def part(option: str, text: str | None) -> float | None:
-    """`1%` or `0.01` as a part of 1."""
+    """`1%` or `0.01` as a part of 1. A 1 alone is refused, as some would mean 1% by it."""
     if text is None:
         return None
-    number = text.strip()
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:
-        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        value = float(number) / (100 if percent else 1)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 1:
-        raise InputError(f"--{option} is {text!r}; give a part, as 1% or 0.01.")
+    if not 0 <= value <= 1 or (value == 1 and not percent):
+        raise InputError(f"--{option} {text} is not a part; write it as 1% or 0.01.")
     return value

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -21,6 +21,9 @@ from lstm_deploy.cli.options import (
 )
 from lstm_deploy.cli.recording import record_in
 from lstm_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from lstm_deploy.cli.layout import Part
 
 BASELINES = (
     *("eager", "eager-no-onednn", "eager-tf32", "eager-graph", "torchscript-trace", "compile", "stock-onnx"),
@@ -199,20 +202,32 @@ def compare(
     if json:
         console.say_json({**msgspec.to_builtins(compared), "passed": compared.passed})
     else:
-        console.say_table(*comparison.table(compared))
-        console.note(
-            "times: the new over the old, in µs or relative to the baseline, whichever is nearer to 1; 1 where they "
-            "disagree."
-        )
-        for note in compared.notes:
-            console.note(note)
-        for missing in compared.missing:
-            console.note(f"not measured again: {missing}")
-        slower = len(compared.regressions)
-        outcome = f"{slower} of {len(compared.changes)} rows are SLOWER" if slower else "no row is slower"
-        console.say(f"{outcome} by more than {allowed:.0%}, noise and chance.")
+        _show_comparison(compared)
     if compared.regressions:
         raise typer.Exit(5)
+
+
+def _show_comparison(compared: Any) -> None:
+    from lstm_deploy.benchmark import comparison
+
+    headings, rows = comparison.table(compared)
+    colours = {"slower": console.BAD, "faster": console.GOOD}
+    cells: list[list[Part]] = [[*row[:-1], (row[-1], colours.get(row[-1], console.FAINT))] for row in rows]
+    console.say_table(headings, cells, optional=(comparison.CHANCE, comparison.RELATIVE))
+    for note in compared.notes:
+        console.warn(note, "differs")
+    for missing in compared.missing:
+        console.warn(missing, "not measured again")
+    console.say()
+    slower, allowed = len(compared.regressions), f"over {100 * compared.allowed:g} %"
+    if slower:
+        console.say(("SLOWER ", console.BAD), f" {slower} of {len(compared.changes)} rows, by {allowed}.")
+    else:
+        console.say(("OK ", console.GOOD), f" no significant slowdown {allowed}.")
+    if any(change.verdict == "slower" or change.new_us > change.old_us for change in compared.changes):
+        console.note(
+            ("slower: in µs and relative to the baseline, beyond the noise of both benchmarks.", console.FAINT), hang=2
+        )
 
 
 def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inputs: Sequence[Path | None]) -> None:
@@ -236,17 +251,14 @@ def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inpu
 
 def _show(document: dict[str, Any], plot: Path | None, table: Path | None, json: str | None) -> None:
     from lstm_deploy.benchmark import tables
+    from lstm_deploy.cli import latencies
 
     if json == "-":
         console.say_json(document)
     else:
-        console.say_table(*tables.table(document))
+        latencies.show(document)
     if json and json != "-":
         console.write_text(Path(json), dumps(document, indent=1) + "\n")
-    for line in (*(f"left out: {reason}." for reason in document["left_out"]), *tables.warnings(document)):
-        console.note(line)
-    for line in (*tables.notes(document), *tables.fastest(document)):
-        console.note(line)
     if table:
         console.write_text(table, tables.WRITERS[table.suffix](document))
     if plot:

@@ -37,24 +37,29 @@ def show(output: Path, run_command: Callable[..., object]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_prices(prices)
     write_text(text)
-    console.say("1. The daily prices of Google 2004-2008, which come with matplotlib: forecast the next close.")
+    console.say(
+        ("1. The daily prices of Google, 2004 to 2008, from matplotlib: forecast the next close.", console.HEADING)
+    )
     options = ["--task", "forecast", "--target", "close", "--features", "open,high,low,close"]
     use = ["--input", prices, "--plot", f"{goog}-forecast.png"]
     _train_to_use(prices, options, goog, use, run_command)
-    console.say("\n2. Python's own help text: a model of its characters.")
+    console.say()
+    console.say(("2. Python's own help text: a model of its characters.", console.HEADING))
     options = ["--task", "lm", "--epochs", "6"]
     use = ["--prompt", "The for statement ", "--steps", "300", "--temperature", "0.7"]
     _train_to_use(text, options, words, use, run_command)
-    console.say(f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training.")
-    console.say(f"Reports: {goog}/report.md, {words}/report.md.")
-    console.say("Try next:")
-    for command in (
-        ["inspect", f"{goog}/model.onnx"],
+    console.say_heading("Made")
+    console.say_fields(
+        ("plots", f"{goog}.training/, {goog}-forecast.png, {words}.training/"),
+        ("reports", f"{goog}/report.md, {words}/report.md"),
+        ("bundles", f"{goog}, {words}"),
+    )
+    console.say_next(
         ["run", words, "--prompt", "Lists are ", "--steps", "100"],
-        ["embed", words, "--lang", "web"],
-        ["train", "YOUR.csv", "--task", "forecast", "--target", "COLUMN"],
-    ):
-        console.say(f"  {_line(command)}")
+        ["inspect", goog / "model.onnx"],
+        ["embed", words, "--lang", "web", "-o", f"{words}-web", "--force"],
+        ["train", "--help"],
+    )
 
 
 def write_prices(path: Path) -> None:
@@ -85,10 +90,11 @@ def _train_to_use(
         ["train", data, *options, "-o", checkpoint, "--force"],
         ["export", checkpoint, "-o", bundle, "--force"],
         ["validate", bundle],
-        ["bench", bundle],
+        ["bench", bundle, "--scope", "end_to_end", "--batch", "1"],
         ["run", bundle, *use],
     ):
-        console.say(f"\n$ {_line(command)}")
+        console.say()
+        console.say((f"$ {_line(command)}", console.COMMAND), hang=4)
         code = run_command(*map(str, command))
         if code == console.INTERRUPTED:
             raise KeyboardInterrupt

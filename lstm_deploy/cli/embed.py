@@ -1,10 +1,9 @@
 """`lstm-deploy embed`: a client of a bundle in another language."""
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any, Literal, get_args
 
-from lstm_deploy.cli import completion, console
+from lstm_deploy.cli import completion, console, next_steps
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, argument, option
 from lstm_deploy.errors import InputError
 
@@ -65,8 +64,11 @@ def embed(
     if json:
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return
-    console.say(f"wrote {folder}: {', '.join(files)}")
-    console.note(f"next: cd {quote(str(folder))} && {LANGUAGES[lang].run}")
+    console.say((f"wrote {folder}", console.HEADING), f": {', '.join(files)}", hang=2)
+    if line := next_steps.replay(LANGUAGES[lang], folder, files):
+        console.say_next(line)
+    else:
+        console.note(f"{folder / 'README.md'} says how to build it.")
 
 
 def _show_languages(languages: Any, json: bool) -> None:

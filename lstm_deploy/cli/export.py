@@ -1,12 +1,11 @@
 """`lstm-deploy export`: from a checkpoint or third-party weights to a bundle."""
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any, Literal
 
 from msgspec import Struct
 
-from lstm_deploy.cli import arguments, completion, console
+from lstm_deploy.cli import arguments, completion, console, next_steps
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, SourceOptions, TaskOptions, argument, grouped, option
 
 
@@ -133,31 +132,34 @@ def export(
     elif fresh:
         _show_bundle(bundle, output)
     else:
-        console.say(f"{output} is up to date.")
+        console.say(f"{output} is up to date: exported from this source, with these options.")
+        console.say_next(*next_steps.after_export(bundle, output))
 
 
 def _show_bundle(bundle: Any, output: Path) -> None:
-    from lstm_deploy.embedding import LANGUAGES
     from lstm_deploy.exporters import report
 
     manifest = bundle.manifest
     for finding in manifest.findings:
-        console.note(f"inferred: {finding}.")
+        console.note(f"inferred: {finding}.", hang=2)
+    console.say((str(output), console.HEADING), f": {manifest.source.summary}")
+    console.say_heading("Contract")
     console.say_contract(bundle.signature)
-    console.say_table(["artifact", "bytes"], [[file.path, f"{file.bytes:,}"] for file in manifest.exported])
+    console.say_heading("Artifacts")
+    console.say_artifacts(manifest.exported)
     headings, lower_precision = report.evidence_table(manifest)
     if lower_precision:
+        console.say_heading("Lower precision")
         console.say_table(headings, lower_precision)
     for decision in manifest.notes:
-        console.say(f"{decision}.")
+        console.say(f"  {decision}.", hang=2)
     if reason := report.why_no_rollout(manifest):
-        console.note(f"no rollout: {reason}")
-    console.say(f"{len(manifest.parity.checks)} checks passed, against {manifest.parity.reference}.")
-    name = quote(str(output))
-    use = f"lstm-deploy run {name}" if bundle.signature.task else f"lstm_deploy.open({str(output)!r}) in Python"
-    formats = {artifact.format for artifact in manifest.artifacts}
-    language = next(key for key, each in LANGUAGES.items() if formats & set(each.formats))
-    console.note(f"\nwrote {output}\nnext: lstm-deploy bench {name}, {use}, lstm-deploy embed {name} --lang {language}")
+        console.note(f"no rollout: {reason}", hang=2)
+    console.say()
+    outcome = f"{len(manifest.parity.checks)} checks passed, against {manifest.parity.reference}."
+    console.say(("PASSED ", console.GOOD), f" {outcome}", hang=8)
+    console.note(f"wrote {output}")
+    console.say_next(*next_steps.after_export(bundle, output))
 
 
 def _show_plan(plan: dict[str, Any], json: bool) -> None:
@@ -168,7 +170,6 @@ def _show_plan(plan: dict[str, Any], json: bool) -> None:
         console.say_json({**plan, "contract": msgspec.to_builtins(contract)})
         return
     console.say(f"{plan['source']} would be exported to {plan['output']}:")
-    console.say(f"  files {', '.join(plan['files'])}")
-    for finding in plan["findings"]:
-        console.say(f"  inferred: {finding}")
+    console.say_fields(("files", ", ".join(plan["files"])), *(("inferred", finding) for finding in plan["findings"]))
+    console.say_heading("Contract")
     console.say_contract(contract)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
-from lstm_deploy.cli import completion, console, effects
+from lstm_deploy.cli import completion, console, effects, next_steps
 from lstm_deploy.cli.options import JsonFlag, Panel, Provider, argument, grouped, option
 from lstm_deploy.errors import InputError
 
@@ -131,7 +131,9 @@ def run(
     if json:
         console.say_json(document)
     elif not output:
-        console.say(result)
+        console.say_data(result)
+    if not json and not output and console.is_terminal():
+        console.say_next(*next_steps.after_run(bundle, input, prompt or [], plot, text.temperature))
 
 
 USE = {
@@ -219,6 +221,8 @@ def _forecast(
     if series.filled:
         console.note(f"{series.filled} missing value(s) take the latest value before them.")
     values = predictions.forecast(model, task, series, steps, on)
+    if console.is_terminal():
+        console.note(f"The next {steps} step{'s' if steps > 1 else ''} after {series.labels[-1]}, the last of {file}:")
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
     if plot:

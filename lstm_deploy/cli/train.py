@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.cli import arguments, console
+from lstm_deploy.cli import arguments, console, next_steps
 from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, argument, grouped, option
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
 from lstm_deploy.errors import InputError, require
@@ -235,16 +234,21 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
     else:
         if found:
             console.say_table(*result_tables.search_table(found.trials))
-        console.say_table(["on held-out data", ""], result_tables.metric_rows(metrics))
-        console.say(result_tables.baseline_verdict(metrics))
-    console.note(f"\nwrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})")
+            console.say()
+        console.say(("On held-out data", console.HEADING))
+        console.say_table(*result_tables.metric_table(metrics))
+        console.say()
+        verdict = result_tables.baseline_verdict(metrics)
+        console.say((verdict, console.GOOD if verdict.startswith("Better") else console.WARNING))
+    console.note(f"wrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})", hang=2)
     if trained.interrupted:
         console.note(
             f"interrupted after epoch {len(trained.history)}: {output} is the best so far, of epoch "
-            f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on."
+            f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on.",
+            hang=2,
         )
         raise typer.Exit(console.INTERRUPTED)
-    console.note(f"next: lstm-deploy export {quote(str(output))} -o exported/{output.stem}")
+    console.say_next(next_steps.export(output))
 
 
 def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, Any]) -> "SearchSpace":

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, completion, console
+from lstm_deploy.cli import arguments, completion, console, parity
 from lstm_deploy.cli.options import (
     JsonFlag,
     Panel,
@@ -59,6 +59,8 @@ TrustFlag = Annotated[
 TargetArgument = Annotated[Path, argument("TARGET", "Bundle, or one artifact.", autocompletion=completion.targets)]
 ProviderOption = Annotated[Provider, option(Panel.MACHINE, help="What to run ONNX and TorchScript on.")]
 
+VerboseFlag = Annotated[bool, option(Panel.OUTPUT, "--verbose", "-v", help="Show every check.")]
+
 
 @grouped
 def validate(
@@ -74,6 +76,7 @@ def validate(
     trust_c: TrustFlag = False,
     output: OutputOption = None,
     record: RecordFlag = True,
+    verbose: VerboseFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Check that artifacts compute what the PyTorch model computes.
@@ -106,46 +109,30 @@ def validate(
             on_progress=on_progress,
         )
     if report.reference == GOLDEN_TRACE and (reason := why_missing("torch")):
-        console.note(f"Only the golden trace is replayed: {reason} to compare with the source.")
+        console.warn(f"only the golden trace was replayed: {reason} to compare with the source.")
     elif report.reference == GOLDEN_TRACE:
-        console.note(
-            "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
-            "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."
+        console.warn(
+            "only the golden trace was replayed, since the source is gone, has changed, or needs code of yours to run; "
+            "to compare with it, give --reference FILE, with the --model, --init and --input of its export."
         )
     elif recorded is not None and (atol or rtol):
-        console.note("not recorded: the differences allowed are not those of the contract.")
+        console.note("not recorded: --atol and --rtol allow other differences than the contract does.")
     elif recorded is not None:
         _record_parity(recorded, provider, report)
     if json:
         console.say_json(msgspec.to_builtins(report))
     else:
-        _show(report)
+        parity.show(report, verbose=verbose)
     if not report.passed:
+        if not (verbose or json):
+            console.note("--verbose shows every check.")
         raise typer.Exit(3)
+    if target.is_dir() and (recorded is not None or provider == "cpu"):
+        console.say_next(["bench", target, *(["--provider", provider] if provider != "cpu" else [])])
 
 
-def _show(parity: Any) -> None:
-    from lstm_deploy.artifacts import int8_saturation
-    from lstm_deploy.exporters import report
-    from lstm_deploy.validation import SAME
-
-    for headings, rows in report.parity_tables(parity.checks):
-        console.say_table(headings, rows)
-    for left_out in parity.left_out:
-        console.note(f"left out: {left_out}.")
-    for check in parity.checks:
-        if check.detail == int8_saturation.VNNI_ONLY:
-            console.note(f"{check.artifact} is {check.detail}.")
-    for check in parity.checks:
-        if check.name == "structure" and check.passed and check.detail != SAME:
-            console.note(f"{check.artifact} is {check.detail}.")
-    for line in parity.explain_failures():
-        console.say(line)
-    console.say(parity.verdict)
-
-
-def _record_parity(bundle: Any, provider: str, parity: Any) -> None:
+def _record_parity(bundle: Any, provider: str, report: Any) -> None:
     if provider == "cpu":
-        record_in(bundle, lambda _: {"parity": parity})
+        record_in(bundle, lambda _: {"parity": report})
     else:
-        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: parity}})
+        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: report}})

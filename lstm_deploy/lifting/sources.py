@@ -135,7 +135,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first", known_input
         network, inputs, findings = recognized.network, recognized.inputs, (*choice.findings, *recognized.findings)
     if not inputs:
         inputs = (_guess_input(network),)
-        findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
+        findings = (*findings, f"the input is assumed to be {inputs[0]}; change it with --input")
     loaded = load_module(network, inputs, state_layout, origin.task, origin.state_policy)
     return _from_file(path, kind, loaded.lifted, findings=(*findings, *loaded.findings))
 

@@ -136,7 +136,7 @@ def _with_task(measured: Signature, carried: Signature | None) -> Signature:
 def _check_unchanged(bundle: Bundle | None) -> None:
     """Raise `InputError` for a bundle that was replaced since it was opened."""
     if bundle is not None and Bundle(bundle.path).manifest.exported != bundle.manifest.exported:
-        raise InputError(f"{bundle.path} was exported anew while it was validated; validate it again.")
+        raise InputError(f"{bundle.path} was exported again during the validation; validate it again.")
 
 
 def _check_output(output: Path, path: Path, subject: Subject) -> None:

@@ -118,7 +118,7 @@ def test_regressions_come_first():
     old = document(row("a", p50=10.0), row("b", p50=10.0, seed=1))
     new = document(row("a", p50=10.0, seed=2), row("b", p50=15.0, seed=3))
     headings, rows = table(compare(old, new))
-    assert headings == ["variant", "old µs", "new µs", "times", "chance", "verdict"]
+    assert headings == ["variant", "old µs", "new µs", "change", "÷ baseline", "chance", "verdict"]
     assert [(cells[0], cells[-1]) for cells in rows] == [("b", "slower"), ("a", "no difference")]
 
 

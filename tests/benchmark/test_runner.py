@@ -4,8 +4,10 @@ import shutil
 import modules
 import pytest
 import torch
+from msgspec.structs import replace
 
 import lstm_deploy
+from lstm_deploy.artifacts import Bundle
 from lstm_deploy.benchmark.plan import Plan
 from lstm_deploy.benchmark.runner import bench
 from lstm_deploy.errors import InputError, ProviderError
@@ -116,8 +118,8 @@ def test_without_the_source_ratios_refer_to_the_first_artifact(bundle_copy, tmp_
     assert [row["variant"] for row in result["results"]] == ["onnx", "torchscript", "onnx again"]
     assert {row["baseline"] for row in result["results"]} == {"onnx"}
     assert result["left_out"] == [
-        "eager: the model is gone, has changed since, or would have to run code of yours; export it again, or name "
-        "it with --reference, and --model"
+        "eager: the source is missing, has changed, or needs code of yours to run; export it again, or name "
+        "it with --reference and --model"
     ]
 
 
@@ -148,6 +150,20 @@ def test_a_variant_with_different_outputs_gets_a_warning(forecast_bundle, lm_bun
     (row,) = (row for row in result["results"] if row["artifact"] == "wrong.onnx")
     assert row["error"] > 1e-3
     assert any("differ from the baseline's" in warning for warning in row["warnings"])
+
+
+def test_bundles_of_different_models_are_not_expected_to_agree(forecast_bundle, bundle_copy):
+    """As two builds, each validated for itself."""
+    errors = []
+    for sha256 in (Bundle(forecast_bundle).manifest.source.sha256, "0" * 64):
+        bundle = Bundle(bundle_copy)
+        bundle.update(source=replace(bundle.manifest.source, sha256=sha256))
+        result = bench([forecast_bundle, bundle_copy], Plan(**STREAM))
+        first, row = (row for row in result["results"] if row["artifact"] == "model.onnx" and not row["again"])
+        assert row["baseline"] == first["variant"]
+        errors.append(row["error"])
+        assert "differ" not in str(row["warnings"])
+    assert errors == [0.0, None]
 
 
 def test_a_model_that_cannot_stream_is_left_out_with_one_reason(tmp_path):

@@ -29,8 +29,8 @@ def test_ratios_have_intervals_and_noise_is_no_difference():
 
 
 def test_the_limit_is_named_and_left_out_where_it_was_not_measured():
-    assert column(document(row(), row(limit=None)), "of limit") == ["25% L2", "–"]
-    assert "of limit" not in tables.table(document(row(), peaks=[]))[0]
+    assert column(document(row(), row(limit=None)), "of peak") == ["25% L2", "–"]
+    assert "of peak" not in tables.table(document(row(), peaks=[]))[0]
 
 
 def test_the_fastest_variant_of_each_case_is_named():

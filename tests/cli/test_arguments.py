@@ -41,9 +41,9 @@ def test_arguments_of_a_class_that_are_no_json_object_are_refused(text):
         arguments.origin(Path("m.pt"), SourceOptions(init=text))
 
 
-@pytest.mark.parametrize("text", ["2", "-1%", "x", "nan", "101%"])
+@pytest.mark.parametrize("text", ["1", "2", "-1%", "x", "nan", "101%"])
 def test_what_is_no_part_is_refused(text):
-    with pytest.raises(InputError, match="give a part"):
+    with pytest.raises(InputError, match="write it as 1% or 0.01"):
         arguments.part("max-metric-loss", text)
 
 

@@ -104,7 +104,7 @@ def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix)
     )
     found = describe(tmp_path / "n.pt")
     assert found["left_out"] == {"cfg": "argparse.Namespace"}
-    assert "a.weight [7, 9] fits no known place" in found["unrecognized"]
+    assert "a.weight [7, 9] matches no known layer" in found["unrecognized"]
     assert "tensors:" not in found["unrecognized"]
 
 
@@ -131,5 +131,5 @@ def test_an_int8_file_says_where_it_is_right(forecast_bundle, tmp_path):
     assert [found[weights]["precision"] for weights in found] == ["int8", "int8"]
     assert [found[weights]["lint"] for weights in found] == [[], []]
     assert found["paired"]["cpus"] == "all"
-    assert found["full"]["cpus"].startswith("for CPUs with VNNI alone")
+    assert found["full"]["cpus"].startswith("for CPUs with VNNI only")
     assert describe(forecast_bundle / "model.onnx")["cpus"] is None

@@ -101,7 +101,7 @@ class LowerPrecision:
         if format_ == "onnx":
             chosen.path.rename(target)
             if self.options.int8_cpus == "vnni":
-                self.notes.append(f"{target.name} is for CPUs with VNNI alone: its sums saturate on others")
+                self.notes.append(f"{target.name} is for CPUs with VNNI only: its sums saturate on others")
             layers = layer_counts(onnx.load(target, load_external_data=False))
         else:  # its header and weights go with it, under its name
             self._write_int8_c(self.graph, target, Settings(), chosen.kept)
