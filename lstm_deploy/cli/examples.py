@@ -33,8 +33,8 @@ Examples:
   # All artifacts of a bundle, against the model it was made from
   lstm-deploy validate exported/prices
   # An ONNX file from elsewhere, against your network
-  lstm-deploy validate theirs.onnx --reference weights.pt \\
-      --model net.py:Net --init '{"hidden": 16}' --input 'x:float32[batch,seq,4]'
+  lstm-deploy validate theirs.onnx --reference weights.pt --model net.py:Net \\
+      --init '{"hidden": 16}' --input 'x:float32[batch,seq,4]'
   # On a GPU
   lstm-deploy validate exported/prices --provider cuda
 """,

@@ -108,7 +108,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     devices: Annotated[Positive, Meta(description="GPUs, or processes on the CPU.")] = 1
     nodes: Annotated[
         Positive,
-        Meta(description="Machines; run the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK."),
+        Meta(description="Machines; each runs the same command, with MASTER_ADDR, MASTER_PORT, NODE_RANK."),
     ] = 1
     strategy: Annotated[Literal["auto", "ddp"], Meta(description="How several devices train together.")] = "auto"
 
