@@ -107,7 +107,7 @@ def choices(option: str, texts: Sequence[str]) -> tuple[str, ...]:
     """As `listed`, at least one, each once."""
     if found := tuple(dict.fromkeys(listed(texts))):
         return found
-    raise InputError(f"--{option} names nothing; see lstm-deploy bench --help.")
+    raise InputError(f"--{option} is empty; see lstm-deploy bench --help.")
 
 
 def sizes(option: str, texts: Sequence[str]) -> tuple[int, ...]:

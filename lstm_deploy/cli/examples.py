@@ -1,4 +1,11 @@
-"""The examples at the end of each command's help; tests run them, in this order, in one folder."""
+"""The examples at the end of each command's help; tests run them."""
+
+START = """\
+Start here:
+  lstm-deploy demo                      # every step, on data that is included
+  lstm-deploy export weights.pt         # your own model, to ONNX and more
+  lstm-deploy export --help             # options and examples of a command
+"""
 
 EXAMPLES = {
     "train": """\

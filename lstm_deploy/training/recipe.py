@@ -208,7 +208,7 @@ def check_recipe(task: TaskName, recipe: Recipe) -> None:
         raise InputError(f"A projection to {recipe.proj_size} is no smaller than --hidden-size; give a smaller one.")
     needs_validation = "--patience" if recipe.patience else "--schedule plateau" if recipe.schedule == "plateau" else ""
     if needs_validation and not recipe.validation:
-        raise InputError(f"{needs_validation} needs a part to validate on; give a --validation above 0.")
+        raise InputError(f"{needs_validation} needs validation data; give a --validation above 0.")
 
 
 def _needs_whole_windows(task: TaskName, recipe: Recipe) -> bool:

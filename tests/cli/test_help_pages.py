@@ -88,6 +88,7 @@ def test_colours_change_nothing_but_the_looks():
     page = help_of("run")
     in_colours = coloured(page)
     assert "\x1b[36m--prompt\x1b[0m" in in_colours
+    assert "\x1b[36m-o, --output\x1b[0m" in in_colours
     assert "\x1b[1mWhat goes in:\x1b[0m" in in_colours
     assert "\x1b" not in page
     assert re.sub("\x1b.*?m", "", in_colours) == page

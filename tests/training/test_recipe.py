@@ -40,7 +40,7 @@ def test_a_given_option_replaces_the_default_and_none_does_not():
         ("forecast", {"validation": 1.0}, "--validation: Expected"),
         ("forecast", {"num_layers": 0}, "--layers: Expected `int` >= 1"),
         ("forecast", {"optimizer": "lion"}, "--optimizer: Invalid enum value 'lion'"),
-        ("forecast", {"validation": 0.0, "patience": 3}, "--patience needs a part to validate on"),
+        ("forecast", {"validation": 0.0, "patience": 3}, "--patience needs validation data"),
         ("forecast", {"validation": 0.0, "schedule": "plateau"}, "--schedule plateau needs"),
         ("forecast", {"learning_rate": 0.0}, "--learning-rate: Expected `float` > 0"),
     ],
