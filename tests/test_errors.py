@@ -6,7 +6,16 @@ from packaging.requirements import Requirement
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.errors import PACKAGES, InputError, LiftingError, MissingPackageError, machine_limits, one_line
+from lstm_deploy.errors import (
+    PACKAGES,
+    InputError,
+    LiftingError,
+    MissingPackageError,
+    did_you_mean,
+    machine_limits,
+    nearest,
+    one_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +107,11 @@ def test_other_modules_that_are_missing_are_no_matter_of_ours(error):
 def test_messages_of_other_libraries_lose_their_colours_and_links():
     coloured = "\x1b[96mstep 3/3\x1b[0m of\n \x1b]8;;https://pytorch.org\x1b\\ the \x1b[1;31mexport\x1b[K failed"
     assert one_line(RuntimeError(coloured)) == "step 3/3 of the export failed"
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_and_all_others():
+    assert did_you_mean("Close", ["open", "close"]) == "did you mean 'close'? Choose from open, close."
+    assert did_you_mean("volume", ["open", "close"]) == "choose from open, close."
+    assert did_you_mean("x", range(30)).endswith("18, 19, … (30 in all).")
+    assert nearest("CLOSE", ["close"]) == "close"
+    assert nearest("close", []) is None

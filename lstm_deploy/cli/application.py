@@ -12,7 +12,7 @@ from lstm_deploy.cli.bench import bench, compare
 from lstm_deploy.cli.demo import demo
 from lstm_deploy.cli.embed import embed
 from lstm_deploy.cli.env import env
-from lstm_deploy.cli.examples import EXAMPLES
+from lstm_deploy.cli.examples import EXAMPLES, START
 from lstm_deploy.cli.export import export
 from lstm_deploy.cli.help_pages import HelpPage
 from lstm_deploy.cli.inspect import inspect
@@ -59,6 +59,7 @@ class Commands(HelpPage, TyperGroup):
 app = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,
+    epilog=START,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -98,15 +98,15 @@ def numbers(option: str, texts: Sequence[str] | None) -> dict[str, float]:
 
 
 def choices(option: str, texts: Sequence[str]) -> tuple[str, ...]:
-    """As `listed`, at least one."""
-    if found := listed(texts):
+    """As `listed`, at least one, each once."""
+    if found := tuple(dict.fromkeys(listed(texts))):
         return found
-    raise InputError(f"--{option} names nothing; see lstm-deploy bench --help.")
+    raise InputError(f"--{option} is empty; see lstm-deploy bench --help.")
 
 
 def sizes(option: str, texts: Sequence[str]) -> tuple[int, ...]:
-    """Positive numbers, as `listed`."""
-    found = listed(texts)
+    """Positive numbers, as `listed`, each once."""
+    found = tuple(dict.fromkeys(listed(texts)))
     if not found or not all(name.isascii() and name.isdigit() and int(name) for name in found):
         raise InputError(f"--{option} {','.join(texts)!r} is not a list of positive numbers; write it as 1,32.")
     return tuple(map(int, found))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lstm_deploy.cli.layout import Part
 
 BASELINES = (
-    *("eager", "eager-no-onednn", "eager-tf32", "eager-graph", "torchscript-trace", "compile", "stock-onnx"),
+    *("eager", "eager-tf32", "eager-no-onednn", "eager-graph", "torchscript-trace", "compile", "stock-onnx"),
     *("stock-fixed", "legacy-onnx", "legacy-int8", "openvino", "openvino-bf16", "floor"),
 )
 """`benchmark.BASELINES`: named here, too, because help must not wait for it."""

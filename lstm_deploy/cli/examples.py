@@ -1,4 +1,11 @@
-"""The examples at the end of each command's help; tests run them, in this order, in one folder."""
+"""The examples at the end of each command's help; tests run them."""
+
+START = """\
+Start here:
+  lstm-deploy demo                      # every step, on data that is included
+  lstm-deploy export weights.pt         # your own model, to ONNX and more
+  lstm-deploy export --help             # options and examples of a command
+"""
 
 EXAMPLES = {
     "train": """\
@@ -33,8 +40,8 @@ Examples:
   # All artifacts of a bundle, against the model it was made from
   lstm-deploy validate exported/prices
   # An ONNX file from elsewhere, against your network
-  lstm-deploy validate theirs.onnx --reference weights.pt \\
-      --model net.py:Net --init '{"hidden": 16}' --input 'x:float32[batch,seq,4]'
+  lstm-deploy validate theirs.onnx --reference weights.pt --model net.py:Net \\
+      --init '{"hidden": 16}' --input 'x:float32[batch,seq,4]'
   # On a GPU
   lstm-deploy validate exported/prices --provider cuda
 """,

@@ -33,7 +33,7 @@ class LowerPrecisionOptions(Struct, frozen=True, kw_only=True):
         option(
             Panel.PRECISION,
             metavar="FILE",
-            help="Data to measure the loss of int8 on. [default: what train held out, else random inputs]",
+            help="Data to measure int8 and float16 on. [default: what train held out, else random inputs]",
         ),
     ] = None
     max_metric_loss: Annotated[

@@ -22,8 +22,8 @@ UNBROKEN = "\xa0"
 """A space at which no line ends."""
 STYLES: dict[str, dict[str, Any]] = {
     r"^\S.*:$|^Usage:": {"bold": True},
-    r"(?<=^  )(-\S*(, -\S*)*|[A-Z]+(?=   *\w)|[a-z]+(?=   *\w))": {"fg": "cyan"},
-    r"\[default: [^]]*\]|(?<=^  )# .*": {"dim": True},
+    r"(?<=^  )(-[^\s,]+(, -\S+)*|[A-Z]+(?=   *\w)|[a-z]+(?=   *\w))": {"fg": "cyan"},
+    r"\[default:[^]]*\]|(?<=^  )# .*": {"dim": True},
 }
 """How headings, names, defaults and comments look on a terminal."""
 

@@ -158,7 +158,7 @@ def pipe_values(model: Model, source: BinaryIO, sink: BinaryIO, where: Where, *,
             raise InputError(f"Line {number} has {len(cells)} cells, not {cells_in_line}; give one step a line{named}.")
         chosen = [cells[index] for index in order]
         if wrong := [cell.decode(errors="replace") for cell in chosen if not _is_number(cell)]:
-            raise InputError(f"Line {number} has the cell {wrong[0]!r}, which is no number; correct it.")
+            raise InputError(f"Line {number} has the cell {wrong[0]!r}, which is not a number; correct it.")
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
             row = np.array([float(cell) for cell in chosen], np.float32)
         sink.write(_written(steps.answer(row, f"Line {number}"), as_json))

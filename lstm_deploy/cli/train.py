@@ -272,7 +272,7 @@ def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) ->
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, and the training writes a folder of that name; choose another with -o.")
     if force and resume:
-        raise InputError("--force begins anew and --resume goes on; leave one of them out.")
+        raise InputError("--force starts over and --resume continues; leave out one of them.")
     if resume or not is_rank_zero():
         return
     if len(output.name.encode()) > LONGEST_NAME:
@@ -283,5 +283,5 @@ def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) ->
         raise InputError(f"{output} already exists; replace it with --force or choose another name with -o.")
     if (folder / LAST_STATE).exists():
         raise InputError(
-            f"{folder} holds a training that was stopped; go on with --resume, or begin anew with --force."
+            f"{folder} holds an interrupted training; continue it with --resume, or start over with --force."
         )

@@ -108,7 +108,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     devices: Annotated[Positive, Meta(description="GPUs, or processes on the CPU.")] = 1
     nodes: Annotated[
         Positive,
-        Meta(description="Machines; run the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK."),
+        Meta(description="Machines; each runs the same command, with MASTER_ADDR, MASTER_PORT, NODE_RANK."),
     ] = 1
     strategy: Annotated[Literal["auto", "ddp"], Meta(description="How several devices train together.")] = "auto"
 
@@ -210,7 +210,7 @@ def check_recipe(task: TaskName, recipe: Recipe) -> None:
         raise InputError(f"A projection to {recipe.proj_size} is no smaller than --hidden-size; give a smaller one.")
     needs_validation = "--patience" if recipe.patience else "--schedule plateau" if recipe.schedule == "plateau" else ""
     if needs_validation and not recipe.validation:
-        raise InputError(f"{needs_validation} needs a part to validate on; give a --validation above 0.")
+        raise InputError(f"{needs_validation} needs validation data; give a --validation above 0.")
 
 
 def _needs_whole_windows(task: TaskName, recipe: Recipe) -> bool:

@@ -45,7 +45,7 @@ def make_search_space(ranges: Mapping[str, str], recipe: Recipe, fixed: Collecti
             ) from error
     space = space or {field: values for field, values in DEFAULT_SPACE.items() if field not in fixed}
     if not space:
-        raise InputError("Every option that a search tries by default is given; name what to try with --range.")
+        raise InputError("All options that a search tries by default are given; name others with --range.")
     for field, values in space.items():
         for value in values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high):
             check_values(replace(recipe, **{field: value}))

@@ -70,7 +70,8 @@ def test_several_values_are_between_commas_or_the_option_is_repeated(texts, valu
 
 
 def test_sizes_and_pairs():
-    assert arguments.sizes("batch", ["1, 32"]) == (1, 32)
+    assert arguments.sizes("batch", ["1, 32", "1"]) == (1, 32)
+    assert arguments.choices("scope", ["resident,resident"]) == ("resident",)
     assert arguments.pairs("map", ["h_in=a", "c_in=b"]) == {"h_in": "a", "c_in": "b"}
     for call in (lambda: arguments.sizes("batch", ["0"]), lambda: arguments.pairs("map", ["h_in"])):
         with pytest.raises(InputError):

@@ -19,8 +19,8 @@ def test_a_wrong_input_is_refused_with_the_models_own_words():
     ("make", "text", "example"),
     [
         (modules.HidesState, "x:float32[batch,3]", "x:float32[batch,seq,3]"),
-        (modules.Packs, "x:float32[3]", "x:float32[batch,seq,3]"),
-        (packed_modules.CountsTokens, "x:int64[seq]", ""),
+        (modules.HidesState, "x:float32[3]", "x:float32[batch,seq,3]"),
+        (packed_modules.CountsTokens, "x:int64[seq]", "x [6]"),
     ],
 )
 def test_an_axis_that_was_forgotten_is_named(make, text, example):

@@ -40,7 +40,7 @@ def test_a_given_option_replaces_the_default_and_none_does_not():
         ("forecast", {"validation": 1.0}, "--validation: Expected"),
         ("forecast", {"num_layers": 0}, "--layers: Expected `int` >= 1"),
         ("forecast", {"optimizer": "lion"}, "--optimizer: Invalid enum value 'lion'"),
-        ("forecast", {"validation": 0.0, "patience": 3}, "--patience needs a part to validate on"),
+        ("forecast", {"validation": 0.0, "patience": 3}, "--patience needs validation data"),
         ("forecast", {"validation": 0.0, "schedule": "plateau"}, "--schedule plateau needs"),
         ("forecast", {"learning_rate": 0.0}, "--learning-rate: Expected `float` > 0"),
     ],
@@ -59,7 +59,7 @@ def test_networks_that_need_whole_windows_predict_at_the_last_step():
 def test_an_unknown_task_or_option_is_told_with_those_there_are():
     with pytest.raises(InputError, match="'foo' is not a task; choose from forecast, lm, classify"):
         make_recipe("foo")
-    with pytest.raises(InputError, match="no 'hidden'; use .*hidden_size"):
+    with pytest.raises(InputError, match="no 'hidden'; did you mean 'hidden_size'"):
         make_recipe("lm", hidden=3)
     with pytest.raises(InputError, match="no 'hidden'"):
         make_recipe("lm", hidden=None)
