@@ -37,7 +37,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -72,5 +72,5 @@ def options(
     """Take an LSTM, GRU or RNN out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured."""
 
 
-for command in (train, export, validate, bench, compare, run, embed, inspect, demo, env):
-    app.command(cls=Command)(command)
+for _command in (train, export, validate, bench, compare, run, embed, inspect, demo, env):
+    app.command(cls=Command)(_command)
