@@ -33,7 +33,7 @@ NAMED = 4
 class Anew:
     """An artifact, and what `export` writes in its place today."""
 
-    subject: Subject
+    subject: "Subject"
     right: Path | str
     of_source: bool
 
