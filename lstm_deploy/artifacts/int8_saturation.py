@@ -30,7 +30,7 @@ SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "
 """Operators that add in 32 bits if the activations are signed, too."""
 _FIRST = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", *QDQ_OPERATORS)
 _THIRD = ("QLinearMatMul", "QGemm", "QLinearConv")
-WEIGHTS = {
+WEIGHTS: dict[str, tuple[int, ...]] = {
     **{cell.quantized_operator: (1, 2) for cell in CELLS.values()},
     **dict.fromkeys(_FIRST, (1,)),
     **dict.fromkeys(_THIRD, (3,)),

@@ -119,6 +119,10 @@ def bench(
 class Progress:
     """Progress over all rounds."""
 
+    total: int
+    on_progress: OnProgress
+    done: int
+
     def __init__(self, total: int, on_progress: OnProgress) -> None:
         self.total, self.done, self.on_progress = total, 0, on_progress
 

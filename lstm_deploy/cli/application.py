@@ -56,7 +56,7 @@ class Commands(HelpPage, TyperGroup):
             return super().invoke(ctx)
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,
     epilog=START,
@@ -93,5 +93,5 @@ def options(
     """
 
 
-for command in (train, export, validate, bench, compare, run, embed, inspect, demo, env):
-    app.command(cls=Command, epilog=EXAMPLES[command.__name__])(command)
+for _command in (train, export, validate, bench, compare, run, embed, inspect, demo, env):
+    app.command(cls=Command, epilog=EXAMPLES[_command.__name__])(_command)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from msgspec import Meta, defstruct
+from msgspec import Meta, Struct, defstruct
 from msgspec.structs import FieldInfo, fields
 
 from lstm_deploy.cli.options import Panel, option
@@ -76,7 +76,7 @@ def _text(value: Any) -> str:
 
 
 _ANNOTATIONS = get_type_hints(Recipe, include_extras=True)
-RecipeOptions = defstruct(
+RecipeOptions: type[Struct] = defstruct(
     "RecipeOptions",
     [_option(field, _ANNOTATIONS[field.name]) for field in fields(Recipe)],
     namespace={"__doc__": "The fields of a recipe as options, each `None` where it is not given."},

@@ -62,6 +62,12 @@ class ModuleProbe:
     `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packing`. Every run may correct `convention`.
     """
 
+    original: nn.Module
+    sizes: dict[str, int]
+    inputs: tuple[TensorSpec, ...]
+    least_seq: int
+    convention: CallingConvention
+
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec]) -> None:
         """Raises `LiftingError` if the inputs are not the arguments of `forward`."""
         self.original, self.inputs = original, tuple(inputs)

@@ -54,11 +54,14 @@ class Inferred(nn.Module):
     The recurrent module is called `lstm`, `gru` or `rnn`: contracts hold that name.
     """
 
+    embedding: nn.Embedding | None
+    head: nn.Linear | None
+
     def __init__(self, embedding: nn.Embedding | None, recurrent: nn.RNNBase, head: nn.Linear | None) -> None:
         super().__init__()
-        self.config = InferredConfig()
+        self.config: InferredConfig = InferredConfig()
         self.embedding, self.head = embedding, head
-        self.recurrent_name = cell_of(recurrent).title.lower()
+        self.recurrent_name: str = cell_of(recurrent).title.lower()
         self.add_module(self.recurrent_name, recurrent)
 
     def forward(self, x: Tensor) -> Tensor:

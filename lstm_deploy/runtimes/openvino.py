@@ -31,7 +31,9 @@ class OpenVinoRuntime(Runtime):
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot read {path} ({one_line(error)}).") from error
-        self.signature = Signature.from_json(self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str))
+        self.signature: Signature = Signature.from_json(
+            self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str)
+        )
         if any(spec.tells_lengths for spec in self.signature.inputs):
             raise InputError("OpenVINO's LSTM ignores the lengths of rows, so short ones would come out wrong.")
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
@@ -80,6 +82,8 @@ class OpenVinoRuntime(Runtime):
 
 class OpenVinoRecurrence:
     """Two requests used in turn, on shared memory: the state goes from buffers a to b, then from b to a."""
+
+    inputs: Outputs
 
     def __init__(self, runtime: OpenVinoRuntime, batch: int, seq: int) -> None:
         import openvino

@@ -1,6 +1,7 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -38,6 +39,10 @@ class ArtifactReference:
     """Another artifact in the place of PyTorch, whose rounding is not known."""
 
     lifted: "Lifted | None" = None
+
+    signature: Signature
+    run: Callable[[Feeds], Outputs]
+    run_float32: Callable[[Feeds], Outputs]
 
     def __init__(self, runtime: Runtime) -> None:
         self.signature, self.run, self.run_float32 = runtime.signature, runtime.run, runtime.run

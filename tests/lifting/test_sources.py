@@ -269,7 +269,7 @@ def test_arguments_without_a_class_are_refused(tmp_path):
     torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
     with pytest.raises(InputError, match="--init has no effect without --model"):
         load(Origin(path=tmp_path / "m.pt", init={"hidden": 3}))
-    torch.save(authors.Stock(), tmp_path / "whole.pt")
+    torch.save(sys.modules["authors"].Stock(), tmp_path / "whole.pt")  # other tests import it anew
     with pytest.raises(InputError, match="--init has no effect with --trust-pickle"):
         load(Origin(path=tmp_path / "whole.pt", model=f"{FILE}:Stock", init={"hidden": 3}, trust_pickle=True))
 
@@ -294,7 +294,7 @@ def test_a_bundle_is_no_source(forecast_bundle):
 
 
 def test_a_live_module_is_handed_to_other_processes(tmp_path):
-    network = authors.Stock().eval()
+    network = sys.modules["authors"].Stock().eval()  # other tests import it anew
     loaded = load(save_module(network, tmp_path), known_inputs=[lstm_deploy.TensorSpec.parse("x:float32[batch,seq,4]")])
     weights = loaded.lifted.module.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())

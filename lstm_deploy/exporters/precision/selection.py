@@ -35,6 +35,12 @@ SEQUENCE = 100
 class LowerPrecision:
     """Writes artifacts of lower precision into a bundle's folder, and keeps those that are worth it."""
 
+    options: PrecisionOptions
+    folder: Path
+    graph: Path
+    name: str
+    remedy: str
+
     def __init__(
         self,
         options: PrecisionOptions,
@@ -47,10 +53,10 @@ class LowerPrecision:
         """`bundle` has the float32 artifacts; `graph` is the float32 ONNX graph, which may lie elsewhere."""
         self.options, self.folder, self.graph, self.name = options, bundle.path, graph, bundle.manifest.name
         self.on_candidate = on_candidate
-        self.seq_len = bundle.signature.clamp({"seq": SEQUENCE})["seq"]
+        self.seq_len: int = bundle.signature.clamp({"seq": SEQUENCE})["seq"]
         float32 = bundle.manifest.artifacts
-        self.float32 = {artifact.format: artifact for artifact in float32}
-        self.evaluator = Evaluator(self.folder / float32[0].path, data, cases, options.max_metric_loss)
+        self.float32: dict[str, Artifact] = {artifact.format: artifact for artifact in float32}
+        self.evaluator: Evaluator = Evaluator(self.folder / float32[0].path, data, cases, options.max_metric_loss)
         self.artifacts: list[Artifact] = []
         self.notes: list[str] = []
         """The decisions, one sentence each."""
