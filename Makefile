@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Each file's tests in one process, which makes what they share once; in order, so that the long files come early.
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
-  --ignore tests/embedding/test_clients.py --ignore tests/install
+  --ignore tests/embedding/test_clients.py --ignore tests/embedding/test_guides.py --ignore tests/install
 
-.PHONY: demo test test-all test-embed test-install lint dist bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference reference-report clean
+.PHONY: demo test test-all test-embed test-install lint docs docs-serve dist bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference reference-report clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -16,13 +16,13 @@ test: .venv/.installed  ## the whole suite, one process for each core
 test-all: .venv/.installed  ## the same, with five times as many examples of each property; before a release
 	$(SUITE) --hypothesis-profile deep
 
-test-embed: .venv/.installed  ## clients in every language, built and run: five minutes on two cores; says what is missing
+test-embed: .venv/.installed  ## clients in every language, and their guides, built and run: six minutes on two cores; says what is missing
 	@! command -v npm > /dev/null || \
 	  ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix tests/embedding/node --no-package-lock --no-audit --no-fund --silent
 	@! command -v apt-get > /dev/null || [ -d tests/embedding/node/onnxruntime ] || \
 	  tests/embedding/node/onnxruntime_root.sh tests/embedding/node/onnxruntime tests/embedding/node/node_modules || \
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py tests/embedding/test_guides.py
 
 test-install: dist  ## what 'make dist' built, with each extra in an environment of its own; ten minutes, needs a package index
 	$(BIN)/pytest --timeout 1200 tests/install
@@ -38,6 +38,11 @@ dist: .venv/.installed  ## wheel and source archive into dist/, checked; CONTRIB
 	rm -rf dist build
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
+docs: .venv/.docs  ## the documentation as a site, into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: .venv/.docs  ## the same, shown while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: .venv/.installed  ## latency of the usual sizes and systems on the CPU, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/sizes.py --provider cpu
@@ -72,11 +77,15 @@ reference-report: .venv/.installed  ## write the report of that bundle anew, aft
 	$(BIN)/python exported/make_reference.py --report
 
 clean:
-	rm -rf .venv exported/demo
+	rm -rf .venv exported/demo site
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "lstm-deploy needs Python 3.11 or later; try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@

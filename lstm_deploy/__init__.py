@@ -1,13 +1,13 @@
-"""Take an LSTM out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured.
+"""Take an LSTM, GRU or RNN out of PyTorch: ONNX and TorchScript with explicit state, proven equal, measured.
 
     bundle = lstm_deploy.export(module, "exported/mine", inputs={"x": "float32[batch,seq,40]"})
     lstm_deploy.validate(bundle, reference=module).assert_passed()
     stream = lstm_deploy.open(bundle).stream(batch=1)
     report = lstm_deploy.bench(bundle)
 
-Everything public is here. A path is a text, a `Path` or a `Bundle`. Names are loaded when they are used: PyTorch only by
-`export`, and by `validate` and `bench` where there is a PyTorch model to compare with. A package that is missing is a
-`MissingPackageError`, which is an `ImportError`, too.
+Everything public is here. A path is a text, a `Path` or a `Bundle`. Names are loaded when they are used: PyTorch only
+by `export`, and by `validate` and `bench` where there is a PyTorch model to compare with. A package that is missing is
+a `MissingPackageError`, which is an `ImportError`, too.
 """
 
 from typing import Any
