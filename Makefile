@@ -60,7 +60,7 @@ bench-streams: .venv/.installed  ## what steps, pipes and rollouts cost beside o
 bench-method: .venv/.installed  ## whether the benchmark can be believed
 	$(BIN)/python benchmarks/method.py
 
-bench-training: .venv/.installed  ## what training the five systems costs and reaches, into benchmarks/results; half an hour
+bench-training: .venv/.installed  ## what training by the recipes costs and reaches, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/training.py
 
 bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU; goes on where it was broken off
