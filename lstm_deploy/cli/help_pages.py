@@ -50,7 +50,7 @@ class HelpPage:
             self.format_commands(ctx, formatter)
         sections: dict[str, list[Any]] = {panel: [] for panel in Panel}
         for parameter in self.get_params(ctx):
-            sections[parameter.rich_help_panel or Panel.OTHER].append(parameter)
+            sections[getattr(parameter, "rich_help_panel", None) or Panel.OTHER].append(parameter)
         for panel, parameters in sections.items():
             if parameters:
                 with formatter.section(panel):

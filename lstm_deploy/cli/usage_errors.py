@@ -30,12 +30,12 @@ def explained(context: Any) -> Iterator[None]:
 
 def _sentence(error: Any, context: Any) -> str:
     see_help = f"see {context.command_path} --help."
+    if unknown := re.match(r"No such command '(.*?)'", error.message):
+        return f"There is no command {unknown[1]!r}; {did_you_mean(unknown[1], context.command.commands)}"
     if hasattr(error, "possibilities"):  # an option that does not exist
         options = [name for each in context.command.get_params(context) for name in (*each.opts, *each.secondary_opts)]
         near = nearest(error.option_name, [name for name in options if name.startswith("--")])
         return f"There is no option {error.option_name}; {f'did you mean {near}?' if near else see_help}"
-    if unknown := re.match(r"No such command '(.*?)'", error.message):
-        return f"There is no command {unknown[1]!r}; {did_you_mean(unknown[1], context.command.commands)}"
     if parameter := getattr(error, "param", None):
         return _about(parameter, error)
     return f"{error.message.rstrip('.')}; {see_help}"

@@ -24,7 +24,7 @@ from lstm_deploy.artifacts import (
     weights_file,
 )
 from lstm_deploy.contract import Signature
-from lstm_deploy.errors import InputError, machine_limits, refuse_unused
+from lstm_deploy.errors import InputError, did_you_mean, machine_limits, refuse_unused
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
 from lstm_deploy.validation.anew import Anew, WriteAnew
@@ -87,7 +87,7 @@ def validate(
             c_compiler.build(subject.path)
         outputs = (bundle or found.model).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
-            raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(outputs)}.")
+            raise InputError(f"There is no output {min(unknown)!r}; {did_you_mean(min(unknown), outputs)}")
         on_progress(0, len(subjects) + 1, "writing it anew")
         anew = _anew(found, subjects, folder, write_anew) if found.model is not None else {}
         against = as_reference(found.model)

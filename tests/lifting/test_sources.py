@@ -130,7 +130,7 @@ def test_a_class_in_a_package_is_found(tmp_path, monkeypatch):
         ({"model": "nowhere.py:Net"}, "does not exist"),
         ({"model": "no.such.package:Net"}, "cannot be imported"),
         ({"model": "Net"}, "FILE.py:Class"),
-        ({"model": f"{FILE}:Nothing"}, "has no class 'Nothing'; it has CharLSTM"),
+        ({"model": f"{FILE}:Nothing"}, "has no class 'Nothing'; choose from CharLSTM"),
         ({"model": f"{FILE}:Practitioner"}, "--init"),
         ({"model": f"{FILE}:Stock", "init": {"width": 3}}, "--init"),
         ({"model": f"{FILE}:CharLSTM"}, "do not fit"),
