@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, console
+from lstm_deploy.cli import arguments, console, next_steps
 from lstm_deploy.cli.options import JsonFlag, RecordFlag, ReferenceOption, SourceOptions, grouped
 from lstm_deploy.cli.recording import record_in
 from lstm_deploy.errors import InputError
@@ -98,6 +98,8 @@ def bench(
     if recorded is not None:
         record_in(recorded, lambda _: {"measurements": runner.without_samples(document)})
     _show(document, plot, table, json)
+    if len(targets) == 1 and targets[0].is_dir():
+        console.say_next(*next_steps.embed(Bundle(targets[0]), targets[0]))
 
 
 def compare(
