@@ -32,7 +32,9 @@ def of_peak(fraction: float | None) -> str:
     """Percent of the machine's peak; one that is faster than the peak measured is at least as fast as that."""
     if fraction is None:
         return "–"
-    return f"{fraction:.0%}" if fraction <= 1 else "≥100%"
+    if fraction > 1:
+        return "≥100%"
+    return f"{fraction:.0%}" if fraction >= 0.005 else "<1%"
 
 
 def _limit(row: Row) -> str:

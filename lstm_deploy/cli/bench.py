@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from lstm_deploy.cli import arguments, completion, console
+from lstm_deploy.cli import arguments, completion, console, next_steps
 from lstm_deploy.cli.options import (
     JsonFlag,
     Panel,
@@ -179,6 +179,8 @@ def bench(
     if recorded is not None:
         record_in(recorded, lambda _: {"measurements": dict(document.without_samples())})
     _show(document, plot, table, json)
+    if len(targets) == 1 and targets[0].is_dir():
+        console.say_next(*next_steps.embed(Bundle(targets[0]), targets[0]))
 
 
 def compare(
@@ -251,12 +253,12 @@ def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inpu
 
 def _show(document: dict[str, Any], plot: Path | None, table: Path | None, json: str | None) -> None:
     from lstm_deploy.benchmark import tables
-    from lstm_deploy.cli import latencies
+    from lstm_deploy.cli import bench_screen
 
     if json == "-":
         console.say_json(document)
     else:
-        latencies.show(document)
+        bench_screen.show(document)
     if json and json != "-":
         console.write_text(Path(json), dumps(document, indent=1) + "\n")
     if table:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from lstm_deploy.cli import completion, console, description, next_steps
+from lstm_deploy.cli import completion, console, inspect_screen, next_steps
 from lstm_deploy.cli.options import JsonFlag, argument
 
 PathArgument = Annotated[
@@ -26,6 +26,6 @@ def inspect(
     if json:
         console.say_json(document)
         return
-    description.show(path, document, file_descriptions.contract_of(document))
+    inspect_screen.show(path, document, file_descriptions.contract_of(document))
     console.note()
     console.say_next(*next_steps.after_inspect(path, document))

@@ -15,6 +15,8 @@ BAR = (10, 30)
 """Fewest and most columns of a bar."""
 _WORD = re.compile(r"\s*\S+\s*")
 """With the spaces before it at the beginning of a line, and those after it."""
+_NUMBER = re.compile(r"[-–+≥<\d.,%×]*(e[-+]?\d+)?")
+"""A number, an interval of them, or a dash in their place."""
 LEAST_TEXT = 24
 """Columns that a text wraps in; in a column that would have fewer, it does not."""
 
@@ -143,7 +145,7 @@ class _Grid:
 
 
 def _is_number(cell: Text) -> bool:
-    return cell.plain[:1] in "-–+≥<0123456789"
+    return _NUMBER.fullmatch(cell.plain) is not None
 
 
 def _bar(part: float, longest: int, blocks: str) -> str:

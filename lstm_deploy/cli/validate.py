@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, completion, console, parity
+from lstm_deploy.cli import arguments, completion, console, validate_screen
 from lstm_deploy.cli.options import (
     JsonFlag,
     Panel,
@@ -122,7 +122,7 @@ def validate(
     if json:
         console.say_json(msgspec.to_builtins(report))
     else:
-        parity.show(report, verbose=verbose)
+        validate_screen.show(report, verbose=verbose)
     if not report.passed:
         if not (verbose or json):
             console.note("--verbose shows every check.")
