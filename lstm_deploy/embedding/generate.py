@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_deploy.artifacts import (
+    FORMATS,
     Artifact,
     Bundle,
     check_parent,
@@ -94,12 +95,12 @@ def _artifacts(bundle: Bundle, language: Language, precision: str) -> list[Artif
     formats = language.formats
     artifacts = [a for a in bundle.manifest.artifacts if a.format in formats and a.precision == precision]
     if not artifacts:
+        missing = f"{bundle.path} has no {' or '.join(formats)} artifact in {precision}"
+        if reason := _why_left_out(bundle, formats, precision):
+            raise InputError(f"{missing} ({reason}); use --precision float32.")
         listed = ", ".join(f"{a.format} {a.precision}" for a in bundle.manifest.artifacts)
         quantize = "" if precision == "float32" else f" --quantize {precision}"
-        raise InputError(
-            f"{bundle.path} has no {' or '.join(formats)} artifact in {precision} (it has {listed}); export the model "
-            f"with --format {formats[0]}{quantize}."
-        )
+        raise InputError(f"{missing} (it has {listed}); export the model with --format {formats[0]}{quantize}.")
     for artifact in artifacts:
         bundle.file(artifact)
         path = Path(artifact.path)
@@ -114,6 +115,14 @@ def _artifacts(bundle: Bundle, language: Language, precision: str) -> list[Artif
         if language.single_file and artifact.weights:
             raise InputError(f"{artifact.path} is too large for a browser, its weights lie beside it; use node.")
     return sorted(artifacts, key=lambda artifact: formats.index(artifact.format))
+
+
+def _why_left_out(bundle: Bundle, formats: tuple[str, ...], precision: str) -> str:
+    """The note of `export` on an artifact of these formats that it tried and left out; empty if there is none."""
+    named = tuple(
+        f"{name} is left out" for name in (precision, *(FORMATS[one].file_name(precision) for one in formats))
+    )
+    return next((note for note in bundle.manifest.notes if note.startswith(named)), "")
 
 
 def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:
