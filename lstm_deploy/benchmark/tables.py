@@ -125,12 +125,12 @@ def fastest(document: Document) -> list[str]:
     return [f"fastest: {variant}{' for ' if own[0] else ''}{'; '.join(own)}." for variant, own in found.items()]
 
 
-def warnings(document: Document) -> list[str]:
-    """A line for each row that is not reliable; one for all unstable rows where there are many."""
+def warnings(document: Document, most_unstable: int = MAX_UNSTABLE) -> list[str]:
+    """A line for each row that is not reliable; one for all unstable rows where there are more than a few."""
     all_warnings = [(row, warning) for row in document["results"] for warning in row["warnings"]]
     unstable = [warning for _, warning in all_warnings if warning.startswith(UNSTABLE_SAYS)]
     lines = []
-    if len(unstable) > MAX_UNSTABLE:
+    if len(unstable) > most_unstable:
         all_warnings = [(row, warning) for row, warning in all_warnings if warning not in unstable]
         lines.append(
             f"{len(unstable)} of {len(document['results'])} rows are unstable, with a median uncertain by over 5 %: "

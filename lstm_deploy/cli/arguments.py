@@ -122,5 +122,5 @@ def part(option: str, text: str | None) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1 or (value == 1 and not percent):
-        raise InputError(f"--{option} {text} is not a part; write it as 1% or 0.01.")
+        raise InputError(f"--{option} {text} is unclear; write it as 1% or 0.01.")
     return value

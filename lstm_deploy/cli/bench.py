@@ -218,18 +218,30 @@ def _show_comparison(compared: Any) -> None:
     console.say_table(headings, cells, optional=(comparison.CHANCE, comparison.RELATIVE))
     for note in compared.notes:
         console.warn(note, "differs")
-    for missing in compared.missing:
-        console.warn(missing, "not measured again")
+    if compared.missing:
+        console.warn("; ".join(compared.missing).replace("_", " "), "not measured again")
     console.say()
     slower, allowed = len(compared.regressions), f"over {100 * compared.allowed:g} %"
     if slower:
         console.say(("SLOWER ", console.BAD), f" {slower} of {len(compared.changes)} rows, by {allowed}.")
     else:
         console.say(("OK ", console.GOOD), f" no significant slowdown {allowed}.")
-    if any(change.verdict == "slower" or change.new_us > change.old_us for change in compared.changes):
-        console.note(
-            ("slower: in µs and relative to the baseline, beyond the noise of both benchmarks.", console.FAINT), hang=2
-        )
+    for line in _footnotes(compared):
+        console.note((line, console.FAINT), hang=2)
+
+
+def _footnotes(compared: Any) -> list[str]:
+    """What the verdicts mean that appear, where the figures beside them do not say it."""
+    from lstm_deploy.benchmark import NO_DIFFERENCE
+
+    lines = []
+    if any(change.verdict != NO_DIFFERENCE for change in compared.changes):
+        lines.append("slower, faster: in µs and relative to the baseline, by more than the noise of both benchmarks.")
+    limit = 1 + compared.allowed
+    silent = [change for change in compared.changes if change.verdict == NO_DIFFERENCE]
+    if any(not 1 / limit < change.new_us / change.old_us < limit for change in silent):
+        lines.append(f"{NO_DIFFERENCE}: within noise, or the baseline changed alike.")
+    return lines
 
 
 def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inputs: Sequence[Path | None]) -> None:

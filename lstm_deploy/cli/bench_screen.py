@@ -23,13 +23,14 @@ def show(document: Mapping[str, Any]) -> None:
     machine = f"{described['cpu']['model']}, {described['cpu']['usable_cores']} cores"
     console.say(", ".join([machine, *(gpu["name"] for gpu in described["gpu"])]))
     cases = tables.cases(document)
+    results = [row for rows in cases for row in rows]
     _show_cases(cases)
     console.say()
-    for line in _footnotes([row for rows in cases for row in rows]):
+    for line in _footnotes(results):
         console.say((line, console.FAINT), hang=2)
     for reason in document["left_out"]:
         console.warn(f"{reason}.", "left out")
-    for warning in tables.warnings(document):
+    for warning in tables.warnings({**document, "results": results}, most_unstable=1):
         console.warn(warning)
     _show_verdict([models for rows in cases if len(models := _models(rows)) > 1])
 
@@ -124,7 +125,8 @@ def _show_verdict(cases: Sequence[Case]) -> None:
         best = _sorted(rows)[0]
         found.setdefault(best["variant"], []).append(best)
     for variant, rows in sorted(found.items(), key=lambda item: -len(item[1])):
-        where = f" in all {len(rows)} cases" if len(found) == 1 and len(rows) > 1 else ""
+        all_cases = "both cases" if len(rows) == 2 else f"all {len(rows)} cases"
+        where = f" in {all_cases}" if len(found) == 1 and len(rows) > 1 else ""
         if len(found) > 1:
             where = f" for {'; '.join(_title(row, cases) for row in rows)}"
         console.say(("FASTEST ", console.GOOD), f" {variant}{where}{_gain(rows)}", hang=9)

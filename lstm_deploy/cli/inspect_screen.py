@@ -118,7 +118,11 @@ def _evidence(artifact: Document) -> str:
     if not (evidence := artifact["evidence"]):
         return ""
     text = f"{evidence['lowered_layers']} of {evidence['lstm_layers']} recurrent layers"
-    text += f", {evidence['metric'] or 'outputs'} off by {evidence['loss']:.2%} of float32's"
+    if evidence["metric"]:
+        direction = "worse" if evidence["loss"] >= 0 else "better"
+        text += f", {evidence['metric'].replace('_', ' ')} {abs(evidence['loss']):.2%} {direction} than float32's"
+    else:
+        text += f", outputs off by {evidence['loss']:.2%} of float32's"
     if evidence["decisions_changed"] is not None:
         text += f", {evidence['decisions_changed']:.2%} of decisions changed"
     return text
