@@ -115,7 +115,7 @@ def test_the_remedies_of_missing_packages_work(environment):
 def test_pytorch_exports_and_compares_with_it(environment):
     environment.install(f"{built('.whl')}[torch]")
     assert not environment.installed() & (HEAVY - {"torch", "onnxscript", "matplotlib"})
-    environment.command("export", CHECKPOINT, "-o", "b", "--quantize", "int8")
+    environment.command("export", CHECKPOINT, "-o", "b")
     assert "PyTorch in float64" in environment.command("validate", "b", "--reference", CHECKPOINT)
     assert (environment.folder / "b" / "report" / "parity.png").is_file()
 
