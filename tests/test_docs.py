@@ -151,7 +151,7 @@ def test_the_page_of_c_works_as_written(folder, capsys):
     assert len([line for line in program.text.splitlines() if line.strip()]) <= 30
     Path(program.title).write_text(program.text, encoding="utf-8")
     commands, python = (block.text for block in others)
-    for line in commands.splitlines():
+    for line in pages.commands(commands):
         strict = " -Wall -Wextra -Werror -pedantic" if line.startswith("cc ") else ""
         pages.call(line + strict, {"train": ("--epochs", "1")})
     table = Path("aaxj.us.txt").read_bytes()
@@ -225,7 +225,7 @@ def test_the_page_of_gpus_works_as_written(exported):
         play(read("cuda.md"))
         return
     for block in pages.blocks(read("cuda.md"), "sh"):
-        for line in block.text.splitlines():
+        for line in pages.commands(block.text):
             assert "cuda" in pages.call(f"{line}  # exit code 4")
     pytest.skip("needs an NVIDIA GPU; without one, each command ends with exit code 4")
 

@@ -52,6 +52,11 @@ def runs(block: Block) -> bool:
     return bool(block.title) or block.language in ("sh", "python") or "$ lstm-deploy " in block.text
 
 
+def commands(text: str) -> list[str]:
+    """The lines of a block; those that end with a backslash are joined with the next one."""
+    return re.sub(r"\\\n *", "", text).splitlines()
+
+
 def play(text: str, quick: Mapping[str, Sequence[str]] = QUICK, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Run a page in the working directory; gives the names that its programs have defined.
 
@@ -68,7 +73,7 @@ def play(text: str, quick: Mapping[str, Sequence[str]] = QUICK, env: Mapping[str
             elif language == "python":
                 exec(code, names)
             elif language == "sh":
-                for line in code.splitlines():
+                for line in commands(code):
                     call(line, quick, env)
             elif language == "console":
                 show(code, quick, env)
@@ -78,7 +83,7 @@ def play(text: str, quick: Mapping[str, Sequence[str]] = QUICK, env: Mapping[str
 def show(session: str, quick: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> None:
     """Run the commands of ours in a session, and look for the lines that follow them in what they print."""
     said = ""
-    for line in session.splitlines():
+    for line in commands(session):
         if line.startswith("$ lstm-deploy"):
             said = " ".join(call(line[2:], quick, env).split())
         elif not line.startswith("$"):

@@ -12,7 +12,7 @@ from mkdocs.structure.pages import Page
 
 from lstm_deploy.cli import app
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parent
 ELSEWHERE = {
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
