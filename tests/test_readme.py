@@ -71,6 +71,8 @@ def test_the_two_commands_are_targets_of_the_makefile():
         *targets,
         "test-all",
         "test-embed",
+        "test-install",
+        "dist",
         "lint",
         "docs",
         "docs-serve",
