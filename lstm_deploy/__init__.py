@@ -5,8 +5,8 @@
     stream = lstm_deploy.open(bundle).stream(batch=1)
     report = lstm_deploy.bench(bundle)
 
-Everything public is here. A path is a text, a `Path` or a `Bundle`. Names are loaded when they are used: PyTorch only by
-`export`, and by `validate` and `bench` where there is a PyTorch model to compare with.
+Everything public is here. A path is a text, a `Path` or a `Bundle`. Names are loaded when they are used: PyTorch only
+by `export`, and by `validate` and `bench` where there is a PyTorch model to compare with.
 """
 
 import lazy_loader
