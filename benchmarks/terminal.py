@@ -1,8 +1,8 @@
-"""Make `terminal.svg`: the commands below in a terminal of 88 columns, as they print, with a model of real prices.
+"""Make `docs/images/terminal.svg`: the commands below in a terminal, as they print, with a model of real prices.
 
-Run it from the project's root, with `pip install pyte` beside what `make demo` installs:
+Run it from the project's root, with `pip install pyte` beside what `make demo` installs, on a quiet machine:
 
-    .venv/bin/python docs/images/make_terminal.py
+    .venv/bin/python benchmarks/terminal.py
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from rich.text import Text
 from lstm_deploy.cli import demo
 
 COLUMNS, LINES = 88, 400
-TARGET = Path(__file__).with_name("terminal.svg")
+TARGET = Path(__file__).parents[1] / "docs" / "images" / "terminal.svg"
 BEFORE = "lstm-deploy train prices.csv --task forecast --target close -o prices.safetensors"
 """What is run first, and not shown."""
 SHOWN = (
@@ -46,9 +46,7 @@ def main() -> None:
             text.append_text(in_terminal(command, folder)).append("\n")
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(text, end="")
-    svg = console.export_svg(
-        title="lstm-deploy", theme=MONOKAI, unique_id="terminal"
-    )
+    svg = console.export_svg(title="lstm-deploy", theme=MONOKAI, unique_id="terminal")
     # An image may load nothing from elsewhere: the reader's own monospaced font is used.
     start, end = svg.index("@font-face"), svg.index(".terminal-matrix")
     TARGET.write_text(svg[:start] + svg[end:], encoding="utf-8")
@@ -59,12 +57,8 @@ def in_terminal(command: str, folder: str) -> Text:
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
-    words = command.replace(
-        "lstm-deploy", f"{sys.executable} -m lstm_deploy", 1
-    ).split()
-    process = subprocess.Popen(
-        words, cwd=folder, env=environment, stdin=its, stdout=its, stderr=its
-    )
+    words = command.replace("lstm-deploy", f"{sys.executable} -m lstm_deploy", 1).split()
+    process = subprocess.Popen(words, cwd=folder, env=environment, stdin=its, stdout=its, stderr=its)
     os.close(its)
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.ByteStream(screen)
@@ -74,18 +68,13 @@ def in_terminal(command: str, folder: str) -> Text:
         except OSError:  # the program has ended
             break
     if process.wait():
-        raise SystemExit(
-            "\n".join(line.rstrip() for line in screen.display).rstrip()
-        )
+        raise SystemExit("\n".join(line.rstrip() for line in screen.display).rstrip())
     text = Text()
     for row in range(screen.cursor.y):
         line = Text()
         for column in range(COLUMNS):
             character = screen.buffer[row][column]
-            line.append(
-                character.data,
-                Style(color=colour(character.fg), bold=character.bold, dim=False),
-            )
+            line.append(character.data, Style(color=colour(character.fg), bold=character.bold, dim=False))
         line.rstrip()
         text.append_text(line).append("\n")
     return text
