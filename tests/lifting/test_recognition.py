@@ -68,7 +68,7 @@ def test_only_where_weights_do_not_tell_the_nonlinearity_it_is_among_the_finding
         given = {} if cell.nonlinearity is None else {"nonlinearity": cell.nonlinearity}
         findings = recognize(getattr(nn, cell.title)(3, 4, **given).state_dict()).findings
         assert any(f"a {cell.title}(3, 4" in each or f"an {cell.title}(3, 4" in each for each in findings)
-        said = [each for each in findings if "taken to be tanh" in each and "--model" in each]
+        said = [each for each in findings if "assumed to be tanh" in each and "--model" in each]
         assert len(said) == (cell.nonlinearity is not None)
 
 
