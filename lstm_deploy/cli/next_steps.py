@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from lstm_deploy.embedding import Language
 
 Command = list[object]
-PROMPTS = ("The ", "the ", "a", "1")
-"""Beginnings of a text; a model continues the first that it has the characters for."""
 
 
 def after_export(bundle: "Bundle", path: Path) -> list[Command]:
@@ -53,12 +51,11 @@ def after_run(
 def use(bundle: "Bundle", path: Path) -> list[Command]:
     """`run` with an input that is at hand: the data of the training, or a text of the model's own vocabulary."""
     from lstm_deploy.contract import Forecast, LanguageModel
+    from lstm_deploy.exporters import sample_text
 
     task = bundle.signature.task
     if isinstance(task, LanguageModel):
-        known = set(task.vocabulary)
-        prompt = next((text for text in PROMPTS if set(text) <= known), task.vocabulary[0])
-        return [["run", path, "--prompt", prompt]]
+        return [["run", path, "--prompt", sample_text(task)]]
     if isinstance(task, Forecast) and (data := _training_data(bundle)):
         return [["run", path, "--input", data]]
     return []
@@ -66,10 +63,9 @@ def use(bundle: "Bundle", path: Path) -> list[Command]:
 
 def embed(bundle: "Bundle", path: Path) -> list[Command]:
     """A client in the first language that has one for this bundle, unless its folder is there."""
-    from lstm_deploy.embedding import LANGUAGES
+    from lstm_deploy.embedding import languages_of
 
-    formats = {artifact.format for artifact in bundle.manifest.artifacts}
-    language = next((name for name, each in LANGUAGES.items() if formats & set(each.formats)), None)
+    language = next(iter(languages_of(bundle)), None)
     if language is None or Path(f"{path.resolve().name}-{language}").exists():
         return []
     return [["embed", path, "--lang", language]]
