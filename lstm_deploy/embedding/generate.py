@@ -9,7 +9,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_deploy.artifacts import Artifact, Bundle, as_path, check_parent, new_file_mode, scratch_folder, weights_file
+from lstm_deploy.artifacts import (
+    FORMATS,
+    Artifact,
+    Bundle,
+    as_path,
+    check_parent,
+    new_file_mode,
+    scratch_folder,
+    weights_file,
+)
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
@@ -83,12 +92,12 @@ def _artifacts(bundle: Bundle, formats: tuple[str, ...], precision: str) -> list
     """The artifacts that the program runs; raises `InputError` where there is none, or it was changed."""
     artifacts = [a for a in bundle.manifest.artifacts if a.format in formats and a.precision == precision]
     if not artifacts:
+        missing = f"{bundle.path} has no {' or '.join(formats)} artifact in {precision}"
+        if reason := _why_left_out(bundle, formats, precision):
+            raise InputError(f"{missing} ({reason}); use --precision float32.")
         listed = ", ".join(f"{a.format} {a.precision}" for a in bundle.manifest.artifacts)
         quantize = "" if precision == "float32" else f" --quantize {precision}"
-        raise InputError(
-            f"{bundle.path} has no {' or '.join(formats)} artifact in {precision} (it has {listed}); export the model "
-            f"with --format {formats[0]}{quantize}."
-        )
+        raise InputError(f"{missing} (it has {listed}); export the model with --format {formats[0]}{quantize}.")
     for artifact in artifacts:
         bundle.file(artifact)
         path = Path(artifact.path)
@@ -103,6 +112,14 @@ def _artifacts(bundle: Bundle, formats: tuple[str, ...], precision: str) -> list
         if changed := bundle.changed(artifact):
             raise InputError(f"{changed[0]} of {bundle.path} was changed since its export; export the model again.")
     return sorted(artifacts, key=lambda artifact: formats.index(artifact.format))
+
+
+def _why_left_out(bundle: Bundle, formats: tuple[str, ...], precision: str) -> str:
+    """The note of `export` on an artifact of these formats that it tried and left out; empty if there is none."""
+    named = tuple(
+        f"{name} is left out" for name in (precision, *(FORMATS[one].file_name(precision) for one in formats))
+    )
+    return next((note for note in bundle.manifest.notes if note.startswith(named)), "")
 
 
 def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from lstm_deploy.artifacts import (
     FORMATS,
     GOLDEN,
+    SUFFIXES,
     Artifact,
     Bundle,
     Check,
@@ -281,21 +282,34 @@ def _manifest(plan: Plan, loaded: sources.Loaded, artifacts: Sequence[Artifact],
 def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
     """Record the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
-    unusable = next((check for check in parity.failures if check.name == "runs"), None)
+    if not parity.passed:
+        raise ParityError(_refusal(bundle, parity.failures))
+    bundle.update(parity=parity)
+
+
+def _refusal(bundle: Bundle, failures: Sequence[Check]) -> str:
+    """A sentence on checks that failed, and what can be done."""
+    unusable = next((check for check in failures if check.name == "runs"), None)
     if unusable is not None and unusable.artifact == FORMATS["onnx"].file_name():
         reason = unusable.detail.replace(f"{bundle.path}{os.sep}", "").removesuffix("; export it again.")
-        raise ParityError(
+        return (
             f"What forward does can be written to ONNX, but {reason}, so nothing was written; find the operator that "
             f"is named there and write it with others, {REMEDY}."
         )
-    if not parity.passed:
-        worst = max(parity.failures, key=lambda check: check.severity)
-        raise ParityError(
-            f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing "
-            "was written; forward must be a function of its inputs and the state alone, without random draws or "
-            "branches on sizes. If it is, please report this with the module."
+    worst = max(failures, key=lambda check: check.severity)
+    if all(check.name == "drift" for check in failures):
+        wrong = {SUFFIXES[Path(check.artifact).suffix].name for check in failures}
+        others = " or ".join(f"--format {name}" for name in FORMATS if name not in wrong)
+        return (
+            f"{worst.artifact} computes each call as PyTorch does, but {worst.output or 'its state'} drifts away from "
+            f"PyTorch's over carried steps ({worst.detail}), so nothing was written: where a state grows from step to "
+            f"step, so do the rounding errors; keep the state bounded{f', or try {others}' if others else ''}."
         )
-    bundle.update(parity=parity)
+    return (
+        f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing was "
+        "written; forward must be a function of its inputs and the state alone, without random draws or branches on "
+        "sizes. If it is, please report this with the module."
+    )
 
 
 def _add_lower_precision(

@@ -194,6 +194,13 @@ def test_a_changed_artifact_is_refused(bundle_copy, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_an_int8_that_export_left_out_is_refused_with_the_reason_and_a_way_that_works(bundle_copy, tmp_path):
+    Bundle(bundle_copy).update(notes=("int8 is left out: even at best, y is off by 3",))
+    with pytest.raises(InputError, match=r"int8 \(int8 is left out: even.*\); use --precision float32\."):
+        generate.embed(bundle_copy, tmp_path / "c", "python", precision="int8")
+    assert generate.embed(bundle_copy, tmp_path / "c", "python", precision="float32")
+
+
 @pytest.mark.parametrize(
     ("language", "precision", "said"),
     [

@@ -10,6 +10,7 @@ import pytest
 import refused_modules
 import torch
 from c_programs import NEEDS_CC
+from msgspec.structs import replace
 
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import Bundle
@@ -204,3 +205,20 @@ def test_one_format_is_one_and_not_its_letters(tmp_path):
     module = modules.nn.LSTM(3, 4, batch_first=True)
     bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats="onnx")
     assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.onnx"]
+
+
+def test_a_state_that_grows_until_rounding_shows_is_refused_as_that_with_formats_that_may_do_better(
+    tmp_path, monkeypatch
+):
+    judged = pipeline.check_artifacts
+
+    def with_drift(*arguments):
+        report = judged(*arguments)
+        wrong = (check.artifact == "model.onnx" and check.name == "drift" for check in report.checks)
+        checks = [replace(check, passed=not is_wrong) for check, is_wrong in zip(report.checks, wrong, strict=True)]
+        return replace(report, passed=False, checks=tuple(checks))
+
+    monkeypatch.setattr(pipeline, "check_artifacts", with_drift)
+    with pytest.raises(ParityError, match=r"model.onnx computes each call .* try --format torchscript or --format c\."):
+        lstm_deploy.export(modules.HidesState(), tmp_path / "b", inputs=INPUTS)
+    assert list(tmp_path.iterdir()) == []
