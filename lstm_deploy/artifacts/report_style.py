@@ -5,6 +5,10 @@ from html import escape
 from typing import Any
 
 
+_CELL = 'style="white-space:nowrap; padding:1px 8px; text-align:'
+_FIGURES = frozenset("0123456789,.–-+e()% ")
+
+
 def format_value(value: Any) -> str:
     """A value with three significant digits; a dash for None."""
     if value is None:
@@ -21,15 +25,15 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in HTML, as notebooks show it: no style but that texts are on the left and figures on the right."""
-    head = "".join(f'<th style="text-align:left">{escape(heading)}</th>' for heading in headings)
+    """A table in HTML, as notebooks show it: nothing is wrapped, texts are on the left and figures on the right."""
+    head = "".join(f'<th {_CELL}left">{escape(heading)}</th>' for heading in headings)
     body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _html_cell(text: str) -> str:
-    side = "right" if text[:1].isdigit() else "left"
-    return f'<td style="text-align:{side}">{escape(text)}</td>'
+    side = "right" if set(text) <= _FIGURES else "left"
+    return f'<td {_CELL}{side}">{escape(text)}</td>'
 
 
 def html_lines(*lines: str) -> str:

@@ -14,6 +14,8 @@ from lstm_deploy.errors import InputError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+NOTEBOOK = ("p50_us", "steps_per_s", "ratio_to_baseline")
+"""The columns of figures in a notebook; all are in `to_pandas`."""
 SAMPLES = ("samples_us", "round_medians_us")
 """The fields of a row that hold one number for each call or round."""
 
@@ -42,9 +44,14 @@ class BenchReport(dict[str, Any]):
         return f"<BenchReport of {', '.join(self['plan']['targets'])}: {len(self.results)} rows>"
 
     def _repr_html_(self) -> str:
-        """The table of `bench`, for notebooks."""
+        """The medians and ratios, for notebooks; the columns of the case only where they vary."""
+        rows = [row for row in self.results if not row["again"]]
+        varying = [key for key in tables.VARYING if len({row[key] for row in rows}) > 1]
+        columns = [tables.COLUMNS[key] for key in ("variant", *varying, *NOTEBOOK)]
         notes = (*tables.fastest(self), *(f"left out: {reason}." for reason in self["left_out"]))
-        return html_table(*tables.table(self)) + html_lines(*notes, *tables.warnings(self))
+        return html_table(
+            [heading for heading, _ in columns], [[text(row) for _, text in columns] for row in rows]
+        ) + html_lines(*notes, *tables.warnings(self))
 
 
 def read(given: Mapping[str, Any] | str | os.PathLike[str]) -> BenchReport:

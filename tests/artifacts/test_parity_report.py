@@ -67,5 +67,5 @@ def test_a_notebook_shows_a_line_for_each_artifact():
 def test_a_notebook_shows_what_a_bundle_takes_gives_and_holds(forecast_bundle):
     html = Bundle(forecast_bundle)._repr_html_()
     assert "h_in: float32[2, batch, " in html
-    assert '<td style="text-align:left">model.onnx</td>' in html
+    assert 'left">model.onnx</td>' in html
     assert "checks passed, against PyTorch in float64 (forecaster.safetensors)." in html
