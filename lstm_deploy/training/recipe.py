@@ -51,7 +51,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
         AtLeastTwo | None, Meta(description="Steps in a season, for the seasonal baseline. [default: detected]")
     ] = None
     unit: Annotated[
-        Unit | Literal["byte"],
+        Literal[Unit, "byte"],
         Meta(description="What one token is; lm: character or byte; classify: token, word or character."),
     ] = "character"
     vocabulary_size: Annotated[AtLeastTwo, Meta(description="Largest size of the vocabulary.")] = 20_000
@@ -184,7 +184,7 @@ def check_values(recipe: Recipe) -> None:
         field = place.rstrip("`")
         value = getattr(recipe, field)
         if bound := re.search(r"(>=|<=|>|<) (\S+)$", reason):
-            remedy = f"it must be {BOUNDS[bound[1]]} {bound[2]}."
+            remedy = f"it must be {BOUNDS[bound[1]]} {bound[2].removesuffix('.0')}."
         else:
             remedy = did_you_mean(value, _choices(field)) if "enum" in reason else f"{reason[0].lower()}{reason[1:]}."
         raise InputError(f"--{option_name(field)} cannot be {value!r}; {remedy}") from error
@@ -195,6 +195,8 @@ def _choices(field: str) -> tuple[Any, ...]:
     info = msgspec.inspect.type_info(Recipe)
     assert isinstance(info, msgspec.inspect.StructType)
     kind = next(each.type for each in info.fields if each.name == field)
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
     return kind.values if isinstance(kind, msgspec.inspect.LiteralType) else ()
 
 
