@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-
 _CELL = 'style="white-space:nowrap; padding:1px 8px; text-align:'
 _FIGURES = frozenset("0123456789,.–-+e()% ")
 

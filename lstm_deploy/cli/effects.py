@@ -35,12 +35,6 @@ def _is_artifact(path: Any) -> bool:
     return path is not None and (Path(path).is_dir() or Path(path).suffix in SUFFIXES)
 
 
-def _named(value: Any) -> set[str]:
-    """The names in an option with several values, with commas between them or repeated."""
-    texts = [value] if isinstance(value, str) else value or ()
-    return {name.strip() for text in texts for name in text.split(",")}
-
-
 def _is_document(given: Given) -> bool:
     return Path(given["targets"][0]).suffix == ".json"
 

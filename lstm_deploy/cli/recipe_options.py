@@ -39,7 +39,7 @@ def _up_to(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _unwrapped(annotation: Any) -> tuple[Any, dict[str, Any]]:
-    """The type within `Annotated` and `| None`, a union of literals as one literal, and the metadata on the way."""
+    """The type within `Annotated` and `| None`, and the metadata on the way."""
     if get_origin(annotation) is Annotated:
         inner, *found = get_args(annotation)
         kind, metadata = _unwrapped(inner)
@@ -51,9 +51,8 @@ def _unwrapped(annotation: Any) -> tuple[Any, dict[str, Any]]:
         return kind, metadata
     if get_origin(annotation) is Literal or isinstance(annotation, type):
         return annotation, {}
-    kinds = [_unwrapped(each) for each in get_args(annotation) if each is not type(None)]
-    values = tuple(value for kind, _ in kinds for value in get_args(kind))
-    return (Literal[values] if values else kinds[0][0]), dict(kinds[0][1])
+    (inner,) = (each for each in get_args(annotation) if each is not type(None))
+    return _unwrapped(inner)
 
 
 def _help(field: FieldInfo, metadata: dict[str, Any]) -> str:

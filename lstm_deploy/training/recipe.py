@@ -1,8 +1,10 @@
 """The recipe: everything besides the data that determines the result of a training. No PyTorch."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
@@ -49,7 +51,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
         AtLeastTwo | None, Meta(description="Steps in a season, for the seasonal baseline. [default: detected]")
     ] = None
     unit: Annotated[
-        Unit | Literal["byte"],
+        Literal[Unit, "byte"],
         Meta(description="What one token is; lm: character or byte; classify: token, word or character."),
     ] = "character"
     vocabulary_size: Annotated[AtLeastTwo, Meta(description="Largest size of the vocabulary.")] = 20_000
@@ -139,6 +141,8 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
 }
 """Defaults that depend on the task."""
 
+BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+"""Comparisons in words."""
 ONLY: dict[str, tuple[TaskName, ...]] = {
     **dict.fromkeys(("horizon", "scaling", "season", "residual", "window_norm"), ("forecast",)),
     **dict.fromkeys(("loss_on", "stride"), ("forecast", "lm")),
@@ -178,8 +182,24 @@ def check_values(recipe: Recipe) -> None:
     try:
         msgspec.convert(asdict(recipe), Recipe)
     except msgspec.ValidationError as error:
-        message, _, field = str(error).partition(" - at `$.")
-        raise InputError(f"--{option_name(field.rstrip('`'))}: {message}; give another value.") from error
+        reason, _, place = str(error).partition(" - at `$.")
+        field = place.rstrip("`")
+        value = getattr(recipe, field)
+        if bound := re.search(r"(>=|<=|>|<) (\S+)$", reason):
+            remedy = f"it must be {BOUNDS[bound[1]]} {bound[2].removesuffix('.0')}."
+        else:
+            remedy = did_you_mean(value, _choices(field)) if "enum" in reason else f"{reason[0].lower()}{reason[1:]}."
+        raise InputError(f"--{option_name(field)} cannot be {value!r}; {remedy}") from error
+
+
+def _choices(field: str) -> tuple[Any, ...]:
+    """The values that a field can have, if they can be listed."""
+    info = msgspec.inspect.type_info(Recipe)
+    assert isinstance(info, msgspec.inspect.StructType)
+    kind = next(each.type for each in info.fields if each.name == field)
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    return kind.values if isinstance(kind, msgspec.inspect.LiteralType) else ()
 
 
 def check_recipe(task: TaskName, recipe: Recipe) -> None:

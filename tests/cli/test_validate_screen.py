@@ -1,7 +1,7 @@
 import pytest
 
 from lstm_deploy.artifacts import Check, Diagnosis, ParityReport
-from lstm_deploy.cli import parity
+from lstm_deploy.cli import validate_screen
 
 
 def check(name="shapes", artifact="model.onnx", output="y", passed=True, **more):
@@ -13,7 +13,7 @@ def check(name="shapes", artifact="model.onnx", output="y", passed=True, **more)
 def screen(capsys):
     def show(*checks, verbose=False, **more):
         passed = all(each.passed for each in checks)
-        parity.show(ParityReport(passed=passed, reference="PyTorch", checks=checks, **more), verbose=verbose)
+        validate_screen.show(ParityReport(passed=passed, reference="PyTorch", checks=checks, **more), verbose=verbose)
         return capsys.readouterr().out.splitlines()
 
     return show

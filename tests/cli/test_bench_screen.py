@@ -1,10 +1,10 @@
 from documents import document, row
 
-from lstm_deploy.cli import latencies
+from lstm_deploy.cli import bench_screen
 
 
 def screen(capsys, *rows, **changes):
-    latencies.show(document(*rows, **changes))
+    bench_screen.show(document(*rows, **changes))
     captured = capsys.readouterr()
     return captured.out.splitlines(), captured.err.splitlines()
 
@@ -53,7 +53,7 @@ def test_footnotes_are_only_for_what_appears(capsys):
 
 
 def test_unstable_rows_are_one_warning_without_the_control(capsys):
-    shaky = [f"{latencies.tables.UNSTABLE_SAYS} 1 and 2 µs."]
+    shaky = [f"{bench_screen.tables.UNSTABLE_SAYS} 1 and 2 µs."]
     rows = [{**EAGER, "warnings": shaky}, row(warnings=shaky), row("eager again", warnings=shaky)]
     _, err = screen(capsys, *rows, left_out=["compile: it fails"])
     assert err[0] == "left out: compile: it fails."
