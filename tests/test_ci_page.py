@@ -40,7 +40,7 @@ def test_the_commands_of_the_workflow_work_as_written(repository, monkeypatch, c
     for words in commands[:-1]:
         assert not app(words[1:], standalone_mode=False), words
     assert app(commands[-1][1:], standalone_mode=False) in (None, 5)
-    assert "noise and chance" in capsys.readouterr().out
+    assert "no significant slowdown" in capsys.readouterr().out
     assert (repository / "exported/mine/manifest.json").read_bytes() == before
 
 

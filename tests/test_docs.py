@@ -23,7 +23,12 @@ from lstm_deploy.validation import pipeline as validation
 from lstm_deploy.validation.case_inputs import QUICK
 
 ROOT = pages.ROOT
-ELSEWHERE = {"guides/cpp.md": "tests/embedding/test_guides.py", "guides/browser.md": "tests/embedding/test_guides.py"}
+ELSEWHERE = {
+    "guides/cpp.md": "tests/embedding/test_guides.py",
+    "guides/browser.md": "tests/embedding/test_guides.py",
+    "ci.md": "tests/test_ci_page.py",
+    "comparison.md": "tests/test_comparison.py",
+}
 """Pages that other tests run, with tools that few machines have."""
 
 
@@ -174,14 +179,16 @@ def test_the_latencies_on_the_page_of_c_are_those_of_the_results(monkeypatch):
 @pytest.fixture(scope="module")
 def made(forecaster, tmp_path_factory):
     """The bundle of a forecaster, made once."""
-    return lstm_deploy.export(forecaster, tmp_path_factory.mktemp("made") / "prices", formats=["onnx"]).path
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copy(forecaster, folder / "prices.safetensors")
+    return lstm_deploy.export(folder / "prices.safetensors", folder / "exported" / "prices", formats=["onnx"]).path
 
 
 @pytest.fixture
-def exported(folder, forecaster, made):
-    """`exported/prices`, and the checkpoint that it is of."""
+def exported(folder, made):
+    """`exported/prices`, and the checkpoint that it is of, where it was."""
     shutil.copytree(made, "exported/prices")
-    shutil.copy(forecaster, "prices.safetensors")
+    shutil.copy(made.parents[1] / "prices.safetensors", "prices.safetensors")
 
 
 def rename(graph, old, new):

@@ -123,7 +123,7 @@ def test_a_bundle_is_timed_and_its_report_keeps_the_figures(python, bundle_copy)
     quick = ["--batch", 1, "--scenario", "stream", "--scope", "end_to_end", "--rounds", 9, "--no-roofline"]
     command(python, "bench", bundle_copy, *quick)
     report = (bundle_copy / "report.md").read_text(encoding="utf-8")
-    assert "## Latency" in report
+    assert "## How fast is it?" in report
     assert ".png" not in report
     assert "matplotlib is not installed" in report
     assert list((bundle_copy / "report").iterdir()) == []
@@ -131,7 +131,7 @@ def test_a_bundle_is_timed_and_its_report_keeps_the_figures(python, bundle_copy)
 
 def test_the_golden_trace_is_said_to_be_all_that_was_compared(python, bundle_copy):
     said = python("-m", "lstm_deploy", "validate", bundle_copy).stderr.decode()
-    assert f"Only the golden trace is replayed: PyTorch is not installed; {EXTRAS['PyTorch']}" in said
+    assert "only the golden trace was replayed: PyTorch is not installed" in said
 
 
 @pytest.mark.parametrize(

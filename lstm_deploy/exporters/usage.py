@@ -52,7 +52,7 @@ def usage(bundle: Bundle) -> dict[str, Any]:
         "layout": layout,
         "files": dict.fromkeys(FORMATS, "") | {a.format: a.path for a in manifest.artifacts if not a.evidence},
         "inputs": [_tensor(spec, sizes) for spec in signature.inputs],
-        "outputs": [_tensor(spec, sizes) for spec in signature.outputs],
+        "outputs": signature.outputs,
         "states": _states(signature, sizes),
         "row": _row(signature) if way == "stream" else (),
         "numbers": ",".join(["0"] * prod(_row(signature))) if way == "stream" and signature.least_seq == 1 else "",

@@ -17,7 +17,7 @@ def test_one_value_or_a_list_stands_where_there_can_be_several():
         ({"rounds": 9.5}, "rounds of the plan: Expected `int`"),
         ({"roofline": "no"}, "roofline of the plan: Expected `bool`"),
         ({"providers": None}, r"providers\[0\] of the plan: Expected `str`, got `null`"),
-        ({"scenarios": "strem"}, "'strem' is not a scenario; choose from stream"),
+        ({"scenarios": "strem"}, "'strem' is not a scenario; did you mean 'stream'"),
         ({"batches": 0}, "--batch must be 1 or more"),
     ],
 )

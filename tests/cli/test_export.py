@@ -130,4 +130,4 @@ def test_an_incomplete_task_is_refused(theirs, words, message):
 
 def test_our_checkpoints_know_their_task(language_model):
     Path("v.json").write_text('["a", "b"]')
-    assert "already says" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")
+    assert "says itself what it is" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")

@@ -54,7 +54,7 @@ def test_a_forecast_goes_from_its_data_to_a_client_by_what_is_printed(prices):
         f"lstm-deploy run {folder} --input 'my prices.csv'",
         f"lstm-deploy embed {folder} --lang python",
     ]
-    (replay,) = follow("next: " + "\n      ".join(after_export))
+    replay = next(line for line in follow("next: " + "\n      ".join(after_export)) if line.startswith("cd "))
     assert replay.startswith("cd 'my prices-python' && ")
     follow(f"next: {replay}")
     _, again = run("train", "my prices.csv", *words, *QUICK, "--force")

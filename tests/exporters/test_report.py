@@ -98,7 +98,7 @@ def test_a_bundle_that_was_never_checked_says_so(bundle_copy):
 
 def test_without_matplotlib_there_are_no_plots_and_none_of_other_figures(bundle_copy, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    monkeypatch.setattr(report, "why_missing", lambda name: f"{name} is not installed")
     report.write(Bundle(bundle_copy))
     text = (bundle_copy / "report.md").read_text(encoding="utf-8")
     assert "](report/" not in text
