@@ -47,6 +47,7 @@ def test_the_commands_of_the_workflow_work_as_written(repository, monkeypatch, c
 def test_the_programs_work_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)  # of another test
     Path("net.py").write_text("from torch import nn\n\nmodule = nn.LSTM(3, 4, batch_first=True).eval()\n")
     test, comparison = blocks("python")
     names = {}

@@ -205,7 +205,7 @@ def test_an_int8_that_export_left_out_is_refused_with_the_reason_and_a_way_that_
     ("language", "precision", "said"),
     [
         ("cobol", "float32", r"no client in 'cobol'; choose from python, node, web, cpp, c"),
-        ("python", "float16", r"no client in 'float16'; choose from float32, int8"),
+        ("python", "float16", r"no client in 'float16'; did you mean 'float32'"),
         ("python", "int8", r"no onnx artifact in int8 \(it has onnx float32.*--format onnx --quantize int8"),
         ("c", "float32", r"no c artifact in float32 .*; export the model with --format c\."),
     ],

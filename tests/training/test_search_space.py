@@ -53,7 +53,7 @@ def test_options_that_are_given_are_not_searched_by_default():
         ("hidden-size=1.5,2", "is not a range"),
         ("optimizer=adam..sgd", "is not a range"),
         ("cell=lstm..rnn", "is not a range"),
-        ("cell=lstm,conv", "--cell cannot be 'conv'; choose from lstm"),
+        ("cell=lstm,conv", "--cell cannot be 'conv'; choose from gru, lstm, rnn"),
     ],
 )
 def test_malformed_ranges_are_refused(text, message):
