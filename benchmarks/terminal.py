@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+from itertools import groupby
 from pathlib import Path
 
 import pyte
@@ -29,9 +30,9 @@ TARGET = Path(__file__).parents[1] / "docs" / "images" / "terminal.svg"
 BEFORE = "lstm-deploy train prices.csv --task forecast --target close -o prices.safetensors"
 """What is run first, and not shown."""
 SHOWN = (
-    "lstm-deploy export prices.safetensors -o prices --quantize int8",
+    "lstm-deploy export prices.safetensors -o prices",
     "lstm-deploy validate prices",
-    "lstm-deploy bench prices --scenario stream --batch 1 --baseline eager,stock-onnx",
+    "lstm-deploy bench prices --scenario stream --scope end_to_end --batch 1",
     "lstm-deploy run prices --input prices.csv",
 )
 
@@ -72,9 +73,9 @@ def in_terminal(command: str, folder: str) -> Text:
     text = Text()
     for row in range(screen.cursor.y):
         line = Text()
-        for column in range(COLUMNS):
-            character = screen.buffer[row][column]
-            line.append(character.data, Style(color=colour(character.fg), bold=character.bold, dim=False))
+        characters = [screen.buffer[row][column] for column in range(COLUMNS)]
+        for (fg, bold), alike in groupby(characters, lambda each: (each.fg, each.bold)):
+            line.append("".join(each.data for each in alike), Style(color=colour(fg), bold=bold))
         line.rstrip()
         text.append_text(line).append("\n")
     return text

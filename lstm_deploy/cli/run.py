@@ -222,7 +222,8 @@ def _forecast(
         console.note(f"{series.filled} missing value(s) take the latest value before them.")
     values = predictions.forecast(model, task, series, steps, on)
     if console.is_terminal():
-        console.note(f"The next {steps} step{'s' if steps > 1 else ''} after {series.labels[-1]}, the last of {file}:")
+        following = f"The next {steps} steps" if steps > 1 else "The next step"
+        console.note(f"{following} after {series.labels[-1]}, the last of {file}:")
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
     if plot:

@@ -119,13 +119,27 @@ def run_checks(context: CheckContext) -> list[Check]:
     return checks
 
 
+def _different(name: str, actual: object, expected: object) -> Iterator[str]:
+    """One sentence for each part of a value of a contract that is not the expected one."""
+    if actual == expected:
+        return
+    if isinstance(actual, Struct) and type(actual) is type(expected):
+        for field in actual.__struct_fields__:
+            yield from _different(f"{name}.{field}", getattr(actual, field), getattr(expected, field))
+    elif isinstance(actual, tuple) and isinstance(expected, tuple) and len(actual) == len(expected):
+        for number, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+            yield from _different(f"{name}[{number}]", ours, theirs)
+    else:
+        yield f"{name} is {actual!r}, not {expected!r}."
+
+
 def _contract(carried: Signature, subject: Subject) -> Findings | None:
     if subject.contract is None:
         return None
     different = [
-        f"{field} is {actual!r}, not {expected!r}."
+        sentence
         for field in Signature.__struct_fields__
-        if (actual := getattr(carried, field)) != (expected := getattr(subject.contract, field))
+        for sentence in _different(field, getattr(carried, field), getattr(subject.contract, field))
     ]
     if subject.reference is not None:
         expected_of, actual_of = measured(subject.reference), measured(carried)
