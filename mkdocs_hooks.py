@@ -3,6 +3,7 @@
 import posixpath
 import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import typer
@@ -76,10 +77,12 @@ def _section(command: Any, parent: Any) -> str:
     usage = " ".join(["lstm-deploy", command.name, *command.collect_usage_pieces(context)])
     panels: dict[str, list[str]] = {}
     for parameter in command.get_params(context):
-        if record := parameter.get_help_record(context):
+        record = parameter.get_help_record(context)
+        if record and parameter.name != "help":
             name, text = (cell.replace("|", "\\|") for cell in record)
             panel = parameter.rich_help_panel or f"{parameter.param_type_name}s".capitalize()
             panels.setdefault(panel, []).append(f"| `{name}` | {text} |\n")
     tables = "".join(f"\n**{panel}**\n\n| | |\n|---|---|\n{''.join(rows)}" for panel, rows in panels.items())
-    examples = f"\n```console\n{command.epilog.strip()}\n```\n" if command.epilog else ""
+    _, _, examples = (command.epilog or "").partition("Examples:\n")
+    examples = f"\n```sh\n{dedent(examples).rstrip()}\n```\n" if examples else ""
     return f"## {command.name}\n\n{command.help}\n\n```console\n$ {usage}\n```\n{examples}{tables}"
