@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Each file's tests in one process, which makes what they share once; in order, so that the long files come early.
 SUITE := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
-  --ignore tests/embedding/test_clients.py --ignore tests/embedding/test_guides.py
+  --ignore tests/embedding/test_clients.py --ignore tests/embedding/test_guides.py --ignore tests/install
 
-.PHONY: demo test test-all test-embed lint docs docs-serve bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference clean
+.PHONY: demo test test-all test-embed test-install lint docs docs-serve dist bench bench-c bench-int8 bench-streams bench-method bench-training bench-cuda gpu-pack reference reference-report clean
 
 demo: .venv/.installed  ## train, export, validate, measure and use two models
 	$(BIN)/lstm-deploy demo
@@ -24,12 +24,20 @@ test-embed: .venv/.installed  ## clients in every language, and their guides, bu
 	  echo "ONNX Runtime for C++ could not be put together here; its tests are left out unless ONNXRUNTIME_ROOT is set"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/embedding/test_clients.py tests/embedding/test_guides.py
 
+test-install: dist  ## what 'make dist' built, with each extra in an environment of its own; ten minutes, needs a package index
+	$(BIN)/pytest --timeout 1200 tests/install
+
 lint: .venv/.installed  ## style, layering and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+dist: .venv/.installed  ## wheel and source archive into dist/, checked; CONTRIBUTING.md has the steps of a release
+	$(BIN)/pip install -q -c constraints.txt build twine
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 docs: .venv/.docs  ## the documentation as a site, into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
@@ -52,7 +60,7 @@ bench-streams: .venv/.installed  ## what steps, pipes and rollouts cost beside o
 bench-method: .venv/.installed  ## whether the benchmark can be believed
 	$(BIN)/python benchmarks/method.py
 
-bench-training: .venv/.installed  ## what training the five systems costs and reaches, into benchmarks/results; half an hour
+bench-training: .venv/.installed  ## what training by the recipes costs and reaches, into benchmarks/results; half an hour
 	$(BIN)/python benchmarks/training.py
 
 bench-cuda: .venv/.installed  ## parity and latency on an NVIDIA GPU; goes on where it was broken off
@@ -64,6 +72,9 @@ gpu-pack: .venv/.installed  ## what a GPU machine without a registry lacks, into
 
 reference: .venv/.installed  ## make the bundle in exported/ anew
 	$(BIN)/python exported/make_reference.py
+
+reference-report: .venv/.installed  ## write the report of that bundle anew, after a change of how reports are written
+	$(BIN)/python exported/make_reference.py --report
 
 clean:
 	rm -rf .venv exported/demo site

@@ -23,11 +23,9 @@ import lstm_deploy
 from lstm_deploy.artifacts import environment
 from lstm_deploy.artifacts.report_style import format_value, markdown_table
 from lstm_deploy.benchmark import tables
-from lstm_deploy.benchmark.runner import without_samples
 from lstm_deploy.benchmark.statistics import ratio
 from lstm_deploy.benchmark.variants import BASELINES
 from lstm_deploy.contract.signature import TensorSpec
-from lstm_deploy.exporters import report
 from lstm_deploy.lifting.sources import Origin
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +58,15 @@ SYSTEMS = {
 }
 GRUS = tuple("gru-{}-{}x{}".format(*size) for size in SIZES[:4])
 NAMES = (*("{}-{}x{}".format(*size) for size in SIZES), *SYSTEMS, *GRUS)
+IN_README = {
+    "1-64x1": "LSTM 1-64×1",
+    "65-128x2": "LSTM 65-128×2",
+    "64-512x2": "LSTM 64-512×2",
+    "gru-1-64x1": "GRU 1-64×1",
+    "gru-65-128x2": "GRU 65-128×2",
+    "gru-64-512x2": "GRU 64-512×2",
+}
+"""The networks in the README's table, and what they are called there."""
 COMPILED = ("1-64x1", "65-128x2")
 """Where `torch.compile` takes part: it needs half a minute for each size of each case."""
 COMPARED = (
@@ -124,7 +131,7 @@ def measure(provider: str, rounds: int, only: str | None, results: Path, *, resu
             more: dict[str, Any] = {"half": True} if provider != "cpu" else {"quantize": "int8", "max_metric_loss": 1.0}
             bundle = lstm_deploy.export(origin, Path(folder, name), **more)
             parity = lstm_deploy.validate(bundle, reference=origin, provider=provider)
-            failures = report.parity_failures(parity)
+            failures = parity.explain_failures()
             failed |= bool(failures)
             plan = lstm_deploy.Plan(
                 providers=(provider,),
@@ -136,7 +143,8 @@ def measure(provider: str, rounds: int, only: str | None, results: Path, *, resu
                 rounds=rounds,
                 unvalidated=True,  # what failed is said in the results
             )
-            document = without_samples(lstm_deploy.bench([bundle.path], plan, _say, origin))
+            found = lstm_deploy.bench(bundle, plan, reference=origin, on_progress=_say)
+            document = found.without_samples()
             document["parity"] = {"passed": parity.passed, "checks": len(parity.checks), "failures": failures}
             for row in document["results"]:
                 row["round_medians_us"] = [float(f"{median:.5g}") for median in row["round_medians_us"]]
@@ -169,19 +177,17 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One step of a stream of one row: microseconds."""
     shown = {
         "eager": "eager",
-        "eager-no-onednn": "eager, no oneDNN",
-        "stock-onnx": "stock ONNX",
-        "legacy-onnx": "legacy ONNX",
+        "stock-onnx": "`torch.onnx`",
+        "legacy-onnx": "`torch.onnx` legacy",
         "openvino": "OpenVINO",
         "onnx": "**ours**",
-        "legacy-int8": "legacy int8",
-        "onnx int8": "**ours int8**",
+        "onnx int8": "**ours, int8**",
     }
     rows = []
-    for name, document in found.items():
-        step = steps(document)
+    for name, title in IN_README.items():
+        step = steps(found[name]) if name in found else {}
         if step:
-            rows.append([name, *(format_value(step[each]["p50_us"]) if each in step else "–" for each in shown)])
+            rows.append([title, *(format_value(step[each]["p50_us"]) if each in step else "–" for each in shown)])
     return "\n".join(markdown_table(["µs a step", *shown.values()], rows)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What training costs and reaches: the five systems by the README's commands, and our loop beside a bare one.
+"""What training costs and reaches: the recipes of docs/recipes.md, and our loop beside a bare one.
 
 `make bench-training` writes results/training.md and training.json; half an hour on two quiet cores. The real files are
 looked for in `--data`, by default ../shared/data; what needs one that is not there is left out.
@@ -30,14 +30,13 @@ from lstm_deploy.training.recipe import make_recipe
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-HEADING = "## The five systems"
 ROUNDS = 5
 
 
 def commands() -> list[list[str]]:
-    """The README's commands for the five systems."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
-    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    """The commands of the recipes."""
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    block = re.search(r"```sh\n(.*?)```", page, re.DOTALL)
     assert block is not None
     return [shlex.split(line)[1:] for line in block[1].replace("\\\n", " ").splitlines() if line]
 
@@ -160,7 +159,7 @@ def markdown(found: dict) -> str:
         ]
         for each in found["overhead"]
     ]
-    lines = ["# Training", "", f"Made by `make bench-training` on {found['machine']}.", "", HEADING, ""]
+    lines = ["# Training", "", f"Made by `make bench-training` on {found['machine']}.", "", "## The five systems", ""]
     lines += markdown_table(["command", "s", "MB at most", "on held-out data"], rows)
     lines += ["", "## One epoch beside a bare loop", ""]
     lines += [

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,6 +54,32 @@ def test_the_page_of_training_works_as_written(folder):
     names = play(read("training.md"), {"train": ("--rows", "200")})
     assert names["trained"].evaluation.metrics["rmse"] > 0
     assert Path("sine.safetensors").is_file()
+
+
+@pytest.fixture
+def recipe_files(folder):
+    """Small files in the place of those of the recipes."""
+    rows = Path("prices.csv").read_text(encoding="utf-8").splitlines()
+    Path("aaxj.us.txt").write_text("\n".join(["Date,Open,High,Low,Close", *rows[1:]]), encoding="utf-8")
+    demo.write_text(Path("help.txt"))
+    Path("tinyshakespeare.txt").write_text(Path("help.txt").read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    Path("reviews.csv").write_text("text,label\n" + "a great film,good\nan awful film,bad\n" * 20, encoding="utf-8")
+    Path("vectors.txt").write_text("great 1 2\nawful -1 -2\nfilm 0 1\n", encoding="utf-8")
+
+
+def test_the_recipes_work_as_written(recipe_files):
+    play(read("recipes.md"), {"train": ("--epochs", "1", "--hidden-size", "8")})
+    assert len(list(Path().glob("*.safetensors"))) == 6
+
+
+def test_the_results_of_training_are_those_of_the_recipes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import training as benchmark
+
+    found = json.loads((benchmark.RESULTS / "training.json").read_text(encoding="utf-8"))
+    assert (benchmark.RESULTS / "training.md").read_text(encoding="utf-8") == benchmark.markdown(found)
+    written = [shlex.join(["lstm-deploy", *words]) for words in benchmark.commands()]
+    assert [system["command"] for system in found["systems"]] == [line for line in written if "reviews" not in line]
 
 
 class Series(nn.Module):
@@ -106,6 +133,14 @@ def test_the_page_of_clients_works_as_written(folder):
     assert Path("client/main.mjs").is_file()
 
 
+def test_a_forecast_by_hand_takes_few_lines_and_no_package_of_ours(exported, capsys):
+    program = next(block.text for block in pages.blocks(read("embed.md"), "python") if "onnxruntime" in block.text)
+    assert "lstm_deploy." not in re.sub(r'"[^"]*"', "", program)
+    assert len([line for line in program.splitlines() if line.strip()]) <= 25
+    exec(program, {})
+    assert "next close: " in capsys.readouterr().out
+
+
 @NEEDS_CC
 def test_the_page_of_c_works_as_written(folder, capsys):
     """Trained for one epoch; the program's forecast is that of `run` for the same rows."""
@@ -138,14 +173,16 @@ def test_the_latencies_on_the_page_of_c_are_those_of_the_results(monkeypatch):
 @pytest.fixture(scope="module")
 def made(forecaster, tmp_path_factory):
     """The bundle of a forecaster, made once."""
-    return lstm_deploy.export(forecaster, tmp_path_factory.mktemp("made") / "prices", formats=["onnx"]).path
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copy(forecaster, folder / "prices.safetensors")
+    return lstm_deploy.export(folder / "prices.safetensors", folder / "exported" / "prices", formats=["onnx"]).path
 
 
 @pytest.fixture
-def exported(folder, forecaster, made):
-    """`exported/prices`, and the checkpoint that it is of."""
+def exported(folder, made):
+    """`exported/prices`, and the checkpoint that it is of, where it was."""
     shutil.copytree(made, "exported/prices")
-    shutil.copy(forecaster, "prices.safetensors")
+    shutil.copy(made.parents[1] / "prices.safetensors", "prices.safetensors")
 
 
 def rename(graph, old, new):

@@ -1,10 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from installations import PROJECT
+from packaging.requirements import Requirement
 from torch import nn
 
 import lstm_deploy
-from lstm_deploy.errors import InputError, LiftingError, machine_limits, one_line
+from lstm_deploy.errors import (
+    PACKAGES,
+    InputError,
+    LiftingError,
+    MissingPackageError,
+    did_you_mean,
+    machine_limits,
+    nearest,
+    one_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,48 @@ def test_a_batch_too_large_for_memory_is_refused(tmp_path):
         lstm_deploy.open(bundle.path).stream(batch=10**15)  # beyond all addresses, so nothing is allocated
 
 
+def test_the_packages_and_their_extras_are_those_of_the_project():
+    found = {}
+    extras = PROJECT["optional-dependencies"]
+    for extra in ("", *(name for name in extras if name not in ("all", "dev", "docs"))):
+        for each in extras[extra] if extra else PROJECT["dependencies"]:
+            package = Requirement(each).name.removesuffix("-gpu")
+            if package not in ("lstm-deploy", "lazy-loader", "typer"):  # without which nothing can say anything
+                found[package] = f"lstm-deploy[{extra}]" if extra else "lstm-deploy"
+    assert {package: requirement for package, (_, requirement) in PACKAGES.items()} == found
+
+
+def test_an_import_of_a_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("lstm_deploy.errors.find_spec", lambda name: None)
+    error = ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+    with (
+        pytest.raises(
+            MissingPackageError, match=r'^onnxscript is not installed; .*"lstm-deploy\[torch\]"\.$'
+        ) as raised,
+        machine_limits(),
+    ):
+        raise error
+    assert raised.value.__cause__ is error
+    assert one_line(error) == 'onnxscript is not installed; pip install "lstm-deploy[torch]"'
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("No module named 'torch.new'", name="torch.new"), ModuleNotFoundError("a", name="a")]
+)
+def test_other_modules_that_are_missing_are_no_matter_of_ours(error):
+    with pytest.raises(ModuleNotFoundError) as raised, machine_limits():
+        raise error
+    assert raised.value is error
+
+
 def test_messages_of_other_libraries_lose_their_colours_and_links():
     coloured = "\x1b[96mstep 3/3\x1b[0m of\n \x1b]8;;https://pytorch.org\x1b\\ the \x1b[1;31mexport\x1b[K failed"
     assert one_line(RuntimeError(coloured)) == "step 3/3 of the export failed"
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_and_all_others():
+    assert did_you_mean("Close", ["open", "close"]) == "did you mean 'close'? Choose from open, close."
+    assert did_you_mean("volume", ["open", "close"]) == "choose from open, close."
+    assert did_you_mean("x", range(30)).endswith("18, 19, … (30 in all).")
+    assert nearest("CLOSE", ["close"]) == "close"
+    assert nearest("close", []) is None

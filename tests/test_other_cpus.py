@@ -146,5 +146,5 @@ def test_weights_for_vnni_pass_where_it_is_and_their_bundle_says_so(tmp_path, mo
         max_metric_loss=1.0,
     )
     assert made.manifest.parity.passed
-    assert "model.int8.onnx is for CPUs with VNNI alone: its sums saturate on others" in made.manifest.notes
+    assert "model.int8.onnx is for CPUs with VNNI only: its sums saturate on others" in made.manifest.notes
     assert made.find("onnx", "int8").evidence.settings["cpus"] == "with VNNI"

@@ -1,5 +1,6 @@
 """The bundle in `exported/`, made by an earlier run: what it promised then must hold now."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 import lstm_deploy
+from lstm_deploy.artifacts import Bundle
 from lstm_deploy.artifacts.files import read_npz
+from lstm_deploy.exporters import report
 
 REFERENCE = Path(__file__).parents[1] / "exported" / "reference"
 
@@ -42,3 +45,11 @@ def test_a_fresh_export_has_the_same_contract_and_trace(tmp_path, layout):
         assert fresh.signature.state_inputs == old_contract.state_inputs
     old, new = read_npz(REFERENCE / "golden.npz"), read_npz(tmp_path / "b" / "golden.npz")
     np.testing.assert_allclose(new["3.y"], old["3.y"], rtol=1e-9)
+
+
+def test_its_report_is_that_of_its_manifest(tmp_path):
+    """`make reference-report` writes it anew after a change of how reports are written."""
+    bundle = Bundle(shutil.copytree(REFERENCE, tmp_path / "reference"))
+    report.write(bundle)
+    made, kept = ((folder / "report.md").read_text(encoding="utf-8") for folder in (bundle.path, REFERENCE))
+    assert made == kept

@@ -1,4 +1,4 @@
-"""What lies on disk: bundles, ONNX graphs, C weights and parity reports, read and written without running a model."""
+"""Files on disk: bundles, ONNX graphs, C weights and parity reports, read and written without running a model."""
 
 import lazy_loader
 

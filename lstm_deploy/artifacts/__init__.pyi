@@ -6,6 +6,7 @@ from . import (
     lint as lint,
     onnx_graph as onnx_graph,
     onnx_weights as onnx_weights,
+    plot_style as plot_style,
 )
 from .bundle import (
     GOLDEN as GOLDEN,
@@ -38,6 +39,7 @@ from .c_blocks import (
 from .c_source import read_interface as read_interface
 from .contracts import carried_contract as carried_contract, without_contract as without_contract
 from .files import (
+    as_path as as_path,
     atomic_write as atomic_write,
     check_output as check_output,
     check_parent as check_parent,
@@ -46,6 +48,7 @@ from .files import (
     read_text as read_text,
     relative_path as relative_path,
     require_file as require_file,
+    several as several,
     sha256 as sha256,
     weights_file as weights_file,
 )
@@ -59,16 +62,13 @@ from .producers import PRODUCER as PRODUCER, PRODUCER_FILE as PRODUCER_FILE, pro
 from .recurrent_nodes import cell_of_node as cell_of_node, differing_attributes as differing_attributes
 from .replacement import restore as restore
 from .report_style import (
-    BLUE as BLUE,
-    GREEN as GREEN,
-    GREY as GREY,
-    ORANGE as ORANGE,
-    PURPLE as PURPLE,
-    RED as RED,
     format_value as format_value,
+    html_lines as html_lines,
+    html_table as html_table,
     markdown_table as markdown_table,
 )
 from .scratch import scratch_folder as scratch_folder
+from .templating import template_environment as template_environment
 from .torchscript_archives import (
     ZIP as ZIP,
     extra_files as extra_files,

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from lstm_deploy.artifacts.files import atomic_write, check_parent, new_file_mode, sha256, weights_file
+from lstm_deploy.artifacts.files import as_path, atomic_write, check_parent, new_file_mode, sha256, weights_file
 from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.artifacts.parity_report import ParityReport
 from lstm_deploy.artifacts.replacement import old_prefix, replace_folder, restore
+from lstm_deploy.artifacts.report_style import html_lines, html_table
 from lstm_deploy.artifacts.scratch import scratch_folder, scratch_paths, sweep
 from lstm_deploy.contract import CONTRACT_VERSION, SCHEMA_VERSION, Signature, StateDtype, decode_json
 from lstm_deploy.errors import InputError
@@ -163,11 +164,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 class Bundle:
-    """A bundle on disk."""
+    """A bundle on disk; a path-like object, so that what takes a path takes a bundle."""
+
+    path: Path
+    manifest: Manifest
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read the manifest; raises `InputError` if it is missing or malformed."""
-        self.path = Path(path)
+        self.path = as_path(path)
         restore(self.path)
         file = self.path / MANIFEST
         if not self.path.exists():
@@ -193,8 +197,26 @@ class Bundle:
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r})"
 
+    def __fspath__(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """What it takes and gives, its files, and whether they were proven, for notebooks."""
+        contract, parity = self.signature, self.manifest.parity
+        tensors = [("in", str(spec)) for spec in (*contract.inputs, *contract.state_inputs)]
+        tensors += [("out", str(spec)) for spec in (*contract.outputs, *contract.state_outputs)]
+        files = [(file.path, file.format, file.precision, f"{file.bytes:,}") for file in self.manifest.exported]
+        return (
+            html_lines(f"{self.path}: {self.manifest.source.summary}; streaming {contract.streaming_text}.")
+            + html_table(("", "tensor"), tensors)
+            + html_table(("file", "format", "precision", "bytes"), files)
+            + html_lines(parity.verdict if parity else "Not validated on the CPU.")
+        )
+
     @property
     def signature(self) -> Signature:
+        """The state contract: what its artifacts take, give and carry."""
         return self.manifest.contract
 
     @property
@@ -235,7 +257,7 @@ class Bundle:
         if not (changed := self.changed(artifact)):
             return
         if Bundle(self.path).manifest.exported != self.manifest.exported:
-            raise InputError(f"{self.path} was exported anew since it was opened; open it again.")
+            raise InputError(f"{self.path} was exported again since it was opened; open it again.")
         what = "is not the file that was exported" if (self.path / changed[0]).exists() else "is missing"
         raise InputError(
             f"{self.path / changed[0]} {what} (by the SHA-256 in the manifest); copy the whole bundle again, or export "

@@ -14,7 +14,7 @@ def without_contract(path: Path, then: str = "") -> InputError:
     ways = f"export the weights with lstm-deploy and use that bundle{then}"
     if path.suffix == ".onnx":
         ways = f"write one with it by lstm-deploy validate {path} --reference WEIGHTS -o FILE, or {ways}"
-    return InputError(f"{path} carries no contract, so it cannot be told which of its inputs are a state; {ways}.")
+    return InputError(f"{path} carries no contract, so which of its inputs are the state is unknown; {ways}.")
 
 
 def carried_contract(path: Path) -> Signature | None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lstm_deploy.artifacts.scratch import scratch_file
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.errors import InputError, describe, one_line
+
+
+def as_path(given: object) -> Path:
+    """The path in a text, a `Path`, a `Bundle` or another `os.PathLike`.
+
+    Raises `InputError` for anything else, and for an empty text, which would be the current directory.
+    """
+    if isinstance(given, str | os.PathLike) and (path := os.fspath(given)) and isinstance(path, str):
+        return Path(path)
+    remedy = (
+        "lstm_deploy.export makes a bundle of a module" if hasattr(given, "state_dict") else "give a text or a Path"
+    )
+    raise InputError(f"A path or a Bundle is needed, not {describe(given)}; {remedy}.")
+
+
+def several(given: object) -> tuple[Any, ...]:
+    """One or several as a tuple: a text or a path is one."""
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        return (given,)
+    return tuple(given)
 
 
 @contextmanager

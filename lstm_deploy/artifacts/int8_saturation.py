@@ -23,14 +23,14 @@ CPUS_KEY = "lstm_deploy.cpus"
 """Key in the `metadata_props` of an int8 file that is only for some CPUs."""
 VNNI = "vnni"
 """Its value for weights that saturate on x86 CPUs without VNNI."""
-VNNI_ONLY = "for CPUs with VNNI alone, as the file says: its sums saturate on others"
+VNNI_ONLY = "for CPUs with VNNI only, as the file says: its sums saturate on others"
 QDQ_OPERATORS = ("MatMul", "Gemm", "Conv")
 """Operators that onnxruntime computes in integers if both factors come from `DequantizeLinear`."""
 SIGNED_IN_32_BITS = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
 """Operators that add in 32 bits if the activations are signed, too."""
 _FIRST = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", *QDQ_OPERATORS)
 _THIRD = ("QLinearMatMul", "QGemm", "QLinearConv")
-WEIGHTS = {
+WEIGHTS: dict[str, tuple[int, ...]] = {
     **{cell.quantized_operator: (1, 2) for cell in CELLS.values()},
     **dict.fromkeys(_FIRST, (1,)),
     **dict.fromkeys(_THIRD, (3,)),

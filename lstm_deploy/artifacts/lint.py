@@ -9,7 +9,7 @@ import onnx
 from lstm_deploy.artifacts import int8_functions
 from lstm_deploy.artifacts.frozen_sizes import Frozen, frozen_sizes
 from lstm_deploy.artifacts.onnx_graph import inlined, nodes, operator_counts
-from lstm_deploy.artifacts.recurrent_nodes import differing_attributes
+from lstm_deploy.artifacts.recurrent_nodes import cell_of_node, differing_attributes
 from lstm_deploy.artifacts.recurrent_state import listed, node_states, sentences
 from lstm_deploy.artifacts.value_flow import FIRST_STATE, RecurrentNode, ValueFlow
 from lstm_deploy.contract import RECURRENT_OPERATORS, Signature
@@ -50,7 +50,7 @@ def lint(model: onnx.ModelProto, contract: Signature | None = None) -> list[str]
     if contract is None:
         defects += [*_unread_inputs(flow), *_state_defects(flow), *_frozen_defects(model, flow)]
     else:
-        defects += [*_without_state(flow), *_other_shapes(model, contract)]
+        defects += [*_other_cells(flow, contract), *_without_state(flow), *_other_shapes(model, contract)]
     return defects
 
 
@@ -167,6 +167,15 @@ def _frozen_inside(frozen: Frozen, node: RecurrentNode, _: ValueFlow) -> Iterato
     elif isinstance(state_rows, int):
         words = f"has {state_rows} row{'s'[: state_rows != 1]} on every call: no other batch runs."
         yield "The initial state of ", words, words
+
+
+def _other_cells(flow: ValueFlow, contract: Signature) -> Iterator[str]:
+    """Nodes of kinds that no recurrent module of the contract has."""
+    kinds = {spec.cell.kind for spec in contract.recurrent}
+    for node in flow.recurrent:
+        cell = cell_of_node(node.node)
+        if kinds and cell is not None and cell.kind not in kinds:
+            yield f"{node.label} computes a cell of kind {cell.kind}; the contract has {', '.join(sorted(kinds))}."
 
 
 def _other_shapes(model: onnx.ModelProto, contract: Signature) -> Iterator[str]:

@@ -1,6 +1,14 @@
 """The result of a validation: the JSON of `validate --json` and of the parity fields of a manifest."""
 
-from msgspec import Struct
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, to_builtins
+
+from lstm_deploy.artifacts.report_style import html_lines, html_table
+from lstm_deploy.errors import ParityError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA_VERSION = 1
 
@@ -70,4 +78,53 @@ class ParityReport(Struct, frozen=True, kw_only=True):
 
     @property
     def failures(self) -> tuple[Check, ...]:
+        """The checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def verdict(self) -> str:
+        """How many checks passed or failed, and against what, in a few words."""
+        failed = len(self.failures)
+        outcome = f"{failed} of {len(self.checks)} checks FAILED" if failed else f"{len(self.checks)} checks passed"
+        return f"{outcome}, against {self.reference}."
+
+    def explain_failures(self) -> list[str]:
+        """The likely cause and the first difference of each artifact that failed, then a line for each failed check."""
+        lines = []
+        for diagnosis in self.diagnoses:
+            lines.append(f"{diagnosis.artifact}: likely cause: {diagnosis.cause}")
+            if diagnosis.place:
+                lines.append(f"{diagnosis.artifact}: first difference: {diagnosis.place}")
+        return lines + [
+            " ".join(filter(None, (check.artifact, check.name, check.output))) + f": {check.detail}"
+            for check in self.failures
+        ]
+
+    def assert_passed(self) -> None:
+        """Raise `ParityError`, with every failure in its text, unless all checks passed."""
+        if not self.passed:
+            raise ParityError("\n".join((self.verdict, *self.explain_failures())))
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each check, with the fields of `Check` as columns; needs pandas."""
+        from pandas import DataFrame
+
+        return DataFrame([to_builtins(check) for check in self.checks], columns=list(Check.__struct_fields__))
+
+    def __repr__(self) -> str:
+        return f"<ParityReport: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        """The verdict and a row for each artifact, for notebooks."""
+        headings = ("artifact", "checks", "largest difference", "verdict")
+        rows = [self._row(name) for name in dict.fromkeys(check.artifact for check in self.checks)]
+        notes = (*self.explain_failures(), *(f"left out: {reason}" for reason in self.left_out))
+        return html_lines(self.verdict) + html_table(headings, rows) + html_lines(*notes)
+
+    def _row(self, artifact: str) -> tuple[str, str, str, str]:
+        """The artifact, how many checks, how near the worst of them came to its tolerance, and whether it passed."""
+        checks = [check for check in self.checks if check.artifact == artifact]
+        failed = sum(not check.passed for check in checks)
+        worst = max((check for check in checks if check.tolerance), key=lambda check: check.severity, default=None)
+        figure = "" if worst is None else f"{worst.severity:.1%} of its tolerance ({worst.name} {worst.output})"
+        return artifact, str(len(checks)), figure, f"{failed} FAILED" if failed else "passed"

@@ -1,9 +1,11 @@
-"""The style shared by reports: number formats, Markdown tables and the colours of plots."""
+"""The style shared by reports: number formats, and tables in Markdown and HTML."""
 
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
-BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2f6db3", "#e07b39", "#8a8a8a", "#3a9a5b", "#8b5fb0", "#b03a48"
+_CELL = 'style="white-space:nowrap; padding:1px 8px; text-align:'
+_FIGURES = frozenset("0123456789,.–-+e()% ")
 
 
 def format_value(value: Any) -> str:
@@ -19,3 +21,20 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
     """The lines of a table in Markdown."""
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in HTML, as notebooks show it: nothing is wrapped, texts are on the left and figures on the right."""
+    head = "".join(f'<th {_CELL}left">{escape(heading)}</th>' for heading in headings)
+    body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_cell(text: str) -> str:
+    side = "right" if set(text) <= _FIGURES else "left"
+    return f'<td {_CELL}{side}">{escape(text)}</td>'
+
+
+def html_lines(*lines: str) -> str:
+    """Lines of text in HTML, one below the other."""
+    return f"<div>{'<br>'.join(map(escape, lines))}</div>" if lines else ""

@@ -2,7 +2,7 @@
 
 from collections import ChainMap, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ Names = ChainMap[str, Value]
 
 FIRST_STATE = 5
 """The position of the first initial state among the inputs of a recurrent operator."""
-MOVED_BY = {
+MOVED_BY: dict[str, slice] = {
     **dict.fromkeys(("Concat", "Identity", "SequenceConstruct"), slice(None)),
     **dict.fromkeys(("Slice", "Squeeze", "Unsqueeze", "Split", "Transpose", "Reshape", "Flatten"), slice(1)),
     **dict.fromkeys(("Gather", "GatherElements", "GatherND", "Expand", "Tile", "Pad", "Cast", "Dropout"), slice(1)),
@@ -93,9 +93,11 @@ class ValueFlow:
         self._starts: set[Value] = set()
         self._scopes = self._branches = 0
         names = self._enter(model.graph, ChainMap())
-        self.inputs = {names[value.name] for value in model.graph.input} - set(self._constants)
+        self.inputs: set[tuple[int, str]] = {names[value.name] for value in model.graph.input} - set(self._constants)
         """Those of the graph, but for initializers that old files list among them."""
-        self.outputs = {names[value.name]: value.name for value in model.graph.output if value.name in names}
+        self.outputs: dict[tuple[int, str], Any] = {
+            names[value.name]: value.name for value in model.graph.output if value.name in names
+        }
 
     def sources(self, value: Value) -> set[Source]:
         """What a value is made from, back to inputs of the graph, constants and outputs of recurrent nodes.

@@ -27,7 +27,7 @@ from lstm_deploy.benchmark.workloads import (
     inputs_of,
     sized_file,
 )
-from lstm_deploy.contract import Array, sample_inputs, sizes_of
+from lstm_deploy.contract import Array, Signature, sample_inputs, sizes_of
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.lifting import (
     Lifted,
@@ -60,6 +60,9 @@ class CarryingSequence(nn.RNNBase):
 class EagerWorkload:
     """The network as PyTorch runs it, after `adapt`, such as `torch.compile`."""
 
+    provider: str
+    signature: Signature
+
     def __init__(
         self,
         lifted: Lifted,
@@ -69,8 +72,8 @@ class EagerWorkload:
     ) -> None:
         self.provider, self.signature = provider, lifted.signature
         self.lifted = lifted
-        self.as_lifted = ArtifactWorkload(EagerRuntime(lifted, provider, settings=settings))
-        self.recurrent = carrying(lifted)
+        self.as_lifted: ArtifactWorkload = ArtifactWorkload(EagerRuntime(lifted, provider, settings=settings))
+        self.recurrent: list[StatefulSequence] = carrying(lifted)
         self.module: Any = adapt(_original_call(lifted)) if self.recurrent else None
 
     def active(self) -> list[str]:
@@ -267,7 +270,8 @@ def _set_states(lifted: Lifted, children: Sequence[Any], states: Sequence[Tensor
 
 def _load(bundle: Path, origin: str) -> Lifted:
     if origin:
-        return sources.load(sources.origin_from_json(origin), Bundle(bundle).signature.state_layout).lifted
+        signature = Bundle(bundle).signature
+        return sources.load(sources.origin_from_json(origin), signature.state_layout, signature.inputs).lifted
     loaded = sources.load_source_of(Bundle(bundle))
     if loaded is None:
         raise InputError(f"The source of {bundle} is no longer there; leave out the baseline with --baseline none.")

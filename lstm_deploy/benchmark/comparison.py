@@ -5,17 +5,25 @@ slower only if it is so in microseconds and also relative to its baseline, which
 shows in the first alone, and a faster baseline in the second alone.
 """
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from lstm_deploy.artifacts import environment, format_value
+from lstm_deploy.artifacts import environment, format_value, html_lines, html_table
+from lstm_deploy.benchmark.bench_report import read
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE, holm, slower_by
 from lstm_deploy.benchmark.tables import KEY, SCHEMA_VERSION, Row
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, check_not_negative
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Key = tuple[Any, ...]
+RELATIVE, CHANCE = "÷ baseline", "chance"
+"""Headings of the change relative to the baseline, and of its probability by chance."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -27,6 +35,8 @@ class Change(Struct, frozen=True, kw_only=True):
     new_us: float
     times: float
     """The new median over the old one, in microseconds or relative to the baseline, whichever changed less."""
+    relative: float | None = None
+    """The new time over the old one, each as a part of its baseline's; None where there is no common baseline."""
     probability: float
     """Of a change as large by chance, in its direction; the larger of the two tests'."""
     verdict: str
@@ -34,7 +44,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """The document of `compare --json`."""
+    """The document of `compare --json`, which notebooks show as a table."""
 
     schema_version: int = SCHEMA_VERSION
     allowed: float
@@ -46,19 +56,50 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     @property
     def regressions(self) -> list[Change]:
+        """The rows that became slower."""
         return [change for change in self.changes if change.verdict == "slower"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether none did."""
+        return not self.regressions
+
+    def __repr__(self) -> str:
+        return (
+            f"<Comparison: {len(self.regressions)} of {len(self.changes)} rows slower by more than {self.allowed:.0%}>"
+        )
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each change: the entries of its row, and how it changed; needs pandas."""
+        from pandas import DataFrame
+
+        return DataFrame([{**change.row, **asdict(change)} for change in self.changes]).drop(columns="row")
+
+    def _repr_html_(self) -> str:
+        """The table of `compare`, for notebooks."""
+        return html_table(*table(self)) + html_lines(
+            *self.notes, *(f"not measured again: {row}" for row in self.missing)
+        )
 
 
 def compare(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, allowed: float = 0.05, force: bool = False
+    old: Mapping[str, Any] | str | os.PathLike[str],
+    new: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    allowed: float = 0.05,
+    force: bool = False,
 ) -> Comparison:
-    """Compare each artifact's row of `old` with the row of `new` that has the same `KEY`.
+    """Compare each artifact's row of `old` with the row of `new` of the same variant and case (`KEY`).
+
+    Each is what `bench` returned, a file that `bench --json` wrote, or a bundle that keeps its latest benchmark.
 
     A row is `slower` (or `faster`) if it changed by more than `allowed` and more than the noise floors, and if the
     change is significant: by rank tests of its rounds, at 5 % for all rows together (Holm's correction). Raises
     `InputError` for documents of different machines, or of models that do not compute the same, unless with `force`,
     and for documents that have no row in common.
     """
+    check_not_negative("allowed", allowed, "give how much slower a row may be, as a fraction such as 0.05")
+    old, new = read(old), read(new)
     notes = _differences(old, new, force=force)
     before, after = _rows(old), _rows(new)
     expected = [key for key, row in before.items() if row["artifact"]]
@@ -68,9 +109,9 @@ def compare(
     if not force:
         _check_models(common, before, after)
     tests = [_test(before[key], after[key], before, after) for key in common]
-    significant = holm([probability for _, _, probability in tests])
+    significant = holm([probability for _, _, probability, _ in tests])
     changes = []
-    for key, (times, slower, probability), is_significant in zip(common, tests, significant, strict=True):
+    for key, (times, slower, probability, relative), is_significant in zip(common, tests, significant, strict=True):
         verdict = NO_DIFFERENCE
         least = 1 + max(allowed, before[key]["noise_floor"] or 0, after[key]["noise_floor"] or 0)
         if is_significant and (times > least if slower else times < 1 / least):
@@ -81,6 +122,7 @@ def compare(
                 old_us=before[key]["p50_us"],
                 new_us=after[key]["p50_us"],
                 times=times,
+                relative=relative,
                 probability=probability,
                 verdict=verdict,
             )
@@ -96,16 +138,21 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     shown = [name for name in KEY if name == "variant" or len({str(change.row[name]) for change in changes}) > 1]
     rows = [
         [
-            *(format_value(change.row[name]) for name in shown),
+            *(format_value(change.row[name]).replace("_", " ") for name in shown),
             format_value(change.old_us),
             format_value(change.new_us),
-            f"{change.times:.3f}",
+            _percent(change.new_us / change.old_us),
+            _percent(change.relative),
             f"{change.probability:.2g}",
             change.verdict,
         ]
         for change in changes
     ]
-    return [*shown, "old µs", "new µs", "times", "chance", "verdict"], rows
+    return [*shown, "old µs", "new µs", "change", RELATIVE, CHANCE, "verdict"], rows
+
+
+def _percent(times: float | None) -> str:
+    return "–" if times is None else f"{times - 1:+.1%}"
 
 
 def _rows(document: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
@@ -124,22 +171,27 @@ def _check_models(common: list[Key], before: Mapping[Key, Row], after: Mapping[K
             )
 
 
-def _test(old: Row, new: Row, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> tuple[float, bool, float]:
+def _test(
+    old: Row, new: Row, before: Mapping[Key, Row], after: Mapping[Key, Row]
+) -> tuple[float, bool, float, float | None]:
     """The change of the median as a factor, whether the row is slower, and the probability of that by chance.
 
-    In microseconds and relative to the baseline, whichever changed less; 1 where they disagree on the direction.
+    In microseconds and relative to the baseline, whichever changed less; 1 where they disagree on the direction. Last,
+    the change relative to the baseline by itself.
     """
     pairs = [(new["round_medians_us"], old["round_medians_us"])]
     baselines = _baseline(new, after), _baseline(old, before)
+    relative = None
     if old["baseline"] == new["baseline"] != old["variant"] and baselines[0] and baselines[1]:
         pairs.append((_relative(new, baselines[0]), _relative(old, baselines[1])))
+        relative = slower_by(*pairs[-1])[0]
     slower, chances = zip(*(slower_by(a, b) for a, b in pairs), strict=True)
     if min(slower) > 1:
-        return min(slower), True, max(chances)
+        return min(slower), True, max(chances), relative
     faster, chances = zip(*(slower_by(b, a) for a, b in pairs), strict=True)
     if min(faster) > 1:
-        return 1 / min(faster), False, max(chances)
-    return 1.0, False, 1.0
+        return 1 / min(faster), False, max(chances), relative
+    return 1.0, False, 1.0, relative
 
 
 def _relative(row: Row, baseline: Row) -> list[float]:

@@ -1,22 +1,19 @@
-"""What all plots of a benchmark share: rows grouped into panels, the grid of panels, axes, colours and legends."""
+"""The layout that plots of a benchmark share: rows grouped into panels, the grid of panels, and log axes."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from lstm_deploy.artifacts import BLUE, GREEN, ORANGE, PURPLE, RED
+from lstm_deploy.artifacts import plot_style as style
 from lstm_deploy.benchmark.tables import Document, Row
 
-PRECISIONS = {"float32": BLUE, "int8": ORANGE, "float16": GREEN, "bfloat16": PURPLE}
-"""Colours of precisions; any other is red."""
+PRECISIONS = {"float32": style.BLUE, "int8": style.ORANGE, "float16": style.GREEN, "bfloat16": style.PURPLE}
+"""Colours of precisions; any other is amber."""
 MAX_COLUMNS = 3
 TICK_STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,))
 """Where a log axis may have ticks within each power of ten, from many to few."""
@@ -84,7 +81,7 @@ def short_name(row: Row) -> str:
 
 def color_of(precision: str) -> str:
     """The colour of a precision."""
-    return PRECISIONS.get(precision, RED)
+    return PRECISIONS.get(precision, style.AMBER)
 
 
 def grid(panels: Sequence[Panel], columns: int) -> tuple[Figure, list[tuple[Axes, Panel]]]:
@@ -93,8 +90,8 @@ def grid(panels: Sequence[Panel], columns: int) -> tuple[Figure, list[tuple[Axes
     most = max(map(len, groups))
     columns = min(columns, 2 if most == 4 else most)
     lines = [group[start : start + columns] for group in groups for start in range(0, len(group), columns)]
-    heights = [max(0.75 + 0.19 * len(panel.rows) for panel in line) for line in lines]  # inches
-    figure = Figure(figsize=(4.6 * columns if columns > 1 else 6.5, 0.7 + sum(heights)), layout="constrained")
+    heights = [max(1.05 + 0.21 * len(panel.rows) for panel in line) for line in lines]  # inches
+    figure = style.new_figure(4.8 * columns if columns > 1 else 7, 0.9 + sum(heights))
     cells = figure.add_gridspec(len(lines), columns, height_ratios=heights)
     drawn = [
         (figure.add_subplot(cells[index, column]), panel)
@@ -102,7 +99,7 @@ def grid(panels: Sequence[Panel], columns: int) -> tuple[Figure, list[tuple[Axes
         for column, panel in enumerate(line)
     ]
     for axes, panel in drawn:
-        axes.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
+        style.panel_title(axes, panel.title)
     return figure, drawn
 
 
@@ -119,40 +116,6 @@ def log_axis(axes: Axes, low: float, high: float, text: Callable[[float], str]) 
     chosen = next((ticks for ticks in candidates if len(ticks) <= 5), candidates[-1])
     axes.set(xscale="log", xlim=(low, high))
     axes.set_xticks(chosen, [text(tick) for tick in chosen])
-
-
-def finish(axes: Axes) -> None:
-    """Set the grid, the ticks and the frame that all panels have."""
-    axes.minorticks_off()  # on log axes they take most of the time that a plot takes
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def legend_entry(color: str, label: str, marker: str = "o", **style: Any) -> Line2D:
-    """An entry of a legend: a marker, unless `style` has a line."""
-    label = f" {label}" if label.startswith("_") else label  # or matplotlib would leave it out
-    return Line2D([], [], color=color, marker=marker, label=label, **{"linestyle": "", **style})
-
-
-def legend_above(figure: Figure, handles: Sequence[Artist], title: str) -> None:
-    """A legend over all panels, in as many columns as fit."""
-    widths = [_width([str(handle.get_label())]) for handle in handles]
-    fitting = (
-        columns
-        for columns in range(len(handles), 1, -1)
-        if sum(part.max() for part in np.array_split(widths, columns)) < figure.get_figwidth()
-    )
-    where: dict[str, Any] = {"loc": "outside upper left", "ncols": next(fitting, 1), "alignment": "left"}
-    legend = figure.legend(handles=handles, title=title, fontsize=8, title_fontsize=9, frameon=False, **where)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-
-
-def _width(labels: Iterable[str]) -> float:
-    """Inches that a column of a legend takes."""
-    return 0.6 + 0.068 * max(map(len, labels), default=0)
 
 
 def count(number: int, noun: str) -> str:

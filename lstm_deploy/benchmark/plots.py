@@ -4,6 +4,7 @@ The two scopes never share a panel, and the A/A control stands only among the ra
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from lstm_deploy.artifacts import BLUE, GREY, ORANGE
+from lstm_deploy.artifacts import plot_style as style
 from lstm_deploy.benchmark import plot_layout as layout
 from lstm_deploy.benchmark.tables import Document, Row
 
@@ -33,17 +34,19 @@ def latency_plot(document: Document) -> Figure:
     beyond = [_draw_latency(axes, panel.rows) for axes, panel in panels]
     precisions = dict.fromkeys(row["precision"] for row in rows)
     used = [name for name in layout.PRECISIONS if name in precisions]
-    handles = [layout.legend_entry(layout.color_of(name), name) for name in dict.fromkeys([*used, *precisions])]
+    handles = [style.legend_entry(layout.color_of(name), name) for name in dict.fromkeys([*used, *precisions])]
     handles += [
-        layout.legend_entry(GREY, "to p90", "", linestyle="-", linewidth=2.5),
-        layout.legend_entry(GREY, "p99, where known", "|", linewidth=0.8),
-        layout.legend_entry(GREY, "median of the baseline (bold)", "", linestyle="--", linewidth=0.9),
+        style.legend_entry(style.GREY, "to p90", "", linestyle="-", linewidth=2.5),
+        style.legend_entry(style.GREY, "p99, where known", "|", linewidth=0.8),
+        style.legend_entry(style.GREY, "median of the baseline (bold)", "", linestyle="--", linewidth=0.9),
     ]
+    if any(map(layout.is_null_model, rows)):
+        handles.append(style.legend_entry(style.GREY, "floor: the call of a model that computes nothing", ""))
     if any(row["warnings"] for row in rows):
-        handles.append(layout.legend_entry(GREY, "hollow: not to be trusted, see its warning", fillstyle="none"))
+        handles.append(style.legend_entry(style.GREY, "hollow: not to be trusted, see its warning", fillstyle="none"))
     if any(beyond):
-        handles.append(layout.legend_entry(GREY, BEYOND, "<"))
-    layout.legend_above(figure, handles, "Time of a call: dot and number are the median, fastest first")
+        handles.append(style.legend_entry(style.GREY, BEYOND, "<"))
+    style.headline(figure, "Time of a call: median as dot and number, fastest first", handles)
     return figure
 
 
@@ -59,14 +62,14 @@ def ratio_plot(document: Document) -> Figure | None:
     figure, panels = layout.grid(layout.panels_of(rows, "÷"), columns=layout.columns_for(rows))
     beyond = [_draw_ratios(axes, panel.rows) for axes, panel in panels]
     handles: list[Artist] = [
-        layout.legend_entry(BLUE, "faster than the baseline"),
-        layout.legend_entry(ORANGE, "slower"),
-        layout.legend_entry(GREY, "no difference that is more than noise"),
-        Patch(color=GREY, alpha=0.25, label="noise: the baseline against itself"),
+        style.legend_entry(style.BLUE, "faster than the baseline"),
+        style.legend_entry(style.ORANGE, "slower"),
+        style.legend_entry(style.GREY, "no difference that is more than noise"),
+        Patch(color=style.GREY, alpha=0.25, label="noise: the baseline against itself"),
     ]
     if any(beyond):
-        handles.append(layout.legend_entry(GREY, BEYOND, "<"))
-    layout.legend_above(figure, handles, "Time ÷ the baseline's, with its 95 % interval: left of 1 is faster")
+        handles.append(style.legend_entry(style.GREY, BEYOND, "<"))
+    style.headline(figure, "Time ÷ the baseline's, with 95 % interval: left of 1 is faster", handles)
     return figure
 
 
@@ -90,10 +93,11 @@ def _draw_latency(axes: Axes, rows: Sequence[Row]) -> bool:
             ends = [row["p90_us"], row["p99_us"]]
             axes.plot(ends, [place, place], color=color, linewidth=0.8, marker="|", markevery=[1])
         if layout.is_baseline(row):
-            axes.axvline(row["p50_us"], color=GREY, linewidth=0.9, linestyle="--", zorder=0)
+            axes.axvline(row["p50_us"], color=style.GREY, linewidth=0.9, linestyle="--", zorder=0)
     faces = ["white" if row["warnings"] else color for row, color in zip(rows, colors, strict=True)]
     beyond = _draw_dots(axes, medians, faces, colors)
-    _label_rows(axes, rows, [row["variant"] for row in rows], [layout.time_text(median) for median in medians])
+    names, figures = [row["variant"] for row in rows], [layout.time_text(median) for median in medians]
+    _label_rows(axes, rows, names, figures, "time of a call")
     return beyond
 
 
@@ -111,12 +115,13 @@ def _draw_ratios(axes: Axes, rows: Sequence[Row]) -> bool:
     layout.log_axis(axes, _left_end(lows[0], low) / 1.15, 1.15 * high, lambda value: f"{value:g}")
     edge = axes.get_xlim()[0]
     if noise is not None:
-        axes.axvspan(max(1 - noise, edge), 1 + noise, color=GREY, alpha=0.25, linewidth=0, zorder=0)
-    axes.axvline(1, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
-    colors = [{"faster": BLUE, "slower": ORANGE}.get(row["verdict"], GREY) for row in rows]
+        axes.axvspan(max(1 - noise, edge), 1 + noise, color=style.GREY, alpha=0.25, linewidth=0, zorder=0)
+    axes.axvline(1, color=style.GREY, linewidth=0.9, linestyle="--", zorder=0)
+    colors = [{"faster": style.BLUE, "slower": style.ORANGE}.get(row["verdict"], style.GREY) for row in rows]
     axes.hlines(range(len(rows)), lows, highs, colors=colors, linewidth=1.8)
     beyond = _draw_dots(axes, ratios, colors, colors)
-    _label_rows(axes, rows, [layout.short_name(row) for row in rows], [f"{ratio:.3g}" for ratio in ratios])
+    names, figures = [layout.short_name(row) for row in rows], [f"{ratio:.3g}" for ratio in ratios]
+    _label_rows(axes, rows, names, figures, f"time ÷ that of {rows[0]['baseline']}")
     return beyond
 
 
@@ -140,18 +145,19 @@ def _draw_dots(axes: Axes, values: Sequence[float], faces: Sequence[str], colors
         zorder=3,
         clip_on=False,
     )
-    axes.scatter([edge] * len(beyond), beyond, s=30, c=GREY, marker="<", zorder=3, clip_on=False)
+    axes.scatter([edge] * len(beyond), beyond, s=30, c=style.GREY, marker="<", zorder=3, clip_on=False)
     return bool(beyond)
 
 
-def _label_rows(axes: Axes, rows: Sequence[Row], names: Sequence[str], figures: Sequence[str]) -> None:
-    """A variant's name at the left of its row, a figure at the right; the first row on top."""
+def _label_rows(axes: Axes, rows: Sequence[Row], names: Sequence[str], figures: Sequence[str], x: str) -> None:
+    """A variant's name at the left of its row, a figure at the right; the first row on top. `x` is the axis' label."""
     axes.set_yticks(range(len(rows)), names, parse_math=False)
     for row, name in zip(rows, axes.get_yticklabels(), strict=True):
         if layout.is_baseline(row):
             name.set_fontweight("bold")
     right = axes.get_yaxis_transform()
     for place, text in enumerate(figures):
-        axes.annotate(text, (1, place), (4, 0), xycoords=right, textcoords="offset points", va="center", size=8)
+        where: dict[str, Any] = {"xycoords": right, "textcoords": "offset points", "va": "center"}
+        axes.annotate(text, (1, place), (4, 0), size=style.SMALL, **where)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    layout.finish(axes)
+    style.finish(axes, x)

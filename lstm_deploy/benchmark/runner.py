@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from lstm_deploy.artifacts import Bundle, environment, format_value, restore, scratch_folder
+from lstm_deploy.artifacts import Bundle, as_path, environment, format_value, restore, scratch_folder, several
 from lstm_deploy.benchmark import peaks, roofline
+from lstm_deploy.benchmark.bench_report import BenchReport
+from lstm_deploy.benchmark.plan import Plan, check_plan
 from lstm_deploy.benchmark.statistics import (
     LEAST_ROUNDS,
     Samples,
@@ -31,12 +32,14 @@ from lstm_deploy.benchmark.statistics import (
 from lstm_deploy.benchmark.tables import SCHEMA_VERSION, UNSTABLE_SAYS
 from lstm_deploy.benchmark.variants import BASELINES, Selection, Variant, variants_of
 from lstm_deploy.benchmark.worker_process import Measurement, WorkerProcess
-from lstm_deploy.benchmark.workloads import SCENARIOS, SCOPES, BenchCase
-from lstm_deploy.errors import InputError, LstmDeployError, machine_limits
+from lstm_deploy.benchmark.workloads import BenchCase
+from lstm_deploy.errors import InputError, LstmDeployError, machine_limits, without_effect
 from lstm_deploy.progress import OnProgress, silent
-from lstm_deploy.runtimes import PROVIDERS, check_provider
+from lstm_deploy.runtimes import check_provider
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lstm_deploy.lifting import Origin
 
 CASE_S = 10.0
@@ -52,47 +55,31 @@ SEQ_LEN = 100
 """Steps of a sequence, where the model does not fix them."""
 
 
-class Plan(Struct, frozen=True, kw_only=True):
-    """What to measure."""
-
-    scenarios: tuple[str, ...] = ("stream", "sequence")
-    """`stream`: one step a call, state carried; `sequence`: many; `rollout`: the model fed with its own outputs."""
-    scopes: tuple[str, ...] = SCOPES
-    batches: tuple[int, ...] = (1, 32)
-    seq_lens: tuple[int, ...] = ()
-    """Steps of a sequence or a rollout; none for what the model fixes, else 100. A stream takes one step a call."""
-    threads: tuple[int, ...] = (1,)
-    providers: tuple[str, ...] = ("cpu",)
-    baselines: tuple[str, ...] = ("eager", "eager-no-onednn", "floor")
-    """See `variants.BASELINES`. Ratios refer to the first that runs; without any, to the first artifact."""
-    rounds: int = 150
-    """At most; where calls are slow, as many as fit into `CASE_S`."""
-    seed: int = 0
-    roofline: bool = True
-    """Whether to measure the peak rates of the machine."""
-    unvalidated: bool = False
-    """Whether to time artifacts that have not passed `validate`."""
+USUAL = Plan()
 
 
 @machine_limits()
 def bench(
-    targets: "Sequence[str | os.PathLike[str]]",
-    plan: Plan,
+    targets: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    plan: Plan = USUAL,
+    *,
+    reference: "nn.Module | Origin | str | os.PathLike[str] | None" = None,
     on_progress: OnProgress = silent,
-    reference: "Origin | None" = None,
-) -> dict[str, Any]:
-    """Time bundles or single artifacts; returns the document of `bench --json`.
+) -> BenchReport:
+    """Time one or several bundles or single artifacts; returns the document of `bench --json`.
 
-    `reference` is the model of the PyTorch baselines, for a bundle whose source is of a class of its own.
+    `reference` is the model of the PyTorch baselines, for a bundle whose source is of a class of its own: its file, an
+    `Origin`, or the live module, whose class lies in a file that other processes can import.
 
     Raises `InputError` for a wrong target or plan, for an artifact that has not been validated, and where nothing can
     be timed, and `ProviderError` for a provider that does not load; nothing runs elsewhere instead.
     """
-    _check(plan)
-    paths = [Path(target) for target in targets]
+    check_plan(plan)
+    paths = [as_path(target) for target in several(targets)]
+    if not paths:
+        raise InputError("There is nothing to time; give a bundle or an artifact.")
     for path in paths:
         restore(path)
-    origin = _origin(reference, paths)
     for provider in plan.providers:
         check_provider(provider)  # before asking for a validation on it
     plan = replace(plan, seq_lens=plan.seq_lens or _fixed_lengths(paths))
@@ -101,6 +88,7 @@ def bench(
     results: list[dict[str, Any]] = []
     all_peaks: list[dict[str, Any]] = []
     with scratch_folder() as folder:
+        origin = _origin(reference, plan, paths, folder)
         selection = Selection(plan.providers, plan.baselines, cases, plan.unvalidated, origin)
         on_progress(0, 1, "preparing")
         variants, left_out = variants_of(paths, selection, folder)
@@ -117,25 +105,23 @@ def bench(
     left_out = sorted({reason.removesuffix(".") for reason in left_out})
     if not results:
         raise InputError(f"Nothing can be timed: {'; '.join(left_out) or 'no artifact takes part in these scenarios'}.")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "environment": environment.describe(),
-        "state": {"before": before, "after": environment.state()},
-        "plan": {**asdict(plan), "targets": [path.name for path in paths]},
-        "peaks": all_peaks,
-        "left_out": left_out,
-        "results": results,
-    }
-
-
-def without_samples(document: dict[str, Any]) -> dict[str, Any]:
-    """The document without the time of each call, as a bundle keeps it."""
-    rows = [{name: value for name, value in row.items() if name != "samples_us"} for row in document["results"]]
-    return {**document, "results": rows}
+    return BenchReport(
+        schema_version=SCHEMA_VERSION,
+        environment=environment.describe(),
+        state={"before": before, "after": environment.state()},
+        plan={**asdict(plan), "targets": [path.name for path in paths]},
+        peaks=all_peaks,
+        left_out=left_out,
+        results=results,
+    )
 
 
 class Progress:
     """Progress over all rounds."""
+
+    total: int
+    on_progress: OnProgress
+    done: int
 
     def __init__(self, total: int, on_progress: OnProgress) -> None:
         self.total, self.done, self.on_progress = total, 0, on_progress
@@ -173,32 +159,24 @@ def _peaks(providers: Sequence[str], threads: int, left_out: list[str]) -> dict[
     return measured
 
 
-def _origin(reference: "Origin | None", targets: Sequence[Path]) -> str:
+def _origin(reference: Any, plan: Plan, targets: Sequence[Path], folder: Path) -> str:
+    """JSON of the `Origin` of a reference; a live module is saved to `folder`."""
     if reference is None:
         return ""
     if len(targets) > 1:
         raise InputError("--reference is the model of one bundle; time the others separately.")
-    if not reference.path.is_file():
-        raise InputError(f"{reference.path} does not exist or is not a file; check --reference.")
-    from lstm_deploy.lifting import origin_to_json
+    if not targets[0].is_dir():
+        raise without_effect("--reference", f"on {targets[0]}, which is no bundle and has no baselines")
+    if not any(BASELINES[name].needs_source for name in plan.baselines):
+        raise without_effect("--reference", "without a --baseline that is made from it, such as eager")
+    from lstm_deploy.lifting import Origin, origin_to_json, sources
 
-    return origin_to_json(reference)
-
-
-def _check(plan: Plan) -> None:
-    for name, values, choices in (
-        ("scenario", plan.scenarios, SCENARIOS),
-        ("scope", plan.scopes, SCOPES),
-        ("baseline", plan.baselines, tuple(BASELINES)),
-        ("provider", plan.providers, PROVIDERS),
-    ):
-        if unknown := [value for value in values if value not in choices]:
-            raise InputError(f"{unknown[0]!r} is not a {name}; choose from {', '.join(choices)}.")
-    for name, numbers in (("batch", plan.batches), ("seq-len", plan.seq_lens), ("threads", plan.threads)):
-        if any(number < 1 for number in numbers):
-            raise InputError(f"--{name} must be 1 or more.")
-    if plan.rounds < LEAST_ROUNDS:
-        raise InputError(f"--rounds must be {LEAST_ROUNDS} or more: fewer do not show how reliable a figure is.")
+    if isinstance(reference, str | os.PathLike):
+        reference = Origin(path=as_path(reference))
+    origin = reference if isinstance(reference, Origin) else sources.save_module(reference, folder)
+    if not origin.path.is_file():
+        raise InputError(f"{origin.path} is no file; give the checkpoint or the weights of the model with --reference.")
+    return origin_to_json(origin)
 
 
 def _fixed_lengths(targets: Sequence[Path]) -> tuple[int, ...]:
@@ -301,7 +279,7 @@ def _row(
     ratio_to_baseline, ratio_interval = ratio(rounds, baseline.rounds) if baseline else (None, None)
     noise = noise_floor(control.rounds, baseline.rounds) if control and baseline else None
     state = measurement.worker.ask(state=True)
-    comparable = bool(baseline) and variant.kind != "floor"
+    comparable = baseline is not None and variant.gives_what(baseline.variant)
     row = {
         "variant": variant.name,
         "group": variant.group,

@@ -3,14 +3,10 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from lstm_deploy.artifacts import environment, format_value, markdown_table
+from lstm_deploy.artifacts import format_value, markdown_table
 from lstm_deploy.benchmark.statistics import NO_DIFFERENCE
-from lstm_deploy.errors import InputError
 
 SCHEMA_VERSION = 1
 UNSTABLE_SAYS = "The median is known only to lie between"
@@ -23,27 +19,6 @@ Row = Mapping[str, Any]
 Document = Mapping[str, Any]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A document that `bench --json` wrote; raises `InputError` for anything else."""
-    try:
-        document = msgspec.json.decode(path.read_bytes())
-        version, rows = document["schema_version"], document["results"]
-        if version != SCHEMA_VERSION:
-            raise InputError(f"{path} has the schema version {version}, not {SCHEMA_VERSION}; measure it again.")
-        if not rows or not all(row["round_medians_us"] and len(row["round_medians_us"]) > 1 for row in rows):
-            raise KeyError("results")
-        if not all(median > 0 for row in rows for median in row["round_medians_us"]):
-            raise ValueError("times")
-        environment.machine(document["environment"])
-        [tuple(row[name] for name in KEY) for row in rows]
-        table(document)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (KeyError, TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is no result of lstm-deploy bench --json; write one with that.") from error
-    return document  # type: ignore[no-any-return]
-
-
 def _ratio(row: Row) -> str:
     if row["variant"] == row["baseline"] or row["ratio_to_baseline"] is None:
         return "1" if row["baseline"] else "–"
@@ -53,8 +28,17 @@ def _ratio(row: Row) -> str:
     return f"{row['ratio_to_baseline']:.3g} ({low:.3g}–{high:.3g})"
 
 
+def of_peak(fraction: float | None) -> str:
+    """Percent of the machine's peak; one that is faster than the peak measured is at least as fast as that."""
+    if fraction is None:
+        return "–"
+    if fraction > 1:
+        return "≥100%"
+    return f"{fraction:.0%}" if fraction >= 0.005 else "<1%"
+
+
 def _limit(row: Row) -> str:
-    return f"{row['roofline_fraction']:.0%} {row['limit']}" if row["limit"] else "–"
+    return f"{of_peak(row['roofline_fraction'])} {row['limit']}" if row["limit"] else "–"
 
 
 COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
@@ -69,7 +53,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "p99_us": ("p99 µs", lambda row: format_value(row["p99_us"])),
     "steps_per_s": ("steps/s", lambda row: format_value(row["steps_per_s"])),
     "ratio_to_baseline": ("÷ baseline", _ratio),
-    "roofline_fraction": ("of limit", _limit),
+    "roofline_fraction": ("of peak", _limit),
 }
 """By key of the rows: heading and text."""
 VARYING = ("scenario", "scope", "batch", "seq_len", "threads")
@@ -109,44 +93,48 @@ def notes(document: Document) -> list[str]:
     baselines = list(dict.fromkeys(row["baseline"] for row in document["results"] if row["baseline"]))
     lines = [
         f"÷ baseline: the median over rounds of the time over that of {', '.join(baselines)}, with its 95 % interval; "
-        f"below 1 is faster. {NO_DIFFERENCE}: less than the baseline differs from itself, timed twice.",
+        f"below 1 is faster. {NO_DIFFERENCE}: within noise.",
         "–: too few calls for a 99th percentile, or nothing to compare with.",
     ]
     if len({row["scope"] for row in document["results"]}) > 1:
         lines.append("end to end: from your arrays to your arrays; resident: all stays where it is computed.")
     if document["peaks"]:
-        lines.append(
-            "of limit: the part reached of what this machine's arithmetic, or the memory of the weights, allows."
-        )
+        lines.append("of peak: % of this machine's peak (roofline), and what limits it: compute, or the memory named.")
     return lines
+
+
+def cases(document: Document) -> list[list[Row]]:
+    """The rows of each case (scenario, scope, sizes and threads), without those of the A/A controls."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in document["results"]:
+        if not row["again"]:
+            found.setdefault(tuple(row[name] for name in VARYING), []).append(row)
+    return list(found.values())
 
 
 def fastest(document: Document) -> list[str]:
     """A line for each variant that is the fastest in some case, with these cases."""
-    cases: dict[tuple[Any, ...], list[Row]] = {}
-    for row in document["results"]:
-        if not row["again"] and row["kind"] != "floor":
-            cases.setdefault(tuple(row[name] for name in VARYING), []).append(row)
-    varying = [name for position, name in enumerate(VARYING) if len({case[position] for case in cases}) > 1]
+    timed = [rows for case in cases(document) if (rows := [row for row in case if row["kind"] != "floor"])]
+    varying = [name for name in VARYING if len({rows[0][name] for rows in timed}) > 1]
     found: dict[str, list[str]] = {}
-    for rows in (rows for rows in cases.values() if len(rows) > 1):
+    for rows in (rows for rows in timed if len(rows) > 1):
         best = min(rows, key=lambda row: row["p50_us"])
         words = {"batch": "batch ", "seq_len": "steps ", "threads": "threads "}
         case = " ".join(f"{words.get(name, '')}{COLUMNS[name][1](best)}" for name in varying)
         found.setdefault(best["variant"], []).append(case)
-    return [f"fastest: {variant}{' for ' if cases[0] else ''}{'; '.join(cases)}." for variant, cases in found.items()]
+    return [f"fastest: {variant}{' for ' if own[0] else ''}{'; '.join(own)}." for variant, own in found.items()]
 
 
-def warnings(document: Document) -> list[str]:
-    """A line for each row that is not reliable; one for all unstable rows where there are many."""
+def warnings(document: Document, most_unstable: int = MAX_UNSTABLE) -> list[str]:
+    """A line for each row that is not reliable; one for all unstable rows where there are more than a few."""
     all_warnings = [(row, warning) for row in document["results"] for warning in row["warnings"]]
     unstable = [warning for _, warning in all_warnings if warning.startswith(UNSTABLE_SAYS)]
     lines = []
-    if len(unstable) > MAX_UNSTABLE:
+    if len(unstable) > most_unstable:
         all_warnings = [(row, warning) for row, warning in all_warnings if warning not in unstable]
         lines.append(
-            f"{len(unstable)} of {len(document['results'])} rows: the interval of the median (p50_interval_us in the "
-            "JSON) reaches more than 5 % to a side; close other programs, or give more --rounds. Ratios have their own."
+            f"{len(unstable)} of {len(document['results'])} rows are unstable, with a median uncertain by over 5 %: "
+            "close other programs, or give more --rounds."
         )
     return lines + [
         f"{row['variant']}, {row['scenario']}, {row['scope'].replace('_', ' ')}, batch {row['batch']}: {warning}"

@@ -1,7 +1,6 @@
 """The variants that a benchmark times: every artifact of its targets, and the baselines it stands beside."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from lstm_deploy.artifacts import (
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, why_missing
 from lstm_deploy.runtimes import PROVIDERS, cannot_run
 
 STEPWISE = ("stream", "sequence")
@@ -92,6 +91,8 @@ class Variant(Struct, frozen=True, kw_only=True):
     """JSON of the model's contract, for files that carry none."""
     origin: str = ""
     """JSON of the `sources.Origin` of its PyTorch model; empty for the source of the bundle."""
+    model: str = ""
+    """What tells its model from others, each validated for itself, so that outputs may differ; empty if unknown."""
     control: bool = False
     """Whether it is the A/A control: the baseline timed a second time, which shows the noise."""
     work: Work | None = None
@@ -101,6 +102,10 @@ class Variant(Struct, frozen=True, kw_only=True):
     def may_fail(self) -> bool:
         """Whether a run continues without it: baselines, and graphs, which not every model can be captured in."""
         return not self.artifact or "graph" in self.settings
+
+    def gives_what(self, other: "Variant") -> bool:
+        """Whether its outputs should be those of another variant."""
+        return self.kind != "floor" and (self.model == other.model or not (self.model and other.model))
 
     def takes_part(self, case: BenchCase) -> bool:
         """Whether it is timed in a case; a captured graph has its buffers bound, so it has no plain calls."""
@@ -141,8 +146,15 @@ def variants_of(targets: Sequence[Path], selection: Selection, folder: Path) -> 
                 if selection.baselines:
                     left_out.append(f"baselines of {label}: only bundles have baselines")
             group = label if any(not variant.artifact and variant.kind != "floor" for variant in own) else ""
-            variants += [replace(variant, name=f"{prefix}{variant.name}{suffix}", group=group) for variant in own]
+            names = {"group": group, "model": _model(target)}
+            variants += [replace(variant, name=f"{prefix}{variant.name}{suffix}", **names) for variant in own]
     return variants, left_out
+
+
+def _model(target: Path) -> str:
+    """The SHA-256 of the source of a bundle, or of the bundle that a file is in; its path if it has no source."""
+    folder = target if target.is_dir() else target.parent
+    return Bundle(folder).manifest.source.sha256 or str(folder.resolve()) if (folder / MANIFEST).is_file() else ""
 
 
 def _labels(targets: Sequence[Path]) -> list[str]:
@@ -180,8 +192,8 @@ def _baseline(
         _check_source(bundle, selection.origin)
     path = bundle.path
     if baseline.kind == "openvino":
-        if find_spec("openvino") is None:
-            raise InputError('OpenVINO is not installed; pip install "lstm-deploy[openvino]"')
+        if reason := why_missing("openvino"):
+            raise InputError(reason)
         path = bundle.file(bundle.find("onnx"))
     elif baseline.kind == "stock":
         path = folder / f"{name}.onnx"
@@ -211,12 +223,12 @@ def _write_stock(bundle: Path, origin: str, name: str, path: Path, cases: Sequen
 
 
 def _check_source(bundle: Bundle, origin: str) -> None:
-    if find_spec("torch") is None:
-        raise InputError("PyTorch is not installed")
+    if reason := why_missing("torch"):
+        raise InputError(reason)
     if not origin and not bundle.source_path:
         raise InputError(
-            "the model is gone, has changed since, or would have to run code of yours; export it again, or name it "
-            "with --reference, and --model"
+            "the source is missing, has changed, or needs code of yours to run; export it again, or name it "
+            "with --reference and --model"
         )
 
 
@@ -258,7 +270,7 @@ def _of_artifact(
         where = "" if provider == "cpu" else f" --provider {provider}"
         raise InputError(
             f"{artifact.path} of {bundle.path} {reason}; run lstm-deploy validate {bundle.path}{where}, "
-            "or time it all the same with --unvalidated."
+            "or skip this check with --unvalidated."
         )
     is_rollout = artifact in bundle.manifest.rollouts
     has_settings = bool(PROVIDERS[provider].settings) and not is_rollout

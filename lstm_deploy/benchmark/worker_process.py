@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from lstm_deploy.benchmark.statistics import Samples
 from lstm_deploy.benchmark.variants import Variant
 from lstm_deploy.benchmark.workloads import BenchCase
+from lstm_deploy.contract import Array
 from lstm_deploy.errors import InputError, LstmDeployError, ProviderError
 
 SLICE_S = 0.003
@@ -25,11 +26,13 @@ OPENED = ("kind", "path", "provider", "settings", "contract", "origin")
 class WorkerProcess:
     """A process that holds one variant; the protocol is described in `worker`."""
 
+    refusal: str
+
     def __init__(self, variant: Variant, threads: int) -> None:
         self.variant = variant
         self.refusal = ""
         """Why the case that was prepared last cannot run; empty where it can."""
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, "-P", "-m", "lstm_deploy.benchmark.worker"],  # -P: nothing is imported from this directory
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -38,7 +41,7 @@ class WorkerProcess:
         )
         try:
             opened = {name: getattr(variant, name) for name in OPENED}
-            self.load_s = self.ask(open={**opened, "threads": threads})["load_s"]
+            self.load_s: float = self.ask(open={**opened, "threads": threads})["load_s"]
         except BaseException:
             self.close()
             raise
@@ -81,14 +84,18 @@ class WorkerProcess:
 class Measurement:
     """The samples of one variant in one case, round by round."""
 
+    worker: WorkerProcess
+    variant: Variant
+    calls: int
+
     def __init__(self, worker: WorkerProcess, prepared: dict[str, Any]) -> None:
         self.worker, self.variant = worker, worker.variant
         self.first_call_us: float = prepared["first_call_us"]
-        self.y = np.array(prepared["y"], np.float64)  # None becomes NaN
+        self.y: Array = np.array(prepared["y"], np.float64)  # None becomes NaN
         self.calls = max(1, int(SLICE_S * 1e6 / prepared["call_us"]))
         # Other processes ran in between; what that costs the first calls of a round is not measured.
-        self.warm = math.ceil(self.calls / 10) if prepared["call_us"] < LONG_US else 0
-        self.round_s = (self.calls + self.warm) * prepared["call_us"] / 1e6
+        self.warm: int = math.ceil(self.calls / 10) if prepared["call_us"] < LONG_US else 0
+        self.round_s: float = (self.calls + self.warm) * prepared["call_us"] / 1e6
         self.rounds: list[Samples] = []
 
     def run_round(self) -> None:

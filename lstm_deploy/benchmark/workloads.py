@@ -114,6 +114,9 @@ class ArtifactWorkload:
 class SessionWorkload:
     """An ONNX file of another exporter, called as its documentation says: `session.run`, with arrays in and out."""
 
+    session_for: Callable[[BenchCase], Any]
+    signature: Signature
+
     def __init__(self, session_for: Callable[[BenchCase], Any], signature: Signature) -> None:
         """`session_for` opens the session for a case, since a stock export is valid for one size only."""
         self.session_for, self.signature = session_for, signature

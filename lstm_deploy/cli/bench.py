@@ -3,87 +3,170 @@
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from lstm_deploy.cli import arguments, console
-from lstm_deploy.cli.options import JsonFlag, RecordFlag, ReferenceOption, SourceOptions, grouped
+from lstm_deploy.cli import arguments, completion, console, next_steps
+from lstm_deploy.cli.options import (
+    JsonFlag,
+    Panel,
+    Provider,
+    RecordFlag,
+    ReferenceOption,
+    SourceOptions,
+    argument,
+    grouped,
+    option,
+)
 from lstm_deploy.cli.recording import record_in
 from lstm_deploy.errors import InputError
 
-ScenarioOption = Annotated[
-    str, typer.Option(help="stream: one step a call; sequence: many; rollout: fed with its own outputs.")
-]
-ScopeOption = Annotated[
-    str, typer.Option(help="end_to_end: from your arrays to your arrays; resident: without copies.")
-]
-SeqLenOption = Annotated[
-    str | None,
-    typer.Option(help="Steps a call of the scenarios sequence and rollout [default: what the model fixes, or 100]."),
-]
-BaselineOption = Annotated[
-    str,
-    typer.Option(
-        help="What to compare with; ratios are to the first but floor: eager, eager-no-onednn, eager-tf32, "
-        "eager-graph, torchscript-trace, compile, stock-onnx, stock-fixed, legacy-onnx, legacy-int8, openvino, "
-        "openvino-bf16, floor; all; none."
+if TYPE_CHECKING:
+    from lstm_deploy.cli.layout import Part
+
+BASELINES = (
+    *("eager", "eager-tf32", "eager-no-onednn", "eager-graph", "torchscript-trace", "compile", "stock-onnx"),
+    *("stock-fixed", "legacy-onnx", "legacy-int8", "openvino", "openvino-bf16", "floor"),
+)
+"""`benchmark.BASELINES`: named here, too, because help must not wait for it."""
+
+USUAL_PROVIDERS = ["cpu"]
+USUAL_SCENARIOS = ["stream", "sequence"]
+USUAL_SCOPES = ["end_to_end", "resident"]
+USUAL_BATCHES = ["1", "32"]
+USUAL_THREADS = ["1"]
+USUAL_BASELINES = ["eager", "eager-no-onednn", "floor"]
+
+TargetsArgument = Annotated[
+    list[Path],
+    argument(
+        "TARGETS",
+        "Bundles or artifacts, or one result of --json to show again.",
+        autocompletion=completion.targets,
     ),
 ]
-RoundsOption = Annotated[int, typer.Option(min=9, help="Rounds at most; every round times every variant.")]
+ProviderOption = Annotated[
+    list[str],
+    option(
+        Panel.MACHINE,
+        metavar="PROVIDER,…",
+        help="cpu, cuda or tensorrt.",
+        autocompletion=completion.listed(get_args(Provider)),
+    ),
+]
+ScenarioOption = Annotated[
+    list[str],
+    option(
+        Panel.CASES,
+        metavar="SCENARIO,…",
+        help="stream: one step a call; sequence: many steps a call; rollout: the model fed with its own outputs.",
+        autocompletion=completion.listed(("stream", "sequence", "rollout")),
+    ),
+]
+ScopeOption = Annotated[
+    list[str],
+    option(
+        Panel.CASES,
+        metavar="SCOPE,…",
+        help="end_to_end: with the copies from your arrays and to them; resident: without.",
+        autocompletion=completion.listed(USUAL_SCOPES),
+    ),
+]
+BatchOption = Annotated[list[str], option(Panel.CASES, metavar="N,…", help="Batch sizes.")]
+SeqLenOption = Annotated[
+    list[str] | None,
+    option(
+        Panel.CASES,
+        metavar="N,…",
+        help="Steps of a call, in sequence and rollout. [default: what the model fixes, else 100]",
+    ),
+]
+ThreadsOption = Annotated[list[str], option(Panel.MACHINE, metavar="N,…", help="Threads within one operator.")]
+BaselineOption = Annotated[
+    list[str],
+    option(
+        Panel.REFERENCE,
+        metavar="BASELINE,…",
+        help=f"What to time beside the artifacts: {', '.join(BASELINES)}; all or none. Ratios are to the first, but "
+        "never to floor, a model that computes nothing.",
+        autocompletion=completion.listed((*BASELINES, "all", "none")),
+    ),
+]
+RoundsOption = Annotated[
+    int, option(Panel.CASES, metavar="N", min=9, help="Most rounds; each times everything once. At least 9.")
+]
+SeedOption = Annotated[int, option(Panel.CASES, metavar="N", min=0, help="Seed of the order within a round.")]
+RooflineFlag = Annotated[bool, option(Panel.MACHINE, help="Measure this machine's limits, to compare with.")]
+UnvalidatedFlag = Annotated[
+    bool, option(Panel.CASES, "--unvalidated", help="Time artifacts that were not validated, too.")
+]
 PlotOption = Annotated[
     Path | None,
-    typer.Option(help="Write a plot of the latencies; all plots if it names no format, as a directory."),
+    option(
+        Panel.OUTPUT,
+        metavar="PATH",
+        help="Plot the latencies (.png, .svg, .pdf); a folder for all plots.",
+    ),
 ]
-TableOption = Annotated[Path | None, typer.Option(help="Write the table as Markdown (.md) or CSV (.csv).")]
+TableOption = Annotated[
+    Path | None, option(Panel.OUTPUT, metavar="FILE", help="Write the table as Markdown (.md) or CSV (.csv).")
+]
 JsonOption = Annotated[
-    str | None, typer.Option("--json", help="Write the JSON document to a file; - prints it and nothing else.")
+    str | None,
+    option(Panel.OUTPUT, "--json", metavar="FILE", help="Write all figures as JSON; - prints them and nothing else."),
+]
+
+FailOverOption = Annotated[
+    str, option(Panel.PROOF, metavar="PART", help="How much slower a row may become, as 5% or 0.05.")
 ]
 
 
 @grouped
 def bench(
-    targets: Annotated[list[Path], typer.Argument(help="Bundles or artifacts; or one .json, to show it again.")],
+    targets: TargetsArgument,
     *,
-    provider: Annotated[str, typer.Option(help="cpu, cuda, tensorrt, or several, comma-separated.")] = "cpu",
-    scenario: ScenarioOption = "stream,sequence",
-    scope: ScopeOption = "end_to_end,resident",
-    batch: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,32",
+    provider: ProviderOption = USUAL_PROVIDERS,
+    scenario: ScenarioOption = USUAL_SCENARIOS,
+    scope: ScopeOption = USUAL_SCOPES,
+    batch: BatchOption = USUAL_BATCHES,
     seq_len: SeqLenOption = None,
-    threads: Annotated[str, typer.Option(help="Threads within one operator.")] = "1",
-    baseline: BaselineOption = "eager,eager-no-onednn,floor",
+    threads: ThreadsOption = USUAL_THREADS,
+    baseline: BaselineOption = USUAL_BASELINES,
     reference: ReferenceOption = None,
     source: SourceOptions,
     rounds: RoundsOption = 150,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order within rounds.")] = 0,
-    roofline: Annotated[bool, typer.Option(help="Measure the limits of the machine, too.")] = True,
-    unvalidated: Annotated[bool, typer.Option("--unvalidated", help="Time artifacts that were not validated.")] = False,
+    seed: SeedOption = 0,
+    roofline: RooflineFlag = True,
+    unvalidated: UnvalidatedFlag = False,
     record: RecordFlag = True,
     plot: PlotOption = None,
     table: TableOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure latency: state carried, interleaved with the alternatives, against the machine's limits."""
+    """Measure latency, beside PyTorch and other runtimes.
+
+    Artifacts and what they are compared with take turns, round after round, and carry their state as in use.
+    """
     from lstm_deploy.artifacts import Bundle
-    from lstm_deploy.benchmark import BASELINES, runner, tables
+    from lstm_deploy.benchmark import Plan, bench_report, runner
 
     _check_outputs(plot, table, json, (*targets, reference))
     if len(targets) > 1 and any(target.suffix == ".json" for target in targets):
         raise InputError("One .json is shown at a time; lstm-deploy compare holds two against each other.")
     if targets[0].suffix == ".json":
-        _show(tables.read(targets[0]), plot, table, json)
+        _show(bench_report.read(targets[0]), plot, table, json)
         return
-    if source != SourceOptions() and not reference:
-        raise InputError("--model, --init, --weights-key, --input and --trust-pickle describe a --reference; name it.")
-    names = {"all": tuple(BASELINES), "none": ()}
-    plan = runner.Plan(
+    names: dict[tuple[str, ...], tuple[str, ...]] = {("all",): BASELINES, ("none",): ()}
+    chosen = arguments.choices("baseline", baseline)
+    plan = Plan(
         scenarios=arguments.choices("scenario", scenario),
-        scopes=arguments.choices("scope", scope.replace("-", "_")),
+        scopes=arguments.choices("scope", [each.replace("-", "_") for each in scope]),
         batches=arguments.sizes("batch", batch),
         seq_lens=arguments.sizes("seq-len", seq_len) if seq_len else (),
         threads=arguments.sizes("threads", threads),
         providers=arguments.choices("provider", provider),
-        baselines=names[baseline] if baseline in names else arguments.choices("baseline", baseline),
+        baselines=names.get(chosen, chosen),
         rounds=rounds,
         seed=seed,
         roofline=roofline,
@@ -91,44 +174,74 @@ def bench(
     )
     recorded = Bundle(targets[0]) if record and len(targets) == 1 and targets[0].is_dir() else None
     with console.progress("bench") as on_progress:
-        document = runner.bench(targets, plan, on_progress, arguments.origin(reference, source) if reference else None)
+        model = arguments.origin(reference, source) if reference else None
+        document = runner.bench(targets, plan, reference=model, on_progress=on_progress)
     if recorded is not None:
-        record_in(recorded, lambda _: {"measurements": runner.without_samples(document)})
+        record_in(recorded, lambda _: {"measurements": dict(document.without_samples())})
     _show(document, plot, table, json)
+    if len(targets) == 1 and targets[0].is_dir():
+        console.say_next(*next_steps.embed(Bundle(targets[0]), targets[0]))
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(help="Result of bench --json.")],
-    new: Annotated[Path, typer.Argument(help="A later one, of the same machine.")],
-    fail_over: Annotated[str, typer.Option(help="How much slower a row may be.")] = "5%",
-    force: Annotated[bool, typer.Option("--force", help="Compare different machines.")] = False,
+    old: Annotated[Path, argument("OLD", "Result of bench --json.")],
+    new: Annotated[Path, argument("NEW", "A later result, from the same machine.")],
+    fail_over: FailOverOption = "5%",
+    force: Annotated[bool, option(Panel.PROOF, "--force", help="Compare results from different machines.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Report what became significantly slower between two benchmarks; exit code 5 where something did."""
+    """Compare two benchmarks, and fail if something became slower.
+
+    Noise and chance are allowed for. The exit code is 5 if a row became significantly slower.
+    """
     import msgspec
 
-    from lstm_deploy.benchmark import comparison, tables
+    from lstm_deploy.benchmark import comparison
 
     allowed = arguments.part("fail-over", fail_over)
     assert allowed is not None
-    compared = comparison.compare(tables.read(old), tables.read(new), allowed=allowed, force=force)
+    compared = comparison.compare(old, new, allowed=allowed, force=force)
     if json:
-        console.say_json({**msgspec.to_builtins(compared), "passed": not compared.regressions})
+        console.say_json({**msgspec.to_builtins(compared), "passed": compared.passed})
     else:
-        console.say_table(*comparison.table(compared))
-        console.note(
-            "times: the new over the old, in µs or relative to the baseline, whichever is nearer to 1; 1 where they "
-            "disagree."
-        )
-        for note in compared.notes:
-            console.note(note)
-        for missing in compared.missing:
-            console.note(f"not measured again: {missing}")
-        slower = len(compared.regressions)
-        outcome = f"{slower} of {len(compared.changes)} rows are SLOWER" if slower else "no row is slower"
-        console.say(f"{outcome} by more than {allowed:.0%}, noise and chance.")
+        _show_comparison(compared)
     if compared.regressions:
         raise typer.Exit(5)
+
+
+def _show_comparison(compared: Any) -> None:
+    from lstm_deploy.benchmark import comparison
+
+    headings, rows = comparison.table(compared)
+    colours = {"slower": console.BAD, "faster": console.GOOD}
+    cells: list[list[Part]] = [[*row[:-1], (row[-1], colours.get(row[-1], console.FAINT))] for row in rows]
+    console.say_table(headings, cells, optional=(comparison.CHANCE, comparison.RELATIVE))
+    for note in compared.notes:
+        console.warn(note, "differs")
+    if compared.missing:
+        console.warn("; ".join(compared.missing).replace("_", " "), "not measured again")
+    console.say()
+    slower, allowed = len(compared.regressions), f"over {100 * compared.allowed:g} %"
+    if slower:
+        console.say(("SLOWER ", console.BAD), f" {slower} of {len(compared.changes)} rows, by {allowed}.")
+    else:
+        console.say(("OK ", console.GOOD), f" no significant slowdown {allowed}.")
+    for line in _footnotes(compared):
+        console.note((line, console.FAINT), hang=2)
+
+
+def _footnotes(compared: Any) -> list[str]:
+    """What the verdicts mean that appear, where the figures beside them do not say it."""
+    from lstm_deploy.benchmark import NO_DIFFERENCE
+
+    lines = []
+    if any(change.verdict != NO_DIFFERENCE for change in compared.changes):
+        lines.append("slower, faster: in µs and relative to the baseline, by more than the noise of both benchmarks.")
+    limit = 1 + compared.allowed
+    silent = [change for change in compared.changes if change.verdict == NO_DIFFERENCE]
+    if any(not 1 / limit < change.new_us / change.old_us < limit for change in silent):
+        lines.append(f"{NO_DIFFERENCE}: within noise, or the baseline changed alike.")
+    return lines
 
 
 def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inputs: Sequence[Path | None]) -> None:
@@ -151,24 +264,28 @@ def _check_outputs(plot: Path | None, table: Path | None, json: str | None, inpu
 
 
 def _show(document: dict[str, Any], plot: Path | None, table: Path | None, json: str | None) -> None:
-    from lstm_deploy.benchmark import plots, tables
-    from lstm_deploy.exporters import report
+    from lstm_deploy.benchmark import tables
+    from lstm_deploy.cli import bench_screen
 
     if json == "-":
         console.say_json(document)
     else:
-        console.say_table(*tables.table(document))
+        bench_screen.show(document)
     if json and json != "-":
         console.write_text(Path(json), dumps(document, indent=1) + "\n")
-    for line in (*(f"left out: {reason}." for reason in document["left_out"]), *tables.warnings(document)):
-        console.note(line)
-    for line in (*tables.notes(document), *tables.fastest(document)):
-        console.note(line)
     if table:
         console.write_text(table, tables.WRITERS[table.suffix](document))
-    if plot and plot.suffix:
+    if plot:
+        _draw(document, plot)
+
+
+def _draw(document: dict[str, Any], plot: Path) -> None:
+    from lstm_deploy.benchmark import plots
+    from lstm_deploy.exporters import report
+
+    if plot.suffix:
         report.save_plot(plots.latency_plot(document), plot)
-    elif plot:
+    else:
         plot.mkdir(parents=True, exist_ok=True)
         for name, figure in plots.plots(document).items():
             report.save_plot(figure, plot / f"{name}.png")

@@ -1,30 +1,55 @@
-"""Printing: results on standard output, everything else on standard error. No other module prints."""
+"""Printing: results on standard output, everything else on standard error. No other module prints.
+
+On a terminal, lines wrap between words and tables fit its width; in a pipe nothing is wrapped, cut or coloured.
+"""
 
 import json
 import os
+import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from lstm_deploy.errors import LstmDeployError, machine_limits, one_line
 from lstm_deploy.progress import OnProgress, silent
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from lstm_deploy.cli.layout import Part
+
 DEBUG = "LSTM_DEPLOY_DEBUG"
 INTERRUPTED = 130
+GOOD, BAD, WARNING, FAINT, HEADING, COMMAND = "green", "bold red", "yellow", "dim", "bold", "cyan"
+"""What the colours mean."""
+QUIET_S = 5.0
+"""Where there is no terminal, progress is a line for each tenth, but none within so many seconds of the last."""
 
 
-def say(text: str = "") -> None:
-    """A result."""
-    print(text)
+def say(*parts: "Part", hang: int = 0) -> None:
+    """A line of a result; where it wraps, it goes on after `hang` columns."""
+    _print(sys.stdout, parts, hang)
 
 
-def note(text: str) -> None:
+def note(*parts: "Part", hang: int = 0) -> None:
     """A hint, a warning or the next step: for people, not for pipes."""
-    print(text, file=sys.stderr)
+    _flush_results()
+    _print(sys.stderr, parts, hang)
+
+
+def is_terminal() -> bool:
+    """Whether a person sees the results as they come."""
+    return sys.stdout.isatty()
+
+
+def say_data(text: str) -> None:
+    """A result for other programs, just as it is."""
+    print(text)
 
 
 def say_json(document: Any) -> None:
@@ -32,30 +57,67 @@ def say_json(document: Any) -> None:
     print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def say_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; columns whose cells are all numbers or dashes are aligned to the right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def warn(text: str, word: str = "warning") -> None:
+    """Something to look at."""
+    note((f"{word}: ", WARNING), text, hang=2)
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column, heading in enumerate(headings):
-        numeric = all(row[column][:1] in "-–0123456789" for row in rows)
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # In a pipe there is no width to fit: nothing may be cut.
-    Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
+
+def say_heading(text: str, more: str = "") -> None:
+    """The heading of a section, after a blank line."""
+    say()
+    say((text, HEADING), (f"  {more}" if more else "", FAINT))
+
+
+def say_table(
+    headings: Sequence[str],
+    rows: "Sequence[Sequence[Part]]",
+    *,
+    optional: Sequence[str] = (),
+    like: "Sequence[Sequence[Part]]" = (),
+    bars: Sequence[float] = (),
+) -> None:
+    """A table that fits; `layout.table` says how."""
+    from lstm_deploy.cli import layout
+
+    blocks = "█▌" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    width = _width(sys.stdout)
+    _write(sys.stdout, layout.table(headings, rows, width, optional=optional, like=like, bars=bars, blocks=blocks))
+
+
+def say_fields(*fields: "tuple[str, Part]") -> None:
+    """Names and values below each other."""
+    say_table((), [((name, FAINT), value) for name, value in fields])
 
 
 def say_contract(contract: Any) -> None:
-    """Inputs, outputs and state of a model, and whether it streams."""
-    for spec in (*contract.inputs, *contract.state_inputs):
-        say(f"  in   {spec}")
-    for spec in (*contract.outputs, *contract.state_outputs):
-        say(f"  out  {spec}")
-    starts = {"reset": "from the initial state", "carry": "from where the last one ended"}[contract.state_policy]
-    say(f"  streaming {contract.streaming_text}; a new sequence starts {starts} ({contract.state_policy})")
+    """Inputs, state and outputs of a model, whether it streams, and how to go on after a sequence."""
+    pairs = zip(contract.state_inputs, contract.state_outputs, strict=True)
+    starts = {"reset": "from the initial state", "carry": "from the state at the end of the last one"}
+    say_fields(
+        *(("in", str(spec)) for spec in contract.inputs),
+        *(("state", f"{before} -> {after.name}") for before, after in pairs),
+        *(("out", str(spec)) for spec in contract.outputs),
+        ("streaming", contract.streaming_text),
+        ("new sequence", f"{starts[contract.state_policy]} ({contract.state_policy})"),
+    )
+
+
+def say_artifacts(artifacts: Sequence[Any]) -> None:
+    """The files of a bundle, with their sizes."""
+    rows = [[each.path, each.format, each.precision, f"{each.bytes:,}"] for each in artifacts]
+    say_table(["file", "format", "precision", "bytes"], rows)
+
+
+def say_next(*commands: Sequence[object] | str) -> None:
+    """Commands to go on with, each of which runs as it is printed, so that none is wrapped; texts are for a shell."""
+    from lstm_deploy.cli import layout
+
+    _flush_results()
+    beginning = "next: "
+    for command in commands:
+        line = command if isinstance(command, str) else shlex.join(["lstm-deploy", *map(str, command)])
+        _write(sys.stderr, layout.paragraph([(beginning, FAINT), (line, COMMAND)], None))
+        beginning = " " * len(beginning)
 
 
 def flat(value: Any) -> str:
@@ -82,33 +144,37 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def progress(title: str, *, shown: bool = True) -> Iterator[OnProgress]:
-    """A bar on standard error where that is a terminal, else a line for each tenth."""
+    """A bar with the time left on standard error where that is a terminal, else a line now and then."""
     if not shown:
         yield silent
-        return
-    if not sys.stderr.isatty():
-        tenths = 0
+    elif sys.stderr.isatty():
+        with _bar(title) as advance:
+            yield advance
+    else:
+        said, tenths = time.monotonic(), 0
         note(f"{title} …")
 
-        def say_tenths(done: int, total: int, text: str) -> None:
-            nonlocal tenths
-            if 10 * done // total > tenths:
-                tenths = 10 * done // total
+        def say_seldom(done: int, total: int, text: str) -> None:
+            nonlocal said, tenths
+            if 10 * done // total > tenths and time.monotonic() - said > QUIET_S:
+                said, tenths = time.monotonic(), 10 * done // total
                 note(f"{title}: {10 * tenths} %, {text}")
 
-        yield say_tenths
-        return
-    from rich.console import Console
+        yield say_seldom
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[OnProgress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def advance(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{title}: {text}")
-
-        yield advance
+    what = TextColumn("{task.fields[what]}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(
+        *columns, TimeRemainingColumn(), what, console=_terminal(sys.stderr), transient=True, expand=True
+    ) as bar:
+        task = bar.add_task(title, total=None, what="")
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, what=text)
 
 
 @contextmanager
@@ -128,7 +194,7 @@ def handled_errors() -> Iterator[None]:
     except Exception as error:
         if hasattr(error, "show") or os.environ.get(DEBUG) == "1":  # Typer shows its own errors
             raise
-        note(f"error: {_sentence(error)}")
+        _print(sys.stderr, [("error: ", BAD), _sentence(error)], 2)
         raise typer.Exit(error.exit_code if isinstance(error, LstmDeployError) else 1) from error
 
 
@@ -143,3 +209,39 @@ def _sentence(error: Exception) -> str:
         f"This is a defect of lstm-deploy ({type(error).__name__}: {described}); "
         f"set {DEBUG}=1 for the traceback and report it with the output of lstm-deploy env."
     )
+
+
+def _flush_results() -> None:
+    """What was written first comes first, where results and hints go to the same place."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _width(stream: TextIO) -> int | None:
+    """Columns of a terminal; none in a pipe, which has no width to fit."""
+    return _terminal(stream).width if stream.isatty() else None
+
+
+def _terminal(stream: TextIO) -> Any:
+    from rich.console import Console
+
+    # Without a system of colours rich writes no escape codes at all: no bold and no dim either.
+    colourless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return Console(file=stream, highlight=False, markup=False, emoji=False, color_system=None if colourless else "auto")
+
+
+def _print(stream: TextIO, parts: "Sequence[Part]", hang: int) -> None:
+    from lstm_deploy.cli import layout
+
+    _write(stream, layout.paragraph(parts, _width(stream), hang))
+
+
+def _write(stream: TextIO, lines: "Sequence[Text]") -> None:
+    """Write lines as they are, in colour on a terminal; what the encoding of a pipe lacks becomes a question mark."""
+    if stream.isatty():
+        console = _terminal(stream)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+    else:
+        encoding = stream.encoding or "utf-8"
+        stream.writelines(f"{line.plain}\n".encode(encoding, "replace").decode(encoding) for line in lines)

@@ -9,42 +9,57 @@ from typing import Annotated, Any, cast
 import typer
 
 from lstm_deploy.cli import console
-from lstm_deploy.errors import LstmDeployError
+from lstm_deploy.cli.options import Panel, option
+from lstm_deploy.errors import LstmDeployError, require
+
+OutputOption = Annotated[
+    Path, option(Panel.OUTPUT, "-o", "--output", metavar="FOLDER", help="Folder for all that is written.")
+]
 
 
 def demo(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write to.")] = Path("exported/demo"),
+    output: OutputOption = Path("exported/demo"),
 ) -> None:
-    """Train, export, validate, measure and use two models on data that every install has; takes 2 minutes."""
+    """Go from data to a model in use, twice, in two minutes.
+
+    Trains, exports, validates, measures and runs a forecaster of prices and a model of text, with the commands that you
+    would type. The data is part of the installation.
+    """
     application = context.find_root().command
     show(output, lambda *words: application.main(list(words), prog_name="lstm-deploy", standalone_mode=False))
 
 
 def show(output: Path, run_command: Callable[..., object]) -> None:
     """Take a price forecaster and a character model from training to use, into `output`."""
+    require("lightning")  # whose extra has all that is shown
     prices, text, goog, words = (output / name for name in ("goog.csv", "help.txt", "goog", "help"))
     output.mkdir(parents=True, exist_ok=True)
     write_prices(prices)
     write_text(text)
-    console.say("1. The daily prices of Google 2004-2008, which come with matplotlib: forecast the next close.")
+    console.say(
+        ("1. The daily prices of Google, 2004 to 2008, from matplotlib: forecast the next close.", console.HEADING)
+    )
     options = ["--task", "forecast", "--target", "close", "--features", "open,high,low,close"]
     use = ["--input", prices, "--plot", f"{goog}-forecast.png"]
     _train_to_use(prices, options, goog, use, run_command)
-    console.say("\n2. Python's own help text: a model of its characters.")
+    console.say()
+    console.say(("2. Python's own help text: a model of its characters.", console.HEADING))
     options = ["--task", "lm", "--epochs", "6"]
     use = ["--prompt", "The for statement ", "--steps", "300", "--temperature", "0.7"]
     _train_to_use(text, options, words, use, run_command)
-    console.say(f"\nPlots: {goog}.training, {goog}-forecast.png, {words}.training.")
-    console.say(f"Reports: {goog}/report.md, {words}/report.md.")
-    console.say("Try next:")
-    for command in (
-        ["inspect", f"{goog}/model.onnx"],
+    console.say_heading("Made")
+    console.say_fields(
+        ("plots", f"{goog}.training/, {goog}-forecast.png, {words}.training/"),
+        ("reports", f"{goog}/report.md, {words}/report.md"),
+        ("bundles", f"{goog}, {words}"),
+    )
+    console.say_next(
         ["run", words, "--prompt", "Lists are ", "--steps", "100"],
-        ["embed", words, "--lang", "web"],
-        ["train", "YOUR.csv", "--task", "forecast", "--target", "COLUMN"],
-    ):
-        console.say(f"  {_line(command)}")
+        ["inspect", goog / "model.onnx"],
+        ["embed", words, "--lang", "web", "-o", f"{words}-web", "--force"],
+        ["train", "--help"],
+    )
 
 
 def write_prices(path: Path) -> None:
@@ -75,10 +90,11 @@ def _train_to_use(
         ["train", data, *options, "-o", checkpoint, "--force"],
         ["export", checkpoint, "-o", bundle, "--force"],
         ["validate", bundle],
-        ["bench", bundle],
+        ["bench", bundle, "--scope", "end_to_end", "--batch", "1"],
         ["run", bundle, *use],
     ):
-        console.say(f"\n$ {_line(command)}")
+        console.say()
+        console.say((f"$ {_line(command)}", console.COMMAND), hang=4)
         code = run_command(*map(str, command))
         if code == console.INTERRUPTED:
             raise KeyboardInterrupt

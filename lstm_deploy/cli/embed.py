@@ -1,37 +1,62 @@
 """`lstm-deploy embed`: a client of a bundle in another language."""
 
 from pathlib import Path
-from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
-import typer
-
-from lstm_deploy.cli import console
-from lstm_deploy.cli.options import ForceFlag, JsonFlag
+from lstm_deploy.cli import completion, console, next_steps
+from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, argument, option
 from lstm_deploy.errors import InputError
+
+Language = Literal["python", "node", "web", "cpp", "c", "go", "rust"]
+"""`embedding.LANGUAGES`: named here, too, because help must not wait for it."""
+
+BundleArgument = Annotated[
+    Path | None, argument("BUNDLE", "Bundle to write a client for.", autocompletion=completion.bundles)
+]
+LanguageOption = Annotated[
+    Language | None,
+    option(
+        Panel.OUTPUT,
+        metavar="LANGUAGE",
+        help=f"Language of the client: {', '.join(get_args(Language))}.",
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    option(Panel.OUTPUT, "-o", "--output", metavar="FOLDER", help="Folder to write. [default: BUNDLE-LANGUAGE, here]"),
+]
+PrecisionOption = Annotated[
+    Literal["float32", "int8"], option(Panel.OUTPUT, help="Artifact of the bundle that the client runs.")
+]
+ListFlag = Annotated[
+    bool, option(Panel.OUTPUT, "--list", help="List the languages and what each needs, and write nothing.")
+]
 
 
 def embed(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle to write a client of.")] = None,
-    lang: Annotated[str | None, typer.Option(help="Language of the client; --list shows the languages.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to write to [default: BUNDLE-LANG, here].")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="float32 or int8.")] = "float32",
+    bundle: BundleArgument = None,
+    lang: LanguageOption = None,
+    output: OutputOption = None,
+    precision: PrecisionOption = "float32",
     force: ForceFlag = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the languages and what each needs.")] = False,
+    list_: ListFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write a client of a bundle in another language, with its state, its task and a golden trace to replay."""
+    """Write a client for a bundle in Python, JS, C, C++, Go or Rust.
+
+    A client is a small program with the model beside it. It carries the state, knows the task, and can replay recorded
+    calls of the PyTorch model to show that it is right.
+    """
     from lstm_deploy.artifacts import int8_saturation
     from lstm_deploy.embedding import LANGUAGES, generate
 
     if list_:
         _show_languages(LANGUAGES, json)
         return
-    if bundle is None or lang is None:
-        missing = "a bundle" if bundle is None else f"--lang, one of {', '.join(LANGUAGES)}"
-        raise InputError(f"embed needs {missing}; lstm-deploy embed --list shows the languages.")
+    if bundle is None:
+        raise InputError("Missing BUNDLE; name the bundle to write a client for.")
+    if lang is None:
+        raise InputError(f"Missing --lang; give one of {', '.join(LANGUAGES)}.")
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
     files = generate.embed(bundle, folder, lang, precision=precision, force=force)
     if generate.needs_vnni(bundle, files):
@@ -39,8 +64,11 @@ def embed(
     if json:
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return
-    console.say(f"wrote {folder}: {', '.join(files)}")
-    console.note(f"next: cd {quote(str(folder))} && {LANGUAGES[lang].run}")
+    console.say((f"wrote {folder}", console.HEADING), f": {', '.join(files)}", hang=2)
+    if line := next_steps.replay(LANGUAGES[lang], folder, files):
+        console.say_next(line)
+    else:
+        console.note(f"{folder / 'README.md'} says how to build it.")
 
 
 def _show_languages(languages: Any, json: bool) -> None:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from lstm_deploy.cli import inference
-from lstm_deploy.cli.inference import Where
+from lstm_deploy.cli import predictions
+from lstm_deploy.cli.predictions import Where
 from lstm_deploy.contract import Array, Classify, Forecast, LanguageModel, Outputs, sizes_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes import Model, check_streamable
@@ -158,7 +158,7 @@ def pipe_values(model: Model, source: BinaryIO, sink: BinaryIO, where: Where, *,
             raise InputError(f"Line {number} has {len(cells)} cells, not {cells_in_line}; give one step a line{named}.")
         chosen = [cells[index] for index in order]
         if wrong := [cell.decode(errors="replace") for cell in chosen if not _is_number(cell)]:
-            raise InputError(f"Line {number} has the cell {wrong[0]!r}, which is no number; correct it.")
+            raise InputError(f"Line {number} has the cell {wrong[0]!r}, which is not a number; correct it.")
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
             row = np.array([float(cell) for cell in chosen], np.float32)
         sink.write(_written(steps.answer(row, f"Line {number}"), as_json))
@@ -213,7 +213,7 @@ def continuation(
 
     def answer(line: str) -> str:
         seed = [options["seed"], next(numbers)]  # or each line would be drawn from the same noise
-        (text,) = inference.generate(model, task, [line], where=where, **{**options, "seed": seed})
+        (text,) = predictions.generate(model, task, [line], where=where, **{**options, "seed": seed})
         return json.dumps({"prompt": line, "text": text}, ensure_ascii=False) if as_json else text
 
     return answer
@@ -223,7 +223,7 @@ def classification(model: Model, task: Classify, where: Where, *, as_json: bool)
     """The class of a line, and its probability."""
 
     def answer(line: str) -> str:
-        found = inference.classify(model, task, line, where)
+        found = predictions.classify(model, task, line, where)
         return json.dumps(found._asdict(), ensure_ascii=False) if as_json else str(found)
 
     return answer

@@ -2,16 +2,25 @@
 
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import typer
-from msgspec import Meta, defstruct
+from msgspec import Meta, Struct, defstruct
 from msgspec.structs import FieldInfo, fields
 
+from lstm_deploy.cli.options import Panel, option
 from lstm_deploy.training import DEFAULTS, ONLY, Recipe, option_name
 
 OPTIONS = {field: option_name(field).replace("-", "_") for field in Recipe.__struct_fields__}
 """Names of the parameters of `train` by fields of the recipe."""
 UNBOUNDED = 2**31
 """An upper bound that is not worth showing."""
+PANELS = {
+    "window": Panel.EXAMPLES,
+    "cell": Panel.NETWORK,
+    "epochs": Panel.TRAINING,
+    "precision": Panel.MACHINE,
+}
+"""The section of help that begins with each of these fields."""
+METAVARS = {int: "N", float: "X"}
+"""What stands for a value in the help, but for choices, which are listed."""
 
 
 def _option(field: FieldInfo, annotation: Any) -> tuple[str, Any, None]:
@@ -19,11 +28,18 @@ def _option(field: FieldInfo, annotation: Any) -> tuple[str, Any, None]:
     kind, metadata = _unwrapped(annotation)
     bounds = {"min": metadata.get("ge"), "max": metadata.get("le")}
     shown: dict[str, Any] = {name: value for name, value in bounds.items() if value not in (None, UNBOUNDED)}
-    return OPTIONS[field.name], Annotated[kind | None, typer.Option(help=_help(field, metadata), **shown)], None
+    panel = next(PANELS[name] for name in reversed(_up_to(field)) if name in PANELS)
+    made = option(panel, help=_help(field, metadata), metavar=METAVARS.get(kind), **shown)
+    return OPTIONS[field.name], Annotated[kind | None, made], None
+
+
+def _up_to(field: FieldInfo) -> tuple[str, ...]:
+    names = Recipe.__struct_fields__
+    return names[: names.index(field.name) + 1]
 
 
 def _unwrapped(annotation: Any) -> tuple[Any, dict[str, Any]]:
-    """The type within `Annotated` and `| None`, a union of literals as one literal, and the metadata on the way."""
+    """The type within `Annotated` and `| None`, and the metadata on the way."""
     if get_origin(annotation) is Annotated:
         inner, *found = get_args(annotation)
         kind, metadata = _unwrapped(inner)
@@ -35,9 +51,8 @@ def _unwrapped(annotation: Any) -> tuple[Any, dict[str, Any]]:
         return kind, metadata
     if get_origin(annotation) is Literal or isinstance(annotation, type):
         return annotation, {}
-    kinds = [_unwrapped(each) for each in get_args(annotation) if each is not type(None)]
-    values = tuple(value for kind, _ in kinds for value in get_args(kind))
-    return (Literal[values] if values else kinds[0][0]), dict(kinds[0][1])
+    (inner,) = (each for each in get_args(annotation) if each is not type(None))
+    return _unwrapped(inner)
 
 
 def _help(field: FieldInfo, metadata: dict[str, Any]) -> str:
@@ -45,12 +60,12 @@ def _help(field: FieldInfo, metadata: dict[str, Any]) -> str:
     tasks = ONLY.get(field.name, tuple(DEFAULTS))
     defaults = {task: _text(DEFAULTS[task].get(field.name, field.default)) for task in tasks}
     usual = defaults[tasks[0]]
-    text = metadata["description"].rstrip(".")
+    text = metadata["description"].removesuffix(".")
     if len(tasks) == 1:
         first, _, rest = text.partition(" ")
         text = f"{tasks[0]}: {first.lower() if first.istitle() else first} {rest}"
     others = (f"{task}: {value}" for task, value in defaults.items() if value != usual)
-    return f"{text} [{'; '.join((usual, *others))}]." if usual else f"{text}."
+    return f"{text}. [default: {'; '.join((usual, *others))}]" if usual else text
 
 
 def _text(value: Any) -> str:
@@ -60,7 +75,7 @@ def _text(value: Any) -> str:
 
 
 _ANNOTATIONS = get_type_hints(Recipe, include_extras=True)
-RecipeOptions = defstruct(
+RecipeOptions: type[Struct] = defstruct(
     "RecipeOptions",
     [_option(field, _ANNOTATIONS[field.name]) for field in fields(Recipe)],
     namespace={"__doc__": "The fields of a recipe as options, each `None` where it is not given."},

@@ -22,7 +22,7 @@ def record_in(bundle: "Bundle", fields: "Callable[[Manifest], dict[str, Any]]") 
     try:
         latest = Bundle(bundle.path)
         if latest.manifest.exported != bundle.manifest.exported:
-            console.note(f"not recorded in {bundle.path}: it was exported anew meanwhile.")
+            console.note(f"not recorded in {bundle.path}: it was exported again meanwhile.")
             return
         latest.update(**fields(latest.manifest))
         report.write(latest)

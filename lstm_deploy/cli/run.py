@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
-from lstm_deploy.cli import console
-from lstm_deploy.cli.options import JsonFlag, grouped
+from lstm_deploy.cli import completion, console, effects, next_steps
+from lstm_deploy.cli.options import JsonFlag, Panel, Provider, argument, grouped, option
 from lstm_deploy.errors import InputError
 
 
@@ -17,73 +17,111 @@ class WhereOptions(Struct, frozen=True, kw_only=True):
 
     runtime: Annotated[
         Literal["onnx", "native", "torchscript"] | None,
-        typer.Option(help="native compiles C, torchscript needs PyTorch [default: the first that the bundle has]."),
+        option(
+            Panel.MACHINE,
+            metavar="RUNTIME",
+            help="onnx, native (compiles the C) or torchscript (needs PyTorch). [default: the first in the bundle]",
+        ),
     ] = None
-    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
-    precision: Annotated[str, typer.Option(help="float32, int8 or float16.")] = "float32"
+    provider: Annotated[Provider, option(Panel.MACHINE, help="What to run on.")] = "cpu"
+    precision: Annotated[
+        Literal["float32", "int8", "float16"],
+        option(Panel.MACHINE, metavar="PRECISION", help="Artifact to run: float32, int8 or float16."),
+    ] = "float32"
 
 
 class TextOptions(Struct, frozen=True, kw_only=True):
     """How a language model's text is sampled, and where it ends."""
 
-    temperature: Annotated[float, typer.Option(min=0, max=1e6, help="Of sampling; 0 takes the likeliest.")] = 0.0
-    top_k: Annotated[int, typer.Option(min=0, max=2**31, help="Sample from so many of the likeliest; 0: from all.")] = 0
-    stop: Annotated[str | None, typer.Option(help="Character that ends the text [with --stream: a line's end].")] = None
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0
+    temperature: Annotated[
+        float,
+        option(
+            Panel.TEXT, metavar="X", min=0, max=1e6, help="Higher is more varied; 0: always the likeliest character."
+        ),
+    ] = 0.0
+    top_k: Annotated[
+        int, option(Panel.TEXT, metavar="N", min=0, max=2**31, help="Sample from the N likeliest only; 0: from all.")
+    ] = 0
+    stop: Annotated[
+        str | None,
+        option(
+            Panel.TEXT,
+            metavar="CHARACTER",
+            help="End before this character. [default: none; --stream: a new line]",
+        ),
+    ] = None
+    seed: Annotated[int, option(Panel.TEXT, metavar="N", min=0, help="Seed of the sampling.")] = 0
 
 
+BundleArgument = Annotated[Path, argument("BUNDLE", "Bundle to use.", autocompletion=completion.bundles)]
 InputOption = Annotated[
     Path | None,
-    typer.Option(help="Series to forecast from (CSV, Parquet, .npz, .npy), or lines of text to classify."),
+    option(
+        Panel.INPUT,
+        metavar="FILE",
+        help="Series to forecast from (CSV, Parquet, .npz, .npy), or text with a line for each text to classify.",
+    ),
+]
+PromptOption = Annotated[
+    list[str] | None,
+    option(Panel.INPUT, metavar="TEXT", help="Text to continue. Repeat it for several texts."),
 ]
 StreamFlag = Annotated[
-    bool, typer.Option("--stream", help="Read standard input line by line, and answer each line at once.")
+    bool, option(Panel.INPUT, "--stream", help="Read standard input line by line, and answer each line at once.")
 ]
 RawFlag = Annotated[
-    bool, typer.Option("--raw", help="With --stream: frames of float32, little-endian, in place of lines.")
+    bool,
+    option(Panel.INPUT, "--raw", help="With --stream: read and write raw float32 (little-endian) instead of lines."),
 ]
 StepsOption = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="How many values or characters [1; lm: 200]; several need a model whose features are all targets."
+    option(
+        Panel.OUTPUT,
+        metavar="N",
+        min=1,
+        help="How many values or characters to give. [default: what the model predicts at once; text: 200]",
     ),
+]
+OutputOption = Annotated[
+    Path | None, option(Panel.OUTPUT, "-o", "--output", metavar="FILE", help="Write the answer to a file.")
+]
+PlotOption = Annotated[
+    Path | None, option(Panel.OUTPUT, metavar="FILE", help="Plot the forecast (.png, .svg or .pdf).")
 ]
 
 
 @grouped
 def run(
-    bundle: Annotated[Path, typer.Argument(help="Bundle to use.")],
+    context: typer.Context,
+    bundle: BundleArgument,
     *,
     input: InputOption = None,  # noqa: A002 - the option's name
-    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; repeatable.")] = None,
+    prompt: PromptOption = None,
     stream: StreamFlag = False,
     raw: RawFlag = False,
     steps: StepsOption = None,
     text: TextOptions,
     where: WhereOptions,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot of the forecast.")] = None,
+    output: OutputOption = None,
+    plot: PlotOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Use a bundle: forecast a series, continue a text, classify lines, or answer a pipe. PyTorch is not needed."""
+    """Use a bundle: forecast, generate text, classify, or stream.
+
+    The bundle says what its model is for. PyTorch is not needed, unless TorchScript is to run.
+    """
     from lstm_deploy.runtimes import Model
 
     if plot:
         from lstm_deploy.exporters import report
 
         report.check_plot(plot)
-    if raw and not stream:
-        raise InputError("--raw is for pipes; add --stream.")
     model = Model(bundle)
-    on = {"provider": where.provider, "precision": where.precision}
+    on: dict[str, str] = {"provider": where.provider, "precision": where.precision}
     if where.runtime:
         on["runtime"] = where.runtime
-    _check_options(model.signature.task, stream, text, plot=plot, steps=steps)
+    _refuse_unused(context, model.signature.task, stream=stream, samples=text.temperature > 0)
     if stream:
-        if raw and json:
-            raise InputError("--raw gives frames, not JSON; leave one of them out.")
-        if input or prompt or output or plot:
-            raise InputError("--stream reads standard input and writes standard output; leave out files and --prompt.")
         _stream(model, on, text, steps, raw, json)
         return
     _check_outputs(bundle, input, output, plot)
@@ -93,7 +131,9 @@ def run(
     if json:
         console.say_json(document)
     elif not output:
-        console.say(result)
+        console.say_data(result)
+    if not json and not output and console.is_terminal():
+        console.say_next(*next_steps.after_run(bundle, input, prompt or [], plot, text.temperature))
 
 
 USE = {
@@ -116,17 +156,22 @@ def _use(signature: Any) -> str:
     return f"This bundle does not say what its model is for; {', or '.join(ways)}."
 
 
-def _check_options(task: Any, stream: bool, text: TextOptions, **given: Any) -> None:
-    """Raise `InputError` for options that mean nothing for a bundle of this task."""
-    from msgspec.structs import asdict
-
-    given |= asdict(text)
-    unused = {
-        "Forecast": (*TextOptions.__struct_fields__, *(("steps",) if stream else ())),
-        "LanguageModel": ("plot",),
-    }.get(type(task).__name__, ("plot", "steps", *TextOptions.__struct_fields__))
-    if wrong := [name for name in unused if given[name]]:
-        raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for this bundle here; leave it out.")
+def _refuse_unused(context: typer.Context, task: Any, *, stream: bool, samples: bool) -> None:
+    """Raise `InputError` for options that have no effect on a bundle of this task."""
+    sampling = TextOptions.__struct_fields__
+    match type(task).__name__:
+        case "Forecast":
+            effects.refuse(context, "on a bundle that forecasts", *sampling)
+            if stream:
+                effects.refuse(context, "with --stream, which answers each row", "steps")
+        case "LanguageModel":
+            effects.refuse(context, "on a bundle that continues text", "plot")
+            if not samples:
+                effects.refuse(context, "without --temperature above 0", "top_k", "seed")
+        case "Classify":
+            effects.refuse(context, "on a bundle that classifies", "plot", "steps", *sampling)
+        case _:
+            effects.refuse(context, "on a bundle without a task", "plot", "steps", *sampling)
 
 
 def _check_outputs(bundle: Path, file: Path | None, output: Path | None, plot: Path | None) -> None:
@@ -168,17 +213,22 @@ def _forecast(
     model: Any, task: Any, file: Path, steps: int, on: dict[str, str], plot: Path | None
 ) -> tuple[str, dict[str, Any]]:
     """CSV and JSON of the values that follow a series."""
-    from lstm_deploy.cli import inference
+    from lstm_deploy.cli import predictions
     from lstm_deploy.exporters import report
-    from lstm_deploy.training import plots, read_series
+    from lstm_deploy.training import read_series
 
     series = read_series(file, task.features)
     if series.filled:
         console.note(f"{series.filled} missing value(s) take the latest value before them.")
-    values = inference.forecast(model, task, series, steps, on)
+    values = predictions.forecast(model, task, series, steps, on)
+    if console.is_terminal():
+        following = f"The next {steps} steps" if steps > 1 else "The next step"
+        console.note(f"{following} after {series.labels[-1]}, the last of {file}:")
     lines = [",".join(("step", *task.targets))]
     lines += [",".join((str(step), *(f"{value:.6g}" for value in row))) for step, row in enumerate(values, 1)]
     if plot:
+        from lstm_deploy.training import plots
+
         columns = [series.columns.index(name) for name in task.targets]
         past = series.values[-3 * task.window :, columns]
         labels = (*series.labels[-len(past) :], *(f"+{step}" for step in range(1, steps + 1)))
@@ -191,9 +241,9 @@ def _generate(
     model: Any, task: Any, prompts: list[str], steps: int, text: TextOptions, on: dict[str, str]
 ) -> tuple[str, Any]:
     """Text and JSON of what follows each prompt."""
-    from lstm_deploy.cli import inference
+    from lstm_deploy.cli import predictions
 
-    continuations = inference.generate(model, task, prompts, steps, where=on, **_sampling(text), stop=text.stop or "")
+    continuations = predictions.generate(model, task, prompts, steps, where=on, **_sampling(text), stop=text.stop or "")
     pairs = list(zip(prompts, continuations, strict=True))
     documents = [{"prompt": prompt, "text": continuation} for prompt, continuation in pairs]
     return "\n".join(map("".join, pairs)), documents[0] if len(documents) == 1 else documents
@@ -202,12 +252,12 @@ def _generate(
 def _classify(model: Any, task: Any, file: Path, on: dict[str, str]) -> tuple[str, list[dict[str, Any] | None]]:
     """Text and JSON of the class of each line of a file; a blank line has a blank answer, so that lines correspond."""
     from lstm_deploy.artifacts import read_text
-    from lstm_deploy.cli import inference
+    from lstm_deploy.cli import predictions
 
     classes = []
     for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), 1):
         try:
-            classes.append(inference.classify(model, task, line, on) if line.strip() else None)
+            classes.append(predictions.classify(model, task, line, on) if line.strip() else None)
         except InputError as error:
             raise InputError(f"Line {number} of {file}: {error}") from error
     text = "\n".join("" if found is None else str(found) for found in classes)

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
-from lstm_deploy.cli import arguments, console
-from lstm_deploy.cli.options import ForceFlag, JsonFlag, grouped
+from lstm_deploy.cli import arguments, console, next_steps
+from lstm_deploy.cli.options import ForceFlag, JsonFlag, Panel, argument, grouped, option
 from lstm_deploy.cli.recipe_options import OPTIONS, RecipeOptions
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, require
 from lstm_deploy.training import Generator, Missing, Recipe, TaskName, make_recipe
 
 if TYPE_CHECKING:
@@ -21,22 +20,31 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 """Bytes of a file name, so that what is written beside it has a name, too."""
 
+ResumeFlag = Annotated[bool, option(Panel.OUTPUT, "--resume", help="Continue where the same command was interrupted.")]
 DataArgument = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="[DATA]",
-        help="Table (CSV, Parquet, .npz, .npy) for a forecast, or of texts and labels; UTF-8 text for lm.",
+    argument(
+        "DATA",
+        "Table to forecast (CSV, Parquet, .npz, .npy), text for a language model, or table of texts and labels.",
     ),
 ]
 TaskOption = Annotated[
-    TaskName | None, typer.Option(help="What to learn: the next values, the next character, or labels of texts.")
+    TaskName | None,
+    option(
+        Panel.INPUT,
+        metavar="TASK",
+        help="What to learn: forecast (the next values of a table), lm (the next character of a text) or classify (the "
+        "label of a text).",
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        Panel.OUTPUT,
         "-o",
         "--output",
-        help="Checkpoint to write, with a folder of log, plots and state beside it [default: DATA's name].",
+        metavar="FILE",
+        help="Checkpoint to write, with a folder of log, plots and state beside it. [default: DATA, as .safetensors]",
     ),
 ]
 
@@ -44,46 +52,66 @@ OutputOption = Annotated[
 class DataOptions(Struct, frozen=True, kw_only=True):
     """How the data is read, or generated."""
 
-    data: Annotated[Generator | None, typer.Option(help="Instead of DATA, for a forecast: a generated series.")] = None
-    rows: Annotated[int | None, typer.Option(min=2, max=10**7, help="With --data: its length [1000; sines: 5000].")] = (
-        None
-    )
-    target: Annotated[str | None, typer.Option(help="forecast: columns to predict, comma-separated.")] = None
-    features: Annotated[
-        str | None, typer.Option(help="forecast: columns to predict from, comma-separated [all numeric columns].")
+    target: Annotated[
+        list[str] | None,
+        option(Panel.INPUT, metavar="NAME,…", help="forecast: columns to predict. Needed if there are several."),
     ] = None
-    missing: Annotated[Missing | None, typer.Option(help="forecast: how missing values are filled [previous].")] = None
-    text_column: Annotated[str | None, typer.Option(help="classify: column of the texts [text].")] = None
-    label_column: Annotated[str | None, typer.Option(help="classify: column of the labels [label].")] = None
+    features: Annotated[
+        list[str] | None,
+        option(Panel.INPUT, metavar="NAME,…", help="forecast: columns to predict from. [default: all numeric columns]"),
+    ] = None
+    missing: Annotated[
+        Missing | None, option(Panel.INPUT, help="forecast: how to fill missing values. [default: previous]")
+    ] = None
+    text_column: Annotated[
+        str | None, option(Panel.INPUT, metavar="NAME", help="classify: column of the texts. [default: text]")
+    ] = None
+    label_column: Annotated[
+        str | None, option(Panel.INPUT, metavar="NAME", help="classify: column of the labels. [default: label]")
+    ] = None
     vectors: Annotated[
         Path | None,
-        typer.Option(help="classify: word vectors, a text (word number number …) or .npz (words, vectors)."),
+        option(
+            Panel.INPUT,
+            metavar="FILE",
+            help="classify: word vectors to start from, as text (one word and its numbers a line) or .npz (words, "
+            "vectors).",
+        ),
     ] = None
-
-
-OF_TASK: dict[TaskName, tuple[str, ...]] = {
-    "forecast": ("target", "features", "missing", "data", "rows"),
-    "lm": (),
-    "classify": ("text_column", "label_column", "vectors"),
-}
-"""Data options by the only task that takes them."""
-OF_FILE = ("target", "features", "missing")
-"""Data options that generated data does not take."""
+    data: Annotated[
+        Generator | None, option(Panel.INPUT, help="forecast: generate a series to try things out, instead of DATA.")
+    ] = None
+    rows: Annotated[
+        int | None,
+        option(
+            Panel.INPUT,
+            metavar="N",
+            min=2,
+            max=10**7,
+            help="Length of a series from --data. [default: 1000; sines: 5000]",
+        ),
+    ] = None
 
 
 class SearchOptions(Struct, frozen=True, kw_only=True):
     """A search of the hyper-parameters before the training."""
 
-    search: Annotated[int | None, typer.Option(min=1, help="Try so many recipes first, and train with the best.")] = (
-        None
-    )
+    search: Annotated[
+        int | None,
+        option(Panel.SEARCH, metavar="TRIALS", min=1, help="Try this many sets of options, then train with the best."),
+    ] = None
     range: Annotated[
         list[str] | None,
-        typer.Option(help="With --search: OPTION=LOW..HIGH[:log] or OPTION=A,B,C; repeat for several."),
+        option(
+            Panel.SEARCH,
+            metavar="OPTION=VALUES",
+            help="Values to try: OPTION=LOW..HIGH, OPTION=LOW..HIGH:log or OPTION=A,B,C; repeat it for several options "
+            "[default: learning-rate, hidden-size, layers and dropout]",
+        ),
     ] = None
-    search_epochs: Annotated[int | None, typer.Option(min=1, help="With --search: epochs of one trial [a third].")] = (
-        None
-    )
+    search_epochs: Annotated[
+        int | None, option(Panel.SEARCH, metavar="N", min=1, help="Epochs of one trial. [default: a third of --epochs]")
+    ] = None
 
 
 @grouped
@@ -95,21 +123,30 @@ def train(
     data: DataOptions,
     recipe: Annotated[Any, RecipeOptions],
     search: SearchOptions,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue where the same command was stopped.")] = False,
+    resume: ResumeFlag = False,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Train a network on a file; it scales its own inputs, so raw units go in and come out."""
+    """Train a network on a table, a text or labelled texts.
+
+    The network takes and gives raw units: it scales its inputs itself. An option whose help begins with a task
+    (forecast:, lm:, classify:) is for that task only.
+    """
     from lstm_deploy.artifacts import check_output, check_parent
     from lstm_deploy.training import is_rank_zero
 
     if task is None:
-        raise InputError("What is to be learned? Give --task forecast, lm or classify.")
+        raise InputError("Missing --task; give --task forecast, lm or classify.")
     given = {field: getattr(recipe, option) for field, option in OPTIONS.items()}
     chosen = make_recipe(task, **given)
 
     output = output or Path(f"{data.data or (file.stem if file else '') or 'model'}.safetensors")
-    _check_data(task, file, data, given)
+    if (file is None) == (data.data is None):
+        raise InputError(
+            "Missing DATA; name a file to learn from, or generate a series with --data sine."
+            if file is None
+            else "DATA and --data are both given; leave out one of them."
+        )
     space = _search_space(search, chosen, given)
     if output.suffix != ".safetensors":
         raise InputError(f"{output} must end in .safetensors, the only format that train writes; name a file with -o.")
@@ -117,6 +154,7 @@ def train(
     check_output(output, file, data.vectors)
     check_parent(folder / "any")
     _check_replaced(output, folder, force=force, resume=resume)
+    require("lightning")  # whose extra has all that training needs, PyTorch included
     training_data = _read(task, file, data, chosen.seed, output)
     if is_rank_zero():
         for remark in training_data.remarks:
@@ -133,8 +171,8 @@ def _read(task: TaskName, file: Path | None, options: DataOptions, seed: int, ou
         return training_data.generate_series(options.data, options.rows, seed)
     match task:
         case "forecast":
-            features, target = arguments.names(options.features), arguments.names(options.target)
-            loaded = training_data.load_series(file, features, target, options.missing or "previous")
+            features, target = arguments.listed(options.features), arguments.listed(options.target)
+            loaded = training_data.load_series(file, features or None, target or None, options.missing or "previous")
         case "lm":
             loaded = training_data.load_text(file)
         case "classify":
@@ -167,6 +205,8 @@ def _train(
             console.note("repeat the command with --resume to go on with the search.")
             raise
         recipe, resume = best.recipe, resume and belongs_to(folder, best.recipe)
+    if recipe.nodes > 1:
+        console.note(f"waiting until all {recipe.nodes} machines have started this command; Ctrl-C ends the wait.")
     with console.progress("training", shown=is_rank_zero()) as on_progress:
         return train(training_data, recipe, on_progress, folder=folder, resume=resume), best
 
@@ -194,40 +234,26 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
     else:
         if found:
             console.say_table(*result_tables.search_table(found.trials))
-        console.say_table(["on held-out data", ""], result_tables.metric_rows(metrics))
-        console.say(result_tables.baseline_verdict(metrics))
-    console.note(f"\nwrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})")
+            console.say()
+        console.say(("On held-out data", console.HEADING))
+        console.say_table(*result_tables.metric_table(metrics))
+        console.say()
+        verdict = result_tables.baseline_verdict(metrics)
+        console.say((verdict, console.GOOD if verdict.startswith("Better") else console.WARNING))
+    console.note(f"wrote {output} and {folder}/ ({', '.join([*plots, 'log.csv'])})", hang=2)
     if trained.interrupted:
         console.note(
             f"interrupted after epoch {len(trained.history)}: {output} is the best so far, of epoch "
-            f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on."
+            f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on.",
+            hang=2,
         )
         raise typer.Exit(console.INTERRUPTED)
-    console.note(f"next: lstm-deploy export {quote(str(output))} -o exported/{output.stem}")
-
-
-def _check_data(task: TaskName, file: Path | None, options: DataOptions, given: Mapping[str, Any]) -> None:
-    """Raise `InputError` for data options of other tasks, and for those that go with others."""
-    for other, names in OF_TASK.items():
-        if wrong := [name for name in names if other != task and getattr(options, name) is not None]:
-            raise InputError(f"--{wrong[0].replace('_', '-')} means nothing for --task {task}; leave it out.")
-    if options.data and (wrong := [name for name in OF_FILE if getattr(options, name) is not None]):
-        raise InputError(f"--{wrong[0]} is for files; leave it out with --data.")
-    if options.rows and not options.data:
-        raise InputError("--rows goes with --data; leave it out.")
-    if given["freeze_vectors"] and not options.vectors:
-        raise InputError("--freeze-vectors goes with --vectors; add them, or leave it out.")
-    if options.vectors and given["embedding_size"] is not None:
-        raise InputError("The width of an embedding is that of its --vectors; leave out --embedding-size.")
-    if (file is None) == (options.data is None):
-        raise InputError("What is to be learned from? Give a file, or --data sine or sines, and not both.")
+    console.say_next(next_steps.export(output))
 
 
 def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, Any]) -> "SearchSpace":
     """The ranges to search; raises `InputError` for what cannot be searched, before any data is read."""
     if options.search is None:
-        if options.range or options.search_epochs:
-            raise InputError("--range and --search-epochs go with --search; add it.")
         return {}
     if not recipe.validation:
         raise InputError("A search compares recipes by their validation; give a --validation above 0.")
@@ -236,7 +262,7 @@ def _search_space(options: SearchOptions, recipe: Recipe, given: Mapping[str, An
     from lstm_deploy.training import make_search_space
 
     fixed = [field for field, value in given.items() if value is not None]
-    return make_search_space(arguments.pairs("range", options.range), recipe, fixed)
+    return make_search_space(arguments.pairs("range", options.range or ()), recipe, fixed)
 
 
 def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) -> None:
@@ -246,7 +272,7 @@ def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) ->
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, and the training writes a folder of that name; choose another with -o.")
     if force and resume:
-        raise InputError("--force begins anew and --resume goes on; leave one of them out.")
+        raise InputError("--force starts over and --resume continues; leave out one of them.")
     if resume or not is_rank_zero():
         return
     if len(output.name.encode()) > LONGEST_NAME:
@@ -257,5 +283,5 @@ def _check_replaced(output: Path, folder: Path, *, force: bool, resume: bool) ->
         raise InputError(f"{output} already exists; replace it with --force or choose another name with -o.")
     if (folder / LAST_STATE).exists():
         raise InputError(
-            f"{folder} holds a training that was stopped; go on with --resume, or begin anew with --force."
+            f"{folder} holds an interrupted training; continue it with --resume, or start over with --force."
         )

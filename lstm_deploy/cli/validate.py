@@ -5,47 +5,89 @@ from typing import Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, console
-from lstm_deploy.cli.options import JsonFlag, RecordFlag, ReferenceOption, SourceOptions, grouped
+from lstm_deploy.cli import arguments, completion, console, validate_screen
+from lstm_deploy.cli.options import (
+    JsonFlag,
+    Panel,
+    Provider,
+    RecordFlag,
+    ReferenceOption,
+    SourceOptions,
+    argument,
+    grouped,
+    option,
+)
 from lstm_deploy.cli.recording import record_in
 
 PairsOption = Annotated[
     list[str] | None,
-    typer.Option("--map", help="OURS=THEIRS: a name of the contract and the file's for it; repeatable."),
+    option(
+        Panel.REFERENCE,
+        "--map",
+        metavar="OURS=THEIRS,…",
+        help="Names of the contract, and what the file calls them, as h_in=hidden.",
+    ),
 ]
 AtolOption = Annotated[
     list[str] | None,
-    typer.Option(help="Difference to allow in place of the table's: a number, or OUTPUT=NUMBER; repeatable."),
+    option(
+        Panel.PROOF,
+        metavar="TOLERANCE,…",
+        help="Absolute difference to allow, as 1e-4, or y=1e-4 for one output. [default: by precision and provider]",
+    ),
 ]
-RtolOption = Annotated[list[str] | None, typer.Option(help="The same, as a part of the output's size; repeatable.")]
-ThoroughFlag = Annotated[bool, typer.Option("--thorough", help="Try more shapes, splits and steps; takes minutes.")]
+RtolOption = Annotated[
+    list[str] | None,
+    option(Panel.PROOF, metavar="TOLERANCE,…", help="Difference to allow as a part of the output's size, as --atol."),
+]
+ThoroughFlag = Annotated[
+    bool, option(Panel.PROOF, "--thorough", help="Try more shapes, splits and steps; takes minutes.")
+]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write an ONNX file made elsewhere, with the contract, here if it passes."),
+    option(
+        Panel.OUTPUT,
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="If it passes, write an ONNX file made elsewhere here, with the contract in it.",
+    ),
 ]
-TrustFlag = Annotated[bool, typer.Option("--trust-c", help="Compile and run C that was not exported on this machine.")]
+TrustFlag = Annotated[
+    bool, option(Panel.PROOF, "--trust-c", help="Compile and run C that was not exported on this machine.")
+]
+TargetArgument = Annotated[Path, argument("TARGET", "Bundle, or one artifact.", autocompletion=completion.targets)]
+ProviderOption = Annotated[Provider, option(Panel.MACHINE, help="What to run ONNX and TorchScript on.")]
+
+VerboseFlag = Annotated[bool, option(Panel.OUTPUT, "--verbose", "-v", help="Show every check.")]
 
 
 @grouped
 def validate(
-    target: Annotated[Path, typer.Argument(help="Bundle, or one artifact.")],
+    target: TargetArgument,
     *,
     reference: ReferenceOption = None,
     source: SourceOptions,
     map: PairsOption = None,  # noqa: A002 - the option's name
-    provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    provider: ProviderOption = "cpu",
     atol: AtolOption = None,
     rtol: RtolOption = None,
     thorough: ThoroughFlag = False,
     trust_c: TrustFlag = False,
     output: OutputOption = None,
     record: RecordFlag = True,
+    verbose: VerboseFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Prove that artifacts compute what the model computes: y, h and c apart, whole, in chunks, step by step."""
+    """Check that artifacts compute what the PyTorch model computes.
+
+    Outputs and states are compared for whole sequences, in chunks and step by step. If a check fails, the exit code
+    is 3.
+    """
     import msgspec
 
     from lstm_deploy.artifacts import SUFFIXES, Bundle
+    from lstm_deploy.errors import why_missing
     from lstm_deploy.exporters import validate as compare
     from lstm_deploy.validation import GOLDEN_TRACE
 
@@ -59,54 +101,38 @@ def validate(
             reference=against,
             provider=provider,
             thorough=thorough,
-            names=arguments.pairs("map", map),
+            names=arguments.pairs("map", arguments.listed(map)),
             atol=arguments.numbers("atol", atol),
             rtol=arguments.numbers("rtol", rtol),
             trust_c=trust_c,
             output=output,
             on_progress=on_progress,
         )
-    if report.reference == GOLDEN_TRACE:
-        console.note(
-            "Only the golden trace is replayed: the source is gone, has changed since, or would have to run code of "
-            "yours. To compare with it, give --reference FILE, with the --model, --init and --input of its export."
+    if report.reference == GOLDEN_TRACE and (reason := why_missing("torch")):
+        console.warn(f"only the golden trace was replayed: {reason} to compare with the source.")
+    elif report.reference == GOLDEN_TRACE:
+        console.warn(
+            "only the golden trace was replayed, since the source is gone, has changed, or needs code of yours to run; "
+            "to compare with it, give --reference FILE, with the --model, --init and --input of its export."
         )
     elif recorded is not None and (atol or rtol):
-        console.note("not recorded: the differences allowed are not those of the contract.")
+        console.note("not recorded: --atol and --rtol allow other differences than the contract does.")
     elif recorded is not None:
         _record_parity(recorded, provider, report)
     if json:
         console.say_json(msgspec.to_builtins(report))
     else:
-        _show(report)
+        validate_screen.show(report, verbose=verbose)
     if not report.passed:
+        if not (verbose or json):
+            console.note("--verbose shows every check.")
         raise typer.Exit(3)
+    if target.is_dir() and (recorded is not None or provider == "cpu"):
+        console.say_next(["bench", target, *(["--provider", provider] if provider != "cpu" else [])])
 
 
-def _show(parity: Any) -> None:
-    from lstm_deploy.artifacts import int8_saturation
-    from lstm_deploy.exporters import report
-    from lstm_deploy.validation import SAME
-
-    for headings, rows in report.parity_tables(parity.checks):
-        console.say_table(headings, rows)
-    for left_out in parity.left_out:
-        console.note(f"left out: {left_out}.")
-    for check in parity.checks:
-        if check.detail == int8_saturation.VNNI_ONLY:
-            console.note(f"{check.artifact} is {check.detail}.")
-    for check in parity.checks:
-        if check.name == "structure" and check.passed and check.detail != SAME:
-            console.note(f"{check.artifact} is {check.detail}.")
-    for line in report.parity_failures(parity):
-        console.say(line)
-    failed = len(parity.failures)
-    outcome = f"{failed} of {len(parity.checks)} checks FAILED" if failed else f"{len(parity.checks)} checks passed"
-    console.say(f"{outcome}, against {parity.reference}.")
-
-
-def _record_parity(bundle: Any, provider: str, parity: Any) -> None:
+def _record_parity(bundle: Any, provider: str, report: Any) -> None:
     if provider == "cpu":
-        record_in(bundle, lambda _: {"parity": parity})
+        record_in(bundle, lambda _: {"parity": report})
     else:
-        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: parity}})
+        record_in(bundle, lambda manifest: {"parity_elsewhere": {**manifest.parity_elsewhere, provider: report}})

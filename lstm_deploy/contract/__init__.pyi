@@ -21,7 +21,7 @@ from .cells import (
     CellKind as CellKind,
     CellState as CellState,
 )
-from .layouts import layout_of as layout_of, pad_sequences as pad_sequences
+from .layouts import Layout as Layout, layout_of as layout_of, pad_sequences as pad_sequences
 from .rollouts import (
     MIN_TEMPERATURE as MIN_TEMPERATURE,
     NO_STOP as NO_STOP,

@@ -128,15 +128,20 @@ def state_field(state: CTensor) -> str:
 class CInterface:
     """The functions of one model's C artifact; if `mapped`, they take its weights as their first argument."""
 
+    name: str
+    signature: Signature
+    precision: str
+    mapped: bool
+
     def __init__(self, name: str, signature: Signature, precision: str, *, mapped: bool = False) -> None:
         """Raises `InputError` for a contract that cannot be implemented in C."""
         self.name, self.signature, self.precision, self.mapped = name, signature, precision, mapped
-        self.mode = call_mode(signature)
+        self.mode: CallMode = call_mode(signature)
         taken = {f"{name}_{function}" for function in ("init", "step", "sequence", "rollout", "state", "map", "fits")}
-        self.inputs = c_tensors(signature.inputs, signature, taken)
-        self.outputs = c_tensors(signature.outputs, signature, taken)
-        self.states_in = c_tensors(signature.state_inputs, signature, taken)
-        self.states_out = c_tensors(signature.state_outputs, signature, taken)
+        self.inputs: list[CTensor] = c_tensors(signature.inputs, signature, taken)
+        self.outputs: list[CTensor] = c_tensors(signature.outputs, signature, taken)
+        self.states_in: list[CTensor] = c_tensors(signature.state_inputs, signature, taken)
+        self.states_out: list[CTensor] = c_tensors(signature.state_outputs, signature, taken)
 
     @property
     def weights_parameter(self) -> str:

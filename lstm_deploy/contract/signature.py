@@ -64,7 +64,7 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
 
         Raises `InputError` for anything else.
         """
-        match = _SPEC.match(text.replace(" ", ""))
+        match = _SPEC.match(text.replace(" ", "")) if isinstance(text, str) else None
         if match is None or not (name or match["name"]):
             raise InputError(f"{text!r} is not an input specification; write one like x:float32[batch,seq,40].")
         dtype, name = match["dtype"], name or match["name"]

@@ -154,4 +154,4 @@ def _check_names(what: str, names: object) -> None:
     if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"The {what} of a task are given as a tuple of texts, not as {names!r}.")
     if len(set(names)) != len(names):
-        raise InputError(f"The {what} of a task name one of them twice; each stands for one.")
+        raise InputError(f"The {what} of a task contain one name twice; give each once.")

@@ -1,4 +1,4 @@
-"""What templates read of a C artifact: its functions, and the arrays that they take."""
+"""The variables of templates that call a C artifact: its functions, and the arrays that they take."""
 
 import re
 from collections.abc import Mapping

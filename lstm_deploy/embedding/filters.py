@@ -1,6 +1,6 @@
 """Filters that all templates share; how a language writes a text is among `languages`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,4 +31,4 @@ def lines(literals: Iterable[str], indent: str, suffix: str = "") -> str:
     return "\n".join(written)
 
 
-FILTERS = {"shapes": shapes, "floats": floats, "lines": lines}
+FILTERS: dict[str, Callable[..., str]] = {"shapes": shapes, "floats": floats, "lines": lines}

@@ -3,19 +3,28 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from lstm_deploy.artifacts import Artifact, Bundle, check_parent, new_file_mode, scratch_folder, weights_file
+from lstm_deploy.artifacts import (
+    FORMATS,
+    Artifact,
+    Bundle,
+    as_path,
+    check_parent,
+    new_file_mode,
+    scratch_folder,
+    template_environment,
+    weights_file,
+)
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
 from lstm_deploy.embedding.trace import trace
 from lstm_deploy.embedding.variables import model_variables
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 
 TRACE = "golden.txt"
 FILE = re.compile(r"model(\.int8)?\.(onnx|torchscript|c)")
@@ -37,40 +46,35 @@ def embed(
     exported, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
     the folder stay as they are.
     """
-    if language not in LANGUAGES:
-        raise InputError(f"There is no client in {language!r}; use one of {', '.join(LANGUAGES)}.")
+    if language not in tuple(LANGUAGES):
+        raise InputError(f"There is no client in {language!r}; {did_you_mean(language, LANGUAGES)}")
     if precision not in PRECISIONS:
-        raise InputError(f"There is no client in {precision!r}; use {' or '.join(PRECISIONS)}.")
+        raise InputError(f"There is no client in {precision!r}; {did_you_mean(precision, PRECISIONS)}")
     bundle, target = source if isinstance(source, Bundle) else Bundle(source), LANGUAGES[language]
-    artifacts = _artifacts(bundle, target.formats, precision)
-    if target.single_file and artifacts[0].weights:
-        raise InputError(f"{artifacts[0].path} is too large for a browser, its weights lie beside it; use node.")
+    artifacts = _artifacts(bundle, target, precision)
+    if changed := [name for artifact in artifacts for name in bundle.changed(artifact)]:
+        raise InputError(f"{changed[0]} of {bundle.path} was changed since its export; export the model again.")
     traces = {a.format: TRACE if len(artifacts) == 1 else f"golden.{a.format}.txt" for a in artifacts}
-    variables = {**model_variables(bundle, artifacts, target), "package": target.package, "traces": traces}
-    if "c" in target.formats:
-        variables["c"] = c_variables(bundle.file(artifacts[0]), artifacts[0].weights, target)
+    variables = {**_variables(bundle, artifacts, target), "package": target.package, "traces": traces}
     files: dict[str, str | Path] = {traces[a.format]: trace(bundle, a) for a in artifacts}
     for artifact in artifacts:
         files |= {name: bundle.path / name for name, _ in artifact.files}
-    environment = _environment(target)
+    environment = template_environment("lstm_deploy.embedding", {**FILTERS, "literal": target.literal})
     sessions = [target.sessions[artifact.format] for artifact in artifacts if target.sessions]
     for name in (*target.templates, *sessions):
         files[name.partition("/")[2]] = environment.get_template(f"{name}.jinja").render(variables)
-    _write(Path(output), files, force=force)
+    _write(as_path(output), files, force=force)
     return sorted(files)
 
 
-def _environment(language: Language) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lstm_deploy.embedding"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        autoescape=lambda name: name is not None and ".html" in name,
-    )
-    environment.filters |= {**FILTERS, "literal": language.literal}
-    return environment
+def languages_of(bundle: Bundle) -> list[str]:
+    """The languages of `LANGUAGES` in which `embed` can write a client of a bundle in float32."""
+    found = []
+    for name, language in LANGUAGES.items():
+        with suppress(InputError):
+            _variables(bundle, _artifacts(bundle, language, "float32"), language)
+            found.append(name)
+    return found
 
 
 def needs_vnni(source: str | os.PathLike[str], files: Iterable[str]) -> bool:
@@ -79,16 +83,25 @@ def needs_vnni(source: str | os.PathLike[str], files: Iterable[str]) -> bool:
     return any(a.path in files and a.evidence and a.evidence.settings.get("cpus") == "with VNNI" for a in lowered)
 
 
-def _artifacts(bundle: Bundle, formats: tuple[str, ...], precision: str) -> list[Artifact]:
-    """The artifacts that the program runs; raises `InputError` where there is none, or it was changed."""
+def _variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Language) -> dict[str, Any]:
+    """The contract as templates read it; raises `InputError` for one that no client in the language could keep."""
+    variables = model_variables(bundle, artifacts, language)
+    if "c" in language.formats:
+        variables["c"] = c_variables(bundle.file(artifacts[0]), artifacts[0].weights, language)
+    return variables
+
+
+def _artifacts(bundle: Bundle, language: Language, precision: str) -> list[Artifact]:
+    """The artifacts that the program runs; raises `InputError` where there is none that it can."""
+    formats = language.formats
     artifacts = [a for a in bundle.manifest.artifacts if a.format in formats and a.precision == precision]
     if not artifacts:
+        missing = f"{bundle.path} has no {' or '.join(formats)} artifact in {precision}"
+        if reason := _why_left_out(bundle, formats, precision):
+            raise InputError(f"{missing} ({reason}); use --precision float32.")
         listed = ", ".join(f"{a.format} {a.precision}" for a in bundle.manifest.artifacts)
         quantize = "" if precision == "float32" else f" --quantize {precision}"
-        raise InputError(
-            f"{bundle.path} has no {' or '.join(formats)} artifact in {precision} (it has {listed}); export the model "
-            f"with --format {formats[0]}{quantize}."
-        )
+        raise InputError(f"{missing} (it has {listed}); export the model with --format {formats[0]}{quantize}.")
     for artifact in artifacts:
         bundle.file(artifact)
         path = Path(artifact.path)
@@ -100,9 +113,17 @@ def _artifacts(bundle: Bundle, formats: tuple[str, ...], precision: str) -> list
         for name, _ in artifact.files:
             if not FILE.fullmatch(artifact.path) or name not in beside:
                 raise InputError(f"The manifest of {bundle.path} names {name!r}, no file of an export; do not use it.")
-        if changed := bundle.changed(artifact):
-            raise InputError(f"{changed[0]} of {bundle.path} was changed since its export; export the model again.")
+        if language.single_file and artifact.weights:
+            raise InputError(f"{artifact.path} is too large for a browser, its weights lie beside it; use node.")
     return sorted(artifacts, key=lambda artifact: formats.index(artifact.format))
+
+
+def _why_left_out(bundle: Bundle, formats: tuple[str, ...], precision: str) -> str:
+    """The note of `export` on an artifact of these formats that it tried and left out; empty if there is none."""
+    named = tuple(
+        f"{name} is left out" for name in (precision, *(FORMATS[one].file_name(precision) for one in formats))
+    )
+    return next((note for note in bundle.manifest.notes if note.startswith(named)), "")
 
 
 def _write(folder: Path, files: dict[str, Any], *, force: bool) -> None:

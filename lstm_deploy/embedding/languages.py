@@ -18,9 +18,9 @@ class Language(NamedTuple):
     templates: tuple[str, ...]
     """Files of `templates/`, some in the folder of another language that shares them."""
     needs: str
-    """What has to be installed to build and run it."""
+    """The packages and tools that building and running it needs."""
     run: str
-    """Commands that build it and replay the golden trace."""
+    """Commands that build it and replay the golden trace, with {python} for a Python that has lstm-deploy."""
     literal: Callable[[Any], str]
     """Writes a text as a literal; in Python and JavaScript, other values too."""
     identifier: Callable[[str], str] = str
@@ -33,6 +33,8 @@ class Language(NamedTuple):
     """A further template for each format that the bundle has."""
     single_file: bool = False
     """Whether the model has to be one file, without weights beside it."""
+    run_needs: str = ""
+    """The format of an artifact that `run` needs, and that Python's PyTorch runs; empty where any will do."""
 
 
 def python_literal(value: Any) -> str:
@@ -119,7 +121,7 @@ LANGUAGES = {
         formats=("onnx",),
         templates=("python/client.py", "python/README.md"),
         needs="Python, numpy, onnxruntime",
-        run="python client.py replay",
+        run="{python} client.py replay",
         literal=python_literal,
     ),
     "node": Language(
@@ -134,7 +136,7 @@ LANGUAGES = {
         formats=("onnx",),
         templates=("js/client.mjs", "js/client.d.mts", "web/index.html", "web/package.json", "web/README.md"),
         needs="a browser, onnxruntime-web from npm, any server of files",
-        run="npm install && python3 -m http.server 8000",
+        run="npm install && {python} -m http.server 8000",
         literal=js_literal,
         package="onnxruntime-web",
         single_file=True,
@@ -143,7 +145,10 @@ LANGUAGES = {
         formats=("torchscript", "onnx"),
         templates=("cpp/client.hpp", "cpp/client.cpp", "cpp/main.cpp", "cpp/CMakeLists.txt", "cpp/README.md"),
         needs="a C++20 compiler, CMake, LibTorch (an installed torch has it) or ONNX Runtime",
-        run="cmake -B build -DCMAKE_PREFIX_PATH=... && cmake --build build (README.md says all)",
+        run="cmake -B build "
+        "-DCMAKE_PREFIX_PATH=\"$({python} -c 'import torch; print(torch.utils.cmake_prefix_path)')\" "
+        "&& cmake --build build && build/client-torch replay",
+        run_needs="torchscript",
         literal=c_literal,
         types={"float32": "float", "int64": "std::int64_t", "int32": "std::int32_t", "bool": "std::uint8_t"},
         sessions={"torchscript": "cpp/session_torch.cpp", "onnx": "cpp/session_onnx.cpp"},

@@ -1,4 +1,4 @@
-"""What all templates read of a model: its contract in plain words and numbers."""
+"""The variables of all templates: the contract of a model in plain words and numbers."""
 
 import re
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from lstm_deploy.artifacts import FORMATS, Bundle, ParityReport, read_interface
+from lstm_deploy.artifacts import FORMATS, ParityReport, as_path, read_interface
 from lstm_deploy.errors import LstmDeployError, one_line
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.validation import Subject, validate as compare
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def validate(
-    target: "Bundle | str | Path",
+    target: str | os.PathLike[str],
     *,
-    reference: "nn.Module | Origin | str | Path | None" = None,
+    reference: "nn.Module | Origin | str | os.PathLike[str] | None" = None,
     provider: str = "cpu",
     thorough: bool = False,
     names: Mapping[str, str] | None = None,
@@ -33,14 +33,14 @@ def validate(
 ) -> ParityReport:
     """Compare every artifact of a bundle, or any ONNX, TorchScript or C file, with the model it should compute.
 
-    `reference` is the live module, its checkpoint, another artifact or bundle, or a `sources.Origin` that says whose
-    weights a file has. Without one it is the file that the bundle was exported from, if it is still there and PyTorch
-    is installed; else the golden trace in the bundle. The graph is held against the one that the reference is written
-    as now, node by node, and the outputs against PyTorch's. `thorough` tries more, for minutes. `names` maps the
-    contract's names of inputs and outputs to the file's, for a third-party ONNX file. `atol` and `rtol` allow
-    differences up to `atol + rtol * size` in place of the table in `tolerances`, for all outputs or by name. `trust_c`
-    allows C that was not exported on this machine to be compiled and run, here and from then on. To `output` a
-    third-party ONNX file is written with the contract, if it passes: what `open` takes.
+    Both are paths or a `Bundle`; `reference` may also be the live module, or an `Origin` that says whose weights a
+    file has: the model's checkpoint, another artifact or another bundle. Without one it is the file that the bundle was
+    exported from, if it is still there and PyTorch is installed; else the golden trace in the bundle. The graph is held
+    against the one that the reference is written as now, node by node, and the outputs against PyTorch's. `thorough`
+    tries more, for minutes. `names` maps the contract's names of inputs and outputs to the file's, for a third-party
+    ONNX file. `atol` and `rtol` allow differences up to `atol + rtol * size` in place of the table in `tolerances`, for
+    all outputs or by name. `trust_c` allows C that was not exported on this machine to be compiled and run, here and
+    from then on. To `output` a third-party ONNX file is written with the contract, if it passes: what `open` takes.
 
     A runtime that crashes is a failed check. Raises `InputError` where nothing is there to compare with or a file
     cannot be read, and `ProviderError` for a provider that is not there.
@@ -54,7 +54,7 @@ def validate(
         atol=atol,
         rtol=rtol,
         trust_c=trust_c,
-        output=None if output is None else Path(output),
+        output=None if output is None else as_path(output),
         write_anew=write_anew,
         on_progress=on_progress,
     )

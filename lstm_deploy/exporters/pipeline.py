@@ -14,15 +14,18 @@ from torch import nn
 from lstm_deploy.artifacts import (
     FORMATS,
     GOLDEN,
+    SUFFIXES,
     Artifact,
     Bundle,
     Check,
     Manifest,
+    as_path,
     atomic_bundle,
     check_destination,
     environment,
     relative_path,
     scratch_folder,
+    several,
     sha256,
     write_manifest,
 )
@@ -34,6 +37,7 @@ from lstm_deploy.errors import (
     ParityError,
     machine_limits,
     one_line,
+    refuse_unused,
     user_line,
 )
 from lstm_deploy.exporters import report
@@ -78,7 +82,7 @@ def export(
     trust_pickle: bool = False,
     task: Task | None = None,
     state_policy: StatePolicy | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: str | Sequence[str] = DEFAULT_FORMATS,
     state_layout: StateLayout = "layers-first",
     quantize: Literal["int8", "auto"] | None = None,
     int8_cpus: Literal["any", "vnni"] = "any",
@@ -93,21 +97,28 @@ def export(
 
     `inputs` declares the arguments of a module's `forward`, in order, as `{"x": "float32[batch,seq,40]"}`. `model`
     (`FILE.py:Class` or `package.module:Class`), `init` (its arguments), `weights_key` and `trust_pickle` say how to
-    read a file; `task` and `state_policy` what a third-party network was trained for. `quantize="int8"` adds int8,
-    `"auto"` only where that is faster here, exact on all CPUs or, with `int8_cpus="vnni"`, more precise on those with
-    VNNI alone; `half` adds float16 for CUDA. They may lose `max_metric_loss` of the metric on `data`, by default 1 %
-    on what `train` held out. A bundle that is up to date is returned as it is, unless with `force`. `on_progress` gets
-    the stage, the number of stages and a description.
+    read a file; `task` and `state_policy` what a third-party network was trained for. `formats` are one or several of
+    `onnx`, `torchscript` and `c`. `quantize="int8"` adds int8, `"auto"` only where that is faster here, exact on all
+    CPUs or, with `int8_cpus="vnni"`, more precise on those with VNNI alone; `half` adds float16 for CUDA. They may lose
+    `max_metric_loss` of the metric on `data`, by default 1 % on what `train` held out. A bundle that is up to date is
+    returned as it is, unless with `force`. `on_progress` gets the stage, the number of stages and a description.
 
-    Raises `InputError` for a source that cannot be read or lifted and for an output that is taken, and `ParityError`
-    if an artifact differs from the model: then nothing is written. Where int8 was asked for and loses too much,
-    whichever layers stay in float, a bundle of float32 is written before that `ParityError`.
+    Raises `InputError` for a source that cannot be read or lifted, for an argument that has no effect on it, and for an
+    output that is taken; and `ParityError` if an artifact differs from the model: then nothing is written. Where int8
+    was asked for and loses too much, whichever layers stay in float, a bundle of float32 is written before that
+    `ParityError`.
     """
     specs = _specs(inputs)
+    read = {"model": model, "init": init, "weights_key": weights_key, "trust_pickle": trust_pickle}
     origin = source if isinstance(source, Origin) else None
-    if not isinstance(source, nn.Module | Origin):
+    if isinstance(source, Origin):
+        meant = {"inputs": inputs, "task": task, "state_policy": state_policy}
+        refuse_unused("beside an Origin, which says it itself", **read, **meant)
+    elif isinstance(source, nn.Module | type):  # of a class the error says what it takes
+        refuse_unused("on a live module, which has its weights", **read)
+    else:
         origin = Origin(
-            path=Path(source),
+            path=as_path(source),
             model=model,
             init=init or {},
             weights_key=weights_key,
@@ -121,17 +132,17 @@ def export(
         int8_cpus=int8_cpus,
         half=half,
         state_dtype=state_dtype,
-        data=None if data is None else Path(data),
+        data=None if data is None else as_path(data),
         max_metric_loss=max_metric_loss,
     )
-    plan = make_plan(Path(output), origin, formats, state_layout, precision)
+    plan = make_plan(as_path(output), origin, several(formats), state_layout, precision)
     return _write_bundle(plan, partial(_load, source, plan, specs, task, state_policy), on_progress, force=force)
 
 
 def _specs(inputs: Mapping[str, str] | None) -> tuple[TensorSpec, ...]:
     if inputs is None:
         return ()
-    if not isinstance(inputs, Mapping) or not all(isinstance(text, str) for text in inputs.values()):
+    if not isinstance(inputs, Mapping) or not all(isinstance(text, str) for pair in inputs.items() for text in pair):
         raise InputError('Inputs are given as a mapping, as in inputs={"x": "float32[batch,seq,40]"}.')
     return tuple(TensorSpec.parse(text, name) for name, text in inputs.items())
 
@@ -271,21 +282,34 @@ def _manifest(plan: Plan, loaded: sources.Loaded, artifacts: Sequence[Artifact],
 def _prove_float32(bundle: Bundle, cases: Sequence[ParityCase], reference: str) -> None:
     """Record the parity of the float32 artifacts; raises `ParityError` with the worst check unless all pass."""
     parity = check_artifacts(bundle, bundle.manifest.artifacts, cases, reference)
-    unusable = next((check for check in parity.failures if check.name == "runs"), None)
+    if not parity.passed:
+        raise ParityError(_refusal(bundle, parity.failures))
+    bundle.update(parity=parity)
+
+
+def _refusal(bundle: Bundle, failures: Sequence[Check]) -> str:
+    """A sentence on checks that failed, and what can be done."""
+    unusable = next((check for check in failures if check.name == "runs"), None)
     if unusable is not None and unusable.artifact == FORMATS["onnx"].file_name():
         reason = unusable.detail.replace(f"{bundle.path}{os.sep}", "").removesuffix("; export it again.")
-        raise ParityError(
+        return (
             f"What forward does can be written to ONNX, but {reason}, so nothing was written; find the operator that "
             f"is named there and write it with others, {REMEDY}."
         )
-    if not parity.passed:
-        worst = max(parity.failures, key=lambda check: check.severity)
-        raise ParityError(
-            f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing "
-            "was written; forward must be a function of its inputs and the state alone, without random draws or "
-            "branches on sizes. If it is, please report this with the module."
+    worst = max(failures, key=lambda check: check.severity)
+    if all(check.name == "drift" for check in failures):
+        wrong = {SUFFIXES[Path(check.artifact).suffix].name for check in failures}
+        others = " or ".join(f"--format {name}" for name in FORMATS if name not in wrong)
+        return (
+            f"{worst.artifact} computes each call as PyTorch does, but {worst.output or 'its state'} drifts away from "
+            f"PyTorch's over carried steps ({worst.detail}), so nothing was written: where a state grows from step to "
+            f"step, so do the rounding errors; keep the state bounded{f', or try {others}' if others else ''}."
         )
-    bundle.update(parity=parity)
+    return (
+        f"{worst.artifact} differs from PyTorch in {worst.output or worst.name} ({worst.detail}), so nothing was "
+        "written; forward must be a function of its inputs and the state alone, without random draws or branches on "
+        "sizes. If it is, please report this with the module."
+    )
 
 
 def _add_lower_precision(

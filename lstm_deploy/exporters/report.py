@@ -1,10 +1,10 @@
-"""`report.md` of a bundle, with its tables and plots, from the manifest alone."""
+"""`report.md` of a bundle, with its tables and plots: for a colleague who knows neither the model nor lstm-deploy."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 from lstm_deploy.artifacts import (
     REPORT,
@@ -12,36 +12,54 @@ from lstm_deploy.artifacts import (
     Bundle,
     Check,
     Manifest,
-    ParityReport,
     atomic_write,
     format_value,
     markdown_table,
+    template_environment,
 )
-from lstm_deploy.benchmark import plots as bench_plots, tables
-from lstm_deploy.contract import Forecast, LanguageModel, no_rollout_reason
-from lstm_deploy.errors import InputError
-from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
+from lstm_deploy.benchmark import tables
+from lstm_deploy.contract import Forecast, LanguageModel, comment_safe, no_rollout_reason
+from lstm_deploy.embedding import c_literal, python_literal
+from lstm_deploy.errors import InputError, why_missing
+from lstm_deploy.exporters.summary import measurements_of, summary
+from lstm_deploy.exporters.usage import code, listed, usage
 from lstm_deploy.training import result_tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
 
 
 def write(bundle: Bundle) -> None:
-    """Write `report.md` and the plots beside it."""
-    manifest = bundle.manifest
-    plots = bundle.path / REPORT_PLOTS
-    if plots.is_symlink():
-        plots.unlink()  # it leads out of the bundle
-    plots.mkdir(exist_ok=True)
-    if (parity := manifest.parity) and parity.checks:
-        save_plot(parity_plot(parity), plots / "parity.png")
-    if parity and parity.profiles:
-        save_plot(error_plot(parity), plots / "errors.png")
-    if measurements := _measurements(manifest):
-        save_plot(bench_plots.latency_plot(measurements), plots / "latency.png")
+    """Write `report.md` and, where matplotlib is installed, the plots beside it."""
+    manifest, folder = bundle.manifest, bundle.path / REPORT_PLOTS
+    if folder.is_symlink():
+        folder.unlink()  # it leads out of the bundle
+    no_plots = why_missing("matplotlib")
+    if no_plots:
+        for plot in folder.glob("*.png"):
+            plot.unlink()  # it shows other figures than the tables
+    else:
+        _draw(manifest, folder)
+    text = _markdown(bundle, sorted(plot.name for plot in folder.glob("*.png")), no_plots)
     with atomic_write(bundle.path / REPORT) as file:
-        file.write_text(_markdown(manifest), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
+
+
+def _draw(manifest: Manifest, folder: Path) -> None:
+    """Draw all plots that there are figures for."""
+    from lstm_deploy.benchmark import plots
+    from lstm_deploy.exporters.parity_plots import error_plot, parity_plot
+
+    folder.mkdir(exist_ok=True)
+    if (parity := manifest.parity) and parity.checks:
+        save_plot(parity_plot(parity), folder / "parity.png")
+    if parity and parity.profiles:
+        save_plot(error_plot(parity), folder / "errors.png")
+    if measurements := measurements_of(manifest):
+        save_plot(plots.latency_plot(measurements), folder / "latency.png")
 
 
 def parity_tables(checks: Sequence[Check]) -> list[Table]:
@@ -70,19 +88,6 @@ def _outcome(check: Check | None, *, own: bool) -> str:
     if own and figure and check.tolerance is not None:
         figure += f" of {check.tolerance:.1e}"
     return figure or "passed" if check.passed else f"FAILED {figure}".strip()
-
-
-def parity_failures(report: ParityReport) -> list[str]:
-    """The likely cause and the first difference of each artifact that failed, then a line for each failed check."""
-    lines = []
-    for diagnosis in report.diagnoses:
-        lines.append(f"{diagnosis.artifact}: likely cause: {diagnosis.cause}")
-        if diagnosis.place:
-            lines.append(f"{diagnosis.artifact}: first difference: {diagnosis.place}")
-    return lines + [
-        " ".join(filter(None, (check.artifact, check.name, check.output))) + f": {check.detail}"
-        for check in report.failures
-    ]
 
 
 def evidence_table(manifest: Manifest) -> Table:
@@ -125,7 +130,9 @@ def _state_error(manifest: Manifest, artifact: str) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """Raise `InputError` unless the suffix is that of a plot's format."""
+    """Raise `InputError` unless the suffix is that of a plot's format, and matplotlib is installed."""
+    from matplotlib.figure import Figure
+
     formats = Figure().canvas.get_supported_filetypes()
     if path.suffix and path.suffix.removeprefix(".").lower() not in formats:
         raise InputError(f"{path.suffix} is not a format of plots; use .png, .svg or .pdf.")
@@ -133,56 +140,94 @@ def check_plot(path: Path) -> None:
         raise InputError(f"{path} is a device or a pipe; give a file name for the plot.")
 
 
-def save_plot(figure: Figure, path: Path) -> None:
+def save_plot(figure: "Figure", path: Path) -> None:
     """Write a plot, whole or not at all, in the format of its suffix (PNG where there is none)."""
     with atomic_write(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(file, format=path.suffix.removeprefix(".") or "png")
 
 
-def _markdown(manifest: Manifest) -> str:
-    lines = [f"# {manifest.name}", "", f"{manifest.source.summary}, exported {manifest.created}.", ""]
-    contract = manifest.contract
-    lines += ["## Contract", "", "| tensor | |", "|---|---|"]
-    lines += [f"| input | `{spec}` |" for spec in (*contract.inputs, *contract.state_inputs)]
-    lines += [f"| output | `{spec}` |" for spec in (*contract.outputs, *contract.state_outputs)]
-    lines += ["", f"Streaming: {contract.streaming_text}. State policy: {contract.state_policy}.", ""]
-    if isinstance(task := contract.task, Forecast):
-        columns = f"Columns of x: {', '.join(task.features)}; of y: {', '.join(task.targets)}."
-        lines += [f"{columns} Window: {task.window}.", ""]
-    if manifest.findings:
-        lines += ["Inferred, and not proven by any check:", "", *(f"- {finding}" for finding in manifest.findings), ""]
-    lines += ["## Artifacts", ""]
-    lines += markdown_table(
-        ["file", "format", "precision", "bytes"],
-        [[f"`{a.path}`", a.format, a.precision, f"{a.bytes:,}"] for a in manifest.exported],
+def _markdown(bundle: Bundle, plots: Sequence[str], no_plots: str) -> str:
+    manifest = bundle.manifest
+    metrics, measurements = (manifest.training or {}).get("metrics"), measurements_of(manifest)
+    used = usage(bundle)
+    variables = {
+        "name": manifest.name,
+        "plots": plots,
+        "no_plots": no_plots,
+        **used,
+        **summary(manifest),
+        "ways": _ways(used),
+        "remarks": _remarks(manifest),
+        "lowered": any(artifact.precision != "float32" for artifact in manifest.artifacts),
+        "metrics_table": _table(["metric", "value"], result_tables.metric_rows(metrics)) if metrics else "",
+        "findings": manifest.findings,
+        "no_rollout": why_no_rollout(manifest),
+        "evidence_table": _table(*evidence_table(manifest)),
+        "evidence_data": next((a.evidence.data for a in manifest.artifacts if a.evidence), ""),
+        "settings": _settings(manifest),
+        "notes": manifest.notes,
+        "check_tables": [_table(*found) for found in parity_tables(manifest.parity.checks)] if manifest.parity else [],
+        "measurements": tables.markdown(measurements).rstrip() if measurements else "",
+        "versions": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+    }
+    filters = {"python": python_literal, "python_list": _python_list, "c_text": c_literal, "shell": _shell}
+    environment = template_environment(
+        "lstm_deploy.exporters", {**filters, "code": code, "listed": listed, "commented": comment_safe}
     )
-    if reason := why_no_rollout(manifest):
-        lines += ["", f"No rollout: {reason}"]
-    lines += _evidence(manifest)
-    metrics = (manifest.training or {}).get("metrics")
-    if metrics:
-        lines += ["", "## On held-out data", ""]
-        lines += [*markdown_table(["metric", "value"], result_tables.metric_rows(metrics)), ""]
-        lines.append(result_tables.baseline_verdict(metrics))
+    text = environment.get_template("report.md.jinja").render(variables)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; empty without rows."""
+    return "\n".join(markdown_table(headings, rows)) if rows else ""
+
+
+def _python_list(names: Sequence[str]) -> str:
+    return f"[{', '.join(map(python_literal, names))}]"
+
+
+def _shell(text: str) -> str:
+    """A text as one word of a shell, on one line: a name that has more than one is not reproduced."""
+    return quote("".join(letter if letter.isprintable() else "?" for letter in text))
+
+
+def _ways(used: Mapping[str, Any]) -> str:
+    """The ways to use a bundle, in the order of the report."""
+    ways = ["Python", *(["onnxruntime alone"] if used["files"]["onnx"] else [])]
+    ways += [
+        *(["PyTorch"] if used["files"]["torchscript"] else []),
+        *(["C"] if used["c"] else []),
+        "the command line",
+    ]
+    labels = {"node": "Node", "web": "a browser", "cpp": "C++", "go": "Go", "rust": "Rust"}
+    return ", ".join([*ways, *(labels[name] for name, _ in used["clients"] if name in labels)])
+
+
+def _remarks(manifest: Manifest) -> list[str]:
+    """Failures with their causes, and where files were not checked, or elsewhere."""
+    lines = []
     if manifest.parity:
-        outcome = "All checks passed" if manifest.parity.passed else "**Some checks failed**"
-        lines += ["", "## Parity", "", f"{outcome}, against {manifest.parity.reference}.", ""]
-        for headings, rows in parity_tables(manifest.parity.checks):
-            lines += [*markdown_table(headings, rows), ""]
-        lines += [f"- {line}" for line in parity_failures(manifest.parity)]
-        lines += ["", "![differences as a part of the tolerance](report/parity.png)"]
-        if any(profile.steps for profile in manifest.parity.profiles):
-            lines += ["", "![differences over carried steps, and how they are distributed](report/errors.png)"]
-    if measurements := _measurements(manifest):
-        lines += ["", "## Latency", "", tables.markdown(measurements).rstrip()]
-        lines += ["", "![latency](report/latency.png)"]
-    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
-    return "\n".join([*lines, "", f"Made with {versions}.", ""])
+        lines += [
+            *manifest.parity.explain_failures(),
+            *(f"Not checked: {reason}." for reason in manifest.parity.left_out),
+        ]
+    for provider, parity in manifest.parity_elsewhere.items():
+        failed = f"{len(parity.failures)} of {len(parity.checks)} checks FAILED"
+        outcome = f"all {len(parity.checks)} checks passed" if parity.passed else failed
+        lines.append(f"On {provider}: {outcome}, against {parity.reference}.")
+    return lines
 
 
-def _measurements(manifest: Manifest) -> dict[str, Any] | None:
-    """The recorded benchmark; None if it is by an older release that recorded less."""
-    return manifest.measurements if "peaks" in (manifest.measurements or {}) else None
+def _settings(manifest: Manifest) -> list[str]:
+    """A line for each artifact of lower precision with the settings that were chosen for it."""
+    lines = []
+    for artifact in manifest.artifacts:
+        chosen = artifact.evidence.settings if artifact.evidence else {}
+        if settings := ", ".join(f"{name} {value}" for name, value in chosen.items() if name != "chosen_for"):
+            assert artifact.evidence is not None
+            lines.append(f"{code(artifact.path)}: {settings}; {len(artifact.evidence.tried)} tried.")
+    return lines
 
 
 def why_no_rollout(manifest: Manifest) -> str:
@@ -190,28 +235,3 @@ def why_no_rollout(manifest: Manifest) -> str:
     if manifest.rollouts or not isinstance(manifest.contract.task, Forecast | LanguageModel):
         return ""
     return no_rollout_reason(manifest.contract)
-
-
-def _evidence(manifest: Manifest) -> list[str]:
-    """The section on lower precision; empty where there is none and none was asked for."""
-    evidence = {artifact.path: artifact.evidence for artifact in manifest.artifacts if artifact.evidence}
-    if not evidence and not manifest.notes:
-        return []
-    lines = ["", "## Lower precision", ""]
-    if evidence:
-        data = next(iter(evidence.values())).data
-        lines += [
-            *markdown_table(*evidence_table(manifest)),
-            "",
-            f"Measured on {data}. A decision is which column of an output is the largest. "
-            "`×` is the part of float32's bytes (of C, which is text, those of the weights in it) or time, timed side "
-            "by side; "
-            "the state error is the largest difference from PyTorch, relative to the state's size, after 100 and "
-            "after the last of the carried steps in the plot below.",
-            "",
-        ]
-        for path, item in evidence.items():
-            settings = ", ".join(f"{name} {value}" for name, value in item.settings.items() if name != "chosen_for")
-            if settings:
-                lines.append(f"- `{path}`: {settings}; {len(item.tried)} tried.")
-    return lines + [f"- {note}." for note in manifest.notes]

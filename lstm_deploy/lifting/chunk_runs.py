@@ -40,10 +40,13 @@ class Outcome(NamedTuple):
 class ChunkRuns:
     """Runs of a copy of a lifted module, in float64: float32's rounding would hide what artifacts are proven by."""
 
+    lifted: Lifted
+    specs: Sequence[TensorSpec]
+
     def __init__(self, lifted: Lifted, specs: Sequence[TensorSpec]) -> None:
         """`specs` are the inputs of a whole sequence, whose axis of time is `seq`."""
         self.lifted, self.specs = frozen_copy(lifted).double(), specs
-        self.outputs = len(lifted.signature.outputs)
+        self.outputs: int = len(lifted.signature.outputs)
         """How many of the returned tensors are no states."""
         modules = [module for module in self.lifted.modules() if isinstance(module, RECURRENT_MODULES)]
         weights = [pair for module in modules for pair in module.named_parameters(recurse=False)]

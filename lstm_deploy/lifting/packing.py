@@ -30,8 +30,8 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # PyTorch's own functions: while a module runs, those of `rnn` are redirected to stand-ins.
-pack_padded_sequence = _own(rnn.pack_padded_sequence)
-pad_packed_sequence = _own(rnn.pad_packed_sequence)
+pack_padded_sequence: Callable[..., Any] = _own(rnn.pack_padded_sequence)
+pad_packed_sequence: Callable[..., Any] = _own(rnn.pad_packed_sequence)
 
 
 class Packing(NamedTuple):
@@ -53,11 +53,41 @@ class PackCall(NamedTuple):
     """Whether the lengths came as a list, a tuple or an array."""
 
 
-class PaddedSteps:
+_COMPUTING = (
+    *("__len__", "__iter__", "__getitem__", "__int__", "__index__", "__array__", "__neg__", "__add__", "__sub__"),
+    *("__mul__", "__radd__", "__rsub__", "__rmul__", "__lt__", "__gt__", "__le__", "__ge__"),
+)
+"""What Python calls on what it computes with."""
+
+
+class _NoNumbers:
+    """What stands in the place of numbers that a graph does not have: what computes with them is refused."""
+
+    _use: str
+    """What the user's code does with it, in an error."""
+
+    def __init_subclass__(cls) -> None:
+        for name in _COMPUTING:
+            if name not in vars(cls):
+                setattr(cls, name, cls._refused)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of protocols of Python and PyTorch
+            raise AttributeError(name)
+        self._refused()
+
+    def _refused(self, *_: object) -> NoReturn:
+        _refuse(self._use)
+
+
+class PaddedSteps(_NoNumbers):
     """In the place of `batch_sizes`: the lengths `[batch]` of rows, and all their steps `[seq, batch, …]`."""
 
-    device = torch.device("cpu")
+    _use = "reads the batch_sizes of a PackedSequence"
+    device: torch.device = torch.device("cpu")
     """Where `PackedSequence` wants its `batch_sizes`."""
+    padded: Tensor
+    lengths: Tensor
 
     def __init__(self, padded: Tensor, lengths: Tensor, *, zero_beyond: bool = False) -> None:
         """`zero_beyond` says that `padded` is 0 where a row has ended."""
@@ -87,23 +117,15 @@ class PaddedSteps:
             self._refused()
         return self.padded.shape[1]  # every row has a first step
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # of protocols of Python and PyTorch
-            raise AttributeError(name)
-        self._refused()
-
-    def _refused(self, *_: object) -> NoReturn:
-        _refuse("reads the batch_sizes of a PackedSequence")
-
-    __len__ = __iter__ = __int__ = __add__ = __sub__ = __gt__ = __lt__ = _refused
-
     @classmethod
     def __torch_function__(cls, *_: object) -> NoReturn:
-        _refuse("reads the batch_sizes of a PackedSequence")
+        _refuse(cls._use)
 
 
-class RowNumbers:
+class RowNumbers(_NoNumbers):
     """In the place of the lengths of all rows as numbers, which a graph does not have: they can be packed with."""
+
+    _use = "computes with lengths as numbers"
 
     def __init__(self, lengths: Tensor) -> None:
         self.lengths = lengths
@@ -116,17 +138,6 @@ class RowNumbers:
         """As each of several tensors has it: `list(lengths)` holds this alone, in the place of all."""
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        _refuse("computes with lengths as numbers")
-
-    def _refused(self, *_: object) -> NoReturn:
-        _refuse("computes with lengths as numbers")
-
-    __len__ = __iter__ = __getitem__ = __int__ = __index__ = __neg__ = __add__ = __sub__ = __mul__ = _refused
-    __lt__ = __gt__ = __le__ = __ge__ = __array__ = __radd__ = __rsub__ = __rmul__ = _refused
-
 
 class LengthsAsTensors(TorchFunctionMode):
     """Keeps lengths tensors where forward makes numbers of them, and rows in their order where it sorts them.
@@ -135,9 +146,9 @@ class LengthsAsTensors(TorchFunctionMode):
     afterwards is undone.
     """
 
-    NUMBERS = (Tensor.tolist, Tensor.numpy)
-    SORTS = (Tensor.sort, torch.sort)
-    ORDERS = (Tensor.argsort, torch.argsort)
+    NUMBERS: tuple[Callable[..., Any], ...] = (Tensor.tolist, Tensor.numpy)
+    SORTS: tuple[Callable[..., Any], ...] = (Tensor.sort, torch.sort)
+    ORDERS: tuple[Callable[..., Any], ...] = (Tensor.argsort, torch.argsort)
 
     def __init__(self, packing: Packing) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ class Stub:
 class Steps(dict[int, Any]):
     """What is done at each step of a pickle, by its code; raises `RefusedError` at one too many."""
 
-    left = MOST_STEPS
+    left: int = MOST_STEPS
 
     def __getitem__(self, code: int) -> Any:
         self.left -= 1
@@ -108,9 +108,9 @@ class Reader(pickle._Unpickler):
         """`read` returns so many bytes of a storage by its key; pickles within a pickle share its `steps`."""
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
         self.read_storage = read
-        self.steps = Steps(Reader.dispatch) if steps is None else steps
+        self.steps: Steps = Steps(Reader.dispatch) if steps is None else steps
         self.dispatch = self.steps  # type: ignore[misc]  # each file counts its own
-        self.meanings = _MEANINGS | {"torch.storage._load_from_bytes": self._read_bytes}
+        self.meanings: dict[Any, Any] = _MEANINGS | {"torch.storage._load_from_bytes": self._read_bytes}
         self.storages: dict[str, Storage] = {}
         self.classes: dict[str, type[Stub]] = {}
 

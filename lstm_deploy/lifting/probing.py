@@ -62,6 +62,12 @@ class ModuleProbe:
     `resolve_sizes` settles `inputs`, `sizes`, `least_seq` and `packing`. Every run may correct `convention`.
     """
 
+    original: nn.Module
+    sizes: dict[str, int]
+    inputs: tuple[TensorSpec, ...]
+    least_seq: int
+    convention: CallingConvention
+
     def __init__(self, original: nn.Module, inputs: Sequence[TensorSpec]) -> None:
         """Raises `LiftingError` if the inputs are not the arguments of `forward`."""
         self.original, self.inputs = original, tuple(inputs)
@@ -114,7 +120,8 @@ class ModuleProbe:
             if name == "batch" and batches == _batches(larger) and _steps(larger) != _steps(recorded):
                 raise LiftingError(
                     "The recurrent module takes 'batch' for the axis of time, so the rows of a batch would be steps of "
-                    "one sequence; call that axis `seq` if they are, else look at batch_first and unsqueeze in forward."
+                    "one sequence; call that axis `seq` if they are, describe all axes, as in "
+                    f"{_described_with_time(self.inputs)}, or look at batch_first and unsqueeze in forward."
                 )
             if name == "seq" and larger.call_counts != recorded.call_counts:
                 fixed.append(FixedDim(name="seq", size=1, reason=LOOP))
@@ -313,7 +320,7 @@ class ModuleProbe:
                 shapes = ", ".join(f"{spec.name} {list(x.shape)}" for spec, x in zip(self.inputs, tensors, strict=True))
                 raise LiftingError(
                     f"The module does not run on inputs of shape {shapes} ({one_line(error)}{user_line(error)}); "
-                    "describe its inputs with --input, as in x:float32[batch,seq,40]."
+                    f"describe its inputs with --input, as in {_described_with_time(self.inputs)}."
                 ) from error
         if any(x._version for x in tensors):
             self.convention = replace(self.convention, mutates_inputs=True)
@@ -364,6 +371,14 @@ def example_inputs(signature: Signature, batch: int = BATCH, seq: int = SEQ, see
     inputs = sample_inputs(signature.inputs, sizes, np.random.default_rng(seed))
     state = signature.initial_state(sizes["batch"])
     return tuple(torch.from_numpy(value) for value in (*inputs.values(), *state.values()))
+
+
+def _described_with_time(specs: Sequence[TensorSpec]) -> str:
+    """How the inputs may have to be described: the first one with an axis of time, where none has one."""
+    if any("seq" in spec.shape for spec in specs):
+        return "x:float32[batch,seq,40]"
+    numbers = [str(dim) for dim in specs[0].shape if isinstance(dim, int)]
+    return f"{specs[0].name}:{specs[0].dtype}[{','.join(('batch', 'seq', *numbers))}]"
 
 
 def dynamic_dims(specs: Iterable[TensorSpec]) -> set[str]:

@@ -54,11 +54,14 @@ class Inferred(nn.Module):
     The recurrent module is called `lstm`, `gru` or `rnn`: contracts hold that name.
     """
 
+    embedding: nn.Embedding | None
+    head: nn.Linear | None
+
     def __init__(self, embedding: nn.Embedding | None, recurrent: nn.RNNBase, head: nn.Linear | None) -> None:
         super().__init__()
-        self.config = InferredConfig()
+        self.config: InferredConfig = InferredConfig()
         self.embedding, self.head = embedding, head
-        self.recurrent_name = cell_of(recurrent).title.lower()
+        self.recurrent_name: str = cell_of(recurrent).title.lower()
         self.add_module(self.recurrent_name, recurrent)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ def recognize(
         spec = TensorSpec(name="x", dtype="float32", shape=("batch", "seq", recurrent.input_size))
         if embedding is not None:
             spec = TensorSpec(name="x", dtype="int64", shape=("batch", "seq"))
-        findings.append(f"the input is taken to be {spec}; say otherwise with --input")
+        findings.append(f"the input is assumed to be {spec}; change it with --input")
     if spec.dtype.startswith("int") and embedding is None:
         embedding = nn.Embedding.from_pretrained(torch.eye(recurrent.input_size))  # type: ignore[no-untyped-call]
         findings.append("tokens enter as one-hot vectors")
@@ -140,7 +143,7 @@ def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None)
     ]
     if cell.nonlinearity is not None:
         findings.append(
-            f"its nonlinearity, which no weights tell, is taken to be {cell.nonlinearity}, PyTorch's default "
+            f"its nonlinearity, which is not in the weights, is assumed to be {cell.nonlinearity}, PyTorch's default "
             "(if yours has another, give its class with --model)"
         )
     if is_cell:
@@ -166,11 +169,11 @@ def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None)
             head = _linear(matrix, rest.pop(bias_name, None))
             findings.append(f"{name} is a Linear({width}, {matrix.shape[0]}) after it")
         else:
-            raise UnclearError(f"{name} {list(matrix.shape)} fits no known place")
+            raise UnclearError(f"{name} {list(matrix.shape)} matches no known layer")
     if single := [name for name, value in rest.items() if value.dim() < 2 and value.numel() == 1 and "." not in name]:
         findings.append(f"{', '.join(single)}: single numbers that belong to no layer are not used")
     if unknown := [name for name in rest if name not in single]:
-        raise UnclearError(f"{unknown[0]} belongs to no {cell.title}, Linear or Embedding")
+        raise UnclearError(f"{unknown[0]} is not part of the {cell.title}, a Linear or an Embedding")
     return recurrent, head, embedding, findings
 
 
@@ -239,7 +242,7 @@ def _from_scratch(weights: StateDict) -> Parts | None:
     )
     findings = [f"these are the weights of an LSTM from scratch: LSTM({inputs}, {hidden}), Linear({hidden}, {outputs})"]
     if as_list:
-        findings.append(f"the list is taken to be in the order {' '.join(FROM_SCRATCH)}")
+        findings.append(f"the list is assumed to be in the order {' '.join(FROM_SCRATCH)}")
     return lstm, _linear(weights["W_hq"].T.contiguous(), weights["b_q"]), None, findings
 
 
@@ -262,7 +265,7 @@ def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, k
             command += f", or take a part alone, as in lstm-deploy export {quote(str(source))} --weights-key {keys[0]}"
             command += others
     return (
-        f"The network cannot be recognized from these weights (tensors: {listed}{more}): {unclear}"
+        f"Can't infer the network from these weights (tensors: {listed}{more}): {unclear}"
         f"{recurrent and f' ({recurrent})'}; name its class, {command}."
     )
 

@@ -256,6 +256,14 @@ class StateFlow(Struct, frozen=True, kw_only=True):
 class Lifted(nn.Module):
     """A module with explicit state; `signature` names its inputs and outputs, in order."""
 
+    module: nn.Module
+    signature: Signature
+    flow: StateFlow
+    convention: CallingConvention
+    packing: Packing | None
+    ports: list[Port]
+    given: list[tuple[int, ...]]
+
     def __init__(
         self,
         module: nn.Module,
@@ -278,7 +286,7 @@ class Lifted(nn.Module):
         """What a user must know beside the contract."""
         self.author: AuthorsModule | None = None
         """The untouched module, where its `forward` takes and gives back all of the state."""
-        self.calls = make_stateful(module)
+        self.calls: dict[str, Calls] = make_stateful(module)
         self.ports = [self.calls[path].ports.setdefault(number, Port()) for path, number in flow.starts]
         self.given = flow.given
         """For each port the positions of its states; none where they are the author's."""
@@ -314,11 +322,17 @@ class Lifted(nn.Module):
 class AuthorsModule:
     """A module as its author wrote it, called as a `Lifted` one is: the reference that knows of no recurrent module."""
 
+    module: nn.Module
+    flow: StateFlow
+    convention: CallingConvention
+    signature: Signature
+    output_positions: tuple[int, ...]
+
     def __init__(self, module: nn.Module, lifted: Lifted) -> None:
         """`module` is not changed; `lifted` says how the state of the contract becomes that of the author."""
         self.module, self.flow, self.convention = module, lifted.flow, lifted.convention
         self.signature, self.output_positions = lifted.signature, lifted.output_positions
-        self.sorts = lifted.packing is not None and lifted.packing.demands_sorted
+        self.sorts: bool = lifted.packing is not None and lifted.packing.demands_sorted
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """As `Lifted.forward`, which takes rows in any order: they are sorted by length where the author demands it."""

@@ -68,7 +68,7 @@ def _candidates(spec: TensorSpec, padding: Sequence[int]) -> Iterator[TensorSpec
     if len(spec.shape) == 1 and spec.shape[0] != "seq":
         if spec.dtype in ("int32", "int64"):
             yield replace(spec, is_lengths=True)
-    elif "seq" in spec.shape[:2] or "batch" in spec.shape[:2]:
+    elif len(spec.shape) > 1 and ("seq" in spec.shape[:2] or "batch" in spec.shape[:2]):
         if spec.dtype == "bool":
             yield from (replace(spec, padding=value) for value in (0, 1))
         elif spec.dtype.startswith("int"):

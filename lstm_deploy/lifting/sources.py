@@ -1,16 +1,18 @@
 """Loads a source as a lifted module: a checkpoint, a file of weights, a TorchScript archive, or a live module."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
+import torch
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 from torch import Tensor, nn
 
-from lstm_deploy.artifacts import Bundle, Source, extra_files, require_file, sha256
+from lstm_deploy.artifacts import MANIFEST, Bundle, Source, as_path, extra_files, require_file, sha256
 from lstm_deploy.contract import (
     CONTRACT_FILE,
     Classify,
@@ -23,7 +25,7 @@ from lstm_deploy.contract import (
     decode_json,
     layout_of,
 )
-from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.errors import InputError, describe, one_line, refuse_unused
 from lstm_deploy.lifting.file_contents import SHARD, WEIGHT_SUFFIXES, distributed, joining
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.lifting.recognition import recognize
@@ -65,6 +67,21 @@ class Origin(Struct, frozen=True, kw_only=True):
     state_policy: StatePolicy | None = None
     """`reset` unless given; a checkpoint of `lstm-deploy train` says it itself."""
 
+    def __post_init__(self) -> None:
+        """Raise `InputError` for what is no path, and for a class in the place of its name."""
+        force_setattr(self, "path", as_path(self.path))
+        if not isinstance(self.model, str | None):
+            raise InputError(
+                f"A class is named by a text, not by {describe(self.model)}; write FILE.py:Class or "
+                "package.module:Class, or make an instance, load its weights, and give that."
+            )
+        if not isinstance(self.inputs, tuple) or not all(isinstance(spec, TensorSpec) for spec in self.inputs):
+            raise InputError(
+                f"inputs is {self.inputs!r}; give a tuple, as (TensorSpec.parse('x:float32[batch,seq,40]'),)."
+            )
+        if not isinstance(self.init, Mapping):
+            raise InputError(f"init is {self.init!r}; give the arguments of the class by name, as {{'hidden': 64}}.")
+
 
 def origin_to_json(origin: Origin) -> str:
     """Encode for another process."""
@@ -86,20 +103,22 @@ class Loaded(Struct, frozen=True, kw_only=True):
     """What was inferred, one sentence each."""
 
 
-def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
-    """Lift the network that a file belongs to; raises `InputError` if that network cannot be determined."""
+def load(origin: Origin, state_layout: StateLayout = "layers-first", known_inputs: Sequence[TensorSpec] = ()) -> Loaded:
+    """Lift the network that a file belongs to, whose inputs are those of `origin`, or else `known_inputs`.
+
+    Raises `InputError` if that network cannot be determined, and for a part of `origin` that has no effect on the file.
+    """
     path = origin.path
     _check_file(path)
     own_checkpoint = origin.model is None and path.suffix == ".safetensors" and is_checkpoint(path)
     extra = {} if own_checkpoint or origin.trust_pickle else extra_files(path)
     own_archive = origin.model is None and CONTRACT_FILE in extra
-    if (own_checkpoint or own_archive) and (origin.task or origin.state_policy):
-        raise InputError(f"{path} says itself what it is for; leave out --task and --state-policy.")
+    _refuse_unused(origin, says_all=own_checkpoint or own_archive)
     if own_checkpoint:
         return _load_checkpoint(path, state_layout)
     if own_archive:
         return _load_archive(path, extra, state_layout)
-    inputs = origin.inputs
+    inputs = origin.inputs or tuple(known_inputs)
     if CONTRACT_FILE in extra and not inputs:
         inputs = Signature.from_json(extra[CONTRACT_FILE]).inputs
     findings: tuple[str, ...] = ()
@@ -116,18 +135,42 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first") -> Loaded:
         network, inputs, findings = recognized.network, recognized.inputs, (*choice.findings, *recognized.findings)
     if not inputs:
         inputs = (_guess_input(network),)
-        findings = (*findings, f"the input is taken to be {inputs[0]}; say otherwise with --input")
+        findings = (*findings, f"the input is assumed to be {inputs[0]}; change it with --input")
     loaded = load_module(network, inputs, state_layout, origin.task, origin.state_policy)
     return _from_file(path, kind, loaded.lifted, findings=(*findings, *loaded.findings))
+
+
+def save_module(module: nn.Module, folder: Path) -> Origin:
+    """Save a live module to a folder, so that other processes can load it from there.
+
+    Raises `InputError` for one that they cannot: whose class is not in a file that they can import.
+    """
+    _check_module(module)
+    name, home = type(module).__name__, type(module).__module__
+    if any(type(child).__module__ == "__main__" for child in module.modules()):
+        raise InputError(
+            f"{name} is of a class of this script or notebook, which other processes cannot import; put the class into "
+            "a file such as net.py, and import it from there."
+        )
+    path = folder / "module.pt"
+    try:
+        torch.save(module, path)
+    except Exception as error:  # whatever the attributes of the user's module raise
+        raise InputError(
+            f"{name} cannot be handed to other processes ({one_line(error)}); give the file of its weights and its "
+            "class, as lstm_deploy.Origin(path=…, model='net.py:Net')."
+        ) from error
+    file = getattr(sys.modules.get(home), "__file__", None)
+    place = file if file and file.endswith(".py") and "." not in home else home  # parts of packages go by their names
+    return Origin(path=path, model=f"{place}:{name}", trust_pickle=True)
 
 
 def load_source_of(bundle: Bundle) -> Loaded | None:
     """Lift the source that a bundle was exported from; none if `Bundle.source_path` is gone."""
     if (path := bundle.source_path) is None:
         return None
-    key = bundle.manifest.options.get("weights_key")
-    origin = Origin(path=path, weights_key=key, inputs=bundle.signature.inputs)
-    return load(origin, bundle.signature.state_layout)
+    key = bundle.manifest.options.get("weights_key") if bundle.manifest.source.kind == "weights" else None
+    return load(Origin(path=path, weights_key=key), bundle.signature.state_layout, bundle.signature.inputs)
 
 
 def load_module(
@@ -141,6 +184,7 @@ def load_module(
 
     Raises `InputError` for a task that its inputs and outputs do not fit.
     """
+    _check_module(module)
     if not isinstance(task, Task | None):
         raise InputError(f"{task!r} is not a task; give lstm_deploy.Forecast(…), LanguageModel(…) or Classify(…).")
     if state_policy not in (None, *get_args(StatePolicy)):
@@ -154,6 +198,25 @@ def load_module(
     if signature.least_seq > 1:
         findings = (*findings, f"a call takes {signature.least_seq} steps or more: the module runs on no fewer")
     return Loaded(lifted=lifted, source=Source(kind="module", summary=_summary(lifted)), findings=findings)
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"A torch.nn.Module is needed, not {describe(module)}; make an instance, load its weights, and give that."
+        )
+
+
+def _refuse_unused(origin: Origin, *, says_all: bool) -> None:
+    """Raise `InputError` for a part of an origin that has no effect; `says_all` is true of our own files."""
+    read = {"--weights-key": origin.weights_key, "--input": origin.inputs, "--trust-pickle": origin.trust_pickle}
+    meant = {"--task": origin.task, "--state-policy": origin.state_policy}
+    if says_all:
+        refuse_unused(f"on {origin.path}, which says itself what it is", **read, **meant)
+    if origin.trust_pickle:
+        refuse_unused("with --trust-pickle, which opens a whole module", **{"--init": origin.init})
+    if origin.model is None:
+        refuse_unused("without --model, the class that it is for", **{"--init": origin.init})
 
 
 def _load_checkpoint(path: Path, state_layout: StateLayout) -> Loaded:
@@ -194,6 +257,8 @@ def _from_file(path: Path, kind: Any, lifted: Lifted, **rest: Any) -> Loaded:
 
 def _check_file(path: Path) -> None:
     """Raise `InputError`, with what to give instead, unless there is a file."""
+    if (path / MANIFEST).is_file():
+        raise InputError(f"{path} is a bundle; give the checkpoint or the weights that it was exported from.")
     if path.is_dir():
         levels = ([child for child in path.glob(depth) if child.suffix in WEIGHT_SUFFIXES] for depth in ("*", "*/*"))
         inside = [str(child.relative_to(path)) for level in levels for child in sorted(level)]

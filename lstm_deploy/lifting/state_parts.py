@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lstm_deploy.lifting.calling import KEPT, state_leaves
 from lstm_deploy.lifting.carried_state import Selection, Target, selected
@@ -39,6 +40,11 @@ def parts_of(probe: ModuleProbe) -> list[Part]:
 class Usual:
     """Runs of a module with a usual state, to compare others with."""
 
+    probe: ModuleProbe
+    sizes: Mapping[str, int]
+    seed: int
+    leaves: list[Tensor]
+
     def __init__(self, probe: ModuleProbe, sizes: Mapping[str, int] | None = None, seed: int = 0) -> None:
         """`sizes` of the inputs, by default the usual ones, which are drawn with `seed`.
 
@@ -46,9 +52,9 @@ class Usual:
         """
         self.probe, self.sizes, self.seed = probe, sizes or probe.sizes, seed
         self.leaves = probe.leaves(self.sizes, 0)
-        self.run = probe.record(self.sizes, seed, state=self.leaves)
+        self.run: Recording = probe.record(self.sizes, seed, state=self.leaves)
         disturbed = probe.record(self.sizes, seed, state=self.leaves, disturb=lambda *_: DISTURBED)
-        self.chained = differing(self.run, disturbed)
+        self.chained: set[Target] = differing(self.run, disturbed)
         """The starts that follow from what another call of a recurrent module leaves."""
 
     def reached(self, leaf: int, selections: Sequence[Selection] = ()) -> set[Target]:

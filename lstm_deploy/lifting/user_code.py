@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lstm_deploy.errors import InputError, one_line, user_line
+from lstm_deploy.errors import InputError, did_you_mean, one_line, user_line
 
 
 def import_module(home: str) -> Any:
@@ -68,7 +68,8 @@ def _instance(home: str, name: str, init: Mapping[str, Any]) -> nn.Module:
         classes = sorted(
             key for key, value in vars(namespace).items() if isinstance(value, type) and issubclass(value, nn.Module)
         )
-        raise InputError(f"{home} has no class {name!r}; it has {', '.join(classes) or 'no modules'}.")
+        remedy = did_you_mean(name, classes) if classes else "it defines no torch.nn.Module."
+        raise InputError(f"{home} has no class {name!r}; {remedy}")
     try:
         network = network_class(**init)
     except Exception as error:  # whatever the user's constructor raises

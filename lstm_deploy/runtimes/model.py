@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from lstm_deploy.artifacts import FORMATS, Artifact, Bundle, restore
+from lstm_deploy.artifacts import FORMATS, Artifact, Bundle, as_path, restore
 from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_rollout_inputs, rollout_contract
-from lstm_deploy.errors import CaptureError, InputError, machine_limits, one_line
+from lstm_deploy.errors import CaptureError, InputError, did_you_mean, machine_limits, one_line, refuse_unused
 from lstm_deploy.runtimes.input_checks import check_finite, complete_feeds
 from lstm_deploy.runtimes.opening import RUNTIMES, is_faster_in_torch, open_runtime
 from lstm_deploy.runtimes.protocol import Runtime
@@ -22,11 +22,11 @@ _LOG = logging.getLogger("lstm_deploy")
 
 
 def open(path: str | os.PathLike[str]) -> "Model":  # noqa: A001 - the public name
-    """Open a bundle directory, or a single artifact, for use.
+    """Open a bundle, or a single artifact, for use.
 
     Raises `InputError` for anything else.
     """
-    return Model(Path(path))
+    return Model(path)
 
 
 class Model:
@@ -44,18 +44,38 @@ class Model:
     cannot be recorded, the log of `lstm_deploy` says so, and it runs without.
     """
 
-    def __init__(self, path: Path) -> None:
+    path: Path
+    bundle: Bundle | None
+    """None for a single artifact."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path = as_path(path)
         restore(path)
         if not path.exists():
             raise InputError(f"{path} does not exist; give a bundle or an artifact of one.")
-        self.path = path
         self.bundle = Bundle(path) if path.is_dir() else None
         self._runtimes: dict[tuple[Path, str, Sequence[str]], Runtime] = {}
         self._repeated: dict[Runtime, RepeatedCalls] = {}
         self._loading = Lock()
 
+    def __repr__(self) -> str:
+        """What it takes, gives and carries, and what can run it, as far as that is known without loading it."""
+        if self.bundle is None:
+            return f"<Model {self.path}>"
+        contract = self.bundle.signature
+        given, got, state = (
+            ", ".join(map(str, specs)) for specs in (contract.inputs, contract.outputs, contract.state_inputs)
+        )
+        artifacts = ", ".join(f"{file.format} {file.precision}" for file in self.bundle.manifest.artifacts)
+        return f"<Model {self.path} ({artifacts}): {given} -> {got}; state {state}>"
+
+    def __fspath__(self) -> str:
+        """The path of its bundle or artifact."""
+        return str(self.path)
+
     @property
     def signature(self) -> Signature:
+        """The state contract: what it takes, gives and carries."""
         return self.bundle.signature if self.bundle else self.runtime().signature
 
     @property
@@ -69,6 +89,8 @@ class Model:
 
     def _runtime(self, provider: str, precision: str, runtime: str | None, settings: Sequence[str]) -> Runtime:
         if self.bundle is None:
+            chosen = {"precision": precision != "float32" and precision, "runtime": runtime}
+            refuse_unused(f"on {self.path}, which is a single artifact", **chosen)
             return self._load(self.path, provider, settings)
         format_ = _format_of(self.bundle, runtime, provider, precision)
         return self._of_bundle(self.bundle, self.bundle.find(format_, precision), provider, settings)
@@ -193,6 +215,6 @@ def _format_of(bundle: Bundle, runtime: str | None, provider: str, precision: st
             return "torchscript"
         return formats[0] if formats else "onnx"
     by_runtime = {loader.runtime: format_ for format_, loader in RUNTIMES.items()}
-    if runtime not in by_runtime:
-        raise InputError(f"{runtime!r} is not a runtime; use {', '.join(by_runtime)}.")
+    if runtime not in tuple(by_runtime):
+        raise InputError(f"{runtime!r} is not a runtime; {did_you_mean(runtime, by_runtime)}")
     return by_runtime[runtime]

@@ -12,10 +12,24 @@ import numpy as np
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import read_interface, weights_file
-from lstm_deploy.contract import Feeds, Outputs, TensorSpec, blank_feeds, carries_state, layout_of, rollout_contract
+from lstm_deploy.contract import (
+    Array,
+    CInterface,
+    Feeds,
+    Outputs,
+    Signature,
+    TensorSpec,
+    blank_feeds,
+    carries_state,
+    layout_of,
+    rollout_contract,
+)
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.c_compiler import built_library
 from lstm_deploy.runtimes.protocol import Runtime
+
+Arranged = tuple[TensorSpec, list[int]]
+"""A tensor as C has it, one row after the other, and the axes that lead back to the order of the contract."""
 
 
 class NativeRuntime(Runtime):
@@ -27,23 +41,24 @@ class NativeRuntime(Runtime):
     def __init__(self, path: Path) -> None:
         """Raises `InputError` for a file that is no C artifact, or was never compiled on this machine."""
         self.path = path
-        self.interface = read_interface(path)
-        self.signature = signature = self.interface.signature
+        self.interface: CInterface = read_interface(path)
+        signature = self.interface.signature
+        self.signature: Signature = signature
         self._library = ctypes.CDLL(str(built_library(path)))
-        self.weights = self._mapped()
+        self.weights: int | None = self._mapped()
         """The address of the mapped weights; none where they are in the code."""
-        self.arrays = [_batch_first(spec) for spec in (*signature.inputs, *signature.outputs)]
-        self.state_arrays = [_batch_first(spec) for spec in signature.state_inputs]
-        self.state_size = sum(tensor.size for tensor in self.interface.states_in)
+        self.arrays: list[Arranged] = [_batch_first(spec) for spec in (*signature.inputs, *signature.outputs)]
+        self.state_arrays: list[Arranged] = [_batch_first(spec) for spec in signature.state_inputs]
+        self.state_size: int = sum(tensor.size for tensor in self.interface.states_in)
         """Floats in the state of one row."""
         self._fed = (*signature.inputs, *signature.state_inputs)
         self._default_sizes = signature.clamp({"batch": 1, "seq": signature.least_seq})
         size, pointer = ctypes.c_size_t, ctypes.c_void_p
         fields = [("weights", pointer), ("rows", size), ("steps", size), ("states", pointer), ("workspace", pointer)]
         fields += [(f"array{number}", pointer) for number in range(len(self.arrays))]
-        self.call_type = type("rows_call", (ctypes.Structure,), {"_fields_": fields})  # as in `c_compiler.GLUE`
-        self.rows_function = self.function("glue_rows", [ctypes.c_void_p])
-        self.workspace_bytes = self.function("glue_workspace_bytes", [ctypes.c_size_t], ctypes.c_size_t)
+        self.call_type: Any = type("rows_call", (ctypes.Structure,), {"_fields_": fields})  # as in `c_compiler.GLUE`
+        self.rows_function: Any = self.function("glue_rows", [ctypes.c_void_p])
+        self.workspace_bytes: Any = self.function("glue_workspace_bytes", [ctypes.c_size_t], ctypes.c_size_t)
         if self.function("glue_state_bytes", [], ctypes.c_size_t)() != self.state_size * 4:
             raise InputError(f"The state of {path} is not that of its contract; export the model again.")
 
@@ -115,7 +130,7 @@ class RowsCall:
         self.inputs: Outputs = {spec.name: views[spec.name] for spec in runtime.signature.inputs}
         self.outputs: Outputs = {spec.name: views[spec.name] for spec in runtime.signature.outputs}
         # One row for each row of the batch: the struct of the C code, which consists of floats.
-        self.states = np.zeros((batch, runtime.state_size), np.float32)
+        self.states: Array = np.zeros((batch, runtime.state_size), np.float32)
         self._state: Outputs = {}
         start = 0
         for spec, axes in runtime.state_arrays:
@@ -129,7 +144,7 @@ class RowsCall:
         self._call = runtime.call_type(runtime.weights, batch, steps, *addresses)
         function, address = runtime.rows_function, ctypes.addressof(self._call)
         self.step: Callable[[], None] = lambda: function(address)
-        self.advance = self.step
+        self.advance: Callable[[], Any] = self.step
 
     def get_state(self) -> Outputs:
         return {name: view.copy() for name, view in self._state.items()}
@@ -141,6 +156,9 @@ class RowsCall:
 
 class NativeRollout(Runtime):
     """The rollout that a C artifact holds."""
+
+    model: NativeRuntime
+    signature: Signature
 
     def __init__(self, model: NativeRuntime) -> None:
         self.model, self.signature = model, rollout_contract(model.signature)
@@ -193,7 +211,6 @@ class NativeRollout(Runtime):
         return call
 
 
-def _batch_first(spec: TensorSpec) -> tuple[TensorSpec, list[int]]:
-    """A tensor as C has it, one row after the other, and the axes that lead back to the order of the contract."""
+def _batch_first(spec: TensorSpec) -> Arranged:
     order = sorted(range(len(spec.shape)), key=lambda axis: spec.shape[axis] != "batch")  # sorting is stable
     return replace(spec, shape=tuple(spec.shape[axis] for axis in order)), [order.index(axis) for axis in sorted(order)]

@@ -44,7 +44,7 @@ class OnnxRuntime(Runtime):
         self.provider = provider
         if isinstance(path, Path):
             _refuse(path, PROVIDERS[provider])
-        self.session = open_session(path, provider, threads, settings)
+        self.session: Any = open_session(path, provider, threads, settings)
         self._graphs = count(1) if "graph" in settings else None
         self._unbound = _graph_options(-1) if "graph" in settings else None
         try:
@@ -53,7 +53,7 @@ class OnnxRuntime(Runtime):
             raise InputError(f"The metadata of {_name(path)} is not text; export the model again.") from error
         if text is None:
             raise without_contract(Path(_name(path)))
-        self.signature = Signature.from_json(text)
+        self.signature: Signature = Signature.from_json(text)
 
     def run(self, feeds: Feeds) -> Outputs:
         names = self.signature.output_names
@@ -100,6 +100,8 @@ class BoundRecurrence:
 
     On the CPU nothing is copied or allocated by a step.
     """
+
+    inputs: Outputs
 
     def __init__(
         self, runtime: OnnxRuntime, batch: int, seq: int, *, device: str = "cpu", graphs: "count[int] | None" = None

@@ -1,13 +1,12 @@
 """Opening an artifact: the suffix of its file says which runtime runs it."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from lstm_deploy.artifacts import FORMATS, SUFFIXES, check_unchanged
 from lstm_deploy.contract import Signature
-from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.errors import InputError, ProviderError, require, why_missing
 from lstm_deploy.runtimes.c_compiler import find_compiler
 from lstm_deploy.runtimes.native import NativeRuntime
 from lstm_deploy.runtimes.protocol import Runtime
@@ -32,15 +31,10 @@ def _load_onnx(path: Path, provider: str, threads: int | None, settings: Sequenc
 
 
 def _load_torchscript(path: Path, provider: str, threads: int | None, settings: Sequence[str]) -> Runtime:
-    if _without_torch():
-        raise InputError(f"{path} needs PyTorch, which is not installed; use the ONNX artifact.")
+    require("torch")
     from lstm_deploy.runtimes.torchrt import TorchScriptRuntime
 
     return TorchScriptRuntime(path, provider, threads, settings)
-
-
-def _without_torch() -> str:
-    return "PyTorch is not installed" if find_spec("torch") is None else ""
 
 
 def _without_compiler() -> str:
@@ -56,7 +50,7 @@ PERSISTENT = 192
 RUNTIMES = {
     "onnx": Loader("onnx", _load_onnx),
     "c": Loader("native", lambda path, *_: NativeRuntime(path), _without_compiler),
-    "torchscript": Loader("torchscript", _load_torchscript, _without_torch),
+    "torchscript": Loader("torchscript", _load_torchscript, lambda: why_missing("torch")),
 }
 """By format, the preferred first."""
 
@@ -69,7 +63,7 @@ def is_faster_in_torch(signature: Signature, provider: str) -> bool:
     """
     if provider != "cuda" or any(module.hidden_size > PERSISTENT for module in signature.recurrent):
         return False
-    if _without_torch():
+    if why_missing("torch"):
         return False
     from lstm_deploy.runtimes.torchrt import has_cuda
 

@@ -1,13 +1,12 @@
 """OpenVINO on the CPU, for exported ONNX files: `pip install "lstm-deploy[openvino]"`."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lstm_deploy.contract import CONTRACT_KEY, Feeds, Outputs, Signature, blank_feeds
-from lstm_deploy.errors import InputError, ProviderError, one_line
+from lstm_deploy.errors import InputError, one_line, require
 from lstm_deploy.runtimes.protocol import Runtime
 
 
@@ -20,12 +19,11 @@ class OpenVinoRuntime(Runtime):
     swallows_nan = True
 
     def __init__(self, path: Path, threads: int | None = None, *, bf16: bool = False) -> None:
-        """Raises `ProviderError` where OpenVINO is not installed.
+        """Raises `MissingPackageError` where OpenVINO is not installed.
 
         Raises `InputError` for a file that it cannot read, and for a model that takes the lengths of rows.
         """
-        if find_spec("openvino") is None:
-            raise ProviderError('OpenVINO is not installed; pip install "lstm-deploy[openvino]".')
+        require("openvino")
         import openvino
 
         self._core = openvino.Core()
@@ -33,7 +31,9 @@ class OpenVinoRuntime(Runtime):
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot read {path} ({one_line(error)}).") from error
-        self.signature = Signature.from_json(self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str))
+        self.signature: Signature = Signature.from_json(
+            self._model.get_rt_info(["framework", CONTRACT_KEY]).astype(str)
+        )
         if any(spec.tells_lengths for spec in self.signature.inputs):
             raise InputError("OpenVINO's LSTM ignores the lengths of rows, so short ones would come out wrong.")
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
@@ -82,6 +82,8 @@ class OpenVinoRuntime(Runtime):
 
 class OpenVinoRecurrence:
     """Two requests used in turn, on shared memory: the state goes from buffers a to b, then from b to a."""
+
+    inputs: Outputs
 
     def __init__(self, runtime: OpenVinoRuntime, batch: int, seq: int) -> None:
         import openvino

@@ -16,6 +16,8 @@ Sizes = tuple[tuple[int, ...], ...]
 class RepeatedCalls:
     """Runs a model as `Runtime.run` does. Threads may share it, one call at a time for sizes that are recorded."""
 
+    problem: str
+
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self._signature = runtime, runtime.signature
         self._recorded: OrderedDict[Sizes, Recurrence | None] = OrderedDict()

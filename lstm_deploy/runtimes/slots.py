@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lstm_deploy.contract import Array, Feeds, Outputs
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, describe
 from lstm_deploy.runtimes.input_checks import as_array
 from lstm_deploy.runtimes.streams import Stream
 
@@ -21,13 +21,20 @@ class Slots:
     """
 
     def __init__(self, stream: Stream) -> None:
-        """Take over a stream, which must not be used otherwise from here on."""
+        """Take over a stream, which must not be used otherwise from here on; raises `InputError` for anything else."""
+        if not isinstance(stream, Stream):
+            raise InputError(
+                f"Slots are of a stream, not of {describe(stream)}; give lstm_deploy.open(…).stream(batch=…)."
+            )
         self._stream = stream
         self._free = list(range(stream.batch))[::-1]
 
     def __len__(self) -> int:
         """How many are open."""
         return self._stream.batch - len(self._free)
+
+    def __repr__(self) -> str:
+        return f"<Slots: {len(self)} of {self._stream.batch} taken>"
 
     def open(self, state: Feeds | None = None) -> int:
         """A row that starts from the initial state, or from one that `state_of` gave.
@@ -50,6 +57,8 @@ class Slots:
 
     def step(self, x: Mapping[int, ArrayLike]) -> dict[int, Array]:
         """A step of some open slots: `x` `[features]` (a token: a number) by slot → `y` by slot; the others wait."""
+        if not isinstance(x, Mapping):
+            raise InputError(f"A step is a mapping of inputs by slot, not {describe(x)}; give {{slot: x}}.")
         for slot in x:
             self._check(slot)
         if not x:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from lstm_deploy.contract import Array, Dim, Feeds, Forecast, Outputs, Signature, TensorSpec, layout_of
 from lstm_deploy.errors import InputError
 from lstm_deploy.runtimes.input_checks import as_array, check_batch, check_out, check_values, checked, range_check
-from lstm_deploy.runtimes.protocol import Runtime
+from lstm_deploy.runtimes.protocol import Recurrence, Runtime
 from lstm_deploy.runtimes.stepping import Stepper
 
 Rows = int | slice | Sequence[int] | Array
@@ -32,6 +32,9 @@ class Stream:
     """The axis of rows in what a step returns."""
     _state_specs: tuple[TensorSpec, ...]
     _allow_nan: bool
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: a step takes {self.row_dtype}{list(self.row_shape)}>"
 
     def step(self, x: ArrayLike, *, rows: Rows | None = None, out: Array | None = None) -> Array:
         """One step: `x` `[batch, features]` (tokens: `[batch]`) → `y` without its axis of time.
@@ -137,6 +140,13 @@ class Stream:
 class StateStream(Stream):
     """A stream whose model carries its state: buffers bound once, and no allocation in a step that is given `out`."""
 
+    signature: Signature
+    batch: int
+    recurrence: Recurrence
+    rows_axis: int
+    row_shape: tuple[int, ...]
+    row_dtype: Any
+
     def __init__(self, runtime: Runtime, batch: int = 1, *, allow_nan: bool = False) -> None:
         """Raises `InputError` for a model that cannot be streamed or has more inputs than `x`."""
         signature = runtime.signature
@@ -210,6 +220,12 @@ class WindowStream(Stream):
 
     Its state is those rows. The output of a row is NaN until there are enough of them.
     """
+
+    window: int
+    signature: Signature
+    batch: int
+    row_shape: tuple[int, ...]
+    row_dtype: Any
 
     def __init__(self, runtime: Runtime, batch: int = 1, window: int | None = None, *, allow_nan: bool = False) -> None:
         """`window` is the training's by default. Raises `InputError` for a model that is no forecaster."""

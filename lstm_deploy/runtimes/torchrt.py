@@ -19,7 +19,12 @@ from lstm_deploy.runtimes.providers import PROVIDERS
 class TorchRuntime(Runtime):
     """A callable of tensors in the order of the contract, on one device, in one floating-point type."""
 
-    dtype = torch.float32
+    dtype: torch.dtype = torch.float32
+    device: str
+    settings: Sequence[str]
+    module: Any
+    signature: Signature
+    provider: str
 
     def __init__(
         self, module: Any, signature: Signature, provider: str, threads: int | None, settings: Sequence[str] = ()
@@ -93,7 +98,7 @@ class TorchRecurrence:
         self._runtime, signature = runtime, runtime.signature
         blank, initial = blank_feeds(signature, batch, seq)
         hosts = {name: self._host(value) for name, value in blank.items()}
-        self.inputs = {name: host.numpy() for name, host in hosts.items()}
+        self.inputs: Outputs = {name: host.numpy() for name, host in hosts.items()}
         self._inputs = [runtime.tensor(value) for value in self.inputs.values()]
         pairs = zip(self._inputs, hosts.values(), strict=True)
         self._copied = [(tensor, host) for tensor, host in pairs if tensor.data_ptr() != host.data_ptr()]

@@ -49,6 +49,13 @@ Indices = tuple[Tensor, float]
 class ShardedBatchSampler(Sampler[Indices]):
     """The examples of each batch, in order or shuffled anew in each epoch."""
 
+    examples: int
+    batch_size: int
+    shard: Shard
+    seed: int | None
+    lengths: Tensor | None
+    epoch: int
+
     def __init__(
         self,
         examples: int,
@@ -66,7 +73,7 @@ class ShardedBatchSampler(Sampler[Indices]):
         self.examples, self.batch_size, self.shard = examples, batch_size * shard.processes, shard
         self.seed, self.lengths, self.epoch = seed, lengths, 0
         rest = examples % self.batch_size
-        self.dropped = rest if minimum > 1 and rest < minimum * shard.processes and rest < examples else 0
+        self.dropped: int = rest if minimum > 1 and rest < minimum * shard.processes and rest < examples else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, also when a run is resumed."""
@@ -95,6 +102,13 @@ class ShardedBatchSampler(Sampler[Indices]):
 
 class Windows(Dataset[Batch]):
     """Windows of a series or a text, with the values or tokens that follow."""
+
+    rows: Tensor
+    columns: Sequence[int] | None
+    stride: int
+    last: bool
+    window: Tensor
+    horizon: Tensor
 
     def __init__(
         self,
@@ -130,6 +144,11 @@ class Windows(Dataset[Batch]):
 class TokenStreams(Dataset[Batch]):
     """A text cut into equal streams that are read side by side; an item is the next `steps` tokens of each."""
 
+    weight: float
+    x: Tensor
+    y: Tensor
+    steps: int
+
     def __init__(self, tokens: Tensor, streams: int, steps: int, shard: Shard = WHOLE) -> None:
         x, y = map(torch.from_numpy, parallel_streams(tokens.numpy(), streams * shard.processes, steps))
         own, self.weight = shard.part_of(torch.arange(len(x)))
@@ -148,9 +167,12 @@ class TokenStreams(Dataset[Batch]):
 class PaddedSequences(Dataset[Batch]):
     """Token sequences of different lengths, padded with 0, and the class of each."""
 
+    sequences: Sequence[Tensor]
+    classes: Tensor
+
     def __init__(self, sequences: Sequence[Tensor], classes: Tensor) -> None:
         self.sequences, self.classes = sequences, classes
-        self.lengths = torch.tensor([len(sequence) for sequence in sequences])
+        self.lengths: Tensor = torch.tensor([len(sequence) for sequence in sequences])
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from lstm_deploy.contract import Array, Forecast
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 from lstm_deploy.training.batches import WHOLE, Batches, Shard, Windows, make_loader
 from lstm_deploy.training.data.series import Series, Values
-from lstm_deploy.training.data.splits import Part, split_series
+from lstm_deploy.training.data.splits import Part, Split, split_series
 from lstm_deploy.training.evaluation import Evaluation, Predictions, find_season, forecast_metrics, rmse
 from lstm_deploy.training.learning_task import LearningTask, digest, new_network
+from lstm_deploy.training.network import Network
 from lstm_deploy.training.recipe import Recipe
 
 EVALUATION_BATCH_SIZE = 512
@@ -24,17 +25,25 @@ class Forecasting(LearningTask):
 
     task: Forecast
 
+    recipe: Recipe
+    series: Series
+    columns: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    values: Tensor
+
     def __init__(self, series: Series, targets: tuple[str, ...], recipe: Recipe) -> None:
         """Hold out the last rows for the metrics, and scale columns by the rows to fit.
 
         Raises `InputError` for too few rows, a constant column or an unknown target.
         """
         rows, window, horizon = len(series.values), recipe.window, recipe.horizon
-        self.split = split_series(rows, horizon, recipe.test, recipe.validation)
+        self.split: Split[slice] = split_series(rows, horizon, recipe.test, recipe.validation)
         fit_end = self.split.fit.stop
         if missing := [name for name in targets if name not in series.columns]:
             raise InputError(
-                f"The target {missing[0]!r} is not among the features {', '.join(series.columns)}; name one, or add it."
+                f"The target {missing[0]!r} is not among the features (--features adds it); "
+                f"{did_you_mean(missing[0], series.columns)}"
             )
         if fit_end < window + horizon:
             raise InputError(
@@ -48,14 +57,14 @@ class Forecasting(LearningTask):
         self.columns = tuple(series.columns.index(name) for name in targets)
         outputs = self.columns * horizon
         sizes = {"input_size": len(series.columns), "output_size": len(outputs)}
-        self.network = new_network(recipe, input="values", output_columns=outputs, **sizes)
+        self.network: Network = new_network(recipe, input="values", output_columns=outputs, **sizes)
         scaling = self.network.scaling
         scaling.offset.copy_(torch.from_numpy(offset))
         scaling.scale.copy_(torch.from_numpy(1 / divisor))
-        self.output_scale = scaling.scale[list(outputs)]
+        self.output_scale: Tensor = scaling.scale[list(outputs)]
         self.task = Forecast(features=series.columns, targets=targets, window=window, horizon=horizon)
         self.low, self.high = tuple(map(float, fitted.min(axis=0))), tuple(map(float, fitted.max(axis=0)))
-        self.data_digest = digest(series.values, series.columns, targets)
+        self.data_digest: str = digest(series.values, series.columns, targets)
         self.values = torch.from_numpy(series.values.astype(np.float32))
 
     def batches(self, part: Part, shard: Shard) -> Batches:

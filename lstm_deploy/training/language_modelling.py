@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lstm_deploy.contract import BYTES, LanguageModel
+from lstm_deploy.contract import BYTES, LanguageModel, StatePolicy
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.batches import WHOLE, Batches, Shard, TokenStreams, Windows, make_loader
-from lstm_deploy.training.data.splits import Part, split_tokens
+from lstm_deploy.training.data.splits import Part, Split, split_tokens
 from lstm_deploy.training.evaluation import Evaluation, bigram_nats, text_metrics
 from lstm_deploy.training.learning_task import LearningTask, WeightedMean, digest, new_token_network
+from lstm_deploy.training.network import Network
 from lstm_deploy.training.recipe import Recipe
 
 
@@ -18,21 +19,24 @@ class LanguageModelling(LearningTask):
 
     task: LanguageModel
 
+    recipe: Recipe
+    state_policy: StatePolicy
+
     def __init__(self, text: str, recipe: Recipe) -> None:
         """Hold out the end of the text for the metrics; raises `InputError` for a text that is too short."""
         vocabulary = BYTES if recipe.unit == "byte" else tuple(sorted(set(text)))
         self.task = LanguageModel(vocabulary=vocabulary, unit="byte" if recipe.unit == "byte" else "character")
         self.recipe, self.state_policy = recipe, recipe.state
-        self.tokens = torch.tensor(self.task.encode(text))
+        self.tokens: Tensor = torch.tensor(self.task.encode(text))
         minimum = 2 if recipe.state == "carry" else recipe.window + 1
-        self.split = split_tokens(len(self.tokens), minimum, recipe.test, recipe.validation)
+        self.split: Split[slice] = split_tokens(len(self.tokens), minimum, recipe.test, recipe.validation)
         if self.split.fit.stop - 1 < recipe.window or len(self.tokens) - self.split.test.start < minimum:
             raise InputError(
                 f"{len(self.tokens)} {recipe.unit}s are too few for windows of {recipe.window}; use a smaller --window."
             )
-        self.high = (len(vocabulary) - 1,)
-        self.network = new_token_network(recipe, len(vocabulary), len(vocabulary), recipe.embedding_size)
-        self.data_digest = digest(text)
+        self.high: tuple[float, ...] = (len(vocabulary) - 1,)
+        self.network: Network = new_token_network(recipe, len(vocabulary), len(vocabulary), recipe.embedding_size)
+        self.data_digest: str = digest(text)
 
     def batches(self, part: Part, shard: Shard) -> Batches:
         recipe, tokens = self.recipe, self.tokens[getattr(self.split, part)]

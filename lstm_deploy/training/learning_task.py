@@ -57,7 +57,8 @@ def _detached(state: State) -> State:
 class WeightedMean:
     """The sum of values times their weights, and that of the weights."""
 
-    total = weight = 0.0
+    total: float = 0.0
+    weight: float = 0.0
 
     def add(self, value: float, weight: float) -> None:
         self.total += value * weight

@@ -22,6 +22,7 @@ from lstm_deploy.training.network import State
 from lstm_deploy.training.recipe import Recipe
 from lstm_deploy.training.run_folder import Epoch
 from lstm_deploy.training.run_state import RUN_ENTRY, OnBest, OnEpoch, RunSaver, incomplete_state, state_to_resume
+from lstm_deploy.training.several_machines import Meeting
 from lstm_deploy.training.trainer import VALIDATION_LOSS, make_optimizer, make_schedulers, make_trainer
 
 """Called with the steps done, the total, and the latest loss as text."""
@@ -59,7 +60,8 @@ def fit(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)  # hints about hardware and Lightning's products
     on_interrupt = signal.getsignal(signal.SIGINT)
-    module = _TrainingModule(task, recipe, on_progress)
+    meeting = Meeting(recipe.nodes)
+    module = _TrainingModule(task, recipe, on_progress, meeting)
     saver = RunSaver(folder, on_best, on_epoch)
     interrupted = False
     with warnings.catch_warnings():
@@ -68,7 +70,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")  # 16-mixed skips steps
         trainer = make_trainer(recipe, saver)
         try:
-            trainer.fit(module, ckpt_path=last_state, weights_only=True)
+            with meeting.waiting():
+                trainer.fit(module, ckpt_path=last_state, weights_only=True)
         except SystemExit as error:  # Lightning turns Ctrl-C into this, and ignores any further ones
             signal.signal(signal.SIGINT, on_interrupt)
             if not saver.weights:
@@ -87,14 +90,19 @@ def fit(
 
 
 class _TrainingModule(pl.LightningModule):  # type: ignore[misc] # Lightning publishes no types
-    def __init__(self, task: LearningTask, recipe: Recipe, on_progress: OnProgress) -> None:
+    def __init__(self, task: LearningTask, recipe: Recipe, on_progress: OnProgress, meeting: Meeting) -> None:
         super().__init__()
+        self.meeting = meeting
         self.network = task.network
         self.task, self.recipe, self.on_progress = task, recipe, on_progress
         self.history: list[Epoch] = []
         self.state: State | None = None
         self.began = self.reported = 0.0
         self.last_validation_loss: float | None = None
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's argument
+        """Called when all machines are there."""
+        self.meeting.over()
 
     @property
     def shard(self) -> Shard:

@@ -17,6 +17,9 @@ State = Tensor | tuple[Tensor, ...]
 class Scaling(nn.Module):
     """Scales each feature from raw units: `(x - offset) * scale`."""
 
+    offset: nn.Buffer
+    scale: nn.Buffer
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.offset, self.scale = nn.Buffer(torch.zeros(size)), nn.Buffer(torch.ones(size))
@@ -33,19 +36,22 @@ class Network(nn.Module):
     or as logits. The recurrent layers are an attribute that is called after their cell, such as `lstm`.
     """
 
+    embedding: nn.Embedding
+    hidden: nn.Linear
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         width = config.input_size
         if config.input == "values":
-            self.scaling = Scaling(width)
+            self.scaling: Scaling = Scaling(width)
         elif config.input == "one-hot":
             # A one-hot vector is a row of the identity matrix, so the graph needs one lookup only.
-            self.one_hot = nn.Embedding.from_pretrained(torch.eye(width), freeze=True)  # type: ignore[no-untyped-call]
+            self.one_hot: Any = nn.Embedding.from_pretrained(torch.eye(width), freeze=True)  # type: ignore[no-untyped-call]
         else:
             self.embedding, width = nn.Embedding(width, config.embedding_size), config.embedding_size
         if config.window_norm:
-            self.window_norm = nn.BatchNorm1d(config.window_norm)
+            self.window_norm: nn.BatchNorm1d = nn.BatchNorm1d(config.window_norm)
         recurrent = make_recurrent(
             CELLS_BY_NAME[config.cell],
             width,
@@ -58,15 +64,15 @@ class Network(nn.Module):
         self.add_module(config.cell, recurrent)
         width = (config.proj_size or config.hidden_size) * (2 if config.bidirectional else 1)
         if config.layer_norm:
-            self.layer_norm = nn.LayerNorm(width)
+            self.layer_norm: nn.LayerNorm = nn.LayerNorm(width)
         if config.pooling == "attention":
-            self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
-        self.dropout = nn.Dropout(config.dropout)
+            self.attention: nn.Sequential = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        self.dropout: nn.Dropout = nn.Dropout(config.dropout)
         if config.head_size:
             self.hidden, width = nn.Linear(width, config.head_size), config.head_size
-        self.fc = nn.Linear(width, config.output_size)
+        self.fc: nn.Linear = nn.Linear(width, config.output_size)
         if config.output_columns:
-            self.columns = nn.Buffer(torch.tensor(config.output_columns))
+            self.columns: nn.Buffer = nn.Buffer(torch.tensor(config.output_columns))
         if config.residual:
             nn.init.zeros_(self.fc.weight)  # training starts from the naive forecast: no change
             nn.init.zeros_(self.fc.bias)

@@ -1,13 +1,15 @@
 """The recipe: everything besides the data that determines the result of a training. No PyTorch."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from lstm_deploy.contract import CELLS_BY_NAME, Unit
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean, without_effect
 
 Generator = Literal["sine", "sines"]
 Missing = Literal["previous", "interpolate", "drop", "refuse"]
@@ -28,65 +30,89 @@ class Recipe(Struct, frozen=True, kw_only=True):
     """
 
     # Examples
-    window: Annotated[Positive, Meta(description="Steps in one example; classify: tokens that a text is cut to.")]
+    window: Annotated[Positive, Meta(description="Steps in one example; classify: tokens to keep of each text.")]
     horizon: Annotated[int, Meta(ge=1, le=10_000, description="Steps to predict at once.")] = 1
-    stride: Annotated[Positive | None, Meta(description="Steps between examples [forecast: 1; lm: the window].")] = None
-    loss_on: Annotated[Literal["every", "last"], Meta(description="Steps that contribute to the loss.")] = "every"
-    state: Annotated[Literal["reset", "carry"], Meta(description="Zero at each example, or carried over.")] = "reset"
+    stride: Annotated[
+        Positive | None,
+        Meta(description="Steps from the start of one example to the next. [default: 1; lm: the window]"),
+    ] = None
+    loss_on: Annotated[
+        Literal["every", "last"], Meta(description="Steps that count in the loss: every one, or only the last.")
+    ] = "every"
+    state: Annotated[
+        Literal["reset", "carry"],
+        Meta(description="State that an example starts with: zeros (reset), or where the last one ended (carry)."),
+    ] = "reset"
     scaling: Annotated[
         Literal["minmax", "standard", "none"],
-        Meta(description="Of each column: to (-1, 1), or to mean 0 and deviation 1, over the rows to fit."),
+        Meta(description="Scale each column to -1…1 (minmax) or to mean 0 and deviation 1 (standard)."),
     ] = "minmax"
-    season: Annotated[AtLeastTwo | None, Meta(description="Steps in a season, for a naive forecast [detected].")] = None
+    season: Annotated[
+        AtLeastTwo | None, Meta(description="Steps in a season, for the seasonal baseline. [default: detected]")
+    ] = None
     unit: Annotated[
-        Unit | Literal["byte"],
-        Meta(description="One token; lm: character or byte; classify: token, word or character."),
+        Literal[Unit, "byte"],
+        Meta(description="What one token is; lm: character or byte; classify: token, word or character."),
     ] = "character"
-    vocabulary_size: Annotated[AtLeastTwo, Meta(description="Largest number of entries in the vocabulary.")] = 20_000
-    least_count: Annotated[Positive, Meta(description="Occurrences that an entry of the vocabulary needs.")] = 2
-    test: Annotated[float, Meta(gt=0, lt=1, description="Fraction held out for metrics: the end; of texts, any.")] = 0.2
+    vocabulary_size: Annotated[AtLeastTwo, Meta(description="Largest size of the vocabulary.")] = 20_000
+    least_count: Annotated[Positive, Meta(description="How often a token must occur to get into the vocabulary.")] = 2
+    test: Annotated[
+        float,
+        Meta(gt=0, lt=1, description="Fraction held out for the final metrics: the end of the data, or random texts."),
+    ] = 0.2
     validation: Annotated[
-        float, Meta(ge=0, lt=1, description="Fraction of the rest that selects the best epoch; 0: keep the last one.")
+        float, Meta(ge=0, lt=1, description="Fraction of the rest that picks the best epoch; 0: keep the last epoch.")
     ] = 0.1
 
     # Network: see `checkpoint.NetworkConfig`
-    cell: Annotated[CellName, Meta(description="Kind of the recurrent layers; rnn: with tanh.")] = "lstm"
+    cell: Annotated[CellName, Meta(description="Kind of the recurrent layers (rnn: with tanh).")] = "lstm"
     hidden_size: Annotated[int, Meta(ge=1, le=16384, description="Width of the recurrent layers.")]
-    num_layers: Annotated[int, Meta(ge=1, le=64, description="Recurrent layers.")] = 2
-    bidirectional: Annotated[bool, Meta(description="Read windows both ways; the model cannot stream then.")] = False
-    proj_size: Annotated[Width, Meta(description="lstm: width of a projection of h; 0: none.")] = 0
-    dropout: Annotated[float, Meta(ge=0, le=0.9, description="Between layers and before the head.")] = 0.0
-    embedding_size: Annotated[Width, Meta(description="Width of a learned vector for each token; 0: one-hot.")] = 0
-    freeze_vectors: Annotated[bool, Meta(description="Do not train pretrained --vectors further.")] = False
+    num_layers: Annotated[int, Meta(ge=1, le=64, description="Number of recurrent layers.")] = 2
+    bidirectional: Annotated[bool, Meta(description="Read each example both ways; such a model cannot stream.")] = False
+    proj_size: Annotated[Width, Meta(description="Width that an LSTM's h is projected to; 0: no projection.")] = 0
+    dropout: Annotated[float, Meta(ge=0, le=0.9, description="Dropout between layers and before the head.")] = 0.0
+    embedding_size: Annotated[Width, Meta(description="Width of each token's learned vector; 0: one-hot.")] = 0
+    freeze_vectors: Annotated[bool, Meta(description="Keep the --vectors as they are.")] = False
     window_norm: Annotated[bool, Meta(description="BatchNorm over the window, which fixes its length.")] = False
-    layer_norm: Annotated[bool, Meta(description="LayerNorm of the recurrent layers' output.")] = False
-    pooling: Annotated[Pooling, Meta(description="One output per window: of its last step, or over all.")] = "none"
-    head_size: Annotated[Width, Meta(description="Width of a layer with a ReLU before the last; 0: none.")] = 0
-    residual: Annotated[bool, Meta(description="Predict the change from the present value.")] = False
+    layer_norm: Annotated[bool, Meta(description="LayerNorm after the recurrent layers.")] = False
+    pooling: Annotated[
+        Pooling, Meta(description="How the steps of an example become one output; none: one output for each step.")
+    ] = "none"
+    head_size: Annotated[Width, Meta(description="Width of an extra layer (with ReLU) before the last; 0: none.")] = 0
+    residual: Annotated[bool, Meta(description="Predict the change from the current value.")] = False
 
     # Training
     epochs: Annotated[Positive, Meta(description="Passes over the data.")]
     batch_size: Annotated[
-        Positive, Meta(description="Examples per step and device; lm, with --state carry: streams read side by side.")
+        Positive,
+        Meta(description="Examples per step and device; with --state carry: streams that are read side by side."),
     ] = 32
-    learning_rate: Annotated[float, Meta(gt=0, description="Of the optimizer, after the warm-up.")] = 2e-3
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Meta(description="What updates the weights.")] = "adam"
-    weight_decay: Annotated[float, Meta(ge=0, description="Of the optimizer.")] = 0.0
+    learning_rate: Annotated[float, Meta(gt=0, description="Learning rate, after the warm-up.")] = 2e-3
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Meta(description="Optimizer.")] = "adam"
+    weight_decay: Annotated[float, Meta(ge=0, description="Weight decay.")] = 0.0
     schedule: Annotated[
         Literal["constant", "plateau", "cosine"],
-        Meta(description="Of the learning rate; plateau halves it when validation does not improve."),
+        Meta(description="How the learning rate changes; plateau: halved when validation stops improving."),
     ] = "constant"
-    warmup: Annotated[NotNegative, Meta(description="Steps over which the learning rate rises linearly.")] = 0
-    patience: Annotated[NotNegative, Meta(description="Epochs without improvement that end training; 0: never.")] = 0
-    clip: Annotated[float, Meta(ge=0, description="Norm that gradients are clipped to; 0: no clipping.")] = 1.0
-    accumulate: Annotated[Positive, Meta(description="Batches whose gradients are accumulated into one step.")] = 1
-    seed: Annotated[NotNegative, Meta(description="Of the weights, the order of examples and generated data.")] = 0
+    warmup: Annotated[NotNegative, Meta(description="Steps in which the learning rate rises to its value.")] = 0
+    patience: Annotated[
+        NotNegative, Meta(description="Epochs without improvement before training stops; 0: never.")
+    ] = 0
+    clip: Annotated[float, Meta(ge=0, description="Largest norm of the gradients; 0: any.")] = 1.0
+    accumulate: Annotated[Positive, Meta(description="Batches per step of the optimizer.")] = 1
+    seed: Annotated[NotNegative, Meta(description="Seed of weights, order of examples and generated data.")] = 0
 
     # Hardware
-    precision: Annotated[Literal["32", "16-mixed", "bf16-mixed"], Meta(description="Of the training, in bits.")] = "32"
-    devices: Annotated[Positive, Meta(description="GPUs, or processes on a CPU.")] = 1
-    nodes: Annotated[Positive, Meta(description="Machines.")] = 1
-    strategy: Annotated[Literal["auto", "ddp"], Meta(description="For several devices.")] = "auto"
+    precision: Annotated[
+        Literal["32", "16-mixed", "bf16-mixed"],
+        Meta(description="Number format of the training: float32, or mixed with float16 or bfloat16."),
+    ] = "32"
+    devices: Annotated[Positive, Meta(description="GPUs, or processes on the CPU.")] = 1
+    nodes: Annotated[
+        Positive,
+        Meta(description="Machines; each runs the same command, with MASTER_ADDR, MASTER_PORT, NODE_RANK."),
+    ] = 1
+    strategy: Annotated[Literal["auto", "ddp"], Meta(description="How several devices train together.")] = "auto"
 
 
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
@@ -115,6 +141,8 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
 }
 """Defaults that depend on the task."""
 
+BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+"""Comparisons in words."""
 ONLY: dict[str, tuple[TaskName, ...]] = {
     **dict.fromkeys(("horizon", "scaling", "season", "residual", "window_norm"), ("forecast",)),
     **dict.fromkeys(("loss_on", "stride"), ("forecast", "lm")),
@@ -130,20 +158,22 @@ def make_recipe(task: TaskName, **options: Any) -> Recipe:
 
     Raises `InputError` for an unknown task, unknown options, and for those that conflict.
     """
-    if task not in DEFAULTS:
-        raise InputError(f"{task!r} is not a task; use {', '.join(DEFAULTS)}.")
+    if task not in tuple(DEFAULTS):
+        raise InputError(f"{task!r} is not a task; {did_you_mean(task, DEFAULTS)}")
     if unknown := [name for name in options if name not in Recipe.__struct_fields__]:
-        raise InputError(f"A recipe has no {unknown[0]!r}; use {', '.join(Recipe.__struct_fields__)}.")
+        raise InputError(f"A recipe has no {unknown[0]!r}; {did_you_mean(unknown[0], Recipe.__struct_fields__)}")
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
         if name in ONLY and task not in ONLY[name]:
             option = f"no-{option_name(name)}" if value is False else option_name(name)
             shown = "" if isinstance(value, bool) else f" {value}"
-            raise InputError(f"--{option}{shown} means nothing for --task {task}; leave it out.")
+            raise without_effect(f"--{option}{shown}", f"for --task {task}")
     recipe = Recipe(**{**DEFAULTS[task], **given})
     if _needs_whole_windows(task, recipe) and not {"pooling", "loss_on"} & set(given):
         recipe = replace(recipe, pooling="last")
     check_recipe(task, recipe)
+    if given.get("loss_on") == "every" and recipe.pooling != "none":
+        raise without_effect("--loss-on every", f"with --pooling {recipe.pooling}, which gives one output per window")
     return recipe
 
 
@@ -152,8 +182,24 @@ def check_values(recipe: Recipe) -> None:
     try:
         msgspec.convert(asdict(recipe), Recipe)
     except msgspec.ValidationError as error:
-        message, _, field = str(error).partition(" - at `$.")
-        raise InputError(f"--{option_name(field.rstrip('`'))}: {message}; give another value.") from error
+        reason, _, place = str(error).partition(" - at `$.")
+        field = place.rstrip("`")
+        value = getattr(recipe, field)
+        if bound := re.search(r"(>=|<=|>|<) (\S+)$", reason):
+            remedy = f"it must be {BOUNDS[bound[1]]} {bound[2].removesuffix('.0')}."
+        else:
+            remedy = did_you_mean(value, _choices(field)) if "enum" in reason else f"{reason[0].lower()}{reason[1:]}."
+        raise InputError(f"--{option_name(field)} cannot be {value!r}; {remedy}") from error
+
+
+def _choices(field: str) -> tuple[Any, ...]:
+    """The values that a field can have, if they can be listed."""
+    info = msgspec.inspect.type_info(Recipe)
+    assert isinstance(info, msgspec.inspect.StructType)
+    kind = next(each.type for each in info.fields if each.name == field)
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    return kind.values if isinstance(kind, msgspec.inspect.LiteralType) else ()
 
 
 def check_recipe(task: TaskName, recipe: Recipe) -> None:
@@ -184,7 +230,7 @@ def check_recipe(task: TaskName, recipe: Recipe) -> None:
         raise InputError(f"A projection to {recipe.proj_size} is no smaller than --hidden-size; give a smaller one.")
     needs_validation = "--patience" if recipe.patience else "--schedule plateau" if recipe.schedule == "plateau" else ""
     if needs_validation and not recipe.validation:
-        raise InputError(f"{needs_validation} needs a part to validate on; give a --validation above 0.")
+        raise InputError(f"{needs_validation} needs validation data; give a --validation above 0.")
 
 
 def _needs_whole_windows(task: TaskName, recipe: Recipe) -> bool:

@@ -21,6 +21,25 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+NAIVE, SEASONAL = "naive_", "seasonal_naive_"
+
+
+def metric_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: each metric of the model, beside that of the naive and of the seasonal naive baseline."""
+    rows = []
+    for name, value in sorted(metrics.items(), key=lambda item: isinstance(item[1], dict)):
+        if isinstance(value, dict):
+            rows += [[f"{target}: {row[0]}", *row[1:]] for target, own in value.items() for row in metric_table(own)[1]]
+        elif value is not None and not name.startswith((NAIVE, SEASONAL)):
+            beside = (metrics.get(f"{prefix}{name}") for prefix in (NAIVE, SEASONAL))
+            cells = ("" if each is None else _figure(each, 4) for each in beside)
+            rows.append([name.replace("_", " "), _figure(value, 4), *cells])
+    headings = ["metric", "model", "naive", "seasonal naive"]
+    shown = [0, 1, *(column for column in (2, 3) if any(row[column : column + 1] not in ([], [""]) for row in rows))]
+    padded = [[*row, "", ""] for row in rows]
+    return [headings[column] for column in shown], [[row[column] for column in shown] for row in padded]
+
+
 def baseline_verdict(metrics: Mapping[str, Any]) -> str:
     """Whether the model beats the better of its baselines, by the metric that it was trained for.
 
@@ -40,7 +59,8 @@ def baseline_verdict(metrics: Mapping[str, Any]) -> str:
         return f"{beats} the {which} baseline: {label} {ours:.3f} against {theirs:.3f}."
     if ours < theirs:
         return f"Better than the {which} baseline by {1 - ours / theirs:.1%} ({label})."
-    return f"It does NOT beat the {which} baseline: {label} is {ours / theirs - 1:.1%} worse."
+    worse = ours / theirs - 1
+    return f"It does NOT beat the {which} baseline: {label} is {f'{worse:.1%} worse' if worse >= 5e-4 else 'the same'}."
 
 
 def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list[str]]]:
@@ -53,7 +73,9 @@ def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list
     return ["trial", "validation loss", "epochs", "", *(option_name(name) for name in names)], rows
 
 
-def _figure(value: Any) -> str:
+def _figure(value: Any, digits: int = 3) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_figure, value))
-    return format_value(value) if isinstance(value, float) else f"{value:,}"
+        return ", ".join(_figure(each, digits) for each in value)
+    if not isinstance(value, float):
+        return f"{value:,}"
+    return format_value(value) if digits == 3 or abs(value) >= 1000 else f"{value:.{digits}g}"

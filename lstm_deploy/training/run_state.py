@@ -42,6 +42,16 @@ class RunSaver(Checkpoint):  # type: ignore[misc] # Lightning publishes no types
     It reads `history` and `network` of the module that is trained.
     """
 
+    folder: Path | None
+    on_best: OnBest | None
+    on_epoch: Callable[[int, float], None] | None
+    started: bool
+    loss: float
+    best_epoch: int
+    ended_early: bool
+    reported_epoch: int
+    saved: float
+
     def __init__(self, folder: Path | None, on_best: OnBest | None, on_epoch: OnEpoch | None) -> None:
         self.folder, self.on_best, self.on_epoch = folder, on_best, on_epoch
         self.loss, self.best_epoch, self.reported_epoch = math.inf, 0, 0

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from msgspec.structs import replace
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 from lstm_deploy.training.recipe import Recipe, check_values, option_name
 
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -36,7 +36,7 @@ def make_search_space(ranges: Mapping[str, str], recipe: Recipe, fixed: Collecti
     for option, text in ranges.items():
         field = options.get(option.strip().removeprefix("--").replace("_", "-"))
         if field is None:
-            raise InputError(f"--range {option} is not an option to search; name one of {', '.join(options)}.")
+            raise InputError(f"--range {option} is not an option to search; {did_you_mean(option, options)}")
         try:
             space[field] = _distribution(SEARCHABLE[field], text)
         except ValueError as error:
@@ -45,7 +45,7 @@ def make_search_space(ranges: Mapping[str, str], recipe: Recipe, fixed: Collecti
             ) from error
     space = space or {field: values for field, values in DEFAULT_SPACE.items() if field not in fixed}
     if not space:
-        raise InputError("Every option that a search tries by default is given; name what to try with --range.")
+        raise InputError("All options that a search tries by default are given; name others with --range.")
     for field, values in space.items():
         for value in values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high):
             check_values(replace(recipe, **{field: value}))

@@ -17,6 +17,7 @@ from lstm_deploy.contract import CELLS_BY_NAME
 from lstm_deploy.errors import InputError, one_line
 from lstm_deploy.training.network import make_recurrent
 from lstm_deploy.training.recipe import CellName, Recipe
+from lstm_deploy.training.several_machines import check_place
 
 VALIDATION_LOSS = "validation_loss"
 """Its name in Lightning."""
@@ -30,7 +31,7 @@ def make_trainer(recipe: Recipe, callback: pl.Callback) -> Any:
     _check_machine(recipe, gpu)
     early_stopping = EarlyStopping(VALIDATION_LOSS, patience=recipe.patience, check_on_train_epoch_end=False)
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.clip or None,
             accumulate_grad_batches=recipe.accumulate,
@@ -52,6 +53,8 @@ def make_trainer(recipe: Recipe, callback: pl.Callback) -> Any:
         raise InputError(
             f"Lightning refuses this ({one_line(error)}); check --devices, --nodes, --strategy and --precision."
         ) from error
+    check_place(trainer, recipe.nodes)
+    return trainer
 
 
 def make_optimizer(recipe: Recipe, network: torch.nn.Module) -> Optimizer:

@@ -1,6 +1,6 @@
 from .anew import SAME as SAME
 from .case_inputs import LOWERED as LOWERED, QUICK as QUICK
-from .checks import Subject as Subject
+from .checks import CHECKS as CHECKS, Subject as Subject
 from .golden_trace import golden_cases as golden_cases, record_trace as record_trace
 from .judging import check_file as check_file, open_emulating as open_emulating
 from .parity_case import ParityCase as ParityCase, run_case as run_case, shortened as shortened

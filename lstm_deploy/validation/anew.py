@@ -33,6 +33,10 @@ NAMED = 4
 class Anew:
     """An artifact, and what `export` writes in its place today."""
 
+    subject: "Subject"
+    right: Path | str
+    of_source: bool
+
     def __init__(self, subject: "Subject", right: Path | str, *, of_source: bool = False) -> None:
         """`right` is the new file, or why there is none; `of_source` says whether it was exported from the reference.
 

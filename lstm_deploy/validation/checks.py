@@ -83,6 +83,8 @@ class CheckSpec(NamedTuple):
     """A row of the registry."""
 
     name: str
+    proves: str
+    """The fact that holds if it passes, in a few words."""
     needs: tuple[str, ...]
     """Fields of `CheckContext`, which `judge` is called with."""
     judge: Callable[..., Findings | list[Check] | None]
@@ -117,13 +119,27 @@ def run_checks(context: CheckContext) -> list[Check]:
     return checks
 
 
+def _different(name: str, actual: object, expected: object) -> Iterator[str]:
+    """One sentence for each part of a value of a contract that is not the expected one."""
+    if actual == expected:
+        return
+    if isinstance(actual, Struct) and type(actual) is type(expected):
+        for field in actual.__struct_fields__:
+            yield from _different(f"{name}.{field}", getattr(actual, field), getattr(expected, field))
+    elif isinstance(actual, tuple) and isinstance(expected, tuple) and len(actual) == len(expected):
+        for number, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+            yield from _different(f"{name}[{number}]", ours, theirs)
+    else:
+        yield f"{name} is {actual!r}, not {expected!r}."
+
+
 def _contract(carried: Signature, subject: Subject) -> Findings | None:
     if subject.contract is None:
         return None
     different = [
-        f"{field} is {actual!r}, not {expected!r}."
+        sentence
         for field in Signature.__struct_fields__
-        if (actual := getattr(carried, field)) != (expected := getattr(subject.contract, field))
+        for sentence in _different(field, getattr(carried, field), getattr(subject.contract, field))
     ]
     if subject.reference is not None:
         expected_of, actual_of = measured(subject.reference), measured(carried)
@@ -136,7 +152,7 @@ def _contract(carried: Signature, subject: Subject) -> Findings | None:
 
 
 def measured(signature: Signature) -> dict[str, str]:
-    """What a contract says that can be seen from the model alone, without its task or the data that it was trained on.
+    """The facts of a contract that can be seen from the model alone, without its task or its training data.
 
     The keys begin sentences, and the values end them.
     """
@@ -267,33 +283,62 @@ def _weights(_: Signature, subject: Subject, lifted: "Lifted") -> Findings | Non
     return None if problems is None else Findings(problems, "as PyTorch's, number by number")
 
 
-def _outputs(name: str, inputs: InputsOf | None = None) -> CheckSpec:
+def _outputs(name: str, proves: str, inputs: InputsOf | None = None) -> CheckSpec:
     """A check that compares the outputs of its cases with those expected."""
-    return CheckSpec(name, ("comparison", "cases"), lambda comparison, cases: comparison.compare(name, cases), inputs)
+    return CheckSpec(
+        name, proves, ("comparison", "cases"), lambda comparison, cases: comparison.compare(name, cases), inputs
+    )
 
 
 CHECKS = (
-    CheckSpec("contract", ("contract", "subject"), _contract),
-    CheckSpec("sha256", ("bundle", "subject"), _sha256),
-    CheckSpec("lint", ("graph", "subject"), _lint),
-    CheckSpec("saturation", ("graph", "subject"), _saturation),
-    CheckSpec("structure", ("contract", "anew"), _structure),
-    CheckSpec("runs", ("failure",), _runs),
-    _outputs("golden"),
-    _outputs("shapes", case_inputs.shapes),
-    _outputs("values", case_inputs.values),
-    _outputs("thresholds"),
-    _outputs("nonfinite", case_inputs.nonfinite),
-    _outputs("liveness", case_inputs.liveness),
-    _outputs("rows", case_inputs.rows),
-    _outputs("lengths", case_inputs.lengths),
-    _outputs("chunked", case_inputs.chunked),
-    _outputs("drift", case_inputs.drift),
-    CheckSpec("declared", ("runtime",), _declared),
-    CheckSpec("provider", ("runtime",), _provider),
-    CheckSpec("stream", ("runtime",), _stream),
-    CheckSpec("repeatable", ("runtime", "cases"), _repeatable),
-    CheckSpec("rollout", ("comparison", "cases", "subject"), _rollout),
-    CheckSpec("weights", ("contract", "subject", "lifted"), _weights),
+    CheckSpec(
+        "contract",
+        "the contract in the file is that of the bundle, and what is measured on the model",
+        ("contract", "subject"),
+        _contract,
+    ),
+    CheckSpec("sha256", "the file is the one that was exported", ("bundle", "subject"), _sha256),
+    CheckSpec(
+        "lint",
+        "the ONNX graph has native recurrent nodes, constant weights and open sizes",
+        ("graph", "subject"),
+        _lint,
+    ),
+    CheckSpec("saturation", "sums in int8 cannot overflow, on any CPU", ("graph", "subject"), _saturation),
+    CheckSpec(
+        "structure",
+        "the graph is, node by node, the one that the model is written as",
+        ("contract", "anew"),
+        _structure,
+    ),
+    CheckSpec("runs", "the file opens, and its runtime survives", ("failure",), _runs),
+    _outputs("golden", "calls that were recorded at the export give what was recorded"),
+    _outputs("shapes", "right for batches and lengths that the export never saw", case_inputs.shapes),
+    _outputs(
+        "values", "right for inputs and states far beyond the usual ones, and for every token", case_inputs.values
+    ),
+    _outputs("thresholds", "right at and around each number that the graph compares with"),
+    _outputs("nonfinite", "NaN or infinity in one row leaves the others right", case_inputs.nonfinite),
+    _outputs("liveness", "each state acts on each output as in PyTorch", case_inputs.liveness),
+    _outputs("rows", "rows of a batch do not see each other", case_inputs.rows),
+    _outputs("lengths", "right for padded rows of unequal length", case_inputs.lengths),
+    _outputs("chunked", "a sequence in chunks, the state carried, is the whole sequence", case_inputs.chunked),
+    _outputs("drift", "many single steps with the state carried stay right", case_inputs.drift),
+    CheckSpec("declared", "names, types and shapes in the file are those of the contract", ("runtime",), _declared),
+    CheckSpec("provider", "every node runs where it was asked to", ("runtime",), _provider),
+    CheckSpec(
+        "stream",
+        "streams of `lstm_deploy.open` give what plain calls give, resets and saved states included",
+        ("runtime",),
+        _stream,
+    ),
+    CheckSpec("repeatable", "the same call gives the same bits", ("runtime", "cases"), _repeatable),
+    CheckSpec(
+        "rollout",
+        "a rollout gives what one call of the model for each step gives",
+        ("comparison", "cases", "subject"),
+        _rollout,
+    ),
+    CheckSpec("weights", "every weight is that of PyTorch", ("contract", "subject", "lifted"), _weights),
 )
 """In the order of a report, by their names in `validate --json`; docs/validation.md explains each."""

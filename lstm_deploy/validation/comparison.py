@@ -22,13 +22,17 @@ MAX_DIFFERENCE = 1e9
 class Comparison:
     """Runs an artifact on parity cases, and gathers how far its outputs are off."""
 
+    runtime: Runtime
+    artifact: str
+    precision: str
+
     def __init__(
         self, runtime: Runtime, artifact: str, precision: str, overrides: Mapping[str, Override] | None = None
     ) -> None:
         """Overrides are by output, `""` for all; raises `InputError` where no tolerance is known for the artifact."""
         self.runtime, self.artifact, self.precision = runtime, artifact, precision
-        self.relative = relative_tolerance(precision, runtime.provider)
-        self.overrides = overrides or {}
+        self.relative: float = relative_tolerance(precision, runtime.provider)
+        self.overrides: Mapping[str, Override] = overrides or {}
         self._specs = {spec.name: spec for spec in (*runtime.signature.outputs, *runtime.signature.state_outputs)}
         self._worst: dict[str, float] = {}
         self._curves: dict[str, dict[int, float]] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.printer
 from onnx import numpy_helper
 
 from lstm_deploy.contract import Array
@@ -18,19 +19,29 @@ def onnx_structure(path: Path) -> Graph:
 
 
 def structure_of(model: onnx.ModelProto) -> Graph:
-    """The structure of a model with its weights; functions and versions of operators count as nodes without inputs."""
+    """The structure of a model with its weights; versions of operators and lines of functions count as nodes."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = list(_nodes(model.graph, constants, ""))
     for item in model.opset_import:
         nodes.append(Node("version of operators", item.domain, (("version", item.version),), (), ()))
     for function in model.functions:
-        text = function.SerializeToString(deterministic=True)
-        nodes.append(Node("function", f"{function.domain}.{function.name}", (("body", text),), (), ()))
+        nodes += _lines(function)
     for sparse in model.graph.sparse_initializer:
         nodes.append(Node("sparse weight", sparse.values.name, (), (), ()))
     inputs = tuple(value.name for value in model.graph.input)
     outputs = tuple(value.name for value in model.graph.output)
     return Graph(inputs, outputs, tuple(nodes), constants, named_ports=True, ordered=False)
+
+
+def _lines(function: onnx.FunctionProto) -> Iterator[Node]:
+    """A node for each line of a function's text, after the line before it, so that what differs can be named."""
+    name = f"{function.domain}.{function.name}"
+    before: tuple[str, ...] = ()
+    for number, line in enumerate(onnx.printer.to_text(function).splitlines()):
+        if line.strip():
+            after = (f"{name}: {number}",)
+            yield Node(f"line {line.strip()!r} of {name}", "", (), before, after)
+            before = after
 
 
 def _nodes(graph: onnx.GraphProto, constants: dict[str, Array], place: str) -> Iterator[Node]:

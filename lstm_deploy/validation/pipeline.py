@@ -1,5 +1,6 @@
 """`validate`: from a bundle or a file, and a reference, to a report."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from lstm_deploy.artifacts import (
     Artifact,
     Bundle,
     ParityReport,
+    as_path,
     atomic_write,
     carried_contract,
     onnx_graph,
@@ -22,7 +24,7 @@ from lstm_deploy.artifacts import (
     weights_file,
 )
 from lstm_deploy.contract import Signature
-from lstm_deploy.errors import InputError, machine_limits
+from lstm_deploy.errors import InputError, did_you_mean, machine_limits, refuse_unused
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
 from lstm_deploy.validation.anew import Anew, WriteAnew
@@ -34,7 +36,7 @@ from lstm_deploy.validation.parity_case import ParityCase
 from lstm_deploy.validation.reference import ArtifactReference, Found, as_reference, find_reference
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.third_party_onnx import adapt
-from lstm_deploy.validation.tolerances import overrides
+from lstm_deploy.validation.tolerances import Override, overrides
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,9 +46,9 @@ if TYPE_CHECKING:
 
 @machine_limits()
 def validate(
-    target: "Bundle | str | Path",
+    target: str | os.PathLike[str],
     *,
-    reference: "nn.Module | Origin | str | Path | None" = None,
+    reference: "nn.Module | Origin | str | os.PathLike[str] | None" = None,
     provider: str = "cpu",
     thorough: bool = False,
     names: Mapping[str, str] | None = None,
@@ -58,7 +60,7 @@ def validate(
     on_progress: OnProgress = silent,
 ) -> ParityReport:
     """`lstm_deploy.validate`, described at `exporters.validate`; `write_anew` is what its check `structure` needs."""
-    path = target.path if isinstance(target, Bundle) else Path(target)
+    path = as_path(target)
     bundle = _bundle_of(path)
     tolerances = overrides(atol, rtol)
     find_provider(provider)
@@ -78,17 +80,16 @@ def validate(
             subjects = [_without_bundle(path, _with_task(measured, carried), names, folder)]
         else:
             raise InputError(f"{path} is in no bundle, so give the model it should equal with --reference.")
+        _refuse_unused(subjects, found, tolerances, thorough=thorough)
         if output is not None:
             _check_output(output, path, subjects[0])
         for subject in (subject for subject in subjects if trust_c and subject.path.suffix == ".c"):
             c_compiler.build(subject.path)
         outputs = (bundle or found.model).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
-            raise InputError(f"There is no output {min(unknown)!r}; there is {', '.join(outputs)}.")
-        anew: dict[str, Anew] = {}
-        if found.model is not None:
-            on_progress(0, len(subjects) + 1, "writing it anew")
-            anew = _anew(found, subjects, folder, write_anew)
+            raise InputError(f"There is no output {min(unknown)!r}; {did_you_mean(min(unknown), outputs)}")
+        on_progress(0, len(subjects) + 1, "writing it anew")
+        anew = _anew(found, subjects, folder, write_anew) if found.model is not None else {}
         against = as_reference(found.model)
         on_progress(0, len(subjects) + 1, "running the reference")
         cases: list[ParityCase] = []
@@ -97,8 +98,8 @@ def validate(
             numbers = sorted({number for one in anew.values() for number in one.numbers})
             more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
             cases = make_cases(against, effort, more)
-        lifted = against.lifted if against else None
         try:
+            lifted = against.lifted if against else None
             results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
         except InputError as error:  # about a copy in `folder` too, which nobody knows
             raise InputError(str(error).replace(str(subjects[0].path), str(path))) from error.__cause__
@@ -115,6 +116,16 @@ def validate(
     return report
 
 
+def _refuse_unused(
+    subjects: Sequence[Subject], found: Found, tolerances: Mapping[str, Override], *, thorough: bool
+) -> None:
+    """Raise `InputError` for what has no effect on these artifacts, or on this reference."""
+    if all(subject.model for subject in subjects):
+        refuse_unused("on a rollout, which must give what its model gives", **{"atol or rtol": tolerances})
+    elif found.model is None:
+        refuse_unused("without a reference: only the golden trace is replayed", thorough=thorough)
+
+
 def _with_task(measured: Signature, carried: Signature | None) -> Signature:
     """The contract of a model, with what only its training knows from that which a file carries."""
     if carried is None or measured.task is not None:
@@ -125,7 +136,7 @@ def _with_task(measured: Signature, carried: Signature | None) -> Signature:
 def _check_unchanged(bundle: Bundle | None) -> None:
     """Raise `InputError` for a bundle that was replaced since it was opened."""
     if bundle is not None and Bundle(bundle.path).manifest.exported != bundle.manifest.exported:
-        raise InputError(f"{bundle.path} was exported anew while it was validated; validate it again.")
+        raise InputError(f"{bundle.path} was exported again during the validation; validate it again.")
 
 
 def _check_output(output: Path, path: Path, subject: Subject) -> None:
@@ -171,8 +182,12 @@ def _report(results: Sequence[CheckResults], reference: str) -> ParityReport:
 def _without_bundle(path: Path, contract: Signature, names: Mapping[str, str] | None, folder: Path) -> Subject:
     """A file alone; ONNX without a contract is copied into `folder`, with the reference's."""
     problems: list[str] = []
+    if not isinstance(names, Mapping | None):
+        raise InputError(f"names is {names!r}; give the file's names by the contract's, as {{'h_in': 'state_h'}}.")
     precision = read_interface(path).precision if path.suffix == ".c" else "float32"
-    if path.suffix == ".onnx":
+    if path.suffix != ".onnx":
+        refuse_unused(f"on {path.name}, which is not ONNX", names=names)
+    else:
         model = onnx_graph.load(path)
         precision = onnx_graph.precision(model)
         if names or onnx_graph.contract_text(model) is None:

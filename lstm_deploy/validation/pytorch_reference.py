@@ -34,7 +34,7 @@ class PyTorchReference(EagerRuntime):
     def run(self, feeds: Feeds) -> Outputs:
         if self.dtype is not torch.float64:
             self.module.double()
-            self.dtype = torch.float64
+            self.dtype: torch.dtype = torch.float64
             if self.lifted is not None and self.lifted.author is not None:
                 self._author = self.lifted.author.sharing(self.lifted)
         with in_float64():

@@ -1,15 +1,14 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from msgspec.structs import replace
-
-from lstm_deploy.artifacts import SUFFIXES, Bundle
+from lstm_deploy.artifacts import SUFFIXES, Bundle, as_path
 from lstm_deploy.contract import Feeds, Outputs, Signature
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, why_missing
 from lstm_deploy.runtimes import Runtime, open_runtime
 
 if TYPE_CHECKING:
@@ -41,6 +40,10 @@ class ArtifactReference:
 
     lifted: "Lifted | None" = None
 
+    signature: Signature
+    run: Callable[[Feeds], Outputs]
+    run_float32: Callable[[Feeds], Outputs]
+
     def __init__(self, runtime: Runtime) -> None:
         self.signature, self.run, self.run_float32 = runtime.signature, runtime.run, runtime.run
 
@@ -65,13 +68,15 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
     `given` is a live module, its checkpoint, another artifact or bundle, a `sources.Origin`, or none. `carried` is the
     contract of an artifact outside a bundle. Raises `InputError` where the reference cannot be read or is none.
     """
-    if isinstance(given, str | Path) and (Path(given).is_dir() or Path(given).suffix in SUFFIXES):
-        path = Path(given)
+    if isinstance(given, str | os.PathLike):
+        given = as_path(given)
+    if isinstance(given, Path) and (given.is_dir() or given.suffix in SUFFIXES):
+        path = given
         other = Bundle(path) if path.is_dir() else None
         runtime = open_runtime(other.file(other.find("onnx")) if other else path)
         refuse_rollout(runtime, path.name)
         return Found(ArtifactReference(runtime), path.name, is_source=False)
-    if find_spec("torch") is None or (given is None and bundle is None):
+    if given is None and (bundle is None or why_missing("torch")):
         return Found(None, GOLDEN_TRACE)
     from lstm_deploy.lifting import sources
 
@@ -84,9 +89,9 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
         if source is None or bundle.source_path is None:
             return Found(None, GOLDEN_TRACE)
         loaded, name = source, bundle.source_path.name
-    elif isinstance(given, str | Path | sources.Origin):
-        origin = given if isinstance(given, sources.Origin) else sources.Origin(path=Path(given))
-        loaded = sources.load(replace(origin, inputs=origin.inputs or inputs), layout)
+    elif isinstance(given, Path | sources.Origin):
+        origin = given if isinstance(given, sources.Origin) else sources.Origin(path=given)
+        loaded = sources.load(origin, layout, inputs)
         name = origin.path.name
     elif known is None:
         raise InputError(

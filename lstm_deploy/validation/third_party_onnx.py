@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from lstm_deploy.contract import CONTRACT_KEY, Signature, TensorSpec
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 
 _LETTER = re.compile(r"(?:^|[^a-z])(h|c)(?:$|[^a-z]|idden|ell|x$|n$)")
 """The h or c in names such as `h0`, `hidden_in`, `lstm.cell` or `c_n`."""
@@ -25,8 +25,8 @@ def adapt(path: Path, contract: Signature, names: Mapping[str, str] | None = Non
     model = onnx.load(path)
     given = names or {}
     if unknown := set(given) - {*contract.input_names, *contract.output_names}:
-        known = ", ".join((*contract.input_names, *contract.output_names))
-        raise InputError(f"The contract has no {min(unknown)!r}; map {known}.")
+        known = (*contract.input_names, *contract.output_names)
+        raise InputError(f"The contract has no {min(unknown)!r}; {did_you_mean(min(unknown), known)}")
     constants = {tensor.name for tensor in model.graph.initializer}
     renamed: dict[str, str] = {}
     problems: list[str] = []
@@ -73,7 +73,7 @@ def _match(
         raise InputError(f"One {kind} of the file stands for two names of the contract; map each once.")
     for name in given.values():
         if name not in there:
-            raise InputError(f"There is no {kind} {name!r}; there is {', '.join(there)}.")
+            raise InputError(f"There is no {kind} {name!r}; {did_you_mean(name, there)}")
     matched = {spec.name: spec.name for spec in specs if spec.name in there and spec.name not in given.values()}
     matched |= given
     while True:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lstm_deploy.contract import Array
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, check_not_negative
 
 
 class Tolerance(NamedTuple):
@@ -129,6 +129,18 @@ def allowed(
 def overrides(
     absolute: float | Mapping[str, float] | None, relative: float | Mapping[str, float] | None
 ) -> dict[str, Override]:
-    """What a user allows, by output; one number, or the name `""`, stands for all outputs."""
-    a, r = ({"": value} if isinstance(value, int | float) else dict(value or {}) for value in (absolute, relative))
+    """What a user allows, by output; one number, or the name `""`, stands for all outputs.
+
+    Raises `InputError` for what is no number, negative or infinite.
+    """
+    a, r = _by_output("atol", absolute), _by_output("rtol", relative)
     return {name: Override(a.get(name), r.get(name)) for name in {*a, *r}}
+
+
+def _by_output(name: str, given: float | Mapping[str, float] | None) -> dict[str, float]:
+    if given is None:
+        return {}
+    numbers = dict(given) if isinstance(given, Mapping) else {"": given}
+    for value in numbers.values():
+        check_not_negative(name, value, "give a number of 0 or more, or one for each output by name")
+    return {output: float(value) for output, value in numbers.items()}

@@ -230,7 +230,7 @@ def test_a_bundle_that_was_exported_anew_since_it_was_opened_is_told(bundle_copy
     opened = Bundle(bundle_copy)
     (bundle_copy / "model.onnx").write_bytes(b"other")
     Bundle(bundle_copy).update(artifacts=(Artifact.of(bundle_copy / "model.onnx", "onnx"),))
-    with pytest.raises(InputError, match="exported anew since it was opened; open it again"):
+    with pytest.raises(InputError, match="exported again since it was opened; open it again"):
         opened.check_unchanged(opened.find("onnx"))
 
 

@@ -1,9 +1,11 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from lstm_deploy.artifacts.files import atomic_write, check_output, sha256
+from lstm_deploy.artifacts.bundle import Bundle
+from lstm_deploy.artifacts.files import as_path, atomic_write, check_output, several, sha256
 from lstm_deploy.errors import InputError
 
 
@@ -88,3 +90,38 @@ def test_a_pipe_has_no_digest(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a file that can be read twice"):
         sha256(tmp_path / "pipe")
+
+
+def test_a_path_is_a_text_a_path_or_a_bundle(forecast_bundle):
+    bundle = Bundle(forecast_bundle)
+    assert as_path("a") == as_path(Path("a")) == Path("a")
+    assert as_path(bundle) == forecast_bundle
+    assert os.fspath(bundle) == str(forecast_bundle)
+
+
+class Module:
+    state_dict = None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "not None; give a text"),
+        ("", "not ''"),
+        (b"a", "not b'a'"),
+        (5, "not 5"),
+        (["a"], "not an instance of list"),
+        (Module(), "not an instance of Module; lstm_deploy.export makes a bundle"),
+        (Module, "not the class Module; lstm_deploy.export"),
+    ],
+)
+def test_what_is_no_path_is_refused_with_what_to_give(given, message):
+    with pytest.raises(InputError, match=message):
+        as_path(given)
+
+
+def test_one_text_or_path_is_one_and_not_its_letters():
+    assert several("ab") == ("ab",)
+    assert several(Path("ab")) == (Path("ab"),)
+    assert several(["a", "b"]) == ("a", "b")
+    assert several(5) == (5,)

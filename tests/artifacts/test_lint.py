@@ -1,10 +1,12 @@
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 from onnx import TensorProto, helper
 from onnx_texts import parse_model
 from torch import nn
 
+from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.artifacts.lint import lint
 from lstm_deploy.artifacts.onnx_graph import load, operator_counts
 from lstm_deploy.contract import Signature, TensorSpec
@@ -175,3 +177,12 @@ def test_open_axes_may_have_other_names_than_in_the_contract():
         y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
         model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]))
         assert any("as the contract says" in text for text in lint(model, signature)) == is_defect
+
+
+def test_a_contract_of_another_kind_of_cell_is_a_defect(forecast_bundle):
+    model = load(forecast_bundle / "model.onnx")
+    contract = Bundle(forecast_bundle).signature
+    other = replace(contract, recurrent=tuple(replace(spec, kind="GRU") for spec in contract.recurrent))
+    found = lint(model, other)
+    assert len(found) == sum(node.op_type == "LSTM" for node in model.graph.node)
+    assert all(text.endswith("computes a cell of kind LSTM; the contract has GRU.") for text in found)

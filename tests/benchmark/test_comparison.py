@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 from documents import ENVIRONMENT, document, row
@@ -117,5 +118,23 @@ def test_regressions_come_first():
     old = document(row("a", p50=10.0), row("b", p50=10.0, seed=1))
     new = document(row("a", p50=10.0, seed=2), row("b", p50=15.0, seed=3))
     headings, rows = table(compare(old, new))
-    assert headings == ["variant", "old µs", "new µs", "times", "chance", "verdict"]
+    assert headings == ["variant", "old µs", "new µs", "change", "÷ baseline", "chance", "verdict"]
     assert [(cells[0], cells[-1]) for cells in rows] == [("b", "slower"), ("a", "no difference")]
+
+
+def test_files_are_compared_as_results_are(tmp_path):
+    for name, ours in (("old", 10.0), ("new", 20.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(measured(ours=ours)))
+    compared = compare(tmp_path / "old.json", str(tmp_path / "new.json"))
+    assert not compared.passed
+    assert repr(compared) == "<Comparison: 1 of 1 rows slower by more than 5%>"
+    frame = compared.to_pandas()
+    assert frame[["variant", "verdict"]].to_numpy().tolist() == [["onnx", "slower"]]
+    assert "slower" in compared._repr_html_()
+    assert compare(measured(), measured(seed=1)).passed
+
+
+@pytest.mark.parametrize("allowed", ["5%", -0.1, float("nan"), None])
+def test_what_is_allowed_is_a_number(allowed):
+    with pytest.raises(InputError, match="a fraction such as"):
+        compare(measured(), measured(), allowed=allowed)

@@ -5,7 +5,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
 from plotted import a_case, document, dots, first, legend, row, save, texts, titles
 
-from lstm_deploy.artifacts.report_style import BLUE, GREY, ORANGE
+from lstm_deploy.artifacts.plot_style import BLUE, GREY, ORANGE
 from lstm_deploy.benchmark import plots
 
 PLOTS = {name: getattr(plots, f"{name}_plot") for name in ("latency", "ratio")}

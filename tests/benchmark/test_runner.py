@@ -4,9 +4,12 @@ import shutil
 import modules
 import pytest
 import torch
+from msgspec.structs import replace
 
 import lstm_deploy
-from lstm_deploy.benchmark.runner import Plan, bench, without_samples
+from lstm_deploy.artifacts import Bundle
+from lstm_deploy.benchmark.plan import Plan
+from lstm_deploy.benchmark.runner import bench
 from lstm_deploy.errors import InputError, ProviderError
 from lstm_deploy.lifting.sources import Origin
 
@@ -36,7 +39,9 @@ PROMISED = {
 @pytest.fixture(scope="module")
 def document(forecast_bundle):
     seen = []
-    result = bench([forecast_bundle], Plan(**{**QUICK, "roofline": True}), lambda *event: seen.append(event))
+    result = bench(
+        [forecast_bundle], Plan(**{**QUICK, "roofline": True}), on_progress=lambda *event: seen.append(event)
+    )
     assert seen[0][2] == "preparing"
     assert seen[-1][0] == seen[-1][1] == 4 * 9
     return result
@@ -102,7 +107,7 @@ CPU = "CPUExecutionProvider"
 
 
 def test_a_bundle_keeps_no_samples(document):
-    kept = without_samples(document)
+    kept = document.without_samples()
     assert "samples_us" in document["results"][0]
     assert all("samples_us" not in row and row["round_medians_us"] for row in kept["results"])
 
@@ -113,8 +118,8 @@ def test_without_the_source_ratios_refer_to_the_first_artifact(bundle_copy, tmp_
     assert [row["variant"] for row in result["results"]] == ["onnx", "torchscript", "onnx again"]
     assert {row["baseline"] for row in result["results"]} == {"onnx"}
     assert result["left_out"] == [
-        "eager: the model is gone, has changed since, or would have to run code of yours; export it again, or name "
-        "it with --reference, and --model"
+        "eager: the source is missing, has changed, or needs code of yours to run; export it again, or name "
+        "it with --reference and --model"
     ]
 
 
@@ -145,6 +150,20 @@ def test_a_variant_with_different_outputs_gets_a_warning(forecast_bundle, lm_bun
     (row,) = (row for row in result["results"] if row["artifact"] == "wrong.onnx")
     assert row["error"] > 1e-3
     assert any("differ from the baseline's" in warning for warning in row["warnings"])
+
+
+def test_bundles_of_different_models_are_not_expected_to_agree(forecast_bundle, bundle_copy):
+    """As two builds, each validated for itself."""
+    errors = []
+    for sha256 in (Bundle(forecast_bundle).manifest.source.sha256, "0" * 64):
+        bundle = Bundle(bundle_copy)
+        bundle.update(source=replace(bundle.manifest.source, sha256=sha256))
+        result = bench([forecast_bundle, bundle_copy], Plan(**STREAM))
+        first, row = (row for row in result["results"] if row["artifact"] == "model.onnx" and not row["again"])
+        assert row["baseline"] == first["variant"]
+        errors.append(row["error"])
+        assert "differ" not in str(row["warnings"])
+    assert errors == [0.0, None]
 
 
 def test_a_model_that_cannot_stream_is_left_out_with_one_reason(tmp_path):
@@ -223,3 +242,28 @@ def test_a_broken_artifact_is_an_input_error(tmp_path):
 def test_a_rollout_does_not_run_as_a_stream(forecast_bundle):
     with pytest.raises(InputError, match="no artifact takes part in these scenarios"):
         bench([forecast_bundle / "rollout.onnx"], Plan(**STREAM))
+
+
+def test_targets_are_one_or_several_paths_or_bundles(forecast_bundle):
+    plan = Plan(**STREAM)
+    for targets in (str(forecast_bundle), lstm_deploy.Bundle(forecast_bundle), [lstm_deploy.Bundle(forecast_bundle)]):
+        assert bench(targets, plan)["plan"]["targets"] == [forecast_bundle.name]
+    with pytest.raises(InputError, match="There is nothing to time"):
+        bench([], plan)
+
+
+def test_a_live_module_or_its_file_is_the_model_of_the_baselines(tmp_path):
+    module = modules.nn.LSTM(3, 4, batch_first=True).eval()
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats="onnx")
+    torch.save(module.state_dict(), tmp_path / "w.pt")
+    for reference in (module, tmp_path / "w.pt"):
+        result = bench(bundle, Plan(**{**STREAM, "baselines": ("eager",)}), reference=reference)
+        assert result["results"][0]["variant"] == "eager", result["left_out"]
+        assert result["results"][1]["error"] < 1e-6
+
+
+def test_a_reference_that_nothing_is_made_of_is_refused(forecast_bundle, forecaster):
+    with pytest.raises(InputError, match="--reference has no effect without a --baseline"):
+        bench(forecast_bundle, Plan(**STREAM), reference=forecaster)
+    with pytest.raises(InputError, match="--reference has no effect on .*model.onnx, which is no bundle"):
+        bench(forecast_bundle / "model.onnx", Plan(**QUICK), reference=forecaster)

@@ -85,14 +85,13 @@ def test_baselines_of_another_provider_take_no_part(forecast_bundle, tmp_path):
 
 
 def test_variants_that_cannot_run_are_left_out_with_the_reason(bundle_copy, tmp_path, monkeypatch):
-    monkeypatch.setattr("lstm_deploy.benchmark.variants.find_spec", lambda name: None)
-    monkeypatch.setattr("lstm_deploy.runtimes.opening.find_spec", lambda name: None)
+    monkeypatch.setattr("lstm_deploy.errors.find_spec", lambda name: None)
     variants, left_out = selected([bundle_copy], tmp_path, baselines=["eager", "openvino", "floor"])
     assert names(variants) == ["floor", "onnx", "onnx rollout"]
     assert left_out == [
-        "eager: PyTorch is not installed",
+        'eager: PyTorch is not installed; pip install "lstm-deploy[torch]"',
         'openvino: OpenVINO is not installed; pip install "lstm-deploy[openvino]"',
-        "model.torchscript: PyTorch is not installed",
+        'model.torchscript: PyTorch is not installed; pip install "lstm-deploy[torch]"',
     ]
 
 

@@ -20,7 +20,7 @@ def test_results_are_shown_again_without_measuring(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(document(row("eager", p50=100.0), row())))
     words = ["--table", tmp_path / "t.csv", "--plot", tmp_path / "plots"]
     out, _ = run("bench", tmp_path / "b.json", *words)
-    assert "0.123 (0.121–0.126)" in out
+    assert "8.1× faster" in out
     assert "p50_us" in (tmp_path / "t.csv").read_text()
     assert set(os.listdir(tmp_path / "plots")) == {"latency.png", "ratio.png"}
     run("bench", tmp_path / "b.json", "--table", tmp_path / "t.md")
@@ -34,11 +34,13 @@ def test_a_regression_is_exit_5(tmp_path):
     for name, p50, seed in (("old", 10.0, 0), ("same", 10.0, 1), ("slow", 12.0, 2)):
         (tmp_path / f"{name}.json").write_text(json.dumps(document(row(p50=p50, seed=seed, baseline=None))))
     old, same, slow = (tmp_path / f"{name}.json" for name in ("old", "same", "slow"))
-    assert "no row is slower" in run("compare", old, same)[0]
+    assert "OK  no significant slowdown over 5 %" in run("compare", old, same)[0]
     result = CliRunner().invoke(app, ["compare", str(old), str(slow), "--json"])
     assert result.exit_code == 5
     assert json.loads(result.stdout)["changes"][0]["verdict"] == "slower"
-    assert "no row is slower" in run("compare", old, slow, "--fail-over", "30%")[0]
+    assert "OK  no significant slowdown over 30 %" in run("compare", old, slow, "--fail-over", "30%")[0]
+    assert "SLOWER  1 of 1 rows, by over 5 %" in run("compare", old, slow, code=5)[0]
+    assert "write it as 1% or 0.01" in fails("compare", old, slow, "--fail-over", "1")
     assert "no result of lstm-deploy bench" in fails("compare", old, __file__)
 
 

@@ -1,6 +1,8 @@
 import csv
+import shlex
 
 import pytest
+from next_lines import next_lines
 
 from lstm_deploy.cli import app, demo
 
@@ -24,12 +26,16 @@ def test_the_demo_takes_both_models_from_training_to_use(tmp_path, capsys):
         return app(words, prog_name="lstm-deploy", standalone_mode=False)
 
     demo.show(tmp_path / "demo ü", run)
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert out.count("$ lstm-deploy") == 10
     assert "checks passed" in out
     assert "FAILED" not in out
     for name in ("goog", "help"):
         report = (tmp_path / "demo ü" / name / "report.md").read_text(encoding="utf-8")
-        assert "## Latency" in report
+        assert "### All measurements" in report
     assert (tmp_path / "demo ü" / "goog-forecast.png").is_file()
     assert "The for statement " in out
+    following = next_lines(err)[-4:]
+    assert [shlex.split(line)[1] for line in following] == ["run", "inspect", "embed", "train"]
+    for line in following:
+        assert not app(shlex.split(line)[1:], standalone_mode=False), line

@@ -111,13 +111,13 @@ def test_text_is_generated_by_a_third_party_one_hot_model(theirs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--window", 3], "go with --task"),
+        (["--window", 3], "--window has no effect without --task forecast"),
         (["--task", "forecast", "--features", "a"], "needs --window"),
         (["--task", "forecast", "--window", 3], "needs --features"),
-        (["--task", "forecast", "--features", "a", "--labels", "b"], "no --vocabulary and no --labels"),
+        (["--task", "forecast", "--features", "a", "--labels", "b"], "--labels has no effect without --task classify"),
         (["--task", "forecast", "--features", "a", "--window", 2, "--target", "b"], "'b' is none of the features"),
-        (["--task", "lm"], "takes --vocabulary"),
-        (["--task", "classify", "--vocabulary", "v.json"], "takes --vocabulary FILE and --labels"),
+        (["--task", "lm"], "needs --vocabulary"),
+        (["--task", "classify", "--vocabulary", "v.json"], "needs --vocabulary, a file, and --labels"),
         (["--task", "lm", "--vocabulary", "none.json"], "does not exist"),
         (["--task", "lm", "--vocabulary", "v.json"], "does not take the 2 tokens"),
     ],
@@ -130,4 +130,4 @@ def test_an_incomplete_task_is_refused(theirs, words, message):
 
 def test_our_checkpoints_know_their_task(language_model):
     Path("v.json").write_text('["a", "b"]')
-    assert "says itself" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")
+    assert "says itself what it is" in fails("export", language_model, "--task", "lm", "--vocabulary", "v.json")

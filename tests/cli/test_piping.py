@@ -90,7 +90,7 @@ def test_json_has_null_for_what_is_not_there_yet(model):
     ("text", "reason"),
     [
         ("1,2,3,4\n1,2,3\n", "Line 2 has 3 cells, not 4; give one step a line, open,high,low,close"),
-        ("1,2,3,4\n1,2,3,x\n", "Line 2 has the cell .x., which is no number"),
+        ("1,2,3,4\n1,2,3,x\n", "Line 2 has the cell .x., which is not a number"),
         ("1,2,3,1_000\n", "Line 1 has the cell .1_000."),
         ("open,high,low,close,close\n1,2,3,4,5\n", "names the column 'close' twice"),
         ("1,2,3,nan\n", "Line 1: x holds nan"),

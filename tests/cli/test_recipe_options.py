@@ -16,7 +16,7 @@ def help_text():
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
 def test_every_field_of_a_recipe_is_an_option(help_text, field):
-    assert f" --{OPTIONS[field].replace('_', '-')} " in help_text
+    assert re.search(rf" --(\[no-\])?{OPTIONS[field].replace('_', '-')} ", help_text)
 
 
 def test_defaults_are_those_of_each_task(help_text):
@@ -24,14 +24,14 @@ def test_defaults_are_those_of_each_task(help_text):
         f"{DEFAULTS['forecast']['window']}",
         *(f"{task}: {DEFAULTS[task]['window']}" for task in ("lm", "classify")),
     ]
-    assert f"[{'; '.join(shown)}]" in help_text
-    assert "predict the change from the present value [yes]" in help_text
-    assert re.search(r"--head-size <int range> [^[]*\[0\]", help_text)
+    assert f"[default: {'; '.join(shown)}]" in help_text
+    assert "predict the change from the current value. [default: yes]" in help_text
+    assert re.search(r"--head-size N [^[]*\[default: 0\]", help_text)
 
 
 def test_an_option_of_one_task_is_marked_and_refused_elsewhere(help_text, text):
-    assert re.search(r"--horizon <int range> forecast: ", help_text)
-    assert "--horizon 3 means nothing for --task lm" in fails("train", text, "--task", "lm", "--horizon", 3)
+    assert re.search(r"--horizon N forecast: ", help_text)
+    assert "--horizon 3 has no effect for --task lm" in fails("train", text, "--task", "lm", "--horizon", 3)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_an_option_of_one_task_is_marked_and_refused_elsewhere(help_text, text):
 )
 def test_values_out_of_range_are_refused_with_the_option(text, option, value):
     _, err = run("train", text, "--task", "lm", option, value, code=2)
-    assert f"Invalid value for '{option}'" in err
+    assert f"error: {option} cannot be {str(value)!r}; " in err
 
 
 @pytest.mark.parametrize(("option", "value"), [("--learning-rate", 0), ("--test", 1)])

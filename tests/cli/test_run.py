@@ -88,8 +88,8 @@ def test_a_long_pipe_takes_no_more_memory_than_a_short_one(pipe):
 
 
 def test_wrong_uses_of_a_pipe_are_refused(forecast_bundle, lm_bundle, prices):
-    assert "add --stream" in fails("run", forecast_bundle, "--raw")
-    assert "leave out files" in fails("run", forecast_bundle, "--stream", "--input", prices)
+    assert "--raw has no effect without --stream" in fails("run", forecast_bundle, "--raw")
+    assert "--input has no effect with --stream" in fails("run", forecast_bundle, "--stream", "--input", prices)
     assert "takes text" in fails("run", lm_bundle, "--stream", "--raw")
 
 

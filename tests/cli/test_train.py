@@ -150,19 +150,22 @@ BAD = {
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("a.csv", "Give --task"),
-        ("--task forecast", "Give a file, or --data"),
-        ("a.csv --data sine --task forecast", "and not both"),
-        ("--data cosine --task forecast", "cosine"),
-        ("a.csv --rows 9 --task forecast --target a", "--rows goes with --data"),
-        ("--data sine --task forecast --target y", "--target is for files"),
-        ("--data sine --task lm", "--data means nothing for --task lm"),
+        ("a.csv", "Missing --task; give"),
+        ("--task forecast", "Missing DATA; name a file to learn from, or generate a series with --data"),
+        ("a.csv --data sine --task forecast", "both given; leave out one of them"),
+        ("--data cosine --task forecast", "--data cannot be 'cosine'; did you mean 'sine'?"),
+        (
+            "a.csv --rows 9 --task forecast --target a",
+            "--rows has no effect without --data; add that, or leave --rows out",
+        ),
+        ("--data sine --task forecast --target y", "--target has no effect with --data"),
+        ("--data sine --task lm", "--data has no effect for --task lm"),
         ("gone.csv --task forecast", "does not exist"),
         (". --task forecast", "is a directory"),
         (". --task classify", "is a directory"),
         ("empty.csv --task forecast", "is empty"),
         ("empty.csv --task classify", "is empty"),
-        ("a.csv --task forecast --target c", "'c' is not among the features a, b"),
+        ("a.csv --task forecast --target c", "'c' is not among the features (--features adds it); choose from a, b"),
         ("a.csv --task forecast --target a --features a,c", "no column 'c'"),
         ("text.csv --task forecast --target b --features a,b", "is 'x', not a number"),
         ("one.csv --task forecast --target a", "1 row(s) are too few"),
@@ -175,30 +178,45 @@ BAD = {
         ("rare.csv --task classify", "Label 'y' has 1 row(s)"),
         ("single.csv --task classify", "All texts have the label 'x'"),
         ("rare.csv --task classify --vectors gone.txt", "does not exist"),
-        ("rare.csv --task classify --freeze-vectors", "goes with --vectors"),
-        ("rare.csv --task classify --vectors short.txt --embedding-size 3", "leave out --embedding-size"),
+        ("rare.csv --task classify --freeze-vectors", "--freeze-vectors has no effect without --vectors"),
+        (
+            "rare.csv --task classify --vectors short.txt --embedding-size 3",
+            "--embedding-size has no effect with --vectors",
+        ),
         ("short.txt --task lm", "too few"),
         ("a.csv --task forecast --target a --resume", "to resume from"),
-        ("a.csv --task forecast --target a --resume --force", "leave one of them out"),
-        ("a.csv --task forecast --target a --range dropout=0..1", "go with --search"),
+        ("a.csv --task forecast --target a --resume --force", "leave out one of them"),
+        ("a.csv --task forecast --target a --range dropout=0..1", "--range has no effect without --search"),
         ("a.csv --task forecast --target a --search 3 --range colour=0..1", "not an option to search"),
-        ("a.csv --task forecast --target a --search 3 --range hidden-size=0..4", "--hidden-size: Expected `int` >= 1"),
+        (
+            "a.csv --task forecast --target a --search 3 --range hidden-size=0..4",
+            "--hidden-size cannot be 0; it",
+        ),
         ("a.csv --task forecast --target a --cell rnn --proj-size 2", "RNN has no projection; leave out --proj-size"),
-        ("a.csv --task forecast --target a --search 3 --range cell=gru,conv", "Invalid enum value 'conv'"),
-        ("a.csv --task forecast --target a --search 3 --range optimizer=adam,lion", "Invalid enum value 'lion'"),
+        (
+            "a.csv --task forecast --target a --search 3 --range cell=gru,conv",
+            "--cell cannot be 'conv'; choose",
+        ),
+        (
+            "a.csv --task forecast --target a --search 3 --range optimizer=adam,lion",
+            "--optimizer cannot be 'lion'; choose",
+        ),
         ("a.csv --task forecast --target a --search 3 --validation 0", "--validation above 0"),
         ("a.csv --task forecast --target a --search 3 --devices 2", "one device"),
         ("a.csv --task forecast --target a -o gone/../m.txt", "must end in .safetensors"),
         ("a.csv --task forecast --target a --season 99", "longer than the training part"),
         ("a.csv --task forecast --target a --window-norm --batch-size 1", "--batch-size of 2"),
-        ("a.csv --task forecast --target a --stride 99999999999", "--stride: Expected `int` <= 2147483648"),
+        (
+            "a.csv --task forecast --target a --stride 99999999999",
+            "99999999999; it must be at most 2147483648",
+        ),
         (
             "a.csv --task forecast --target a --search 1 --range hidden-size=1,99999999",
-            "--hidden-size: Expected `int` <=",
+            "--hidden-size cannot be 99999999; it must be at most",
         ),
         (
             "a.csv --task forecast --target a --search 1 --learning-rate 0.1 --layers 1 --hidden-size 2 --dropout 0",
-            "name what to try with --range",
+            "name others with --range",
         ),
         (f"a.csv --task forecast --target a -o {'n' * 210}.safetensors", "too long"),
         ("a.csv --task forecast --target a --window 99", "smaller --window"),
@@ -208,10 +226,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, message):
     for name, content in BAD.items():
         Path(name).write_text(content)
     before = sorted(os.listdir())
-    if "cosine" in words:  # Typer's own words
-        assert message in run("train", *words.split(), code=2)[1]
-    else:
-        assert message in fails("train", *words.split())
+    assert message in fails("train", *words.split())
     assert sorted(os.listdir()) == before
 
 
@@ -285,7 +300,7 @@ def test_a_stopped_training_is_not_overwritten_unasked():
     run("train", *words)
     assert "already exists; replace it with --force" in fails("train", *words)
     Path("sine.safetensors").unlink()
-    assert "go on with --resume, or begin anew with --force" in fails("train", *words)
+    assert "continue it with --resume, or start over with --force" in fails("train", *words)
     run("train", *words, "--resume")
     run("train", *words, "--force")
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from command_line import COMMAND, run
 
+from lstm_deploy.cli import console
+
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how):
+def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_S", 0)
     words = [
         "train",
         str(prices),

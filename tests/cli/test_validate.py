@@ -19,7 +19,13 @@ def test_failed_parity_is_exit_3_and_says_where(bundle_copy, forecaster):
     node.input[5], node.input[6] = node.input[6], node.input[5]
     onnx.save(model, bundle_copy / "model.onnx")
     out, _ = run("validate", bundle_copy, code=3)
-    assert "model.onnx shapes h_out: worst at [" in out
+    (cause,) = (line for line in out.splitlines() if line.strip().startswith("likely cause"))
+    assert "node_lstm" in cause
+    assert "largest" in out
+    assert out.count(cause) == 1, "a cause is told once, however many checks it makes fail"
+    assert "rollout.onnx" in out
+    assert out.splitlines()[-1].startswith("FAILED")
+    assert len(run("validate", bundle_copy, "--verbose", code=3)[0].splitlines()) > len(out.splitlines()) + 10
     out, _ = run("validate", bundle_copy, "--json", code=3)
     assert json.loads(out)["passed"] is False
 
@@ -50,7 +56,7 @@ def test_a_missing_provider_is_exit_4(forecast_bundle):
 def test_a_verdict_by_other_tolerances_is_not_recorded(bundle_copy, option):
     before = Bundle(bundle_copy).manifest
     _, err = run("validate", bundle_copy, option, "0", code=3)
-    assert "not recorded: the differences allowed are not those of the contract" in err
+    assert "not recorded: --atol and --rtol allow other differences" in err
     assert Bundle(bundle_copy).manifest == before
 
 
@@ -63,7 +69,7 @@ def test_results_of_a_bundle_that_was_exported_anew_meanwhile_are_not_recorded(b
     monkeypatch.setattr(f"lstm_deploy.cli.{command[0]}.record_in", meanwhile)
     _, err = run(command[0], bundle_copy, *command[1:])
     assert "not recorded in" in err
-    assert "exported anew meanwhile" in err
+    assert "exported again meanwhile" in err
     manifest = Bundle(bundle_copy).manifest
     assert (manifest.rollouts, manifest.measurements) == ((), None)
 
@@ -77,7 +83,7 @@ def test_a_bundle_that_is_exported_anew_while_it_is_validated_has_no_verdict(bun
         return results
 
     monkeypatch.setattr(pipeline, "judge", judge)
-    assert "was exported anew while it was validated; validate it again" in fails("validate", bundle_copy)
+    assert "was exported again during the validation; validate it again" in fails("validate", bundle_copy)
 
 
 def test_several_validate_a_bundle_at_once(bundle_copy):

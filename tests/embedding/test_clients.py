@@ -19,7 +19,7 @@ from modules import Seq2Seq, StepCell
 from small_models import COLUMNS, ignore
 
 import lstm_deploy
-from lstm_deploy.cli import inference
+from lstm_deploy.cli import predictions
 from lstm_deploy.contract.tasks import BYTES, Classify, Forecast, LanguageModel
 from lstm_deploy.exporters import pipeline, report
 from lstm_deploy.runtimes import c_compiler
@@ -103,7 +103,7 @@ def test_a_client_replays_the_golden_trace(built, name, precision, target):
 def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision, target):
     client, model = built(target, "prices", precision), lstm_deploy.open(bundles("prices"))
     where = {"precision": precision, "runtime": RUNTIMES[format_of(target)]}
-    wanted = inference.forecast(model, model.signature.task, read_series(prices, COLUMNS), 1, where)[0, 0]
+    wanted = predictions.forecast(model, model.signature.task, read_series(prices, COLUMNS), 1, where)[0, 0]
     if target == "web":
         seen = client.browse("--file", str(prices))
         assert seen["error"] == ""
@@ -118,7 +118,7 @@ def test_a_client_forecasts_what_run_forecasts(built, bundles, prices, precision
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_client_generates_what_run_generates(built, bundles, target):
     client, model = built(target, "characters", "float32"), lstm_deploy.open(bundles("characters"))
-    wanted = "The " + inference.generate(model, model.signature.task, ["The "], 60)[0]
+    wanted = "The " + predictions.generate(model, model.signature.task, ["The "], 60)[0]
     if target == "web":
         assert client.browse("--prompt", "The ")["result"] == wanted
     else:
@@ -330,14 +330,14 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
     match task:
         case LanguageModel():
             prompt = "hé" if task.unit == "byte" else "abc"
-            wanted = (prompt + inference.generate(model, task, [prompt], 12)[0]).encode()
+            wanted = (prompt + predictions.generate(model, task, [prompt], 12)[0]).encode()
             assert client.call(*client.command, "run", prompt, "12", text=False).rstrip(b"\n") == wanted.rstrip(b"\n")
         case Classify():
             out = client.run("run", *TEXTS[task.unit]).splitlines()
-            assert out == [str(inference.classify(model, task, text)) for text in TEXTS[task.unit]]
+            assert out == [str(predictions.classify(model, task, text)) for text in TEXTS[task.unit]]
         case Forecast():
             steps, file = (task.horizon, 5)[task.horizon == 1], series(tmp_path / "s.csv", task.features)
-            wanted = inference.forecast(model, task, read_series(Path(file), task.features), steps)
+            wanted = predictions.forecast(model, task, read_series(Path(file), task.features), steps)
             heading, *rows = client.run("run", file, str(steps)).splitlines()
             assert heading == ",".join(task.targets)
             np.testing.assert_allclose([[float(c) for c in r.split(",")] for r in rows], wanted, rtol=1e-3, atol=1e-4)
@@ -362,13 +362,13 @@ def test_a_page_serves_every_task(exported, name, tmp_path):
             assert len(seen["result"]) > len("abc")
         case Classify():
             seen = page.browse("--text", "The film: É.")
-            verdict = inference.classify(model, task, "The film: É.")
+            verdict = predictions.classify(model, task, "The film: É.")
             assert seen["result"].startswith(f"{verdict.label} {100 * verdict.probability:.1f} %")
         case Forecast():
             file = series(tmp_path / "s.csv", task.features)
             seen = page.browse("--file", file)
             steps = 20 if task.horizon == 1 else task.horizon
-            wanted = inference.forecast(model, task, read_series(Path(file), task.features), steps)[:, 0]
+            wanted = predictions.forecast(model, task, read_series(Path(file), task.features), steps)[:, 0]
             heading, said = seen["result"].splitlines()[0].split(": ")
             assert heading == f"next {task.targets[0]}"
             np.testing.assert_allclose([float(each) for each in said.split(", ")], wanted, rtol=1e-3, atol=1e-4)

@@ -10,6 +10,7 @@ import pytest
 import refused_modules
 import torch
 from c_programs import NEEDS_CC
+from msgspec.structs import replace
 
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import Bundle
@@ -170,3 +171,54 @@ def test_a_mask_that_leaves_a_row_with_nothing_is_nan_as_in_the_model(tmp_path):
     assert bundle.signature.streaming == "exact"
     assert bundle.manifest.parity.passed
     assert not any(np.isnan(values).any() for values in np.load(bundle.path / "golden.npz").values())
+
+
+def test_a_state_that_grows_until_rounding_shows_is_refused_as_that_with_formats_that_may_do_better(
+    tmp_path, monkeypatch
+):
+    judged = pipeline.check_artifacts
+
+    def with_drift(*arguments):
+        report = judged(*arguments)
+        wrong = (check.artifact == "model.onnx" and check.name == "drift" for check in report.checks)
+        checks = [replace(check, passed=not is_wrong) for check, is_wrong in zip(report.checks, wrong, strict=True)]
+        return replace(report, passed=False, checks=tuple(checks))
+
+    monkeypatch.setattr(pipeline, "check_artifacts", with_drift)
+    with pytest.raises(ParityError, match=r"model.onnx computes each call .* try --format torchscript or --format c\."):
+        lstm_deploy.export(modules.HidesState(), tmp_path / "b", inputs=INPUTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"model": "net.py:Net"}, "model has no effect on a live module"),
+        ({"init": {"hidden": 3}}, "init has no effect on a live module"),
+        ({"trust_pickle": True}, "trust_pickle has no effect on a live module"),
+        ({"half": "no"}, "half is 'no'; give True or False"),
+        ({"half": True, "state_dtype": "half"}, "'half' is not a type of a state"),
+        ({"formats": "onnx,c"}, "'onnx,c' is not a format"),
+        ({"inputs": {1: "float32[batch,seq,3]"}}, "Inputs are given as a mapping"),
+    ],
+)
+def test_a_wrong_argument_is_refused(tmp_path, more, message):
+    arguments = {"inputs": {"x": "float32[batch,seq,3]"}, **more}
+    with pytest.raises(InputError, match=message):
+        lstm_deploy.export(modules.nn.LSTM(3, 4, batch_first=True), tmp_path / "b", **arguments)
+
+
+def test_a_class_in_the_place_of_an_instance_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not the class LSTM; make an instance"):
+        lstm_deploy.export(modules.nn.LSTM, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"})
+
+
+def test_an_origin_says_all_itself(forecaster, tmp_path):
+    with pytest.raises(InputError, match="inputs has no effect beside an Origin"):
+        lstm_deploy.export(lstm_deploy.Origin(path=forecaster), tmp_path, inputs={"x": "float32[batch,seq,3]"})
+
+
+def test_one_format_is_one_and_not_its_letters(tmp_path):
+    module = modules.nn.LSTM(3, 4, batch_first=True)
+    bundle = lstm_deploy.export(module, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"}, formats="onnx")
+    assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.onnx"]

@@ -12,7 +12,7 @@ QUICK = ["--epochs", "1", "--hidden-size", "4"]
 
 def run(*words, code=0):
     """A command in this process: standard output, standard error."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="lstm-deploy")
     assert result.exit_code == code, result.output + repr(result.exception)
     return result.stdout, result.stderr
 

@@ -112,8 +112,7 @@ def call(line: str, quick: Mapping[str, Sequence[str]] = QUICK, env: Mapping[str
     if words[0] != "lstm-deploy" and not shutil.which(words[0]):
         pytest.skip(f"needs {words[0]}, for: {line}")
     if words[0] == "lstm-deploy" and not {"|", "<", ">"} & set(words):
-        if words[1] != "export" or "--format" not in words:
-            words += quick.get(words[1], ())
+        words = _shortened(words, quick.get(words[1], ()))
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
             code = app(words[1:], prog_name="lstm-deploy", standalone_mode=False) or 0
@@ -127,6 +126,17 @@ def call(line: str, quick: Mapping[str, Sequence[str]] = QUICK, env: Mapping[str
     expected = re.search(r"# exit code (\d)", line)
     assert code == (int(expected[1]) if expected else 0), (line, output)
     return output
+
+
+def _shortened(words: list[str], quick: Sequence[str]) -> list[str]:
+    """A command with the options that shorten it, in the place of its own but for formats."""
+    words = [*words]
+    for name, value in zip(quick[::2], quick[1::2], strict=True):
+        if name not in words:
+            words += [name, value]
+        elif name != "--format":
+            words[words.index(name) + 1] = value
+    return words
 
 
 @contextmanager

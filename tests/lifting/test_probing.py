@@ -1,4 +1,7 @@
+import re
+
 import modules
+import packed_modules
 import pytest
 from lift_modules import lift_module
 from torch import nn
@@ -10,6 +13,19 @@ from lstm_deploy.errors import LiftingError
 def test_a_wrong_input_is_refused_with_the_models_own_words():
     with pytest.raises(LiftingError, match=r"x \[\d, 6, 4\].*Expected 3, got 4"):
         lift_module(modules.HidesState(), TensorSpec.parse("x:float32[batch,seq,4]"))
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "example"),
+    [
+        (modules.HidesState, "x:float32[batch,3]", "x:float32[batch,seq,3]"),
+        (modules.HidesState, "x:float32[3]", "x:float32[batch,seq,3]"),
+        (packed_modules.CountsTokens, "x:int64[seq]", "x [6]"),
+    ],
+)
+def test_an_axis_that_was_forgotten_is_named(make, text, example):
+    with pytest.raises(LiftingError, match=re.escape(example)):
+        lift_module(make(), TensorSpec.parse(text))
 
 
 def test_a_learned_start_is_part_of_the_contract():

@@ -68,7 +68,7 @@ def test_only_where_weights_do_not_tell_the_nonlinearity_it_is_among_the_finding
         given = {} if cell.nonlinearity is None else {"nonlinearity": cell.nonlinearity}
         findings = recognize(getattr(nn, cell.title)(3, 4, **given).state_dict()).findings
         assert any(f"a {cell.title}(3, 4" in each or f"an {cell.title}(3, 4" in each for each in findings)
-        said = [each for each in findings if "taken to be tanh" in each and "--model" in each]
+        said = [each for each in findings if "assumed to be tanh" in each and "--model" in each]
         assert len(said) == (cell.nonlinearity is not None)
 
 
@@ -125,8 +125,8 @@ def test_fourteen_tensors_that_contradict_each_other_are_refused_by_name():
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda w: w.update({"fc2.weight": torch.zeros(2, 5)}), "fits no known place"),
-        (lambda w: w.update({"norm.weight": torch.ones(8)}), "belongs to no LSTM"),
+        (lambda w: w.update({"fc2.weight": torch.zeros(2, 5)}), "matches no known layer"),
+        (lambda w: w.update({"norm.weight": torch.ones(8)}), "is not part of the LSTM"),
         (lambda w: w.update({"other.weight_ih_l0": torch.zeros(32, 3)}), "2 recurrent layers"),
         (lambda w: w.update({f"b.{name}": value for name, value in nn.LSTM(3, 2).state_dict().items()}), "2 LSTMs"),
         (lambda w: w.pop("rnn.weight_hh_l0"), "lacks"),
@@ -135,7 +135,7 @@ def test_fourteen_tensors_that_contradict_each_other_are_refused_by_name():
         (lambda w: w.clear(), "no LSTM, GRU or RNN was found"),
         (lambda w: w.update({"rnn.weight_ih_l99999": torch.zeros(32, 8)}), "missing, empty or integer"),
         (lambda w: w.update({"rnn.weight_hh_l0": torch.zeros(32, 8, dtype=torch.int32)}), "integer"),
-        (lambda w: w.update({"bn.weight": torch.ones(1), "bn.running_var": torch.ones(1)}), "belongs to no LSTM"),
+        (lambda w: w.update({"bn.weight": torch.ones(1), "bn.running_var": torch.ones(1)}), "is not part of the LSTM"),
     ],
 )
 def test_what_is_ambiguous_is_refused_with_the_tensors_and_a_way_on(change, why):

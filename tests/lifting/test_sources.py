@@ -20,7 +20,7 @@ import lstm_deploy
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.execution import StayOnCPU
-from lstm_deploy.lifting.sources import Origin, load
+from lstm_deploy.lifting.sources import Origin, load, save_module
 
 FILE = Path(authors.__file__)
 SHAPES = [(1, 1), (1, 7), (3, 1), (3, 50)]
@@ -130,7 +130,7 @@ def test_a_class_in_a_package_is_found(tmp_path, monkeypatch):
         ({"model": "nowhere.py:Net"}, "does not exist"),
         ({"model": "no.such.package:Net"}, "cannot be imported"),
         ({"model": "Net"}, "FILE.py:Class"),
-        ({"model": f"{FILE}:Nothing"}, "has no class 'Nothing'; it has CharLSTM"),
+        ({"model": f"{FILE}:Nothing"}, "has no class 'Nothing'; choose from CharLSTM"),
         ({"model": f"{FILE}:Practitioner"}, "--init"),
         ({"model": f"{FILE}:Stock", "init": {"width": 3}}, "--init"),
         ({"model": f"{FILE}:CharLSTM"}, "do not fit"),
@@ -249,3 +249,67 @@ def test_sizes_that_no_machine_has_are_refused(tmp_path, forecast_bundle):
         save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "m.safetensors", metadata)  # noqa: SIM118
     with pytest.raises(InputError, match="contradict"):
         load(Origin(path=tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        ({"weights_key": "a"}, "--weights-key"),
+        ({"inputs": (lstm_deploy.TensorSpec.parse("x:float32[batch,seq,4]"),)}, "--input"),
+        ({"trust_pickle": True}, "--trust-pickle"),
+        ({"state_policy": "carry"}, "--state-policy"),
+    ],
+)
+def test_what_our_checkpoint_says_itself_is_not_said_again(forecaster, more, option):
+    with pytest.raises(InputError, match=f"{option} has no effect on .*, which says itself what it is"):
+        load(Origin(path=forecaster, **more))
+
+
+def test_arguments_without_a_class_are_refused(tmp_path):
+    torch.save(authors.Stock().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="--init has no effect without --model"):
+        load(Origin(path=tmp_path / "m.pt", init={"hidden": 3}))
+    torch.save(sys.modules["authors"].Stock(), tmp_path / "whole.pt")  # other tests import it anew
+    with pytest.raises(InputError, match="--init has no effect with --trust-pickle"):
+        load(Origin(path=tmp_path / "whole.pt", model=f"{FILE}:Stock", init={"hidden": 3}, trust_pickle=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"path": None}, "A path or a Bundle is needed"),
+        ({"path": "m.pt", "model": authors.Stock}, "named by a text, not by the class Stock"),
+        ({"path": "m.pt", "init": ["hidden"]}, "give the arguments of the class by name"),
+        ({"path": "m.pt", "inputs": {"x": "float32[batch,seq,4]"}}, "give a tuple"),
+    ],
+)
+def test_an_origin_of_wrong_parts_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Origin(**wrong)
+
+
+def test_a_bundle_is_no_source(forecast_bundle):
+    with pytest.raises(InputError, match="is a bundle; give the checkpoint"):
+        load(Origin(path=forecast_bundle))
+
+
+def test_a_live_module_is_handed_to_other_processes(tmp_path):
+    network = sys.modules["authors"].Stock().eval()  # other tests import it anew
+    loaded = load(save_module(network, tmp_path), known_inputs=[lstm_deploy.TensorSpec.parse("x:float32[batch,seq,4]")])
+    weights = loaded.lifted.module.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
+
+
+class Unsaved(nn.LSTM):
+    def __reduce__(self):
+        raise TypeError("a lock cannot be saved")
+
+
+def test_a_module_that_other_processes_cannot_load_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="cannot be handed to other processes .a lock cannot be saved.; give the file"):
+        save_module(Unsaved(1, 2), tmp_path)
+    monkeypatch.setattr(Unsaved, "__module__", "__main__")
+    with pytest.raises(InputError, match="of a class of this script or notebook"):
+        save_module(Unsaved(1, 2), tmp_path)
+    with pytest.raises(InputError, match="not the class Unsaved; make an instance"):
+        save_module(Unsaved, tmp_path)

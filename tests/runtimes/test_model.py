@@ -105,7 +105,7 @@ def test_a_stream_and_a_rollout_run_as_c_too(model, native_bundles, x):
     np.testing.assert_allclose(native.rollout(feeds)["y"], model.rollout(feeds)["y"], rtol=1e-4)
     with pytest.raises(InputError, match="no onnx artifact"):
         native.stream(runtime="onnx")
-    with pytest.raises(InputError, match="'tvm' is not a runtime; use onnx, native, torchscript"):
+    with pytest.raises(InputError, match="'tvm' is not a runtime; choose from onnx, native, torchscript"):
         native.stream(runtime="tvm")
 
 
@@ -169,3 +169,33 @@ def test_tokens_and_limits_out_of_range_are_refused(lm_bundle, name, value, reas
         lstm_deploy.open(lm_bundle).rollout({**feeds, name: value})
     with pytest.raises(InputError, match="a mapping"):
         lstm_deploy.open(lm_bundle).rollout(np.zeros(3))
+
+
+def test_a_bundle_and_a_model_are_opened_as_their_paths_are(model, forecast_bundle):
+    for given in (forecast_bundle, str(forecast_bundle), lstm_deploy.Bundle(forecast_bundle), model):
+        assert lstm_deploy.open(given).path == forecast_bundle
+
+
+def test_what_is_opened_says_what_it_is(model, forecast_bundle):
+    said = repr(model)
+    assert f"<Model {forecast_bundle} (onnx float32, torchscript float32): x: float32[batch, seq, 4] -> y: " in said
+    assert "; state h_in: float32[2, batch, " in said
+    assert repr(lstm_deploy.open(forecast_bundle / "model.onnx")) == f"<Model {forecast_bundle / 'model.onnx'}>"
+    stream = model.stream(batch=2)
+    assert repr(stream) == "<StateStream: a step takes float32[2, 4]>"
+    slots = lstm_deploy.Slots(stream)
+    slots.open()
+    assert repr(slots) == "<Slots: 1 of 2 taken>"
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "int8"}, {"runtime": "torchscript"}])
+def test_an_artifact_alone_has_nothing_to_choose_from(forecast_bundle, x, wrong):
+    with pytest.raises(InputError, match="has no effect on .*, which is a single artifact"):
+        lstm_deploy.open(forecast_bundle / "model.onnx").run({"x": x}, **wrong)
+
+
+def test_slots_are_of_a_stream(model):
+    with pytest.raises(InputError, match="not of an instance of Model"):
+        lstm_deploy.Slots(model)
+    with pytest.raises(InputError, match="a mapping of inputs by slot, not None"):
+        lstm_deploy.Slots(model.stream()).step(None)

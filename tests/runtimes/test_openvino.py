@@ -6,7 +6,7 @@ import pytest
 
 from lstm_deploy.contract.sampling import sample_inputs
 from lstm_deploy.contract.signature import TensorSpec
-from lstm_deploy.errors import InputError, ProviderError
+from lstm_deploy.errors import InputError, MissingPackageError
 from lstm_deploy.exporters.onnx import export_onnx
 from lstm_deploy.lifting.lifting import lift
 from lstm_deploy.runtimes.opening import open_runtime
@@ -33,8 +33,8 @@ def test_it_computes_in_the_precision_that_is_asked_for(forecast_bundle):
 
 
 def test_a_missing_package_is_an_error_with_its_remedy(forecast_bundle, monkeypatch):
-    monkeypatch.setattr("lstm_deploy.runtimes.openvino.find_spec", lambda _: None)
-    with pytest.raises(ProviderError, match=r"lstm-deploy\[openvino\]"):
+    monkeypatch.setattr("lstm_deploy.errors.find_spec", lambda _: None)
+    with pytest.raises(MissingPackageError, match=r"lstm-deploy\[openvino\]"):
         OpenVinoRuntime(forecast_bundle / "model.onnx")
 
 

@@ -10,7 +10,9 @@ from lstm_deploy.validation.tolerances import TOLERANCES
 
 
 def test_an_unknown_provider_is_refused_with_those_there_are():
-    with pytest.raises(InputError, match="'tpu' is not an execution provider; use cpu, cuda, tensorrt"):
+    with pytest.raises(
+        InputError, match="'tpu' is not an execution provider; did you mean 'cpu'. Choose from cpu, cuda"
+    ):
         find_provider("tpu")
 
 

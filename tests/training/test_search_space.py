@@ -35,7 +35,7 @@ def test_ranges_are_read_by_the_names_of_options():
 
 def test_options_that_are_given_are_not_searched_by_default():
     assert set(space_of(fixed=["dropout", "num_layers", "window"])) == {"learning_rate", "hidden_size"}
-    with pytest.raises(InputError, match="name what to try with --range"):
+    with pytest.raises(InputError, match="name others with --range"):
         space_of(fixed=DEFAULT_SPACE)
     assert set(space_of("dropout=0..0.5", fixed=DEFAULT_SPACE)) == {"dropout"}
 
@@ -53,7 +53,7 @@ def test_options_that_are_given_are_not_searched_by_default():
         ("hidden-size=1.5,2", "is not a range"),
         ("optimizer=adam..sgd", "is not a range"),
         ("cell=lstm..rnn", "is not a range"),
-        ("cell=lstm,conv", "--cell: Invalid enum value 'conv'"),
+        ("cell=lstm,conv", "--cell cannot be 'conv'; choose from gru, lstm, rnn"),
     ],
 )
 def test_malformed_ranges_are_refused(text, message):

@@ -229,8 +229,9 @@ def test_sizes_at_which_alone_it_is_wrong_are_reported(forecast_bundle, tmp_path
 
 def test_an_artifact_can_be_the_reference_of_another(forecast_bundle, lm_bundle):
     assert validate(forecast_bundle / "model.onnx", reference=forecast_bundle / "model.torchscript").passed
-    report = validate(forecast_bundle / "model.onnx", reference=forecast_bundle)
-    assert (report.passed, report.reference) == (True, "forecast")
+    for reference in (forecast_bundle, lstm_deploy.Bundle(forecast_bundle)):
+        report = validate(forecast_bundle / "model.onnx", reference=reference)
+        assert (report.passed, report.reference) == (True, "forecast")
 
 
 def test_a_tolerance_of_the_user_is_used(forecast_bundle):
@@ -311,3 +312,26 @@ def test_a_wrong_file_is_not_saved_by_being_listed_again_with_a_looser_precision
     for listed in (alone, twice):
         bundle.update(artifacts=listed, rollouts=())
         assert not lstm_deploy.validate(bundle_copy).passed
+
+
+@pytest.mark.parametrize("wrong", ["1e-3", -1, float("inf"), [1], {"y": None}])
+def test_a_tolerance_is_a_number(forecast_bundle, wrong):
+    with pytest.raises(InputError, match="give a number of 0 or more"):
+        validate(forecast_bundle, atol=wrong)
+
+
+def test_what_has_no_effect_is_refused(bundle_copy, forecaster, tmp_path):
+    with pytest.raises(InputError, match="atol or rtol has no effect on a rollout"):
+        validate(bundle_copy / "rollout.onnx", atol=1.0)
+    shutil.copy(bundle_copy / "model.torchscript", tmp_path / "other.torchscript")
+    with pytest.raises(InputError, match="names has no effect on other.torchscript, which is not ONNX"):
+        validate(tmp_path / "other.torchscript", reference=forecaster, names={"x": "y"})
+    (tmp_path / "forecaster.safetensors").unlink()
+    with pytest.raises(InputError, match="thorough has no effect without a reference"):
+        validate(bundle_copy / "model.onnx", thorough=True)
+
+
+@pytest.mark.parametrize("reference", [5, ["a"], modules.nn.LSTM])
+def test_a_reference_of_another_kind_is_refused(forecast_bundle, reference):
+    with pytest.raises(InputError, match=r"A torch\.nn\.Module is needed"):
+        validate(forecast_bundle, reference=reference)

@@ -409,3 +409,15 @@ def test_weights_that_are_nearly_equal_are_told_apart():
 def test_versions_are_compared_without_the_build_of_pytorch():
     known = {"lstm-deploy": "1", "torch": "2.9.0+cpu", "numpy": "2"}
     assert environment.writers(known) == "lstm-deploy 1, torch 2.9.0"
+
+
+def test_a_changed_line_of_a_function_is_named_by_its_text():
+    text = """<ir_version: 8, opset_import: ["" : 18, "own" : 1]>
+    g (float[n] x) => (float[n] y) { y = own.twice(x) }
+    <domain: "own", opset_import: ["" : 18]> twice (a) => (b) { c = Add(a, a) b = Relu(c) }"""
+    right, wrong = onnx.parser.parse_model(text), onnx.parser.parse_model(text.replace("Relu", "Tanh"))
+    assert differences(structure_of(right), structure_of(right)) == []
+    found = differences(structure_of(wrong), structure_of(right))
+    assert any("Tanh" in sentence and "own.twice" in sentence for sentence in found)
+    assert any("Relu" in sentence and "missing" in sentence for sentence in found)
+    assert all(len(sentence) < 200 for sentence in found)

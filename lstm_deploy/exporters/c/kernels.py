@@ -34,7 +34,7 @@ from lstm_deploy.exporters.c.instruction_sets import (
 from lstm_deploy.exporters.c.templating import render
 from lstm_deploy.exporters.c.weights import ALIGNMENT
 
-CONSTANTS = {
+CONSTANTS: dict[str, Any] = {
     # The coefficients of p, P and Q, the highest power first.
     "EXP": (
         0.0013843653723597527,

@@ -10,7 +10,7 @@ from lstm_deploy.exporters.c.sizes import ONE, ZERO, Size
 from lstm_deploy.exporters.c.translator import Translator, attributes, input_name, refusal
 from lstm_deploy.exporters.c.values import Value
 
-BACKWARDS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
+BACKWARDS: dict[str, tuple[int, ...]] = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 """For each direction of a node, whether it goes through time backwards."""
 
 

@@ -35,6 +35,12 @@ LARGEST_ON_STACK = 500_000
 class SourceFiles:
     """The two files of one model; where it is `mapped`, its weights are in a third."""
 
+    interface: CInterface
+    translator: Translator
+    declarations: list[str]
+    workspace: Size
+    rollout: str
+
     def __init__(self, interface: CInterface, translator: Translator) -> None:
         """Raises `InputError` where a call would need more on the stack than threads have."""
         self.interface, self.translator = interface, translator

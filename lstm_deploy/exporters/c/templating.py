@@ -3,8 +3,7 @@
 import textwrap
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from lstm_deploy.artifacts import template_environment
 from lstm_deploy.contract import comment_safe
 
 
@@ -34,11 +33,5 @@ def render(template: str, **variables: Any) -> str:
     return _ENVIRONMENT.get_template(f"{template}.jinja").render(variables)
 
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("lstm_deploy.exporters.c"),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    undefined=StrictUndefined,
-)
-_ENVIRONMENT.filters |= {"number": number, "commented": comment_safe, "c_comment": c_comment}
+_FILTERS = {"number": number, "commented": comment_safe, "c_comment": c_comment}
+_ENVIRONMENT = template_environment("lstm_deploy.exporters.c", _FILTERS)

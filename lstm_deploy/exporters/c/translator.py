@@ -21,6 +21,10 @@ Handler: TypeAlias = "Callable[[Translator, onnx.NodeProto], None]"
 class Translator:
     """What operators translate with; `lines`, `temporaries`, `kernels`, `helpers` and `weights` are the result."""
 
+    infos: Mapping[str, ValueInfo]
+    constants: Mapping[str, Array]
+    quantized: frozenset[str]
+
     def __init__(self, infos: Mapping[str, ValueInfo], constants: Mapping[str, Array], quantized: frozenset[str]):
         """`quantized` names the nodes whose weights are to be int8."""
         self.infos, self.constants, self.quantized = infos, constants, quantized
@@ -29,7 +33,7 @@ class Translator:
         self.temporaries: list[Value] = []
         self.kernels: set[str] = set()
         self.helpers: set[str] = set()
-        self.weights = Weights()
+        self.weights: Weights = Weights()
 
     def read_input(self, name: str, pointer: str) -> None:
         """Declare an input of the graph."""

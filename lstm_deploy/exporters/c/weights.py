@@ -32,6 +32,8 @@ class Entry(NamedTuple):
 class Weights:
     """The arrays that a translation needs, in the order in which they were added."""
 
+    longest: int
+
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.longest = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -59,6 +59,10 @@ class PrecisionOptions(Struct, frozen=True, kw_only=True):
             raise InputError("--state-dtype is for float16; add --half.")
         if self.data is not None and not self.data.is_file():
             raise InputError(f"{self.data} does not exist or is not a file; check --data.")
+        if not isinstance(self.half, bool):
+            raise InputError(f"half is {self.half!r}; give True or False.")
+        if self.state_dtype not in get_args(StateDtype):
+            raise InputError(f"{self.state_dtype!r} is not a type of a state; use {' or '.join(get_args(StateDtype))}.")
 
     def files(self, formats: Sequence[str]) -> list[str]:
         """The artifacts that may result; int8 is left out where it loses too much, or is not faster with `auto`."""

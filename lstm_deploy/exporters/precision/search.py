@@ -53,12 +53,17 @@ class Candidate(NamedTuple):
 class Evaluator:
     """Compares artifacts with the float32 one on evaluation data, and runs the parity checks on them."""
 
+    data: EvaluationData
+    cases: Sequence[ParityCase]
+    float32: Measured
+    signature: Signature
+
     def __init__(
         self, float32: Path, data: EvaluationData, cases: Sequence[ParityCase], max_loss: float | None
     ) -> None:
         self.data, self.cases = data, cases
         default = MAX_METRIC_LOSS if data.truth else MAX_DIFFERENCE
-        self.max_loss = default if max_loss is None else max_loss
+        self.max_loss: float = default if max_loss is None else max_loss
         self.float32, self.signature = self._measured(float32, "float32")
 
     def evaluate(

@@ -10,7 +10,7 @@ import onnx
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import SUFFIXES, Artifact, Bundle, Evidence, c_weights, environment
-from lstm_deploy.benchmark import runner
+from lstm_deploy.benchmark import Plan, runner
 from lstm_deploy.contract import RECURRENT_OPERATORS
 from lstm_deploy.errors import InputError, ParityError
 from lstm_deploy.exporters.c.writer import export_c
@@ -35,6 +35,12 @@ SEQUENCE = 100
 class LowerPrecision:
     """Writes artifacts of lower precision into a bundle's folder, and keeps those that are worth it."""
 
+    options: PrecisionOptions
+    folder: Path
+    graph: Path
+    name: str
+    remedy: str
+
     def __init__(
         self,
         options: PrecisionOptions,
@@ -47,10 +53,10 @@ class LowerPrecision:
         """`bundle` has the float32 artifacts; `graph` is the float32 ONNX graph, which may lie elsewhere."""
         self.options, self.folder, self.graph, self.name = options, bundle.path, graph, bundle.manifest.name
         self.on_candidate = on_candidate
-        self.seq_len = bundle.signature.clamp({"seq": SEQUENCE})["seq"]
+        self.seq_len: int = bundle.signature.clamp({"seq": SEQUENCE})["seq"]
         float32 = bundle.manifest.artifacts
-        self.float32 = {artifact.format: artifact for artifact in float32}
-        self.evaluator = Evaluator(self.folder / float32[0].path, data, cases, options.max_metric_loss)
+        self.float32: dict[str, Artifact] = {artifact.format: artifact for artifact in float32}
+        self.evaluator: Evaluator = Evaluator(self.folder / float32[0].path, data, cases, options.max_metric_loss)
         self.artifacts: list[Artifact] = []
         self.notes: list[str] = []
         """The decisions, one sentence each."""
@@ -101,7 +107,7 @@ class LowerPrecision:
         if format_ == "onnx":
             chosen.path.rename(target)
             if self.options.int8_cpus == "vnni":
-                self.notes.append(f"{target.name} is for CPUs with VNNI alone: its sums saturate on others")
+                self.notes.append(f"{target.name} is for CPUs with VNNI only: its sums saturate on others")
             layers = layer_counts(onnx.load(target, load_external_data=False))
         else:  # its header and weights go with it, under its name
             self._write_int8_c(self.graph, target, Settings(), chosen.kept)
@@ -230,7 +236,7 @@ def times(paths: Sequence[Path], seq_len: int, rounds: int = 20) -> dict[Path, d
     them runs in neither way.
     """
     for scenario in ("stream", "sequence"):
-        plan = runner.Plan(
+        plan = Plan(
             scenarios=(scenario,),
             scopes=("end_to_end",),
             batches=(1,),

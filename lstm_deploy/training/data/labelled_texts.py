@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from msgspec import Struct
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 from lstm_deploy.training.data.table_files import read_table
 
 
@@ -35,6 +35,5 @@ def read_labelled_texts(path: Path, text: str | None, label: str | None) -> Labe
 
 def _column(table: pd.DataFrame, name: str, option: str, path: Path) -> "pd.Series[str]":
     if name not in table.columns:
-        columns = ", ".join(map(str, table.columns))
-        raise InputError(f"{path} has no column {name!r}; name one with {option}: {columns}.")
+        raise InputError(f"{path} has no column {name!r}, which {option} names; {did_you_mean(name, table.columns)}")
     return table[name].convert_dtypes().astype("string")

@@ -11,7 +11,7 @@ import pandas as pd
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 from lstm_deploy.training.data.table_files import read_table
 from lstm_deploy.training.recipe import Generator, Missing
 
@@ -142,7 +142,7 @@ def _has_information(column: "pd.Series[Any]") -> bool:
 
 def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
     if name not in table.columns:
-        raise InputError(f"{path} has no column {name!r}; choose from {', '.join(map(str, table.columns))}.")
+        raise InputError(f"{path} has no column {name!r}; {did_you_mean(name, table.columns)}")
     column = table[name]
     try:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)

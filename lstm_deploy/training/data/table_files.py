@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lstm_deploy.artifacts import read_npz, read_text, require_file
-from lstm_deploy.errors import InputError, LstmDeployError, one_line
+from lstm_deploy.errors import InputError, one_line, require
 
 
 def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
@@ -52,10 +52,9 @@ def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    require("pyarrow")
     try:
         table = pd.read_parquet(path, engine="pyarrow")
-    except ImportError as error:
-        raise LstmDeployError("Parquet needs pyarrow; install it with pip install 'lstm-deploy[parquet]'.") from error
     except Exception as error:  # pyarrow raises many kinds
         raise InputError(f"{path} is not a Parquet file ({one_line(error)}); write it again.") from error
     if not isinstance(table.index, pd.RangeIndex):

@@ -289,7 +289,7 @@ def test_the_command_line_says_what_is_over_the_budget(forecaster, tmp_path, qui
     assert "holds float32 only" in result.stderr
     result = CliRunner().invoke(app, f"export {forecaster} --max-metric-loss often -o {tmp_path}/b".split())
     assert result.exit_code == 2
-    assert "give a part, as 1% or 0.01" in result.stderr
+    assert "write it as 1% or 0.01" in result.stderr
 
 
 def test_a_dry_run_lists_the_files_that_may_be_written(forecaster, tmp_path, quick):

@@ -20,8 +20,8 @@ def test_texts_and_labels_are_read_and_incomplete_rows_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("words,label\na,b\n", "no column 'text'; name one with --text-column: words, label"),
-        ("text,class\na,b\n", "no column 'label'; name one with --label-column"),
+        ("words,label\na,b\n", "no column 'text', which --text-column names; choose from words, label"),
+        ("text,class\na,b\n", "no column 'label', which --label-column names; choose from text, class"),
         ("text,label\n,\n", "No row of .* has both"),
         ("", "is empty"),
     ],

@@ -109,7 +109,7 @@ def test_values_beyond_float32_are_refused(csv, value):
 
 
 def test_a_missing_column_is_named_with_those_available(csv):
-    with pytest.raises(InputError, match="no column 'Close'; choose from open, close"):
+    with pytest.raises(InputError, match="no column 'Close'; did you mean 'close'\\? Choose from open, close"):
         read_series(csv("open,close\n1,2\n"), ["Close"])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lstm_deploy.errors import InputError, LstmDeployError
+from lstm_deploy.errors import InputError, MissingPackageError
 from lstm_deploy.training.data.series import read_series
 from lstm_deploy.training.data.table_files import read_table
 
@@ -30,7 +30,7 @@ def test_parquet_is_read_with_its_index_of_dates(tmp_path):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(LstmDeployError, match=r"pip install 'lstm-deploy\[parquet\]'"):
+    with pytest.raises(MissingPackageError, match=r'pip install "lstm-deploy\[parquet\]"'):
         read_table(tmp_path / "t.parquet")
 
 

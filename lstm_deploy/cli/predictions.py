@@ -88,7 +88,7 @@ def generate(
         raise InputError("The prompt is empty; give at least one character with --prompt.")
     x, lengths = pad_sequences([task.encode(text) for text in prompts])
     if stop and (stop not in task.index or (task.unit == "byte" and not stop.isascii())):
-        raise InputError(f"The text cannot stop at {stop!r}, which is no token of the model; give another --stop.")
+        raise InputError(f"The text cannot stop at {stop!r}, which is not a token of the model; give another --stop.")
     feeds = {
         "x": x,
         "lengths": lengths,

@@ -1,4 +1,4 @@
-"""Describes any file or bundle. Nothing is run, and only PyTorch's own weight files need PyTorch."""
+"""What `inspect` says of a file or bundle. Nothing is run, and only PyTorch's own weight files need PyTorch."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Suffixes of files of weights, which may have any other."""
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
     """A description of `path` as a JSON document with at least `kind`, `bytes` and, where it has one, `contract`.
 
     Raises `InputError` for any other file.
@@ -73,7 +73,7 @@ def _by_content(path: Path) -> dict[str, Any]:
 
 
 def contract_of(document: dict[str, Any]) -> Signature | None:
-    """The contract in what `inspect` returned."""
+    """The contract in what `describe` returned."""
     found = document.get("contract")
     return None if found is None else msgspec.convert(found, Signature)
 

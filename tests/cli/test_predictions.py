@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import lstm_deploy
-from lstm_deploy.cli.inference import classify, forecast, generate
+from lstm_deploy.cli.predictions import classify, forecast, generate
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data.series import read_series
 

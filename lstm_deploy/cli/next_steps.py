@@ -1,0 +1,105 @@
+"""What to do next with a bundle: commands that run as they are printed."""
+
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
+from shutil import which
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lstm_deploy.artifacts import Bundle
+    from lstm_deploy.embedding import Language
+
+Command = list[object]
+
+
+def after_export(bundle: "Bundle", path: Path) -> list[Command]:
+    """Measure it, use it, embed it."""
+    return [["bench", path], *use(bundle, path), *embed(bundle, path)]
+
+
+def export(path: Path) -> Command:
+    """The export of a checkpoint to where it goes by default."""
+    return ["export", path, *(["--force"] if Path("exported", path.stem).exists() else [])]
+
+
+def after_inspect(path: Path, document: Mapping[str, Any]) -> list[Command]:
+    """Export weights, prove and measure a bundle; nothing where something is to be mended first."""
+    match document["kind"]:
+        case "checkpoint":
+            return [export(path)]
+        case "weights" if document["inferred"] and not document["unrecognized"]:
+            return [export(path)]
+        case "bundle" if not document["changed_files"]:
+            return [["bench", path]] if document["validated"] else [["validate", path]]
+    return []
+
+
+def after_run(
+    path: Path, file: Path | None, prompts: list[str], plot: Path | None, temperature: float
+) -> list[Command]:
+    """The forecast as a picture, or a text that is less likely."""
+    if prompts:
+        return [] if temperature else [["run", path, "--prompt", prompts[0], "--temperature", "0.8"]]
+    if plot is None and file is not None and _is_forecaster(path):
+        return [["run", path, "--input", file, "--plot", f"{path.resolve().name}-forecast.png"]]
+    return []
+
+
+def use(bundle: "Bundle", path: Path) -> list[Command]:
+    """`run` with an input that is at hand: the data of the training, or a text of the model's own vocabulary."""
+    from lstm_deploy.contract import Forecast, LanguageModel
+    from lstm_deploy.exporters import sample_text
+
+    task = bundle.signature.task
+    if isinstance(task, LanguageModel):
+        return [["run", path, "--prompt", sample_text(task)]]
+    if isinstance(task, Forecast) and (data := _training_data(bundle)):
+        return [["run", path, "--input", data]]
+    return []
+
+
+def embed(bundle: "Bundle", path: Path) -> list[Command]:
+    """A client in the first language that has one for this bundle, unless its folder is there."""
+    from lstm_deploy.embedding import languages_of
+
+    language = next(iter(languages_of(bundle)), None)
+    if language is None or Path(f"{path.resolve().name}-{language}").exists():
+        return []
+    return [["embed", path, "--lang", language]]
+
+
+def replay(language: "Language", folder: Path, files: list[str]) -> str:
+    """The line for a shell that builds a client and replays its golden trace; empty where README.md says more."""
+    if language.run_needs and not (find_spec("torch") and any(name.endswith(language.run_needs) for name in files)):
+        return ""
+    return f"cd {quote(str(folder))} && {language.run.format(python=_python())}"
+
+
+def _python() -> str:
+    """The name of this Python, or its path where a shell would find another one by that name."""
+    found = which(Path(sys.executable).name)
+    return Path(found).name if found and Path(found).samefile(sys.executable) else quote(sys.executable)
+
+
+def _is_forecaster(path: Path) -> bool:
+    from lstm_deploy.artifacts import Bundle
+    from lstm_deploy.contract import Forecast
+
+    return isinstance(Bundle(path).signature.task, Forecast)
+
+
+def _training_data(bundle: "Bundle") -> Path | None:
+    """The file that our own training read, if it is still where it was."""
+    data = (bundle.manifest.training or {}).get("data", {}).get("path")
+    source = bundle.manifest.source.path
+    if not isinstance(data, str) or source is None:
+        return None
+    file = (bundle.path / source).resolve().parent / data
+    if not file.is_file():
+        return None
+    here = Path.cwd()
+    file = file.resolve()
+    return file.relative_to(here) if file.is_relative_to(here) else file
