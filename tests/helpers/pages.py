@@ -22,14 +22,7 @@ FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.DOTALL | re.
 QUICK = {
     "train": ("--epochs", "1", "--hidden-size", "8"),
     "export": ("--format", "onnx"),
-    "bench": (
-        "--batch=1",
-        "--baseline=floor",
-        "--scenario=stream",
-        "--scope=end_to_end",
-        "--rounds=9",
-        "--no-roofline",
-    ),
+    "bench": ("--batch", "1", "--baseline", "floor", "--scenario", "stream", "--scope", "end_to_end", "--rounds", "9"),
 }
 """Options that shorten what a command does; those of `export` only where the page does not choose itself."""
 
