@@ -79,10 +79,10 @@ def _section(command: Any, parent: Any) -> str:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record and parameter.name != "help":
-            name, text = (cell.replace("|", "\\|") for cell in record)
+            name, text = record[0], record[1].replace("|", "\\|")  # code needs no backslash
             panel = parameter.rich_help_panel or f"{parameter.param_type_name}s".capitalize()
             panels.setdefault(panel, []).append(f"| `{name}` | {text} |\n")
-    tables = "".join(f"\n**{panel}**\n\n| | |\n|---|---|\n{''.join(rows)}" for panel, rows in panels.items())
+    tables = "".join(f"\n| {panel} | |\n|---|---|\n{''.join(rows)}" for panel, rows in panels.items())
     _, _, examples = (command.epilog or "").partition("Examples:\n")
     examples = f"\n```sh\n{dedent(examples).rstrip()}\n```\n" if examples else ""
     return f"## {command.name}\n\n{command.help}\n\n```console\n$ {usage}\n```\n{examples}{tables}"
