@@ -57,7 +57,13 @@ from .int8_saturation import CPUS_KEY as CPUS_KEY, needs_vnni as needs_vnni
 from .isolation import CrashError as CrashError, run_isolated as run_isolated
 from .onnx_graph import EXTERNAL_ABOVE as EXTERNAL_ABOVE
 from .onnx_weights import Matrix as Matrix, RecurrentLayer as RecurrentLayer, constants_of as constants_of
-from .parity_report import Check as Check, Diagnosis as Diagnosis, ParityReport as ParityReport, Profile as Profile
+from .parity_report import (
+    Check as Check,
+    Diagnosis as Diagnosis,
+    ParityReport as ParityReport,
+    Profile as Profile,
+    worst_check as worst_check,
+)
 from .producers import PRODUCER as PRODUCER, PRODUCER_FILE as PRODUCER_FILE, producer_of as producer_of
 from .recurrent_nodes import cell_of_node as cell_of_node, differing_attributes as differing_attributes
 from .replacement import restore as restore

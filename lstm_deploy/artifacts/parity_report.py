@@ -1,5 +1,6 @@
 """The result of a validation: the JSON of `validate --json` and of the parity fields of a manifest."""
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, to_builtins
@@ -34,11 +35,21 @@ class Check(Struct, frozen=True, kw_only=True):
     """The index of the worst difference in the output."""
 
     @property
+    def is_measured(self) -> bool:
+        """Whether numbers were compared, with a tolerance."""
+        return self.max_abs is not None and bool(self.tolerance)
+
+    @property
     def severity(self) -> float:
         """The difference as a multiple of its tolerance; above 1 fails."""
         if self.max_abs is None or not self.tolerance:
             return 0.0 if self.passed else float("inf")
         return self.max_abs / self.tolerance
+
+
+def worst_check(checks: Iterable[Check]) -> Check | None:
+    """The check whose difference comes nearest to its tolerance, or goes farthest beyond; None if none was measured."""
+    return max((check for check in checks if check.is_measured), key=lambda check: check.severity, default=None)
 
 
 class Profile(Struct, frozen=True, kw_only=True):
@@ -82,6 +93,14 @@ class ParityReport(Struct, frozen=True, kw_only=True):
         return tuple(check for check in self.checks if not check.passed)
 
     @property
+    def by_artifact(self) -> dict[str, list[Check]]:
+        """The checks of each artifact."""
+        found: dict[str, list[Check]] = {}
+        for check in self.checks:
+            found.setdefault(check.artifact, []).append(check)
+        return found
+
+    @property
     def verdict(self) -> str:
         """How many checks passed or failed, and against what, in a few words."""
         failed = len(self.failures)
@@ -117,14 +136,13 @@ class ParityReport(Struct, frozen=True, kw_only=True):
     def _repr_html_(self) -> str:
         """The verdict and a row for each artifact, for notebooks."""
         headings = ("artifact", "checks", "largest difference", "verdict")
-        rows = [self._row(name) for name in dict.fromkeys(check.artifact for check in self.checks)]
+        rows = [_row(artifact, checks) for artifact, checks in self.by_artifact.items()]
         notes = (*self.explain_failures(), *(f"left out: {reason}" for reason in self.left_out))
         return html_lines(self.verdict) + html_table(headings, rows) + html_lines(*notes)
 
-    def _row(self, artifact: str) -> tuple[str, str, str, str]:
-        """The artifact, how many checks, how near the worst of them came to its tolerance, and whether it passed."""
-        checks = [check for check in self.checks if check.artifact == artifact]
-        failed = sum(not check.passed for check in checks)
-        worst = max((check for check in checks if check.tolerance), key=lambda check: check.severity, default=None)
-        figure = "" if worst is None else f"{worst.severity:.1%} of its tolerance ({worst.name} {worst.output})"
-        return artifact, str(len(checks)), figure, f"{failed} FAILED" if failed else "passed"
+
+def _row(artifact: str, checks: Sequence[Check]) -> tuple[str, str, str, str]:
+    """The artifact, how many checks, how near the worst of them came to its tolerance, and whether it passed."""
+    failed, most = sum(not check.passed for check in checks), worst_check(checks)
+    figure = "" if most is None else f"{most.severity:.1%} of its tolerance ({most.name} {most.output})"
+    return artifact, str(len(checks)), figure, f"{failed} FAILED" if failed else "passed"

@@ -156,8 +156,7 @@ def _show_bundle(bundle: Any, output: Path) -> None:
     if reason := report.why_no_rollout(manifest):
         console.note(f"no rollout: {reason}", hang=2)
     console.say()
-    outcome = f"{len(manifest.parity.checks)} checks passed, against {manifest.parity.reference}."
-    console.say(("PASSED ", console.GOOD), f" {outcome}", hang=8)
+    console.say(("PASSED ", console.GOOD), f" {manifest.parity.verdict}", hang=8)
     console.note(f"wrote {output}")
     console.say_next(*next_steps.after_export(bundle, output))
 

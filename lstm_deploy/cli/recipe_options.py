@@ -19,7 +19,7 @@ PANELS = {
     "precision": Panel.MACHINE,
 }
 """The section of help that begins with each of these fields."""
-METAVARS = {int: "N", float: "X"}
+METAVARS: dict[type, str] = {int: "N", float: "X"}
 """What stands for a value in the help, but for choices, which are listed."""
 
 

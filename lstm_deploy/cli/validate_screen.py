@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 def show(parity: "ParityReport", *, verbose: bool) -> None:
     """The checks of each artifact, what failed and why, and the verdict; every check if `verbose`."""
-    by_artifact: dict[str, list[Check]] = {}
-    for check in parity.checks:
-        by_artifact.setdefault(check.artifact, []).append(check)
+    by_artifact = parity.by_artifact
     if verbose:
         for artifact, checks in by_artifact.items():
             console.say_heading(artifact, checks[0].precision)
@@ -50,18 +48,18 @@ def _summary(artifact: str, checks: "Sequence[Check]") -> "list[Part]":
 
 def _largest(checks: "Sequence[Check]") -> str:
     """The difference that comes nearest to its tolerance, or goes farthest beyond it."""
-    measured = [check for check in checks if check.max_abs is not None and check.tolerance]
-    if not measured:
+    from lstm_deploy.artifacts import worst_check
+
+    if (most := worst_check(checks)) is None:
         return "–"
-    worst = max(measured, key=lambda check: check.severity)
-    part = worst.severity
+    part = most.severity
     text = f"{part:.0%} of tolerance" if part <= 1 else f"{part:,.3g} times the tolerance"
-    return f"{text} ({worst.output}, {worst.name})"
+    return f"{text} ({most.output}, {most.name})"
 
 
 def _row(check: "Check") -> "list[Part]":
     result: Part = "passed" if check.passed else ("FAILED", console.BAD)
-    if check.passed and check.max_abs is not None and check.tolerance:
+    if check.passed and check.is_measured:
         result = f"{check.severity:.0%} of tolerance"
     figures = ("" if value is None else f"{value:.1e}" for value in (check.max_abs, check.tolerance))
     return [check.name, check.output, *figures, result]

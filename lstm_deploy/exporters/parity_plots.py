@@ -12,7 +12,7 @@ from lstm_deploy.artifacts import ParityReport, plot_style as style
 
 def parity_plot(report: ParityReport) -> Figure:
     """The difference of each check relative to its tolerance, on a log scale: right of 1 fails."""
-    checks = [check for check in report.checks if check.max_abs is not None and check.tolerance]
+    checks = [check for check in report.checks if check.is_measured]
     artifacts = list(dict.fromkeys(check.artifact for check in checks))
     rows = list(dict.fromkeys((check.name, check.output) for check in checks))
     styles = dict(zip(artifacts, style.SERIES * len(artifacts), strict=False))

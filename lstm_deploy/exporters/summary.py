@@ -1,9 +1,9 @@
 """The summary of a bundle for its report: what the model is, whether its files are right, and how fast they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from lstm_deploy.artifacts import FORMATS, Check, Manifest, format_value, markdown_table
+from lstm_deploy.artifacts import FORMATS, Check, Manifest, format_value, markdown_table, worst_check
 from lstm_deploy.contract import Classify, Forecast, LanguageModel
 from lstm_deploy.exporters.usage import code, listed
 from lstm_deploy.training import result_tables
@@ -72,16 +72,10 @@ def _verdict(manifest: Manifest) -> str:
     elsewhere = [name for name, report in manifest.parity_elsewhere.items() if report.passed]
     also = f" (and on {', '.join(elsewhere)})" if elsewhere else ""
     text = f"**Yes**: all {total} checks passed{also}, against {parity.reference}."
-    if worst := _worst([check for check in parity.checks if check.precision == "float32"]):
-        text += f" The largest difference in float32 is {worst.severity:.1%} of what is allowed: {_figure(worst)}"
-        text += f" in {code(worst.output)} of `{worst.artifact}`."
+    if most := worst_check(check for check in parity.checks if check.precision == "float32"):
+        text += f" The largest difference in float32 is {most.severity:.1%} of what is allowed: {_figure(most)}"
+        text += f" in {code(most.output)} of `{most.artifact}`."
     return text
-
-
-def _worst(checks: Sequence[Check]) -> Check | None:
-    """The check whose difference comes nearest to what is allowed; None where no numbers were compared."""
-    measured = [check for check in checks if check.max_abs is not None and check.tolerance]
-    return max(measured, key=lambda check: check.severity, default=None)
 
 
 def _figure(check: Check) -> str:
@@ -96,15 +90,15 @@ def _quality(manifest: Manifest) -> str:
 
 def _files_table(manifest: Manifest) -> list[str]:
     """A line for each file, with its size and its worst check."""
-    checks = manifest.parity.checks if manifest.parity else ()
+    checks = manifest.parity.by_artifact if manifest.parity else {}
     rows = []
     for artifact in manifest.exported:
-        own = [check for check in checks if check.artifact == artifact.path]
+        own = checks.get(artifact.path, [])
         failed = sum(not check.passed for check in own)
         outcome = f"**{failed} of {len(own)} FAILED**" if failed else f"{len(own)} passed" if own else "–"
         cells = ["–", "–"]
-        if worst := _worst(own):
-            cells = [f"{_figure(worst)} ({code(worst.output)}, `{worst.name}`)", f"{worst.severity:.1%}"]
+        if most := worst_check(own):
+            cells = [f"{_figure(most)} ({code(most.output)}, `{most.name}`)", f"{most.severity:.1%}"]
         rows.append([code(artifact.path), artifact.precision, f"{artifact.bytes:,}", outcome, *cells])
     return markdown_table(["file", "precision", "bytes", "checks", "worst difference", "of what is allowed"], rows)
 

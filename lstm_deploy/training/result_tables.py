@@ -26,18 +26,23 @@ NAIVE, SEASONAL = "naive_", "seasonal_naive_"
 
 def metric_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: each metric of the model, beside that of the naive and of the seasonal naive baseline."""
+    headings, rows = ["metric", "model", "naive", "seasonal naive"], _rows_beside_baselines(metrics)
+    shown = [0, 1, *(column for column in (2, 3) if any(row[column] for row in rows))]
+    return [headings[column] for column in shown], [[row[column] for column in shown] for row in rows]
+
+
+def _rows_beside_baselines(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Name, figure, and that of each baseline, empty where it has none; the metrics of each target come last."""
     rows = []
     for name, value in sorted(metrics.items(), key=lambda item: isinstance(item[1], dict)):
         if isinstance(value, dict):
-            rows += [[f"{target}: {row[0]}", *row[1:]] for target, own in value.items() for row in metric_table(own)[1]]
+            own = ((target, row) for target, part in value.items() for row in _rows_beside_baselines(part))
+            rows += [[f"{target}: {label}", *figures] for target, (label, *figures) in own]
         elif value is not None and not name.startswith((NAIVE, SEASONAL)):
             beside = (metrics.get(f"{prefix}{name}") for prefix in (NAIVE, SEASONAL))
             cells = ("" if each is None else _figure(each, 4) for each in beside)
             rows.append([name.replace("_", " "), _figure(value, 4), *cells])
-    headings = ["metric", "model", "naive", "seasonal naive"]
-    shown = [0, 1, *(column for column in (2, 3) if any(row[column : column + 1] not in ([], [""]) for row in rows))]
-    padded = [[*row, "", ""] for row in rows]
-    return [headings[column] for column in shown], [[row[column] for column in shown] for row in padded]
+    return rows
 
 
 def baseline_verdict(metrics: Mapping[str, Any]) -> str:
