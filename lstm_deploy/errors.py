@@ -162,6 +162,13 @@ def did_you_mean(wrong: object, known: Iterable[object]) -> str:
     return f"choose from {listed}." if near is None else f"did you mean {near!r}? Choose from {listed}."
 
 
+def check_known(value: object, known: Iterable[object], what: str) -> None:
+    """Raise `InputError` unless a value is one of those known; `what` it should be reads as `a format`."""
+    names = tuple(known)  # not the hash of what may have none
+    if value not in names:
+        raise InputError(f"{value!r} is not {what}; {did_you_mean(value, names)}")
+
+
 _LIMITS = (
     (
         ("out of memory", "not enough memory", "allocate memory", "unable to allocate", "bad_alloc"),

@@ -7,7 +7,7 @@ from lstm_deploy.artifacts import several
 from lstm_deploy.benchmark.statistics import LEAST_ROUNDS
 from lstm_deploy.benchmark.variants import BASELINES
 from lstm_deploy.benchmark.workloads import SCENARIOS, SCOPES
-from lstm_deploy.errors import InputError, did_you_mean
+from lstm_deploy.errors import InputError, check_known
 from lstm_deploy.runtimes import PROVIDERS
 
 SEVERAL = ("scenarios", "scopes", "batches", "seq_lens", "threads", "providers", "baselines")
@@ -56,8 +56,8 @@ def check_plan(plan: Plan) -> None:
         ("baseline", plan.baselines, tuple(BASELINES)),
         ("provider", plan.providers, PROVIDERS),
     ):
-        if unknown := [value for value in values if value not in choices]:
-            raise InputError(f"{unknown[0]!r} is not a {name}; {did_you_mean(unknown[0], choices)}")
+        for value in values:
+            check_known(value, choices, f"a {name}")
     for name, numbers in (("batch", plan.batches), ("seq-len", plan.seq_lens), ("threads", plan.threads)):
         if any(number < 1 for number in numbers):
             raise InputError(f"--{name} must be 1 or more.")

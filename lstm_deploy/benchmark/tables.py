@@ -112,17 +112,25 @@ def cases(document: Document) -> list[list[Row]]:
     return list(found.values())
 
 
+def winners(timed: Sequence[Sequence[Row]]) -> dict[str, list[Row]]:
+    """The fastest row of each case, by its variant."""
+    found: dict[str, list[Row]] = {}
+    for rows in timed:
+        best = min(rows, key=lambda row: row["p50_us"])
+        found.setdefault(best["variant"], []).append(best)
+    return found
+
+
 def fastest(document: Document) -> list[str]:
     """A line for each variant that is the fastest in some case, with these cases."""
     timed = [rows for case in cases(document) if (rows := [row for row in case if row["kind"] != "floor"])]
     varying = [name for name in VARYING if len({rows[0][name] for rows in timed}) > 1]
-    found: dict[str, list[str]] = {}
-    for rows in (rows for rows in timed if len(rows) > 1):
-        best = min(rows, key=lambda row: row["p50_us"])
-        words = {"batch": "batch ", "seq_len": "steps ", "threads": "threads "}
-        case = " ".join(f"{words.get(name, '')}{COLUMNS[name][1](best)}" for name in varying)
-        found.setdefault(best["variant"], []).append(case)
-    return [f"fastest: {variant}{' for ' if own[0] else ''}{'; '.join(own)}." for variant, own in found.items()]
+    words = {"batch": "batch ", "seq_len": "steps ", "threads": "threads "}
+    lines = []
+    for variant, best in winners([rows for rows in timed if len(rows) > 1]).items():
+        own = [" ".join(f"{words.get(name, '')}{COLUMNS[name][1](row)}" for name in varying) for row in best]
+        lines.append(f"fastest: {variant}{' for ' if own[0] else ''}{'; '.join(own)}.")
+    return lines
 
 
 def warnings(document: Document, most_unstable: int = MAX_UNSTABLE) -> list[str]:

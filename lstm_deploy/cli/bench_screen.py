@@ -120,10 +120,7 @@ def _footnotes(rows: Sequence[Row]) -> list[str]:
 
 def _show_verdict(cases: Sequence[Case]) -> None:
     """What is the fastest in which cases, and by how much."""
-    found: dict[str, list[Row]] = {}
-    for rows in cases:
-        best = _sorted(rows)[0]
-        found.setdefault(best["variant"], []).append(best)
+    found = tables.winners(cases)
     for variant, rows in sorted(found.items(), key=lambda item: -len(item[1])):
         all_cases = "both cases" if len(rows) == 2 else f"all {len(rows)} cases"
         where = f" in {all_cases}" if len(found) == 1 and len(rows) > 1 else ""

@@ -19,15 +19,19 @@ def bundles(incomplete: str) -> list[str]:
     """Bundles in the folder that was typed and in those below it; where there are none, the shell offers files."""
     from lstm_deploy.artifacts import MANIFEST
 
-    typed = incomplete[: incomplete.rfind("/") + 1]
-    folder = Path(typed or ".")
+    typed, folder = _typed_folder(incomplete)
     found = (*folder.glob(f"*/{MANIFEST}"), *folder.glob(f"*/*/{MANIFEST}"))
     return sorted(typed + manifest.parent.relative_to(folder).as_posix() for manifest in found)
 
 
 def targets(incomplete: str) -> list[str]:
     """Bundles, and the files in the folder that was typed."""
-    typed = incomplete[: incomplete.rfind("/") + 1]
-    folder = Path(typed or ".")
+    typed, folder = _typed_folder(incomplete)
     files = sorted(typed + file.name for file in folder.glob("[!.]*") if file.is_file())
     return [*bundles(incomplete), *files]
+
+
+def _typed_folder(incomplete: str) -> tuple[str, Path]:
+    """The folder that a path begins with, as it was typed and as a path."""
+    typed = incomplete[: incomplete.rfind("/") + 1]
+    return typed, Path(typed or ".")

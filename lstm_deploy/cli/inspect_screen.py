@@ -15,19 +15,8 @@ MOST_TENSORS = 40
 """More tensors than this are not all listed."""
 IN_SECTIONS = {
     *("kind", "bytes", "contract", "inputs", "outputs", "functions", "artifacts", "rollouts", "tensors", "training"),
-    *(
-        "versions",
-        "source",
-        "network",
-        "task",
-        "validated",
-        "changed_files",
-        "created",
-        "inferred",
-        "findings",
-        "notes",
-    ),
-    *("state", "lint", "recurrent", "unrecognized"),
+    *("versions", "source", "network", "task", "validated", "changed_files", "created", "inferred", "findings"),
+    *("notes", "state", "lint", "recurrent", "unrecognized"),
 }
 """Keys of the document that have a place of their own; others are fields below the heading."""
 
@@ -37,33 +26,29 @@ def show(path: Path, document: Document, contract: Any) -> None:
     console.say((str(path), console.HEADING), f": {document['kind']}, {document['bytes']:,} bytes")
     console.say_fields(*_general(document))
     if contract:
-        _section("Contract")
+        console.say_heading("Contract")
         console.say_contract(contract)
     elif document.get("inputs") is not None:
-        _section("Inputs and outputs")
+        console.say_heading("Inputs and outputs")
         pairs = (("in", document["inputs"]), ("out", document["outputs"]))
         console.say_fields(*((kind, f"{name}: {shape}") for kind, values in pairs for name, shape in values.items()))
     if artifacts := (*document.get("artifacts", ()), *document.get("rollouts", ())):
-        _section("Artifacts")
+        console.say_heading("Artifacts")
         _show_artifacts(artifacts)
     if functions := document.get("functions"):
-        _section("Functions")
+        console.say_heading("Functions")
         for prototype in functions:
             console.say(f"  {' '.join(prototype.split())};", hang=6)
     if network := document.get("network"):
-        _section("Network")
+        console.say_heading("Network")
         _show_options(network)
     if training := document.get("training"):
         _show_training(training)
     _show_tensors(document)
     if versions := document.get("versions"):
-        _section("Made with")
+        console.say_heading("Made with")
         console.say(f"  {console.flat(versions)}", hang=2)
     _show_findings(document)
-
-
-def _section(title: str) -> None:
-    console.say_heading(title)
 
 
 def _general(document: Document) -> "list[tuple[str, Part]]":
@@ -131,7 +116,7 @@ def _evidence(artifact: Document) -> str:
 def _show_training(training: Document) -> None:
     from lstm_deploy.training import result_tables
 
-    _section("Training")
+    console.say_heading("Training")
     data = training.get("data") or {}
     known = {key: value for key, value in training.items() if key not in ("metrics", "options", "data")}
     known |= {{"path": "data", "missing": "missing values"}.get(key, key): value for key, value in data.items()}
@@ -154,10 +139,10 @@ def _show_options(options: Document) -> None:
 
 def _show_tensors(document: Document) -> None:
     if recurrent := document.get("recurrent"):
-        _section("Recurrent layers")
+        console.say_heading("Recurrent layers")
         console.say_fields(*recurrent.items())
     if tensors := document.get("tensors"):
-        _section(f"{len(tensors)} tensors")
+        console.say_heading(f"{len(tensors)} tensors")
         console.say_fields(*list(tensors.items())[:MOST_TENSORS])
         if len(tensors) > MOST_TENSORS:
             console.say(f"  … and {len(tensors) - MOST_TENSORS} more; --json lists all.")

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from shutil import which
 from typing import TYPE_CHECKING, Any
+
+from lstm_deploy.errors import why_missing
 
 if TYPE_CHECKING:
     from lstm_deploy.artifacts import Bundle
@@ -73,7 +74,7 @@ def embed(bundle: "Bundle", path: Path) -> list[Command]:
 
 def replay(language: "Language", folder: Path, files: list[str]) -> str:
     """The line for a shell that builds a client and replays its golden trace; empty where README.md says more."""
-    if language.run_needs and not (find_spec("torch") and any(name.endswith(language.run_needs) for name in files)):
+    if language.run_needs and (why_missing("torch") or not any(name.endswith(language.run_needs) for name in files)):
         return ""
     return f"cd {quote(str(folder))} && {language.run.format(python=_python())}"
 

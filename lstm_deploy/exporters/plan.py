@@ -20,7 +20,7 @@ from lstm_deploy.artifacts import (
     sha256,
 )
 from lstm_deploy.contract import Signature, StateLayout, no_rollout_reason
-from lstm_deploy.errors import InputError, did_you_mean
+from lstm_deploy.errors import InputError, check_known
 from lstm_deploy.exporters.precision.options import FLOAT16_FILE, PrecisionOptions
 from lstm_deploy.runtimes import c_compiler
 
@@ -103,11 +103,9 @@ def make_plan(
     precision: PrecisionOptions = FLOAT32_ONLY,
 ) -> Plan:
     """Check the options of an export; raises `InputError` for those that are invalid or cannot be met here."""
-    known = tuple(FORMATS)
-    if unknown := [name for name in formats or [""] if name not in known]:
-        raise InputError(f"{unknown[0]!r} is not a format; {did_you_mean(unknown[0], FORMATS)}")
-    if state_layout not in get_args(StateLayout):
-        raise InputError(f"{state_layout!r} is not a state layout; {did_you_mean(state_layout, get_args(StateLayout))}")
+    for name in formats or [""]:
+        check_known(name, FORMATS, "a format")
+    check_known(state_layout, get_args(StateLayout), "a state layout")
     if "c" in formats:
         c_compiler.find_compiler()  # without one there is no proof
     precision.check(formats)

@@ -54,6 +54,7 @@ def usage(bundle: Bundle) -> dict[str, Any]:
         "inputs": [_tensor(spec, sizes) for spec in signature.inputs],
         "outputs": signature.outputs,
         "states": _states(signature, sizes),
+        "learned": any(spec.initial is not None for spec in signature.state_specs),
         "row": _row(signature) if way == "stream" else (),
         "numbers": ",".join(["0"] * prod(_row(signature))) if way == "stream" and signature.least_seq == 1 else "",
         "text": sample_text(signature.task),

@@ -9,7 +9,7 @@ from threading import Lock
 
 from lstm_deploy.artifacts import FORMATS, Artifact, Bundle, as_path, restore
 from lstm_deploy.contract import Feeds, Forecast, Outputs, Signature, check_rollout_inputs, rollout_contract
-from lstm_deploy.errors import CaptureError, InputError, did_you_mean, machine_limits, one_line, refuse_unused
+from lstm_deploy.errors import CaptureError, InputError, check_known, machine_limits, one_line, refuse_unused
 from lstm_deploy.runtimes.input_checks import check_finite, complete_feeds
 from lstm_deploy.runtimes.opening import RUNTIMES, is_faster_in_torch, open_runtime
 from lstm_deploy.runtimes.protocol import Runtime
@@ -215,6 +215,5 @@ def _format_of(bundle: Bundle, runtime: str | None, provider: str, precision: st
             return "torchscript"
         return formats[0] if formats else "onnx"
     by_runtime = {loader.runtime: format_ for format_, loader in RUNTIMES.items()}
-    if runtime not in tuple(by_runtime):
-        raise InputError(f"{runtime!r} is not a runtime; {did_you_mean(runtime, by_runtime)}")
+    check_known(runtime, by_runtime, "a runtime")
     return by_runtime[runtime]

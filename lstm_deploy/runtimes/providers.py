@@ -6,7 +6,7 @@ The tolerances are in `validation.tolerances`, by precision and provider.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lstm_deploy.errors import InputError, did_you_mean
+from lstm_deploy.errors import check_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,5 @@ PROVIDERS = {
 
 def find_provider(name: str) -> Provider:
     """The provider of that name; raises `InputError` where there is none."""
-    if name not in tuple(PROVIDERS):  # which takes what has no hash, too
-        raise InputError(f"{name!r} is not an execution provider; {did_you_mean(name, PROVIDERS)}")
+    check_known(name, PROVIDERS, "an execution provider")
     return PROVIDERS[name]

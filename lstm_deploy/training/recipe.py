@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from lstm_deploy.contract import CELLS_BY_NAME, Unit
-from lstm_deploy.errors import InputError, did_you_mean, without_effect
+from lstm_deploy.errors import InputError, check_known, did_you_mean, without_effect
 
 Generator = Literal["sine", "sines"]
 Missing = Literal["previous", "interpolate", "drop", "refuse"]
@@ -158,8 +158,7 @@ def make_recipe(task: TaskName, **options: Any) -> Recipe:
 
     Raises `InputError` for an unknown task, unknown options, and for those that conflict.
     """
-    if task not in tuple(DEFAULTS):
-        raise InputError(f"{task!r} is not a task; {did_you_mean(task, DEFAULTS)}")
+    check_known(task, DEFAULTS, "a task")
     if unknown := [name for name in options if name not in Recipe.__struct_fields__]:
         raise InputError(f"A recipe has no {unknown[0]!r}; {did_you_mean(unknown[0], Recipe.__struct_fields__)}")
     given = {name: value for name, value in options.items() if value is not None}

@@ -1,28 +1,11 @@
 import pytest
+from parity_checks import check
 
 from lstm_deploy.artifacts import Bundle, Check, Diagnosis, ParityReport
 from lstm_deploy.errors import ParityError
 
-RIGHT = Check(
-    name="chunked",
-    artifact="model.onnx",
-    provider="cpu",
-    output="y",
-    passed=True,
-    max_abs=2e-7,
-    tolerance=1e-5,
-    detail="",
-)
-WRONG = Check(
-    name="golden",
-    artifact="model.int8.onnx",
-    provider="cpu",
-    output="h_out",
-    passed=False,
-    max_abs=3e-5,
-    tolerance=1e-5,
-    detail="worst at [0, 1] <3>",
-)
+RIGHT = check("chunked", max_abs=2e-7)
+WRONG = check("golden", "model.int8.onnx", "h_out", passed=False, max_abs=3e-5, detail="worst at [0, 1] <3>")
 FAILED = ParityReport(
     passed=False,
     reference="golden trace",

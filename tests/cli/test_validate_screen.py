@@ -1,12 +1,12 @@
+from functools import partial
+
+import parity_checks
 import pytest
 
-from lstm_deploy.artifacts import Check, Diagnosis, ParityReport
+from lstm_deploy.artifacts import Diagnosis, ParityReport
 from lstm_deploy.cli import validate_screen
 
-
-def check(name="shapes", artifact="model.onnx", output="y", passed=True, **more):
-    fields = {"max_abs": 1e-6, "tolerance": 1e-5, "detail": "as it should be", "provider": "cpu", **more}
-    return Check(name=name, artifact=artifact, output=output, passed=passed, **fields)
+check = partial(parity_checks.check, max_abs=1e-6, detail="as it should be")
 
 
 @pytest.fixture

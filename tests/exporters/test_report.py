@@ -6,28 +6,15 @@ import numpy as np
 import pytest
 from documents import document, row
 from msgspec.structs import replace
+from parity_checks import check
 
 from lstm_deploy.artifacts.bundle import Bundle
-from lstm_deploy.artifacts.parity_report import Check, Diagnosis, ParityReport
+from lstm_deploy.artifacts.parity_report import Diagnosis, ParityReport
 from lstm_deploy.benchmark import BenchReport
 from lstm_deploy.exporters import report
 from lstm_deploy.training import plots as training_plots
 
 pytestmark = pytest.mark.whole
-
-
-def check(**changes):
-    defaults = {
-        "name": "shapes",
-        "artifact": "model.onnx",
-        "provider": "cpu",
-        "output": "y",
-        "passed": True,
-        "max_abs": 1e-7,
-        "tolerance": 1e-5,
-        "detail": "",
-    }
-    return Check(**{**defaults, **changes})
 
 
 def test_a_bundles_report_has_its_contract_parity_and_plot(forecast_bundle):
