@@ -146,11 +146,11 @@ MOST_NAMES = 20
 
 
 def nearest(wrong: object, known: Iterable[object]) -> str | None:
-    """The known name that a wrong one was probably meant to be, if there is one; case does not matter."""
+    """The known name that a wrong one was probably meant to be, if there is one; case and the dashes of an option do not matter."""
     from difflib import get_close_matches
 
-    by_lower_case = {str(name).lower(): str(name) for name in known}
-    found = get_close_matches(str(wrong).lower(), by_lower_case, n=1)
+    by_lower_case = {str(name).lower().lstrip("-"): str(name) for name in known}
+    found = get_close_matches(str(wrong).lower().lstrip("-"), by_lower_case, n=1)
     return by_lower_case[found[0]] if found else None
 
 

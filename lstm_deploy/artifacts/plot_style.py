@@ -3,6 +3,7 @@
 A plot is saved with two pixels to the point and has no text below `SMALL` points, so it can be read at half its size.
 """
 
+import logging
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ CHARACTER = 0.55
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, whose parts keep clear of each other."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts that a machine has not
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 

@@ -15,6 +15,8 @@ Case = Sequence[Row]
 """The rows of one scenario, scope, batch, number of steps and of threads."""
 OPTIONAL = ("95 % interval", "p90 µs", "steps/s", "p99 µs", "of peak")
 """Columns that are left out where there is too little room, in this order."""
+MOST_TITLES = 2
+"""More cases than that are counted in the verdict, not named: their blocks show them."""
 
 
 def show(document: Mapping[str, Any]) -> None:
@@ -122,10 +124,12 @@ def _show_verdict(cases: Sequence[Case]) -> None:
     """What is the fastest in which cases, and by how much."""
     found = tables.winners(cases)
     for variant, rows in sorted(found.items(), key=lambda item: -len(item[1])):
-        all_cases = "both cases" if len(rows) == 2 else f"all {len(rows)} cases"
-        where = f" in {all_cases}" if len(found) == 1 and len(rows) > 1 else ""
-        if len(found) > 1:
+        if len(rows) == len(cases):
+            where = f" in {'both' if len(rows) == 2 else f'all {len(rows)}'} cases" if len(rows) > 1 else ""
+        elif len(rows) <= MOST_TITLES:
             where = f" for {'; '.join(_title(row, cases) for row in rows)}"
+        else:
+            where = f" in {len(rows)} of {len(cases)} cases"
         console.say(("FASTEST ", console.GOOD), f" {variant}{where}{_gain(rows)}", hang=9)
 
 

@@ -233,6 +233,7 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
         console.say_json(document | trained.spec.training)
     else:
         if found:
+            console.say(("Trials of the search, the best first", console.HEADING))
             console.say_table(*result_tables.search_table(found.trials))
             console.say()
         console.say(("On held-out data", console.HEADING))

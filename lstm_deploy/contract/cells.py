@@ -63,6 +63,11 @@ class Cell(Struct, frozen=True, kw_only=True):
         """For messages: `LSTM`, `GRU` or `RNN`."""
         return self.pytorch_modules[0]
 
+    def describe(self, input_size: int, hidden_size: int, num_layers: int) -> str:
+        """For messages, as PyTorch's constructor is given them: `LSTM(4, 16)`, `GRU(4, 16, 2 layers)`."""
+        layers = f", {num_layers} layers" if num_layers > 1 else ""
+        return f"{self.title}({input_size}, {hidden_size}{layers})"
+
     @property
     def pytorch_options(self) -> dict[str, str]:
         """What `pytorch_modules` are given beside their sizes."""

@@ -135,8 +135,8 @@ def _from_pytorch(weights: StateDict, key: str = "", source: Path | None = None)
     width = (recurrent.proj_size or recurrent.hidden_size) * (2 if recurrent.bidirectional else 1)
     name = path.rstrip(".") or key or "the file"
     findings = [
-        f"{name} is {with_article(cell.title)}"
-        f"({recurrent.input_size}, {recurrent.hidden_size}, {recurrent.num_layers} layers)"
+        f"{name} is "
+        + with_article(cell.describe(recurrent.input_size, recurrent.hidden_size, recurrent.num_layers))
         + (", bidirectional" if recurrent.bidirectional else "")
         + (f", projected to {recurrent.proj_size}" if recurrent.proj_size else "")
         + (", without biases" if not recurrent.bias else "")

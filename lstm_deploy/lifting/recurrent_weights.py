@@ -30,7 +30,7 @@ _BY_PYTORCH: Mapping[str, str] = {
 
 
 def describe_recurrent(shapes: Mapping[str, Collection[int]]) -> dict[str, str]:
-    """The recurrent modules among some weights, by path: `LSTM(3, 4, 1 layers)` where the shapes say so."""
+    """The recurrent modules among some weights, by path: `LSTM(3, 4)` where the shapes say so."""
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         if match := RECURRENT_WEIGHT.match(name):
@@ -91,4 +91,6 @@ def _describe(own: Mapping[str, tuple[int, ...]]) -> str:
     if "weight_ih" in own:
         return f"{cell.pytorch_modules[1] if cell else 'recurrent cell'}({inputs[1]}, {hidden})"
     more = ", bidirectional" if any(name.endswith("_reverse") for name in own) else ""
-    return f"{cell.title if cell else 'recurrent layer'}({inputs[1]}, {hidden}, {layers} layers{more})"
+    if cell is None:
+        return f"a recurrent layer of unknown kind ({inputs[1]}, {hidden}{more})"
+    return f"{cell.describe(inputs[1], hidden, layers)}{more}"

@@ -28,7 +28,7 @@ from lstm_deploy.contract import (
 from lstm_deploy.errors import InputError, describe, one_line, refuse_unused
 from lstm_deploy.lifting.file_contents import SHARD, WEIGHT_SUFFIXES, distributed, joining
 from lstm_deploy.lifting.lifting import lift
-from lstm_deploy.lifting.recognition import recognize
+from lstm_deploy.lifting.recognition import Inferred, recognize
 from lstm_deploy.lifting.recurrent import Lifted
 from lstm_deploy.lifting.recurrent_modules import RECURRENT_MODULES
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
@@ -341,7 +341,8 @@ def _inputs(spec: CheckpointSpec) -> tuple[TensorSpec, ...]:
 
 def _summary(lifted: Lifted) -> str:
     recurrent = ", ".join(
-        f"{spec.cell.title}({spec.input_size}, {spec.hidden_size}, {spec.num_layers} layers)"
-        for spec in lifted.signature.recurrent
+        spec.cell.describe(spec.input_size, spec.hidden_size, spec.num_layers) for spec in lifted.signature.recurrent
     )
+    if isinstance(lifted.module, Inferred):
+        return f"{recurrent}, inferred from the weights"
     return f"{type(lifted.module).__name__} with {recurrent}"

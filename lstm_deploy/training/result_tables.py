@@ -71,11 +71,15 @@ def baseline_verdict(metrics: Mapping[str, Any]) -> str:
 def search_table(trials: "Sequence[TrialSummary]") -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the trials of a search, in their order: a search gives the best first."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.chosen))
-    rows = [
-        [*map(format_value, (trial.trial, trial.loss, trial.epochs, trial.state, *map(trial.chosen.get, names)))]
-        for trial in trials
-    ]
-    return ["trial", "validation loss", "epochs", "", *(option_name(name) for name in names)], rows
+    columns = {
+        "trial": [trial.trial for trial in trials],
+        "val loss": [trial.loss for trial in trials],
+        "epochs": [trial.epochs for trial in trials],
+    }
+    if any(trial.state != "complete" for trial in trials):
+        columns["ended"] = [trial.state for trial in trials]
+    columns |= {option_name(name): [trial.chosen.get(name) for trial in trials] for name in names}
+    return [*columns], [[*map(format_value, row)] for row in zip(*columns.values(), strict=True)]
 
 
 def _figure(value: Any, digits: int = 3) -> str:

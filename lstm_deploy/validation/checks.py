@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import onnx
 from msgspec import Struct
+from msgspec.structs import replace
 
 from lstm_deploy.artifacts import Artifact, Bundle, Check, CrashError, int8_saturation, lint
 from lstm_deploy.contract import Array, Signature, TensorSpec
@@ -136,10 +137,14 @@ def _different(name: str, actual: object, expected: object) -> Iterator[str]:
 def _contract(carried: Signature, subject: Subject) -> Findings | None:
     if subject.contract is None:
         return None
+    ours, theirs = carried, subject.contract
+    if subject.bundle is None:
+        # The reference may be these layers in a module of other names, as bare weights are.
+        ours, theirs = _without_paths(ours), _without_paths(theirs)
     different = [
         sentence
         for field in Signature.__struct_fields__
-        for sentence in _different(field, getattr(carried, field), getattr(subject.contract, field))
+        for sentence in _different(field, getattr(ours, field), getattr(theirs, field))
     ]
     if subject.reference is not None:
         expected_of, actual_of = measured(subject.reference), measured(carried)
@@ -149,6 +154,15 @@ def _contract(carried: Signature, subject: Subject) -> Findings | None:
             if actual_of[what] != expected
         ]
     return Findings([*subject.problems, *different], "as it should be")
+
+
+def _without_paths(contract: Signature) -> Signature:
+    """The contract without the places of its layers and states in the module that it was made from."""
+    return replace(
+        contract,
+        recurrent=tuple(replace(spec, module="") for spec in contract.recurrent),
+        states=tuple(replace(spec, module=None, argument="", result="") for spec in contract.state_specs),
+    )
 
 
 def measured(signature: Signature) -> dict[str, str]:

@@ -34,6 +34,12 @@ def test_what_is_fastest_is_said_for_each_case_by_what_differs(capsys):
     assert out[-1] == "FASTEST  onnx in both cases: 8.1 times faster than eager"
 
 
+def test_cases_of_a_winner_are_counted_where_they_are_many(capsys):
+    faster = [timed for batch in (1, 2, 4) for timed in ({**EAGER, "batch": batch}, row(batch=batch))]
+    out, _ = screen(capsys, *faster, {**EAGER, "p50_us": 5.0, "batch": 32}, row(batch=32, verdict="slower"))
+    assert out[-2:] == ["FASTEST  onnx in 3 of 4 cases: 8.1 times faster than eager", "FASTEST  eager for batch 32"]
+
+
 def test_footnotes_are_only_for_what_appears(capsys):
     out, _ = screen(capsys, {**EAGER, "roofline_fraction": None}, row(roofline_fraction=None))
     assert not [line for line in out if line.startswith(("same", "of peak", "floor", "end to end", "≥"))]

@@ -63,7 +63,7 @@ def test_weights_of_others_are_listed_with_what_they_tell(tmp_path, name):
     found = describe(tmp_path / name)
     assert found["kind"] == "weights"
     assert found["tensors"]["rnn.weight_ih_l0"] == "float32[16, 3]"
-    assert "rnn is an LSTM(3, 4, 1 layers)" in found["inferred"]
+    assert "rnn is an LSTM(3, 4)" in found["inferred"]
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own
@@ -97,7 +97,7 @@ def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix)
     """Which is another command: `inspect` has no option that would help."""
     torch.save({"actor": nn.LSTM(3, 4).state_dict(), "critic": nn.LSTM(5, 4).state_dict()}, tmp_path / f"m{suffix}")
     found = describe(tmp_path / f"m{suffix}")
-    assert found["recurrent"] == {"actor": "LSTM(3, 4, 1 layers)", "critic": "LSTM(5, 4, 1 layers)"}
+    assert found["recurrent"] == {"actor": "LSTM(3, 4)", "critic": "LSTM(5, 4)"}
     assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["unrecognized"]
     torch.save(
         nn.LSTM(3, 4).state_dict() | {"a.weight": torch.ones(7, 9), "cfg": argparse.Namespace(lr=1)}, tmp_path / "n.pt"

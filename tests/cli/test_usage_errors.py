@@ -9,6 +9,7 @@ from command_line import fails
         ("xyzzy", "There is no command 'xyzzy'; choose from train, export,"),
         ("--vresion", "There is no option --vresion; did you mean --version?"),
         ("export m.pt --formt onnx", "There is no option --formt; did you mean --format?"),
+        ("run b --text hello", "There is no option --text; see lstm-deploy run --help."),
         ("export m.pt --xyzzy", "There is no option --xyzzy; see lstm-deploy export --help."),
         (
             "train a.csv --task forcast",

@@ -46,7 +46,7 @@ def test_every_form_is_recognised_and_computes_the_same(embedding, head, prefix,
 
 def test_what_no_file_says_is_among_the_findings():
     findings = " ".join(recognize(Net(False, True).state_dict()).findings)
-    assert "rnn is an LSTM(3, 8, 1 layers)" in findings
+    assert "rnn is an LSTM(3, 8)" in findings
     assert "out.weight is a Linear(8, 5) after it" in findings
     assert "no activation" in findings
     assert "--input" in findings

@@ -73,16 +73,16 @@ def test_one_network_is_found_without_its_class(tmp_path, framework):
     for name, value in network.state_dict().items():
         found = next(each for each in weights if each.endswith(name))
         torch.testing.assert_close(weights[found], value, rtol=1e-3, atol=1e-3)
-    assert "LSTM(3, 4, 1 layers)" in " ".join(load(Origin(path=path)).findings)
+    assert "LSTM(3, 4)" in " ".join(load(Origin(path=path)).findings)
 
 
 @pytest.mark.parametrize(
     ("framework", "kind", "seen"),
     [
-        ("lightning", foreign.Net, [r"net\.lstm: LSTM\(3, 4, 1 layers\)"]),
+        ("lightning", foreign.Net, [r"net\.lstm: LSTM\(3, 4\)"]),
         ("stable_baselines3", foreign.Actor, ["2 LSTMs", "lstm_actor: LSTM", "lstm_critic: LSTM"]),
         ("rsl_rl", foreign.RecurrentModel, ["actor_state_dict with LSTM", "critic_state_dict with LSTM"]),
-        ("clean_rl", foreign.Net, [r"0 with LSTM\(3, 4, 1 layers\)"]),
+        ("clean_rl", foreign.Net, [r"0 with LSTM\(3, 4\)"]),
         ("ema_wrapper", foreign.Net, [r"online_model\.lstm: LSTM", r"ema_model\.lstm: LSTM"]),
     ],
 )
@@ -116,7 +116,7 @@ def test_weights_of_other_kinds_are_found_in_every_wrapping(tmp_path, kind, modu
     network = nn.ModuleDict({"rnn": getattr(nn, kind if module else f"{kind}Cell")(3, 4), "fc": nn.Linear(4, 2)})
     torch.save(wrapped(foreign.renamed(network, prefix)), tmp_path / "m.pt")
     loaded = load(Origin(path=tmp_path / "m.pt"))
-    assert loaded.source.summary == f"Inferred with {kind}(3, 4, 1 layers)"
+    assert loaded.source.summary == f"{kind}(3, 4), inferred from the weights"
     weights = loaded.lifted.module.state_dict()
     for name, value in network.rnn.state_dict(prefix=f"{kind.lower()}.").items():
         torch.testing.assert_close(weights[name if module else f"{name}_l0"], value)
@@ -159,7 +159,7 @@ def test_a_key_may_have_the_wrappers_that_are_in_the_file(tmp_path, key):
 def test_a_part_says_what_is_left(tmp_path):
     path = written(tmp_path, "stable_baselines3", foreign.Actor())
     findings = " ".join(load(Origin(path=path, weights_key="policy.lstm_actor")).findings)
-    assert "policy.lstm_actor is an LSTM(3, 4, 1 layers)" in findings
+    assert "policy.lstm_actor is an LSTM(3, 4)" in findings
     assert "policy.action_net" in findings
     assert "weights in the file that are not used" in findings
 
@@ -200,7 +200,7 @@ def test_a_copy_that_a_callback_keeps_is_named(tmp_path):
     content = {"state_dict": foreign.Net().state_dict(), "callbacks": {"Averaging": foreign.Net().state_dict()}}
     torch.save(content, tmp_path / "m.ckpt")
     found = " ".join(load(Origin(path=tmp_path / "m.ckpt")).findings)
-    assert "callbacks.Averaging holds LSTM(3, 4, 1 layers)" in found
+    assert "callbacks.Averaging holds LSTM(3, 4)" in found
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "gz"])
@@ -266,7 +266,7 @@ def test_a_wrapper_inside_the_network_is_taken_off(tmp_path):
     weights = {name.replace("lstm.", "lstm._orig_mod."): value for name, value in network.state_dict().items()}
     torch.save(weights, tmp_path / "m.pt")
     assert_loaded(load(Origin(path=tmp_path / "m.pt", model=f"{HOME}:Net")), network)
-    assert "lstm is an LSTM(3, 4, 1 layers)" in load(Origin(path=tmp_path / "m.pt")).findings
+    assert "lstm is an LSTM(3, 4)" in load(Origin(path=tmp_path / "m.pt")).findings
 
 
 def test_nan_in_weights_that_are_not_used_is_no_matter(tmp_path):
@@ -316,7 +316,7 @@ def test_a_key_is_advised_only_where_there_is_a_choice(tmp_path):
 
 def test_a_class_that_is_not_there_is_told_what_is(tmp_path):
     path = written(tmp_path, "stable_baselines3", foreign.Actor())
-    with pytest.raises(InputError, match=r"do not fit Net: .* LSTM\(3, 4, 1 layers\) at policy\.lstm_actor"):
+    with pytest.raises(InputError, match=r"do not fit Net: .* LSTM\(3, 4\) at policy\.lstm_actor"):
         load(Origin(path=path, model=f"{HOME}:Net"))
 
 
@@ -334,7 +334,7 @@ def test_the_weights_of_a_whole_module_are_read_by_its_class_and_nothing_runs(tm
 
 def test_a_whole_module_of_pytorch_is_read_where_its_weights_say_what_it_computes(tmp_path):
     torch.save(nn.LSTM(3, 4), tmp_path / "m.pt")
-    assert "the file is an LSTM(3, 4, 1 layers)" in load(Origin(path=tmp_path / "m.pt")).findings
+    assert "the file is an LSTM(3, 4)" in load(Origin(path=tmp_path / "m.pt")).findings
     torch.save(nn.DataParallel(foreign.Net()), tmp_path / "m.pt")
     with pytest.raises(InputError, match=r"class foreign_checkpoints\.Net.*--model FILE\.py:Net"):
         load(Origin(path=tmp_path / "m.pt"))
@@ -362,10 +362,10 @@ def test_of_several_whole_modules_the_key_says_which(tmp_path):
 def test_other_recurrent_layers_are_counted_as_what_they_are(tmp_path):
     both = foreign.renamed(nn.LSTM(3, 4), "a.") | foreign.renamed(nn.GRU(3, 4), "b.")
     torch.save(both, tmp_path / "m.pt")
-    with pytest.raises(InputError, match=r"2 recurrent layers \(a: LSTM\(3, 4, 1 layers\), b: GRU"):
+    with pytest.raises(InputError, match=r"2 recurrent layers \(a: LSTM\(3, 4\), b: GRU"):
         load(Origin(path=tmp_path / "m.pt"))
     torch.save(foreign.renamed(nn.GRU(3, 4), "a.") | foreign.renamed(nn.GRU(3, 4), "b."), tmp_path / "m.pt")
-    with pytest.raises(InputError, match=r"2 GRUs \(a: GRU\(3, 4, 1 layers\), b: GRU"):
+    with pytest.raises(InputError, match=r"2 GRUs \(a: GRU\(3, 4\), b: GRU"):
         load(Origin(path=tmp_path / "m.pt"))
 
 

@@ -7,6 +7,7 @@ import modules
 import numpy as np
 import onnx
 import pytest
+import torch
 from msgspec.structs import replace
 
 import lstm_deploy
@@ -70,6 +71,22 @@ def test_a_live_module_can_be_the_reference(tmp_path):
     assert validate(bundle, reference=module).passed
     assert validate(bundle).reference == "golden trace"
     assert not validate(bundle, reference=modules.HidesState()).passed, "other weights"
+
+
+def test_a_file_of_a_module_is_held_against_its_bare_weights(tmp_path):
+    class Wrapped(torch.nn.Module):
+        def __init__(self, rnn):
+            super().__init__()
+            self.encoder = rnn
+
+        def forward(self, x, state=None):
+            return self.encoder(x, state)
+
+    module = Wrapped(torch.nn.LSTM(3, 4, batch_first=True))
+    lstm_deploy.export(module, tmp_path / "m", inputs={"x": "float32[batch,seq,3]"}, formats=("onnx",))
+    shutil.move(tmp_path / "m" / "model.onnx", tmp_path / "model.onnx")
+    torch.save(module.encoder.state_dict(), tmp_path / "weights.pt")
+    assert validate(tmp_path / "model.onnx", reference=tmp_path / "weights.pt").passed
 
 
 def test_a_changed_artifact_fails(bundle_copy):
