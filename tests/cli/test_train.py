@@ -107,7 +107,8 @@ def test_a_search_is_told_as_a_table_and_its_winner_trained_in_full():
     words = ["--data", "sine", "--rows", "200", "--task", "forecast", "--epochs", "3", "--search", "3"]
     words += ["--range", "hidden-size=2,4", "--range", "learning-rate=1e-4..1e-2:log"]
     out, _ = run("train", *words)
-    assert "learning-rate" in out.splitlines()[0]
+    assert out.splitlines()[0] == "Trials of the search, the best first"
+    assert "learning-rate" in out.splitlines()[1]
     options = checkpoint.read_spec(Path("sine.safetensors")).training["options"]
     assert options["epochs"] == 3
     out, _ = run("train", *words[:-4], *words[-4:], "--resume", "--json")
