@@ -146,7 +146,7 @@ MOST_NAMES = 20
 
 
 def nearest(wrong: object, known: Iterable[object]) -> str | None:
-    """The known name that a wrong one was probably meant to be, if there is one; case and leading dashes are ignored."""
+    """The known name that a wrong one was probably meant to be, if any; case and leading dashes are ignored."""
     from difflib import get_close_matches
 
     by_lower_case = {str(name).lower().lstrip("-"): str(name) for name in known}

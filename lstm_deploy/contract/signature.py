@@ -353,7 +353,7 @@ def decode_json(text: str | bytes, kind: type[T], what: str, newest: int = SCHEM
                 f"{what} has schema version {version} and this release reads up to {newest}; upgrade lstm-deploy."
             )
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:  # TypeError: not a text
         raise InputError(f"{what} is malformed ({error}); export the model again.") from error
 
 

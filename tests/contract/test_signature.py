@@ -166,8 +166,8 @@ def test_a_contract_of_a_newer_release_is_refused():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"schema_version": 1}', "\ud800".encode("utf-8", "surrogatepass"), "[" * 100_000],
-    ids=range(7),
+    [5, "", "{", "[]", "null", '{"schema_version": 1}', "\ud800".encode("utf-8", "surrogatepass"), "[" * 100_000],
+    ids=range(8),
 )
 def test_a_malformed_contract_is_refused(text):
     with pytest.raises(InputError, match="malformed"):
