@@ -21,7 +21,7 @@ def demo(
     context: typer.Context,
     output: OutputOption = Path("exported/demo"),
 ) -> None:
-    """Go from data to a model in use, twice, in two minutes.
+    """Go from data to a model in use, twice, in a few minutes.
 
     Trains, exports, validates, measures and runs a forecaster of prices and a model of text, with the commands that you
     would type. The data is part of the installation.
