@@ -75,6 +75,7 @@ from .report_style import (
 )
 from .scratch import scratch_folder as scratch_folder
 from .templating import template_environment as template_environment
+from .threads import fitting_threads as fitting_threads
 from .torchscript_archives import (
     ZIP as ZIP,
     extra_files as extra_files,

@@ -108,16 +108,31 @@ def say_artifacts(artifacts: Sequence[Any]) -> None:
     say_table(["file", "format", "precision", "bytes"], rows)
 
 
-def say_next(*commands: Sequence[object] | str) -> None:
-    """Commands to go on with, each of which runs as it is printed, so that none is wrapped; texts are for a shell."""
-    from lstm_deploy.cli import layout
+def command_line(command: Sequence[object]) -> str:
+    """A command of ours as a shell takes it, from the words after `lstm-deploy`."""
+    return shlex.join(["lstm-deploy", *map(str, command)])
 
+
+def say_command(line: str) -> None:
+    """A command that is run now."""
+    say()
+    _write_command(sys.stdout, "$ ", line)
+
+
+def say_next(*commands: Sequence[object] | str) -> None:
+    """Commands to go on with, each of which runs as it is printed; texts are for a shell."""
     _flush_results()
     beginning = "next: "
     for command in commands:
-        line = command if isinstance(command, str) else shlex.join(["lstm-deploy", *map(str, command)])
-        _write(sys.stderr, layout.paragraph([(beginning, FAINT), (line, COMMAND)], None))
+        _write_command(sys.stderr, beginning, command if isinstance(command, str) else command_line(command))
         beginning = " " * len(beginning)
+
+
+def _write_command(stream: TextIO, beginning: str, line: str) -> None:
+    """A command, which is not wrapped: so it can be copied from a terminal."""
+    from lstm_deploy.cli import layout
+
+    _write(stream, layout.paragraph([(beginning, FAINT), (line, COMMAND)], None))
 
 
 def flat(value: Any) -> str:

@@ -1,9 +1,8 @@
 """`lstm-deploy demo`: the real commands, one after another, on data that every install has."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from shlex import join
 from typing import Annotated, Any, cast
 
 import typer
@@ -93,14 +92,10 @@ def _train_to_use(
         ["bench", bundle, "--scope", "end_to_end", "--batch", "1"],
         ["run", bundle, *use],
     ):
-        console.say()
-        console.say((f"$ {_line(command)}", console.COMMAND), hang=4)
+        line = console.command_line(command)
+        console.say_command(line)
         code = run_command(*map(str, command))
         if code == console.INTERRUPTED:
             raise KeyboardInterrupt
         if code:
-            raise LstmDeployError(f"{_line(command)} failed, so the demo ends here; its message is above.")
-
-
-def _line(command: Sequence[object]) -> str:
-    return join(["lstm-deploy", *map(str, command)])
+            raise LstmDeployError(f"{line} failed, so the demo ends here; its message is above.")

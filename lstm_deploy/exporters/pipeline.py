@@ -51,7 +51,7 @@ from lstm_deploy.exporters.precision.options import INT8_FILES, PrecisionOptions
 from lstm_deploy.exporters.precision.selection import LowerPrecision
 from lstm_deploy.exporters.torchscript import export_torchscript
 from lstm_deploy.exporters.untranslated import REMEDY
-from lstm_deploy.lifting import Lifted, Origin, sources
+from lstm_deploy.lifting import Lifted, Origin, sources, threads_for
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation import (
@@ -169,7 +169,11 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
     on_stage(0, "lifting")
     loaded = load()
     written, last = len(plan.formats), plan.stages - 1
-    with scratch_folder() as scratch, atomic_bundle(plan.output, force=force) as folder:
+    with (
+        scratch_folder() as scratch,
+        atomic_bundle(plan.output, force=force) as folder,
+        threads_for(loaded.lifted.module),
+    ):
         # C is written from the ONNX graph, also if that is not one of the formats.
         graph = (folder if "onnx" in plan.formats else scratch) / FORMATS["onnx"].file_name()
         data = lower = None

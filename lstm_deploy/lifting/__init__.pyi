@@ -1,6 +1,6 @@
 from . import flat_weights as flat_weights, onnx_order as onnx_order, sources as sources
 from .calling import flatten as flatten
-from .execution import in_float64 as in_float64, shared_copy as shared_copy
+from .execution import in_float64 as in_float64, shared_copy as shared_copy, threads_for as threads_for
 from .onnx_order import to_onnx_order as to_onnx_order
 from .packing import namespaces_of as namespaces_of
 from .probing import dynamic_dims as dynamic_dims, example_inputs as example_inputs

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lstm_deploy.artifacts import fitting_threads
 from lstm_deploy.errors import LiftingError, one_line
 from lstm_deploy.lifting.derived_weights import remove_parametrizations
 
@@ -87,6 +88,20 @@ def in_float64() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def threads_for(module: nn.Module) -> Iterator[None]:
+    """Run PyTorch within the block on as many threads as the module is worth."""
+    before = torch.get_num_threads()
+    computing = [child for child in module.modules() if not isinstance(child, nn.Embedding)]
+    threads = fitting_threads(sum(weight.nbytes for child in computing for weight in child.parameters(recurse=False)))
+    del module, computing  # so that large weights are not kept within the block
+    try:
+        torch.set_num_threads(threads or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lstm_deploy.contract import Signature, StateLayout, StatePolicy, Task, Tens
 from lstm_deploy.errors import LiftingError
 from lstm_deploy.lifting.calling import flatten
 from lstm_deploy.lifting.derived_weights import keep_weights
-from lstm_deploy.lifting.execution import frozen_copy, shared_copy
+from lstm_deploy.lifting.execution import frozen_copy, shared_copy, threads_for
 from lstm_deploy.lifting.kept_state import check_repeatable, find_kept_state, find_kept_state_of_one_row
 from lstm_deploy.lifting.outputs import check_sizes, measure_outputs
 from lstm_deploy.lifting.probing import LOOP, LOOP_ALONE, ModuleProbe
@@ -47,7 +47,7 @@ def lift(
     original = frozen_copy(module)
     _check_recurrent(original)
     probe = ModuleProbe(original, inputs)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), threads_for(original), warnings.catch_warnings():
         # PyTorch warns of every projection on a CPU, which nobody can change.
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
         find_required_state(probe)

@@ -16,6 +16,7 @@ from lstm_deploy.artifacts import (
     Check,
     CrashError,
     Profile,
+    fitting_threads,
     onnx_graph,
     read_interface,
     run_isolated,
@@ -128,11 +129,12 @@ def check_file(
 
     A rollout is compared with its own model instead, called once for each step.
     """
+    threads = fitting_threads(subject.path.stat().st_size)
     model = None
     if subject.model is not None:
-        with closing(open_runtime(subject.model, provider, even_changed=True)) as model:
+        with closing(open_runtime(subject.model, provider, threads, even_changed=True)) as model:
             cases, tolerances = make_rollout_cases(model, subject.rollout_steps), AS_MODEL
-    with closing(open_emulating(subject.path, subject.precision, provider)) as runtime:
+    with closing(open_emulating(subject.path, subject.precision, provider, threads)) as runtime:
         if model is None:
             refuse_rollout(runtime, subject.name)
         else:
@@ -153,13 +155,13 @@ def check_runtime(
     return CheckResults(run_checks(context), comparison.profiles(), runtime.signature)
 
 
-def open_emulating(path: Path, precision: str, provider: str) -> Runtime:
+def open_emulating(path: Path, precision: str, provider: str, threads: int | None = None) -> Runtime:
     """Open an artifact; ONNX in float16, which the CPU cannot run, is emulated in float32 there."""
     if (precision, provider, path.suffix) == ("float16", "cpu", ".onnx"):
         from lstm_deploy.runtimes import OnnxRuntime
 
-        return OnnxRuntime(in_float32(path), provider)
-    return open_runtime(path, provider, even_changed=True)
+        return OnnxRuntime(in_float32(path), provider, threads)
+    return open_runtime(path, provider, threads, even_changed=True)
 
 
 def check_files(subjects: Sequence[Subject], *arguments: Any) -> list[CheckResults | Exception]:

@@ -33,7 +33,13 @@ from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
 from lstm_deploy.validation.diagnosis import explain
 from lstm_deploy.validation.judging import CheckResults, judge, of_bundle
 from lstm_deploy.validation.parity_case import ParityCase
-from lstm_deploy.validation.reference import ArtifactReference, Found, as_reference, find_reference
+from lstm_deploy.validation.reference import (
+    ArtifactReference,
+    Found,
+    as_reference,
+    find_reference,
+    threads_for_reference,
+)
 from lstm_deploy.validation.reference_cases import make_cases
 from lstm_deploy.validation.third_party_onnx import adapt
 from lstm_deploy.validation.tolerances import Override, overrides
@@ -69,7 +75,7 @@ def validate(
     found = find_reference(bundle, reference, carried)
     measured = found.model.signature if found.model else None
     left_out: list[str] = []
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, threads_for_reference(found.model):
         if bundle is not None:
             if names:
                 raise InputError("The names in a bundle are its contract's; leave out --map.")

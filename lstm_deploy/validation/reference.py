@@ -113,6 +113,15 @@ def as_reference(model: "Lifted | ArtifactReference | None") -> Reference | None
     return PyTorchReference(model)
 
 
+def threads_for_reference(model: "Lifted | ArtifactReference | None") -> AbstractContextManager[None]:
+    """Run PyTorch within the block on as many threads as what `find_reference` found is worth."""
+    if model is None or isinstance(model, ArtifactReference):
+        return nullcontext()
+    from lstm_deploy.lifting import threads_for
+
+    return threads_for(model.module)
+
+
 def refuse_rollout(runtime: Runtime, name: str) -> None:
     """Raise `InputError` for a rollout, which can be compared with its own model only."""
     if runtime.signature.rollout:
