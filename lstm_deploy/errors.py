@@ -43,6 +43,10 @@ class LiftingError(InputError):
     """The hidden state of this module cannot be made explicit."""
 
 
+class CutError(LiftingError):
+    """The module does something else from some size on, which a graph would leave out."""
+
+
 class MissingPackageError(InputError, ImportError):
     """A package that this needs is not installed; the message says what to give pip."""
 

@@ -113,11 +113,18 @@ def cases(document: Document) -> list[list[Row]]:
 
 
 def winners(timed: Sequence[Sequence[Row]]) -> dict[str, list[Row]]:
-    """The fastest row of each case, by its variant."""
+    """The fastest row of each case, by its variant.
+
+    Cases where it cannot be told from the baseline are left out, and those where the baseline is the fastest and
+    another cannot be told from it.
+    """
     found: dict[str, list[Row]] = {}
     for rows in timed:
         best = min(rows, key=lambda row: row["p50_us"])
-        found.setdefault(best["variant"], []).append(best)
+        others = [row for row in rows if row["variant"] != row["baseline"] == best["baseline"]]
+        compared = others if best["variant"] == best["baseline"] else [best]
+        if not any(row["verdict"] == NO_DIFFERENCE for row in compared):
+            found.setdefault(best["variant"], []).append(best)
     return found
 
 
@@ -135,13 +142,14 @@ def fastest(document: Document) -> list[str]:
 
 def warnings(document: Document, most_unstable: int = MAX_UNSTABLE) -> list[str]:
     """A line for each row that is not reliable; one for all unstable rows where there are more than a few."""
-    all_warnings = [(row, warning) for row in document["results"] for warning in row["warnings"]]
+    rows = [row for row in document["results"] if not row["again"]]
+    all_warnings = [(row, warning) for row in rows for warning in row["warnings"]]
     unstable = [warning for _, warning in all_warnings if warning.startswith(UNSTABLE_SAYS)]
     lines = []
     if len(unstable) > most_unstable:
         all_warnings = [(row, warning) for row, warning in all_warnings if warning not in unstable]
         lines.append(
-            f"{len(unstable)} of {len(document['results'])} rows are unstable, with a median uncertain by over 5 %: "
+            f"{len(unstable)} of {len(rows)} rows are unstable, with a median uncertain by over 5 %: "
             "close other programs, or give more --rounds."
         )
     return lines + [

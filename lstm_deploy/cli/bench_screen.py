@@ -109,9 +109,9 @@ def _footnotes(rows: Sequence[Row]) -> list[str]:
     if len({row["scope"] for row in rows}) > 1:
         lines.append("end to end: from your arrays to your arrays; resident: the data stays where it is computed.")
     if any(row["kind"] == "floor" for row in rows):
-        lines.append("floor: a call that computes nothing.")
+        lines.append("floor: a call of ONNX Runtime that computes nothing.")
     if any(row["verdict"] == NO_DIFFERENCE and row["variant"] != row["baseline"] for row in rows):
-        lines.append("same: no difference, within noise (that of the baseline, timed twice).")
+        lines.append("same: the difference is within the noise of its block.")
     fractions = [row["roofline_fraction"] for row in rows if row["roofline_fraction"] is not None]
     if fractions:
         lines.append("of peak: % of this machine's peak (roofline).")
@@ -131,6 +131,9 @@ def _show_verdict(cases: Sequence[Case]) -> None:
         else:
             where = f" in {len(rows)} of {len(cases)} cases"
         console.say(("FASTEST ", console.GOOD), f" {variant}{where}{_gain(rows)}", hang=9)
+    if undecided := len(cases) - sum(map(len, found.values())):
+        where = f"in {undecided} of {len(cases)} cases, " if len(cases) > 1 else ""
+        console.say(("SAME    ", console.FAINT), f" {where}the fastest and the baseline are within noise", hang=9)
 
 
 def _gain(rows: Sequence[Row]) -> str:

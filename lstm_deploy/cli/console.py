@@ -92,7 +92,7 @@ def say_fields(*fields: "tuple[str, Part]") -> None:
 def say_contract(contract: Any) -> None:
     """Inputs, state and outputs of a model, whether it streams, and how to go on after a sequence."""
     pairs = zip(contract.state_inputs, contract.state_outputs, strict=True)
-    starts = {"reset": "from the initial state", "carry": "from the state at the end of the last one"}
+    starts = {"reset": "starts from the initial state", "carry": "goes on from the end of the last one"}
     say_fields(
         *(("in", str(spec)) for spec in contract.inputs),
         *(("state", f"{before} -> {after.name}") for before, after in pairs),

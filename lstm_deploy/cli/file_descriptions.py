@@ -127,6 +127,7 @@ def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
             path or "(top)": text
             for path, text in describe_recurrent({name: value.shape for name, value in tensors.items()}).items()
         },
+        "settings": file.settings,
         "left_out": file.objects,
         "tensors": {
             name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in tensors.items()

@@ -16,7 +16,7 @@ MOST_TENSORS = 40
 IN_SECTIONS = {
     *("kind", "bytes", "contract", "inputs", "outputs", "functions", "artifacts", "rollouts", "tensors", "training"),
     *("versions", "source", "network", "task", "validated", "changed_files", "created", "inferred", "findings"),
-    *("notes", "state", "lint", "recurrent", "unrecognized"),
+    *("notes", "state", "lint", "recurrent", "settings", "unrecognized"),
 }
 """Keys of the document that have a place of their own; others are fields below the heading."""
 
@@ -141,6 +141,9 @@ def _show_tensors(document: Document) -> None:
     if recurrent := document.get("recurrent"):
         console.say_heading("Recurrent layers")
         console.say_fields(*recurrent.items())
+    if settings := document.get("settings"):
+        console.say_heading("Settings in the file")
+        console.say_fields(*((name, str(value)) for name, value in settings.items()))
     if tensors := document.get("tensors"):
         console.say_heading(f"{len(tensors)} tensors")
         console.say_fields(*list(tensors.items())[:MOST_TENSORS])

@@ -191,6 +191,21 @@ class Signature(Struct, frozen=True, kw_only=True):
     """Whether one call computes many steps, the model fed with its own outputs (see `rollouts`)."""
 
     @property
+    def described_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs as they are described to `export`: by its name where a size was found to be fixed.
+
+        A name stands at the first axis of that size; one for the batch is only fixed where it was given as a number.
+        """
+        inputs = []
+        for spec in self.inputs:
+            shape = list(spec.shape)
+            for dim in self.fixed:
+                if dim.name != "batch" and dim.size in shape:
+                    shape[shape.index(dim.size)] = dim.name
+            inputs.append(structs.replace(spec, shape=tuple(shape)))
+        return tuple(inputs)
+
+    @property
     def state_inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs for the state, such as `h_in` and `c_in` of an LSTM, in order."""
         return self._states("in")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from lstm_deploy.artifacts import FORMATS, ParityReport, as_path, read_interface
-from lstm_deploy.errors import LstmDeployError, one_line
+from lstm_deploy.errors import CutError, LstmDeployError, one_line
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.validation import Subject, validate as compare
 
@@ -76,6 +76,8 @@ def write_anew(lifted: "Lifted", subjects: Sequence[Subject], folder: Path) -> d
             lifted.signature = replace(signature, task=contract.task, state_policy=contract.state_policy)
         try:
             written[subject.name] = _write(lifted, subject, place, graphs, folder)
+        except CutError:  # no case here would be as long as those that differ
+            raise
         except Exception as error:  # what writes it may fail here, as TorchScript does on Python 3.14
             reason = str(error).rstrip(".") if isinstance(error, LstmDeployError) else one_line(error)
             written[subject.name] = f"it cannot be written anew ({reason})"

@@ -14,7 +14,8 @@ import onnx
 import torch
 
 from lstm_deploy.artifacts import EXTERNAL_ABOVE, PRODUCER, environment, weights_file
-from lstm_deploy.contract import CONTRACT_KEY, TensorSpec
+from lstm_deploy.contract import CONTRACT_KEY, Signature, TensorSpec
+from lstm_deploy.errors import CutError
 from lstm_deploy.exporters.frozen_lines import first_frozen_line
 from lstm_deploy.exporters.lowering import TRANSLATIONS, lower
 from lstm_deploy.exporters.plan import OPSET
@@ -29,6 +30,9 @@ from lstm_deploy.lifting import (
     trace,
     wrong_sizes,
 )
+
+MOST_STEPS = 2**20
+"""Up to so many rows and steps a graph must hold."""
 
 
 def export_onnx(lifted: Lifted, path: Path) -> None:
@@ -132,8 +136,9 @@ def _program(lifted: Lifted, frozen: tuple[str, ...]) -> torch.export.ExportedPr
     # steps, it must not consider so few that one is left inside; the graph runs on them all the same, which is proven.
     least = {"seq": 1 if signature.least_seq == 1 else 4 * signature.least_seq}
     names = sorted(dynamic_dims((*signature.inputs, *signature.state_inputs)))
+    dims = {name: torch.export.Dim(name, min=least.get(name, 1), max=MOST_STEPS) for name in names}
     try:
-        return _exported(lowered, {name: torch.export.Dim(name, min=least.get(name, 1), max=2**20) for name in names})
+        return _exported(lowered, dims)
     except torch._dynamo.exc.UserError as error:
         if error.error_type is not torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION:
             raise
@@ -141,7 +146,26 @@ def _program(lifted: Lifted, frozen: tuple[str, ...]) -> torch.export.ExportedPr
         if lines and not _assumes_only_more_than_one(error):
             raise frozen_size_error(tuple(dict.fromkeys(lines))) from error
     # It was an inequality of sizes that holds, and that the exporter's solver cannot show, as n // 2 < n.
-    return _exported_freely(lowered)
+    program = _exported_freely(lowered)
+    _check_bounds(program, signature)
+    return program
+
+
+def _check_bounds(program: torch.export.ExportedProgram, signature: Signature) -> None:
+    """Refuse a graph that is right up to some size only: of `x[:, :512]`, it keeps what happens to fewer steps."""
+    specs = (*signature.inputs, *signature.state_inputs)
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"][-len(specs) :]
+    for spec, node in zip(specs, placeholders, strict=True):
+        for axis, name in enumerate(spec.shape):
+            size = node.meta["val"].shape[axis]
+            if isinstance(name, str) and isinstance(size, torch.SymInt):
+                most = program.range_constraints[size.node.expr].upper
+                if most < MOST_STEPS:
+                    raise CutError(
+                        f"From {name} {most + 1} on, forward does something else than below, as a slice like "
+                        f"[:, :{most + 1}] does, and a graph has one way for all sizes; cut the input before the call, "
+                        f"or give a number in the place of {name} in {spec}."
+                    )
 
 
 def _exported(lowered: Lifted, dims: Mapping[str, Any]) -> torch.export.ExportedProgram:

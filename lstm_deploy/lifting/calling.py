@@ -215,7 +215,8 @@ def convention_of(module: nn.Module, inputs: Sequence[TensorSpec]) -> CallingCon
     names = [p.name for p in parameters]
     given = [spec.name for spec in inputs]
     takes_batch = len(given) > 1 and not set(given) & set(names) and all(map(named_like_state, names[1:]))
-    passed = given if set(given) <= set(names) else names[:1] if takes_batch else names[: len(given)]
+    free = (name for name in names if name not in given)
+    passed = names[:1] if takes_batch else [name if name in names else next(free, "") for name in given]
     if len(given) > len(names) and not takes_batch:
         raise LiftingError(f"forward takes {len(names)} argument(s), {', '.join(names)}; give as many inputs.")
     rest = [p for p in parameters if p.name not in passed]

@@ -157,6 +157,6 @@ def _state_notes(probe: ModuleProbe, lifted: Lifted) -> tuple[str, ...]:
         return ()
     names = " and ".join(f"self.{attribute}" for attribute in kept)
     held = any(flatten(value) for value in probe.left_behind())
-    start = "zeros, whatever is in it now" if held else "the state of its first call"
+    start = "zeros, whatever is in it now" if held else "where its first call starts"
     policy = "carried from call to call" if lifted.signature.state_policy == "carry" else "reset for each new sequence"
     return (f"the module keeps its state in {names}: it is {policy}, and starts from {start}",)

@@ -56,7 +56,8 @@ def measure_outputs(probe: ModuleProbe, template: Lifted) -> tuple[tuple[int, ..
     outputs = [leaves[position] for position in positions]
     dims = dynamic_dims((*signature.inputs, *signature.state_inputs))
     # Many more steps, if it takes them: a layer with a stride may make of a few more what it makes of the usual ones.
-    more = {dim: STEP if dim != "seq" or not probe.runs(sizes[dim] + MORE_STEPS) else MORE_STEPS for dim in dims}
+    many = max(MORE_STEPS, sizes.get("seq", 0))
+    more = {dim: many if dim == "seq" and probe.runs(sizes[dim] + many) else STEP for dim in dims}
     varied = [(dim, {**sizes, dim: sizes[dim] + more[dim]}) for dim in sorted(dims, key=lambda d: (d == "seq", d))]
     runs = [(dim, larger, run_and_compare(probe, shared_copy(template), larger)) for dim, larger in varied]
     axis_names: dict[str, tuple[int, ...]] = {dim: (sizes[dim], *(larger[dim] for _, larger in varied)) for dim in dims}
@@ -136,9 +137,9 @@ def check_sizes(probe: ModuleProbe, template: Lifted) -> None:
 
 
 def many_steps(lifted: Lifted) -> int:
-    """Enough steps to show a dependence far back in time, and not too many for large weights."""
+    """Enough steps to show a dependence far back in time, twice what a call needs, not too many for large weights."""
     weights = sum(parameter.numel() for parameter in lifted.parameters())
-    return max(24, min(200, WORK // max(1, weights)))
+    return max(24, 2 * lifted.signature.least_seq, min(200, WORK // max(1, weights)))
 
 
 def run_and_compare(

@@ -38,7 +38,7 @@ LOOP = "a loop in forward takes one step at a time; feed it one step a call"
 """Why a graph takes one step."""
 LOOP_ALONE = "a loop in forward takes one step at a time, and calls of one step are not the loop over them"
 """The same where something else than the state leads from step to step."""
-LONGER = (12, 24, 48, 96, 192)
+LONGER = (12, 24, 48, 96, 192, 384, 768, 1536, 3072)
 """Steps to try where `SEQ` are too few for a convolution or pooling over time."""
 
 
@@ -126,7 +126,9 @@ class ModuleProbe:
             if name == "seq" and larger.call_counts != recorded.call_counts:
                 fixed.append(FixedDim(name="seq", size=1, reason=LOOP))
         if "batch" not in names:
-            fixed.append(FixedDim(name="batch", size=max(batches, default=1), reason="the input has no batch axis"))
+            fixed.append(
+                FixedDim(name="batch", size=max(batches, default=1), reason="no axis of the inputs is called batch")
+            )
         fixed_sizes = {dim.name: dim.size for dim in fixed}
         self.sizes |= fixed_sizes
         shapes = [tuple(fixed_sizes.get(str(dim), dim) for dim in spec.shape) for spec in self.inputs]

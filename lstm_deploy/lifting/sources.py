@@ -126,7 +126,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first", known_input
     if origin.trust_pickle:
         network = unpickle_module(path, origin.model, origin.weights_key)
     elif origin.model is not None:
-        network = instantiate(origin.model, origin.init)
+        network = instantiate(origin.model, origin.init, lambda: open_weights(path).made_with())
         findings = _load_weights(network, origin)
     else:
         kind = "weights"
@@ -294,7 +294,12 @@ def _load_weights(network: nn.Module, origin: Origin) -> tuple[str, ...]:
     try:
         loaded = network.load_state_dict(part.load(places), strict=False)
     except RuntimeError as error:
-        raise InputError(f"{mismatch} ({one_line(error)}); {remedy}.") from error
+        sizes = (
+            f"{key} is {list(part.tensors[place].shape)} in the file and {list(own[key])} in {name}"
+            for place, key in places.items()
+            if key in own and part.tensors[place].shape != own[key]
+        )
+        raise InputError(f"{mismatch} ({next(sizes, one_line(error))}); {remedy}{part.made_with()}.") from error
     # Of tied weights, safetensors keeps one name.
     absent = set(loaded.missing_keys)
     there = [value for key, value in weights.items() if key not in absent]

@@ -1,9 +1,10 @@
 """Runs a user's own code: imports the class of a network, makes an instance, unpickles a trusted module."""
 
 import importlib.util
+import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def _searched_first(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
+def instantiate(model: str, init: Mapping[str, Any], made_with: Callable[[], str] = str) -> nn.Module:
     """Make an instance of the class `FILE.py:Class` or `package.module:Class` with the arguments `init`.
 
+    `made_with` gives the end of an error about arguments: those that are known to have been used.
     Raises `InputError` if the class cannot be imported or constructed, or is no module.
     """
     home, _, name = model.rpartition(":")
@@ -58,10 +60,10 @@ def instantiate(model: str, init: Mapping[str, Any]) -> nn.Module:
         raise InputError(f"--model {model!r} names no class; write FILE.py:Class or package.module:Class.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.")  # of what the class is written with, which works
-        return _instance(home, name, init)
+        return _instance(home, name, init, made_with)
 
 
-def _instance(home: str, name: str, init: Mapping[str, Any]) -> nn.Module:
+def _instance(home: str, name: str, init: Mapping[str, Any], made_with: Callable[[], str]) -> nn.Module:
     namespace = import_module(home)
     network_class = getattr(namespace, name, None)
     if not callable(network_class):
@@ -70,15 +72,36 @@ def _instance(home: str, name: str, init: Mapping[str, Any]) -> nn.Module:
         )
         remedy = did_you_mean(name, classes) if classes else "it defines no torch.nn.Module."
         raise InputError(f"{home} has no class {name!r}; {remedy}")
+    if problem := _wrong_arguments(name, network_class, init):
+        raise InputError(f"{problem}{made_with()}.")
     try:
         network = network_class(**init)
     except Exception as error:  # whatever the user's constructor raises
+        reason = f"{one_line(error)}{user_line(error)}"
         raise InputError(
-            f"{name} cannot be constructed ({one_line(error)}{user_line(error)}); give its arguments with --init JSON."
+            f"{name} cannot be constructed ({reason}); give its arguments with --init JSON{made_with()}."
         ) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{home}:{name} makes a {type(network).__name__}, not a torch.nn.Module; name its class.")
     return network
+
+
+def _wrong_arguments(name: str, network_class: Callable[..., Any], init: Mapping[str, Any]) -> str:
+    """Which argument of a constructor is unknown or missing, and what to give; empty if all fit."""
+    try:
+        parameters = inspect.signature(network_class).parameters.values()
+    except ValueError:  # of a callable that is not written in Python
+        return ""
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    names = [each.name for each in named]
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    if not takes_any and (unknown := next((key for key in init if key not in names), None)):
+        remedy = did_you_mean(unknown, names).removesuffix(".") if names else "leave out --init"
+        return f"{name} has no argument {unknown!r}, which --init gives; {remedy}"
+    if missing := [each.name for each in named if each.default is each.empty and each.name not in init]:
+        example = ", ".join(f'"{each}": …' for each in missing)
+        return f"{name} also needs {' and '.join(missing)}; give --init '{{{example}}}'"
+    return ""
 
 
 def unpickle_module(path: Path, model: str | None = None, key: str | None = None) -> nn.Module:

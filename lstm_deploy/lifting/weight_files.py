@@ -27,6 +27,9 @@ MOST_VALUES = 1_000_000
 DEEPEST = 100
 """How many containers may lie in one another."""
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.nn.quantized.")
+SETTINGS = re.compile(r"(hyper_?param(eter)?s|hparams|config|cfg|args|kwargs|(model|init)_(args|kwargs|config))$")
+"""How files name what their networks were made with."""
+MOST_SETTINGS = 50
 _ARRAY = "a NumPy array"
 _NUMPY = {"scalar": "a NumPy number", "_reconstruct": _ARRAY}
 
@@ -45,6 +48,8 @@ class WeightFile(Struct, frozen=True, kw_only=True):
     """Whole modules, by their place: the class of each."""
     entries: tuple[str, ...]
     """What the file holds at its top."""
+    settings: dict[str, str | int | float]
+    """Numbers and texts that the network was made with, by their place, as `hyper_parameters.hidden`."""
 
     def under(self, key: str | None) -> "WeightFile":
         """The part of the file below a place; raises `InputError` if no tensor is there."""
@@ -70,6 +75,7 @@ class WeightFile(Struct, frozen=True, kw_only=True):
             objects={},
             modules=modules,
             entries=self.entries,
+            settings=self.settings,
         )
 
     def load(self, names: Mapping[str, str]) -> StateDict:
@@ -152,6 +158,14 @@ class WeightFile(Struct, frozen=True, kw_only=True):
             f"{self.path} holds no weights ({', '.join(self.entries)[:300] or 'nothing'}); give the file that has them."
         )
 
+    def made_with(self) -> str:
+        """The settings, as the end of a message: `; the file has hyper_parameters: hidden 64`; empty if none."""
+        by_home: dict[str, list[str]] = {}
+        for place, value in self.settings.items():
+            home, _, name = place.rpartition(".")
+            by_home.setdefault(home, []).append(f"{name} {value}")
+        return "".join(f"; the file has {home}: {', '.join(listed)}" for home, listed in by_home.items())
+
     def left_out(self) -> str:
         """A sentence on the objects that are left out; empty if there are none."""
         found = [f"{place} ({kind})" for place, kind in self.objects.items() if not is_training(place)]
@@ -180,6 +194,7 @@ def open_weights(path: Path) -> WeightFile:
         objects=dict(walk.objects),
         modules=walk.modules,
         entries=tuple(map(str, entries)) or (type_name(content),),
+        settings=walk.settings,
     )
 
 
@@ -231,6 +246,7 @@ class _Walk:
         self.homes: dict[str, str] = {}
         self.objects: list[tuple[str, str]] = []
         self.modules: dict[str, str] = {}
+        self.settings: dict[str, str | int | float] = {}
         self.visited = 0
         self.around: set[int] = set()
         """The containers that are being visited: objects refer back to those that hold them."""
@@ -269,7 +285,10 @@ class _Walk:
         self.visited += 1 + len(value) // 100
         if self.visited > MOST_VALUES:
             raise InputError(f"{self.path} holds more values than a file of weights; check it.")
+        is_settings = SETTINGS.match(place) is not None
         for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if is_settings and isinstance(child, str | int | float) and len(self.settings) < MOST_SETTINGS:
+                self.settings[f"{place}.{key}"] = child
             if not isinstance(child, str | int | float | bytes | None):
                 name = _without_wrappers(f"{place}.{key}." if place else f"{key}.")
                 self.visit(child, name.removesuffix("."), home, depth + 1)

@@ -1,18 +1,20 @@
 """The reference that artifacts are compared with: which one a user means, or a bundle knows."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lstm_deploy.artifacts import SUFFIXES, Bundle, as_path
-from lstm_deploy.contract import Feeds, Outputs, Signature
-from lstm_deploy.errors import InputError, why_missing
+from lstm_deploy.contract import Feeds, Outputs, Signature, TensorSpec
+from lstm_deploy.errors import InputError, LiftingError, why_missing
 from lstm_deploy.runtimes import Runtime, open_runtime
 
 if TYPE_CHECKING:
     from lstm_deploy.lifting import Lifted
+    from lstm_deploy.lifting.sources import Loaded
 
 GOLDEN_TRACE = "golden trace"
 """The reference named in a report where PyTorch was not run."""
@@ -82,7 +84,6 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
 
     known = bundle.signature if bundle else carried
     layout = known.state_layout if known else "layers-first"
-    inputs = known.inputs if known else ()
     if given is None:
         assert bundle is not None
         source = sources.load_source_of(bundle)
@@ -91,17 +92,30 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
         loaded, name = source, bundle.source_path.name
     elif isinstance(given, Path | sources.Origin):
         origin = given if isinstance(given, sources.Origin) else sources.Origin(path=given)
-        loaded = sources.load(origin, layout, inputs)
+        loaded = _as_contracted(known, partial(sources.load, origin, layout))
         name = origin.path.name
     elif known is None:
         raise InputError(
             "A module can be the reference of a bundle or an artifact of ours, whose contract gives its inputs."
         )
     else:
-        loaded, name = sources.load_module(given, inputs, layout), type(given).__name__
+        loaded = _as_contracted(known, lambda inputs: sources.load_module(given, inputs, layout))
+        name = type(given).__name__
     exported = bundle.manifest.source if bundle else loaded.source
     same = (exported.kind, exported.sha256) == (loaded.source.kind, loaded.source.sha256)
     return Found(loaded.lifted, f"PyTorch in float64 ({name})", same)
+
+
+def _as_contracted(known: Signature | None, load: "Callable[[Sequence[TensorSpec]], Loaded]") -> "Loaded":
+    """The reference, described as the model of a contract was: then sizes that it fixes are found as they were."""
+    if known is None:
+        return load(())
+    if known.described_inputs != known.inputs:
+        with suppress(LiftingError):
+            loaded = load(known.described_inputs)
+            if loaded.lifted.signature.inputs == known.inputs:
+                return loaded
+    return load(known.inputs)
 
 
 def as_reference(model: "Lifted | ArtifactReference | None") -> Reference | None:

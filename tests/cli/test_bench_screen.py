@@ -40,6 +40,17 @@ def test_cases_of_a_winner_are_counted_where_they_are_many(capsys):
     assert out[-2:] == ["FASTEST  onnx in 3 of 4 cases: 8.1 times faster than eager", "FASTEST  eager for batch 32"]
 
 
+def test_a_case_within_noise_has_no_winner(capsys):
+    close = row(p50=99.0, verdict="no difference")
+    out, _ = screen(capsys, EAGER, close)
+    assert out[-1] == "SAME     the fastest and the baseline are within noise"
+    out, _ = screen(capsys, {**EAGER, "p50_us": 98.0}, close, {**EAGER, "batch": 32}, row(batch=32))
+    assert out[-2:] == [
+        "FASTEST  onnx for batch 32: 8.1 times faster than eager",
+        "SAME     in 1 of 2 cases, the fastest and the baseline are within noise",
+    ]
+
+
 def test_footnotes_are_only_for_what_appears(capsys):
     out, _ = screen(capsys, {**EAGER, "roofline_fraction": None}, row(roofline_fraction=None))
     assert not [line for line in out if line.startswith(("same", "of peak", "floor", "end to end", "≥"))]
@@ -50,7 +61,7 @@ def test_footnotes_are_only_for_what_appears(capsys):
         row(scope="resident"),
     ]
     out, _ = screen(capsys, *rows)
-    for beginning in ("same: no difference, within noise", "of peak: % of", "floor: ", "end to end: ", "≥100%: "):
+    for beginning in ("same: the difference is within", "of peak: % of", "floor: ", "end to end: ", "≥100%: "):
         assert [line for line in out if line.startswith(beginning)], beginning
     (faster_than_the_peak,) = (line for line in out if line.startswith("  onnx") and "same" in line)
     assert "≥100%" in faster_than_the_peak

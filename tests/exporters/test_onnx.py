@@ -77,6 +77,66 @@ def test_a_size_that_is_asserted_after_layers_with_strides_stays_right(tmp_path)
     assert_equal_on_all_shapes(lifted, tmp_path / "m.onnx")
 
 
+class Cuts(nn.Module):
+    """Looks at some of the steps of long calls only, before or after a layer with a stride."""
+
+    def __init__(self, cut, after_layer=False):
+        super().__init__()
+        self.cut, self.after_layer = cut, after_layer
+        self.conv = nn.Conv1d(3, 4, 4, stride=2)
+        self.gru, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = x if self.after_layer else self.cut(x)
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.head(self.gru(self.cut(y) if self.after_layer else y)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("module", "bound"),
+    [
+        (Cuts(lambda x: x[:, :5000]), "From seq 5000 on"),
+        (Cuts(lambda x: x[:, -5000:]), "From seq 5000 on"),
+        (Cuts(lambda x: x[:, :300], after_layer=True), "From seq 602 on"),
+        (Cuts(lambda x: x[:70]), "From batch 70 on"),
+    ],
+    ids=["first", "latest", "after a layer", "rows"],
+)
+def test_a_cut_of_long_calls_is_refused_as_a_graph_would_leave_it_out(tmp_path, module, bound):
+    lifted = lift(module.eval(), [TensorSpec.parse("x:float32[batch,seq,3]")])
+    with pytest.raises(LiftingError, match=f"{bound}, forward does something else"):
+        export_onnx(lifted, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_cut_stays_where_the_size_is_a_number(tmp_path):
+    lifted = lift(Cuts(lambda x: x[:, :30]).eval(), [TensorSpec.parse("x:float32[batch,40,3]")])
+    export_onnx(lifted, tmp_path / "m.onnx")
+    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    x = torch.randn(2, 40, 3)
+    (got,) = session.run(["y"], {"x": x.numpy(), "h_in": np.zeros((1, 2, 5), np.float32)})
+    np.testing.assert_allclose(got, lifted(x, torch.zeros(1, 2, 5))[0].detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(128, 64), (400, 160)])
+def test_long_kernels_over_raw_samples_leave_the_length_open(tmp_path, kernel, stride):
+    class Samples(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gru = nn.Conv1d(1, 4, kernel, stride), nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, wav):
+            return self.gru(self.conv(wav.unsqueeze(1)).transpose(1, 2))[0]
+
+    lifted = lift(Samples().eval(), [TensorSpec.parse("wav:float32[batch,seq]")])
+    assert (lifted.signature.fixed, lifted.signature.least_seq) == ((), kernel)
+    export_onnx(lifted, tmp_path / "m.onnx")
+    wav = torch.randn(2, 16_000)
+    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (got,) = session.run(["y"], {"wav": wav.numpy(), "h_in": np.zeros((1, 2, 5), np.float32)})
+    np.testing.assert_allclose(got, lifted(wav, torch.zeros(1, 2, 5))[0].detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_names_and_axes_are_those_of_the_contract(tmp_path):
     _, model = onnx_of(modules.ReturnsState(), tmp_path / "m.onnx")
     shapes = {

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from lstm_deploy.errors import InputError
+from lstm_deploy.lifting.sources import Origin, load
 from lstm_deploy.lifting.user_code import instantiate, unpickle_module
 from lstm_deploy.lifting.weight_choice import read_weights
 
@@ -51,3 +53,26 @@ def test_what_pytorch_says_of_the_way_in_which_a_class_is_written_is_not_repeate
     with pytest.warns(UserWarning) as said:
         instantiate(f"{tmp_path / 'net.py'}:Net", {})
     assert [str(warning.message) for warning in said] == ["mine"]
+
+
+class Sized(nn.Module):
+    def __init__(self, hidden, layers=1):
+        super().__init__()
+        self.lstm = nn.LSTM(3, hidden, layers, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"hiden": 4}, "Sized has no argument 'hiden', which --init gives; did you mean 'hidden'?"),
+        ({}, "Sized also needs hidden; give --init '{\"hidden\": …}'; the file has hyper_parameters: hidden 4"),
+        ({"hidden": 5}, r"lstm.weight_ih_l0 is [16, 3] in the file and [20, 3] in Sized"),
+    ],
+)
+def test_arguments_of_a_class_that_are_wrong_are_named_beside_those_in_the_file(tmp_path, init, message):
+    torch.save({"state_dict": Sized(4).state_dict(), "hyper_parameters": {"hidden": 4}}, tmp_path / "m.ckpt")
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(Origin(path=tmp_path / "m.ckpt", model=f"{__file__}:Sized", init=init))

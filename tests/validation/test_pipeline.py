@@ -14,7 +14,7 @@ import lstm_deploy
 from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.artifacts.isolation import CrashError
 from lstm_deploy.contract import CONTRACT_KEY
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, LiftingError
 from lstm_deploy.validation import judging
 from lstm_deploy.validation.pipeline import validate
 
@@ -71,6 +71,41 @@ def test_a_live_module_can_be_the_reference(tmp_path):
     assert validate(bundle, reference=module).passed
     assert validate(bundle).reference == "golden trace"
     assert not validate(bundle, reference=modules.HidesState()).passed, "other weights"
+
+
+@pytest.mark.parametrize("shape", ["batch,seq,3", "seq,batch,3"])
+def test_a_live_module_that_runs_one_step_a_call_is_the_reference_of_its_own_bundle(tmp_path, shape):
+    class Loop(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = torch.nn.LSTMCell(3, 4)
+
+        def forward(self, x):
+            time = shape.split(",").index("seq")
+            state, outputs = None, []
+            for step in x.unbind(time):
+                state = self.cell(step, state)
+                outputs.append(state[0])
+            return torch.stack(outputs, time)
+
+    module = Loop().eval()
+    bundle = lstm_deploy.export(module, tmp_path / "m", inputs={"x": f"float32[{shape}]"}, formats=("onnx",))
+    assert [dim.size for dim in bundle.signature.fixed] == [1]
+    assert validate(bundle, reference=module).passed
+
+
+def test_a_file_that_leaves_out_what_the_module_does_to_long_calls_does_not_pass(tmp_path):
+    class Cut(modules.ReturnsState):
+        most: int | None = None
+
+        def forward(self, x, state=None):
+            return super().forward(x[:, : self.most], state)
+
+    module = Cut().eval()
+    lstm_deploy.export(module, tmp_path / "m", inputs={"x": "float32[batch,seq,3]"}, formats=("onnx",))
+    module.most = 16_000
+    with pytest.raises(LiftingError, match="From seq 16000 on"):
+        lstm_deploy.validate(tmp_path / "m", reference=module)
 
 
 def test_a_file_of_a_module_is_held_against_its_bare_weights(tmp_path):
