@@ -30,12 +30,18 @@ def after_inspect(path: Path, document: Mapping[str, Any]) -> list[Command]:
     """Export weights, prove and measure a bundle; nothing where something is to be mended first."""
     match document["kind"]:
         case "checkpoint":
-            return [export(path)]
+            return [_export_or_inspect(path)]
         case "weights" if document["inferred"] and not document["unrecognized"]:
-            return [export(path)]
+            return [_export_or_inspect(path)]
         case "bundle" if not document["changed_files"]:
             return [["bench", path]] if document["validated"] else [["validate", path]]
     return []
+
+
+def _export_or_inspect(path: Path) -> Command:
+    """The export of a file, or a look at what is where it would go, which may have been proven and measured."""
+    exported = Path("exported", path.stem)
+    return ["inspect", exported] if exported.exists() else export(path)
 
 
 def after_run(

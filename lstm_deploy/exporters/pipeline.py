@@ -135,6 +135,8 @@ def export(
         data=None if data is None else as_path(data),
         max_metric_loss=max_metric_loss,
     )
+    if origin is not None:
+        sources.check_file(origin.path)
     plan = make_plan(as_path(output), origin, several(formats), state_layout, precision)
     return _write_bundle(plan, partial(_load, source, plan, specs, task, state_policy), on_progress, force=force)
 

@@ -109,7 +109,7 @@ def load(origin: Origin, state_layout: StateLayout = "layers-first", known_input
     Raises `InputError` if that network cannot be determined, and for a part of `origin` that has no effect on the file.
     """
     path = origin.path
-    _check_file(path)
+    check_file(path)
     own_checkpoint = origin.model is None and path.suffix == ".safetensors" and is_checkpoint(path)
     extra = {} if own_checkpoint or origin.trust_pickle else extra_files(path)
     own_archive = origin.model is None and CONTRACT_FILE in extra
@@ -255,7 +255,7 @@ def _from_file(path: Path, kind: Any, lifted: Lifted, **rest: Any) -> Loaded:
     return Loaded(lifted=lifted, source=source, **rest)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raise `InputError`, with what to give instead, unless there is a file."""
     if (path / MANIFEST).is_file():
         raise InputError(f"{path} is a bundle; give the checkpoint or the weights that it was exported from.")

@@ -60,6 +60,8 @@ def test_a_forecast_goes_from_its_data_to_a_client_by_what_is_printed(prices):
     _, again = run("train", "my prices.csv", *words, *QUICK, "--force")
     assert next_lines(again) == [f"{export} --force"]
     follow(again)
+    _, inspected = run("inspect", "my prices.safetensors")
+    assert next_lines(inspected) == [f"lstm-deploy inspect {folder}"]  # not an export that would replace what is there
 
 
 def test_what_validate_and_inspect_print_next_runs(bundle_copy):

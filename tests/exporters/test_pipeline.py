@@ -208,6 +208,11 @@ def test_a_wrong_argument_is_refused(tmp_path, more, message):
         lstm_deploy.export(modules.nn.LSTM(3, 4, batch_first=True), tmp_path / "b", **arguments)
 
 
+def test_a_source_that_is_not_there_is_reported_before_an_output_that_is(forecast_bundle, tmp_path):
+    with pytest.raises(InputError, match="forecastr.safetensors does not exist"):
+        lstm_deploy.export(tmp_path / "forecastr.safetensors", forecast_bundle)
+
+
 def test_a_class_in_the_place_of_an_instance_is_refused(tmp_path):
     with pytest.raises(InputError, match="not the class LSTM; make an instance"):
         lstm_deploy.export(modules.nn.LSTM, tmp_path / "b", inputs={"x": "float32[batch,seq,3]"})
