@@ -8,3 +8,8 @@ OnProgress = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, what: str) -> None:
     """Reports nothing."""
+
+
+def part_of(on_progress: OnProgress, before: int, total: int) -> OnProgress:
+    """For one part of some work of `total` parts, `before` of which are done when it begins."""
+    return lambda done, _, what: on_progress(before + done, total, what)

@@ -65,6 +65,7 @@ from .parity_report import (
     worst_check as worst_check,
 )
 from .producers import PRODUCER as PRODUCER, PRODUCER_FILE as PRODUCER_FILE, producer_of as producer_of
+from .proofs import Proof as Proof, proof as proof, reference_options as reference_options, unproven as unproven
 from .recurrent_nodes import cell_of_node as cell_of_node, differing_attributes as differing_attributes
 from .replacement import restore as restore
 from .report_style import (

@@ -225,11 +225,35 @@ class Bundle:
 
         A file that a manifest names is never imported or unpickled, as a bundle may come from an untrusted source.
         """
+        return None if self.source_obstacle else self.source_file
+
+    @property
+    def source_obstacle(self) -> str:
+        """Why there is no `source_path`, as the part of a sentence; empty where there is one."""
+        source, file = self.manifest.source, self.source_file
+        if file is None:
+            return "it was exported from a live module, which is in no file"
+        if not file.is_file():
+            return f"its source {file.name} is gone"
+        if not self.has_source:
+            return f"its source {file.name} has changed since the export"
+        if source.kind != "module":
+            return ""
+        if model := self.manifest.options.get("model"):
+            return f"its source {file.name} needs the class {model}, and a bundle runs no code of yours by itself"
+        return f"its source {file.name} is a pickled module, which a bundle does not open by itself"
+
+    @property
+    def source_file(self) -> Path | None:
+        """Where the file lies, or lay, that it was exported from; none for a live module."""
         source = self.manifest.source
-        if source.path is None or source.kind == "module":
-            return None
-        path = self._resolve(source.path)
-        return path if path.is_file() and sha256(path) == source.sha256 else None
+        return None if source.path is None else self._resolve(source.path)
+
+    @property
+    def has_source(self) -> bool:
+        """Whether that file is there and unchanged."""
+        file = self.source_file
+        return file is not None and file.is_file() and sha256(file) == self.manifest.source.sha256
 
     def file(self, artifact: Artifact) -> Path:
         """The path of an artifact; raises `InputError` if it is missing or lies outside the bundle."""

@@ -38,6 +38,9 @@ class StoredWeights(NamedTuple):
     """All matrices, quantized ones included."""
 
 
+NONE = StoredWeights([], {}, [])
+
+
 def read(model: onnx.ModelProto) -> StoredWeights:
     """The weights of a graph whose weights are loaded."""
     constants = constants_of(model)

@@ -1,5 +1,6 @@
 """The variants that a benchmark times: every artifact of its targets, and the baselines it stands beside."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +18,17 @@ from lstm_deploy.artifacts import (
     CrashError,
     carried_contract,
     onnx_graph,
+    proof,
+    reference_options,
     run_isolated,
+    unproven,
     without_contract,
 )
 from lstm_deploy.benchmark import roofline
 from lstm_deploy.benchmark.roofline import Work
 from lstm_deploy.benchmark.workloads import END_TO_END, SCENARIOS, SCOPES, BenchCase
 from lstm_deploy.errors import InputError, why_missing
-from lstm_deploy.runtimes import PROVIDERS, cannot_run
+from lstm_deploy.runtimes import PROVIDERS, c_compiler, cannot_run
 
 STEPWISE = ("stream", "sequence")
 """The scenarios of a model itself; rollouts are also compared with one call of the model per step."""
@@ -167,12 +171,14 @@ def _labels(targets: Sequence[Path]) -> list[str]:
 
 def _of_bundle(bundle: Bundle, provider: str, selection: Selection, folder: Path) -> tuple[list[Variant], list[str]]:
     works = _works(bundle)
-    variants, left_out = [], []
+    variants: list[Variant] = []
+    names: dict[str, list[str]] = {}
     for name in dict.fromkeys(selection.baselines):
         try:
             variants.append(_baseline(name, bundle, provider, selection, works, folder))
         except (InputError, CrashError) as error:
-            left_out.append(f"{name}: {error}")
+            names.setdefault(str(error), []).append(name)
+    left_out = [f"{', '.join(without)}: {reason}" for reason, without in names.items()]
     for artifact in bundle.manifest.exported:
         if reason := cannot_run(artifact.format, artifact.precision, provider):
             left_out.append(f"{artifact.path}: {reason}")
@@ -225,11 +231,9 @@ def _write_stock(bundle: Path, origin: str, name: str, path: Path, cases: Sequen
 def _check_source(bundle: Bundle, origin: str) -> None:
     if reason := why_missing("torch"):
         raise InputError(reason)
-    if not origin and not bundle.source_path:
-        raise InputError(
-            "the source is missing, has changed, or needs code of yours to run; export it again, or name it "
-            "with --reference and --model"
-        )
+    if not origin and (obstacle := bundle.source_obstacle):
+        command = shlex.join(["lstm-deploy", "bench", str(bundle.path), *reference_options(bundle)])
+        raise InputError(f"{obstacle}; name it, as in {command}")
 
 
 def _of_file(target: Path, provider: str, selection: Selection) -> list[Variant]:
@@ -266,12 +270,9 @@ def _of_artifact(
     bundle: Bundle, artifact: Artifact, provider: str, selection: Selection, works: Mapping[str, Work]
 ) -> list[Variant]:
     """An artifact with each of the settings that it is timed with on a provider."""
-    if not selection.unvalidated and (reason := _unproven(bundle, artifact, provider)):
-        where = "" if provider == "cpu" else f" --provider {provider}"
-        raise InputError(
-            f"{artifact.path} of {bundle.path} {reason}; run lstm-deploy validate {bundle.path}{where}, "
-            "or skip this check with --unvalidated."
-        )
+    if not selection.unvalidated and (reason := unproven(bundle, artifact, provider)):
+        remedy = _proving(bundle, artifact, provider)
+        raise InputError(f"{artifact.path} of {bundle.path} {reason}; {remedy}, or skip this check with --unvalidated.")
     is_rollout = artifact in bundle.manifest.rollouts
     has_settings = bool(PROVIDERS[provider].settings) and not is_rollout
     all_settings = CUDA_SETTINGS.get(artifact.format, ((),)) if has_settings else ((),)
@@ -294,16 +295,12 @@ def _of_artifact(
     ]
 
 
-def _unproven(bundle: Bundle, artifact: Artifact, provider: str) -> str:
-    """Why an artifact does not count as validated on a provider; empty where it does."""
+def _proving(bundle: Bundle, artifact: Artifact, provider: str) -> str:
+    """What can make an artifact count as validated."""
     if bundle.changed(artifact):
-        return "is not the file that was validated"
-    manifest = bundle.manifest
-    report = manifest.parity if provider == "cpu" else manifest.parity_elsewhere.get(provider)
-    checks = [check for check in report.checks if check.artifact == artifact.path] if report else []
-    if not checks:
-        return f"has not been validated on {provider}"
-    return "" if all(check.passed for check in checks) else "has failed validation"
+        return "export the model again"
+    trusted = artifact.format != "c" or c_compiler.is_built(bundle.file(artifact))
+    return f"run {proof(bundle, bundle.path, provider)}{'' if trusted else ' --trust-c'}"
 
 
 def _works(bundle: Bundle) -> dict[str, Work]:

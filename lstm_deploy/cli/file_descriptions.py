@@ -117,6 +117,8 @@ def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
         findings += [*choice.findings, *recognize(choice.weights, (), path, choice.key).findings]
     except InputError as error:
         unrecognized = re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))  # which are listed below
+        if " --" in unrecognized:  # options which `inspect` has not
+            unrecognized = f"{unrecognized.removesuffix('.')}, in lstm-deploy export."
     return {
         "kind": kind,
         "bytes": path.stat().st_size,

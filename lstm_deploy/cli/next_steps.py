@@ -34,7 +34,7 @@ def after_inspect(path: Path, document: Mapping[str, Any]) -> list[Command]:
         case "weights" if document["inferred"] and not document["unrecognized"]:
             return [_export_or_inspect(path)]
         case "bundle" if not document["changed_files"]:
-            return [["bench", path]] if document["validated"] else [["validate", path]]
+            return [["bench", path]] if document["validated"] else [_validate(path)]
     return []
 
 
@@ -42,6 +42,29 @@ def _export_or_inspect(path: Path) -> Command:
     """The export of a file, or a look at what is where it would go, which may have been proven and measured."""
     exported = Path("exported", path.stem)
     return ["inspect", exported] if exported.exists() else export(path)
+
+
+def _validate(path: Path) -> Command:
+    """The command that holds a bundle against its model; where that is not known, the one that says what it needs."""
+    from lstm_deploy.artifacts import Bundle, proof
+
+    proving = proof(Bundle(path), path)
+    return [*proving.command] if proving.is_complete else ["validate", path]
+
+
+def after_validate(target: Path, provider: str, *, only_trace: bool) -> list[Command]:
+    """Run the model if only its trace was replayed, and measure the bundle if `bench` will take it."""
+    from lstm_deploy.artifacts import Bundle, proof, unproven
+
+    commands: list[Command] = []
+    if only_trace and not why_missing("torch"):
+        proving = proof(Bundle(target if target.is_dir() else target.parent), target, provider)
+        commands += [[*proving.command]] if proving.is_complete else []
+    if target.is_dir():
+        bundle = Bundle(target)
+        if not any(unproven(bundle, artifact, provider) for artifact in bundle.manifest.exported):
+            commands.append(["bench", target, *(["--provider", provider] if provider != "cpu" else [])])
+    return commands
 
 
 def after_run(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lstm_deploy.cli import arguments, completion, console, validate_screen
+from lstm_deploy.cli import arguments, completion, console, next_steps, validate_screen
 from lstm_deploy.cli.options import (
     JsonFlag,
     Panel,
@@ -108,13 +108,8 @@ def validate(
             output=output,
             on_progress=on_progress,
         )
-    if report.reference == GOLDEN_TRACE and (reason := why_missing("torch")):
-        console.warn(f"only the golden trace was replayed: {reason} to compare with the source.")
-    elif report.reference == GOLDEN_TRACE:
-        console.warn(
-            "only the golden trace was replayed, since the source is gone, has changed, or needs code of yours to run; "
-            "to compare with it, give --reference FILE, with the --model, --init and --input of its export."
-        )
+    if report.reference == GOLDEN_TRACE:
+        _say_only_trace(target, provider, why_missing("torch"))
     elif recorded is not None and (atol or rtol):
         console.note("not recorded: --atol and --rtol allow other differences than the contract does.")
     elif recorded is not None:
@@ -127,8 +122,26 @@ def validate(
         if not (verbose or json):
             console.note("--verbose shows every check.")
         raise typer.Exit(3)
-    if target.is_dir() and (recorded is not None or provider == "cpu"):
-        console.say_next(["bench", target, *(["--provider", provider] if provider != "cpu" else [])])
+    console.say_next(*next_steps.after_validate(target, provider, only_trace=report.reference == GOLDEN_TRACE))
+
+
+def _say_only_trace(target: Path, provider: str, without_torch: str) -> None:
+    """Why the model was not run, what runs it unless `next:` can say that, and that a verdict stands as it was."""
+    from lstm_deploy.artifacts import Bundle, proof
+
+    bundle = Bundle(target if target.is_dir() else target.parent)
+    if without_torch:
+        console.warn(f"only the golden trace was replayed: {without_torch} to compare with the source.")
+    else:
+        proving = proof(bundle, target, provider)
+        remedy = "" if proving.is_complete else f"; run {proving} to compare with it"
+        console.warn(f"only the golden trace was replayed: {bundle.source_obstacle}{remedy}.")
+    manifest = bundle.manifest
+    standing = manifest.parity if provider == "cpu" else manifest.parity_elsewhere.get(provider)
+    if standing is not None and not standing.passed:
+        console.warn(
+            f"the verdict in the bundle is still FAILED, against {standing.reference}: the trace alone changes none."
+        )
 
 
 def _record_parity(bundle: Any, provider: str, report: Any) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from lstm_deploy.artifacts import FORMATS, ParityReport, as_path, read_interface
 from lstm_deploy.errors import CutError, LstmDeployError, one_line
 from lstm_deploy.progress import OnProgress, silent
-from lstm_deploy.validation import Subject, validate as compare
+from lstm_deploy.validation import Subject, Written, validate as compare
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,15 +60,15 @@ def validate(
     )
 
 
-def write_anew(lifted: "Lifted", subjects: Sequence[Subject], folder: Path) -> dict[str, Path | str]:
-    """Write each artifact as `export` would write it of `lifted`, into folders below `folder`.
-
-    Gives the file for the name of each, or why there is none.
-    """
+def write_anew(
+    lifted: "Lifted", subjects: Sequence[Subject], folder: Path, on_progress: OnProgress = silent
+) -> Written:
+    """Write each artifact as `export` would write it of `lifted`, into folders below `folder`."""
     signature = lifted.signature
     written: dict[str, Path | str] = {}
     graphs: dict[str, Path | str] = {}
     for number, subject in enumerate(subjects):
+        on_progress(number, len(subjects), f"writing {subject.name} anew")
         place = folder / f"anew{number}" / subject.name
         place.parent.mkdir()
         contract = subject.bundle.signature if subject.bundle else subject.contract
@@ -83,7 +83,8 @@ def write_anew(lifted: "Lifted", subjects: Sequence[Subject], folder: Path) -> d
             written[subject.name] = f"it cannot be written anew ({reason})"
         finally:
             lifted.signature = signature
-    return written
+    graph = graphs.get("float32")
+    return Written(written, graph if isinstance(graph, Path) else None)
 
 
 def _write(lifted: "Lifted", subject: Subject, path: Path, graphs: dict[str, Path | str], folder: Path) -> Path | str:

@@ -62,6 +62,7 @@ from lstm_deploy.validation import (
     check_artifacts,
     golden_inputs,
     make_cases,
+    pytorch_name,
     record_trace,
     shortened,
 )
@@ -195,8 +196,7 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
         np.savez_compressed(folder / GOLDEN, **record_trace(golden))  # type: ignore[arg-type]
         write_manifest(folder, _manifest(plan, loaded, artifacts, sha256(folder / GOLDEN)))
         source = loaded.source
-        file = Path(source.path).name if source.path else source.summary
-        name = f"PyTorch in float64 ({file}{', as inferred' if source.kind == 'weights' else ''})"
+        name = pytorch_name(Path(source.path).name if source.path else source.summary, source.kind)
         lifted = loaded.lifted if plan.precision.requested else None
         del loaded, reference  # so that large weights are not in memory beside the artifacts'
         on_stage(written + 2, "proving parity")
@@ -205,7 +205,7 @@ def _write_bundle(plan: Plan, load: Callable[[], sources.Loaded], on_progress: O
         if data is not None:
             lower = LowerPrecision(plan.precision, bundle, graph, data, cases, partial(on_stage, last))
             lower.write(int8_torchscript)
-            _add_lower_precision(bundle, lower, cases, name, lifted)
+            _add_lower_precision(bundle, lower, cases, name, lifted, graph if graph.exists() else None)
         on_stage(last, "writing rollouts")
         _add_rollouts(bundle, name)
         report.write(bundle)
@@ -319,7 +319,12 @@ def _refusal(bundle: Bundle, failures: Sequence[Check]) -> str:
 
 
 def _add_lower_precision(
-    bundle: Bundle, lower: LowerPrecision, cases: Sequence[ParityCase], reference: str, lifted: Lifted | None
+    bundle: Bundle,
+    lower: LowerPrecision,
+    cases: Sequence[ParityCase],
+    reference: str,
+    lifted: Lifted | None,
+    graph: Path | None,
 ) -> None:
     """Record the artifacts of lower precision that are proven, as `validate` would, their notes and their parity."""
     float32, parity, data = bundle.manifest.artifacts, bundle.manifest.parity, lower.evaluator.data
@@ -332,7 +337,7 @@ def _add_lower_precision(
             "there any more, or changed; give --data"
         )
     bundle.update(artifacts=(*float32, *lower.artifacts), notes=(*notes, *lower.notes))
-    proof = check_artifacts(bundle, lower.artifacts, cases, reference, lifted)
+    proof = check_artifacts(bundle, lower.artifacts, cases, reference, lifted, graph)
     wrong = {check.artifact: check for check in proof.failures}
     for artifact in (artifact for artifact in lower.artifacts if artifact.path in wrong):
         for name in filter(None, (artifact.path, artifact.weights, artifact.header)):

@@ -256,17 +256,14 @@ def _ambiguous(weights: StateDict, unclear: UnclearError, source: Path | None, k
     recurrent = ", ".join(f"{path}: {text}" if path else text for path, text in found[:8])
     listed = ", ".join(f"{name}{list(value.shape)}" for name, value in list(weights.items())[:40])
     more = f" and {len(weights) - 40} more" if len(weights) > 40 else ""
-    command = "with --model FILE.py:Class"
-    if source is not None:
-        command = f"as in lstm-deploy export {quote(str(source))} --model FILE.py:Class"
-        if not isinstance(unclear, BadWeightsError) and (parts := _parts(weights)):
-            keys = [quote(f"{key}.{part}" if key else part) for part in parts]
-            others = f" (or {', '.join(keys[1:5])})" if len(keys) > 1 else ""
-            command += f", or take a part alone, as in lstm-deploy export {quote(str(source))} --weights-key {keys[0]}"
-            command += others
+    remedy = "name its class with --model FILE.py:Class"
+    if source is not None and not isinstance(unclear, BadWeightsError) and (parts := _parts(weights)):
+        keys = [quote(f"{key}.{part}" if key else part) for part in parts]
+        others = f" (or {', '.join(keys[1:5])})" if len(keys) > 1 else ""
+        remedy += f", or take a part alone with --weights-key {keys[0]}{others}"
     return (
         f"Can't infer the network from these weights (tensors: {listed}{more}): {unclear}"
-        f"{recurrent and f' ({recurrent})'}; name its class, {command}."
+        f"{recurrent and f' ({recurrent})'}; {remedy}."
     )
 
 

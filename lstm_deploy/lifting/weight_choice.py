@@ -183,10 +183,9 @@ def _places(file: WeightFile, key: str | None) -> tuple[dict[str, str], list[str
     if not clear:
         everything = [*homes, *(other for other in by_home if other not in homes)]
         there = [f"{_joined(key, each) or 'the top'} with {_described(file, each)}" for each in everything]
-        command = f"lstm-deploy export {quote(str(file.path))}"
         raise InputError(
-            f"{file.path} does not say which of its weights are the network's: {listed(there)}; name the class, as in "
-            f"{command} --model FILE.py:Class, or choose, as in {command} --weights-key {_key(key, home)}."
+            f"{file.path} does not say which of its weights are the network's: {listed(there)}; name the class with "
+            f"--model FILE.py:Class, or choose with --weights-key {_key(key, home)}."
         )
     _refuse_other_forms(file, key, home)
     places = {name: name.removeprefix(f"{home}.") if home else name for name in by_home[home]}
@@ -213,10 +212,10 @@ def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:
         return  # no module, or a recurrent one, whose weights say all that it does
     kind = next((kind for kind in around.values() if not kind.startswith("torch.")), None)
     remedy = "name it" if kind else "write a class of the same parts and name it"
-    command = f"lstm-deploy export {quote(str(file.path))}" + (f" --weights-key {quote(key)}" if key else "")
+    chosen = f"--weights-key {quote(key)} " if key else ""
     raise InputError(
         f"{file.path} holds a whole module of the class {kind or within[0]}, whose code is not in the file; {remedy}, "
-        f"as in {command} --model FILE.py:{(kind or 'Class').rpartition('.')[2]}, "
+        f"with {chosen}--model FILE.py:{(kind or 'Class').rpartition('.')[2]}, "
         "which reads the weights and runs nothing of the file (--trust-pickle would run what it asks for)."
     )
 
@@ -227,7 +226,7 @@ def _refuse_dropped(file: WeightFile, places: Collection[str]) -> None:
         if raw := dropped(file.tensors, place):
             raise InputError(
                 f"{file.path} has {place} as training left it, which the network makes of {raw} in each call (weight "
-                f"drop); name the class, as in lstm-deploy export {quote(str(file.path))} --model FILE.py:Class."
+                f"drop); name the class with --model FILE.py:Class."
             )
 
 

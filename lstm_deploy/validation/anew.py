@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import onnx
 
 from lstm_deploy.artifacts import CrashError, environment, producer_of, run_isolated
 from lstm_deploy.errors import InputError, one_line
+from lstm_deploy.progress import OnProgress
 from lstm_deploy.validation.c_structure import c_differences
 from lstm_deploy.validation.conditions import SIZES, Condition, conditions, numbers_of
 from lstm_deploy.validation.masking import masked_inputs
@@ -19,10 +20,20 @@ if TYPE_CHECKING:
     from lstm_deploy.lifting import Lifted
     from lstm_deploy.validation.checks import Subject
 
-WriteAnew = Callable[["Lifted", Sequence["Subject"], Path], Mapping[str, "Path | str"]]
+
+class Written(NamedTuple):
+    """What the artifacts of a model are written as today."""
+
+    files: Mapping[str, Path | str]
+    """The new file for the name of each artifact, or why there is none."""
+    graph: Path | None = None
+    """The ONNX graph in float32, from which all but TorchScript is made, if it could be written."""
+
+
+WriteAnew = Callable[["Lifted", Sequence["Subject"], Path, OnProgress], Written]
 """Writes each artifact anew into a folder, from a lifted module that it leaves as it was.
 
-Gives the new file for the name of each, or why there is none. The writers stand above this room, so they are handed in.
+The writers stand above this room, so they are handed in.
 """
 SAME = "the same nodes, wiring and weights as export writes for the reference"
 BY_EXAMPLES = "proven by examples only"

@@ -53,6 +53,14 @@ class Subject(Struct, frozen=True, kw_only=True):
     rollout_steps: int = SHORT_ROLLOUT
 
 
+class Model(NamedTuple):
+    """The PyTorch model, with whose weights those of artifacts are compared."""
+
+    lifted: "Lifted"
+    graph: Path | None = None
+    """The ONNX file that it is written as today, in float32, if it is."""
+
+
 class CheckContext(NamedTuple):
     """All that checks may need of an artifact; what is not at hand is None."""
 
@@ -65,7 +73,7 @@ class CheckContext(NamedTuple):
     bundle: Bundle | None = None
     graph: onnx.ModelProto | InputError | None = None
     """Of an ONNX artifact, or why it cannot be read."""
-    lifted: "Lifted | None" = None
+    model: Model | None = None
     anew: Anew | None = None
     """The artifact beside the one that the reference is written as today."""
     runtime: Runtime | None = None
@@ -285,13 +293,13 @@ def _rollout(comparison: Comparison, cases: Sequence[ParityCase], subject: Subje
     return embedded.compare("rollout", make_rollout_cases(model, subject.rollout_steps))
 
 
-def _weights(_: Signature, subject: Subject, lifted: "Lifted") -> Findings | None:
+def _weights(_: Signature, subject: Subject, model: Model) -> Findings | None:
     if subject.model is not None:  # a rollout is compared with its model's artifact, and that with the weights
         return None
     from lstm_deploy.validation.weights import weight_problems
 
     try:
-        problems = weight_problems(subject.path, lifted)
+        problems = weight_problems(subject.path, *model)
     except InputError as error:  # a damaged file
         problems = [f"The weights cannot be read ({str(error).rstrip('.')})."]
     return None if problems is None else Findings(problems, "as PyTorch's, number by number")
@@ -353,6 +361,6 @@ CHECKS = (
         ("comparison", "cases", "subject"),
         _rollout,
     ),
-    CheckSpec("weights", "every weight is that of PyTorch", ("contract", "subject", "lifted"), _weights),
+    CheckSpec("weights", "every weight is that of PyTorch", ("contract", "subject", "model"), _weights),
 )
 """In the order of a report, by their names in `validate --json`; docs/validation.md explains each."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 from msgspec.structs import replace
@@ -26,7 +26,7 @@ from lstm_deploy.errors import InputError
 from lstm_deploy.progress import OnProgress, silent
 from lstm_deploy.runtimes import Runtime, open_runtime
 from lstm_deploy.validation.anew import Anew
-from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Subject, run_checks
+from lstm_deploy.validation.checks import CHECKS, SHORT_ROLLOUT, CheckContext, Model, Subject, run_checks
 from lstm_deploy.validation.comparison import Comparison
 from lstm_deploy.validation.float16_emulation import in_float32
 from lstm_deploy.validation.golden_trace import golden_cases
@@ -34,9 +34,6 @@ from lstm_deploy.validation.parity_case import ParityCase
 from lstm_deploy.validation.reference import refuse_rollout
 from lstm_deploy.validation.rollout_cases import AS_MODEL, make_rollout_cases
 from lstm_deploy.validation.tolerances import Override, relative_tolerance
-
-if TYPE_CHECKING:
-    from lstm_deploy.lifting import Lifted
 
 
 class CheckResults(NamedTuple):
@@ -53,13 +50,13 @@ def judge(
     cases: Sequence[ParityCase],
     provider: str = "cpu",
     tolerances: Mapping[str, Override] | None = None,
-    lifted: "Lifted | None" = None,
+    model: Model | None = None,
     anew: Mapping[str, Anew] = MappingProxyType({}),
     *,
     isolate: bool = True,
     on_progress: OnProgress = silent,
 ) -> list[CheckResults]:
-    """All checks of some artifacts, of one bundle or of none; `lifted` is the PyTorch model, if there is one.
+    """All checks of some artifacts, of one bundle or of none; `model` is the PyTorch model, if there is one.
 
     `anew` has, for the name of an artifact, the one that the model is written as today.
 
@@ -73,11 +70,11 @@ def judge(
     for suffix in dict.fromkeys(subject.path.suffix for subject in subjects):
         alike = {number: subject for number, subject in enumerate(subjects) if subject.path.suffix == suffix}
         names = ", ".join(subject.name for subject in alike.values())
-        on_progress(len(outcomes) + 1, len(subjects) + 1, f"judging {names}")
+        on_progress(len(outcomes), len(subjects), f"judging {names}")
         results = (_isolated if isolate else check_files)([*alike.values()], cases, provider, tolerances)
         outcomes.update(zip(alike, results, strict=True))
     return [
-        _completed(subject, outcomes[number], provider, lifted, anew.get(subject.name))
+        _completed(subject, outcomes[number], provider, model, anew.get(subject.name))
         for number, subject in enumerate(subjects)
     ]
 
@@ -198,7 +195,7 @@ def _check_model(subject: Subject, rollout: Signature, model: Signature) -> None
 
 
 def _completed(
-    subject: Subject, outcome: CheckResults | Exception, provider: str, lifted: "Lifted | None", anew: Anew | None
+    subject: Subject, outcome: CheckResults | Exception, provider: str, model: Model | None, anew: Anew | None
 ) -> CheckResults:
     """The results with those of the checks that need no runtime."""
     if isinstance(outcome, InputError) and subject.bundle is None:
@@ -212,7 +209,7 @@ def _completed(
             graph = onnx_graph.load(subject.path)
         except InputError as error:
             graph = error
-    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, lifted, anew)
+    context = CheckContext(subject, provider, results.contract, failure, subject.bundle, graph, model, anew)
     order = [spec.name for spec in CHECKS]
     checks = sorted([*run_checks(context), *results.checks], key=lambda check: order.index(check.name))
     return results._replace(checks=checks)

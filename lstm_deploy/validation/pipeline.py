@@ -25,17 +25,18 @@ from lstm_deploy.artifacts import (
 )
 from lstm_deploy.contract import Signature
 from lstm_deploy.errors import InputError, did_you_mean, machine_limits, refuse_unused
-from lstm_deploy.progress import OnProgress, silent
+from lstm_deploy.progress import OnProgress, part_of, silent
 from lstm_deploy.runtimes import c_compiler, cannot_run, find_provider
 from lstm_deploy.validation.anew import Anew, WriteAnew
-from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH, thresholds
-from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Subject
+from lstm_deploy.validation.case_inputs import NORMAL, THOROUGH, Effort, thresholds
+from lstm_deploy.validation.checks import LONG_ROLLOUT, SHORT_ROLLOUT, Model, Subject
 from lstm_deploy.validation.diagnosis import explain
 from lstm_deploy.validation.judging import CheckResults, judge, of_bundle
 from lstm_deploy.validation.parity_case import ParityCase
 from lstm_deploy.validation.reference import (
     ArtifactReference,
     Found,
+    Reference,
     as_reference,
     find_reference,
     threads_for_reference,
@@ -94,19 +95,19 @@ def validate(
         outputs = (bundle or found.model).signature.output_names  # type: ignore[union-attr] # one of them is there
         if unknown := set(tolerances) - {"", *outputs}:
             raise InputError(f"There is no output {min(unknown)!r}; {did_you_mean(min(unknown), outputs)}")
-        on_progress(0, len(subjects) + 1, "writing it anew")
-        anew = _anew(found, subjects, folder, write_anew) if found.model is not None else {}
+        # The reference is read, each artifact written anew, the reference run, each artifact judged.
+        written = 0 if found.model is None or isinstance(found.model, ArtifactReference) else len(subjects)
+        before = 1 + written + (found.model is not None)
+        stages = before + len(subjects)
+        anew, graph = _anew(found, subjects, folder, write_anew, part_of(on_progress, 1, stages))
         against = as_reference(found.model)
-        on_progress(0, len(subjects) + 1, "running the reference")
-        cases: list[ParityCase] = []
         if against:
-            effort = THOROUGH if thorough else NORMAL
-            numbers = sorted({number for one in anew.values() for number in one.numbers})
-            more = [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
-            cases = make_cases(against, effort, more)
+            on_progress(before - 1, stages, "running the reference")
+        cases = _cases(against, anew, THOROUGH if thorough else NORMAL) if against else []
         try:
-            lifted = against.lifted if against else None
-            results = judge(subjects, cases, provider, tolerances, lifted, anew, on_progress=on_progress)
+            model = Model(against.lifted, graph) if against and against.lifted else None
+            judging = part_of(on_progress, before, stages)
+            results = judge(subjects, cases, provider, tolerances, model, anew, on_progress=judging)
         except InputError as error:  # about a copy in `folder` too, which nobody knows
             raise InputError(str(error).replace(str(subjects[0].path), str(path))) from error.__cause__
         diagnoses = tuple(
@@ -154,13 +155,25 @@ def _check_output(output: Path, path: Path, subject: Subject) -> None:
         raise InputError(f"{output} must be a new .onnx file in a directory that exists; choose another name.")
 
 
-def _anew(found: Found, subjects: Sequence[Subject], folder: Path, write_anew: WriteAnew | None) -> dict[str, Anew]:
-    """Each artifact beside the one that the reference is written as, or why there is none."""
-    if found.model is None or isinstance(found.model, ArtifactReference) or write_anew is None:
+def _anew(
+    found: Found, subjects: Sequence[Subject], folder: Path, write_anew: WriteAnew | None, on_progress: OnProgress
+) -> tuple[dict[str, Anew], Path | None]:
+    """Each artifact beside the one that the reference is written as, or why there is none; and `Written.graph`."""
+    if found.model is None:
+        return {}, None
+    if isinstance(found.model, ArtifactReference) or write_anew is None:
         why = "the reference is an artifact, which is not written anew"
-        return {subject.name: Anew(subject, why) for subject in subjects}
-    written = write_anew(found.model, subjects, folder)
-    return {subject.name: Anew(subject, written[subject.name], of_source=found.is_source) for subject in subjects}
+        return {subject.name: Anew(subject, why) for subject in subjects}, None
+    files, graph = write_anew(found.model, subjects, folder, on_progress)
+    return {subject.name: Anew(subject, files[subject.name], of_source=found.is_source) for subject in subjects}, graph
+
+
+def _cases(against: Reference, anew: Mapping[str, Anew], effort: Effort) -> list[ParityCase]:
+    """The cases of all checks, at the numbers that the artifacts compare with too."""
+    numbers = sorted({number for one in anew.values() for number in one.numbers})
+    return make_cases(
+        against, effort, [("thresholds", inputs) for inputs in thresholds(against.signature, numbers, effort)]
+    )
 
 
 def check_artifacts(
@@ -169,13 +182,16 @@ def check_artifacts(
     cases: Sequence[ParityCase],
     reference: str,
     lifted: "Lifted | None" = None,
+    graph: Path | None = None,
 ) -> ParityReport:
     """Compare artifacts of a bundle that were just written with its golden trace and the cases of `reference`.
 
-    With the model itself, `lifted`, weights are compared too, as by `validate`.
+    With the model itself, `lifted`, and the ONNX `graph` in float32 that it was written as, weights are compared too,
+    as by `validate`.
     """
     subjects = [of_bundle(bundle, artifact) for artifact in artifacts]
-    return _report(judge(subjects, cases, lifted=lifted, isolate=False), reference)
+    model = None if lifted is None else Model(lifted, graph)
+    return _report(judge(subjects, cases, model=model, isolate=False), reference)
 
 
 def _report(results: Sequence[CheckResults], reference: str) -> ParityReport:

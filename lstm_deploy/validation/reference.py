@@ -103,7 +103,12 @@ def find_reference(bundle: Bundle | None, given: Any, carried: Signature | None 
         name = type(given).__name__
     exported = bundle.manifest.source if bundle else loaded.source
     same = (exported.kind, exported.sha256) == (loaded.source.kind, loaded.source.sha256)
-    return Found(loaded.lifted, f"PyTorch in float64 ({name})", same)
+    return Found(loaded.lifted, pytorch_name(name, loaded.source.kind), same)
+
+
+def pytorch_name(name: str, kind: str) -> str:
+    """The name in a report of a model run by PyTorch, from that of its file or class and the `Source.kind`."""
+    return f"PyTorch in float64 ({name}{', as inferred' if kind == 'weights' else ''})"
 
 
 def _as_contracted(known: Signature | None, load: "Callable[[Sequence[TensorSpec]], Loaded]") -> "Loaded":

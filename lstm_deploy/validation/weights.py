@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -32,11 +33,14 @@ TENSORS = {"w": "weight_ih", "r": "weight_hh", "b": "bias_ih and bias_hh"}
 """PyTorch's names of the tensors of a `RecurrentLayer`."""
 
 
-def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
+def weight_problems(path: Path, lifted: Lifted, graph: Path | None = None) -> list[str] | None:
     """One sentence for each weight of an artifact that is not the model's; none where they cannot be compared.
 
     A TorchScript file holds PyTorch's tensors by their names. An ONNX file holds those of the LSTMs in its LSTM nodes,
     if these have constant weights, and most others as they are. A C file holds them as the kernels read them.
+
+    `graph` is the ONNX file that `lifted` is written as today, in float32. A weight that it holds in another form, as
+    one that a batch norm is folded into, or that a mask is multiplied with, may have that form in the artifact, too.
     """
     own = {name: _numpy(value) for name, value in lifted.state_dict().items()}
     if path.suffix == ".torchscript":
@@ -60,8 +64,14 @@ def weight_problems(path: Path, lifted: Lifted) -> list[str] | None:
         if len(layers) != sum(count[name] for name in RECURRENT_OPERATORS):
             return None
         coarse = onnx_graph.precision(model) != "float32"
-    problems = layer_problems(layers, expected) + _constant_problems(floats, others)
-    return problems + (_matrix_problems(matrices, others) if coarse else [])
+    written = onnx_weights.read(onnx.load(graph)) if graph is not None else onnx_weights.NONE
+    forms = _forms(others, written.floats)
+    problems = layer_problems(layers, expected) + _constant_problems(floats, forms)
+    if coarse:
+        # A matrix that the graph itself does not hold, as one that it multiplies, cannot be in what is made of it.
+        absent = _matrix_problems(written.matrices, forms)
+        problems += [text for name, text in _matrix_problems(matrices, forms).items() if name not in absent]
+    return problems
 
 
 def layer_problems(layers: Sequence[RecurrentLayer], expected: Sequence[RecurrentLayer]) -> list[str]:
@@ -110,57 +120,96 @@ def _tensor_problems(tensors: Mapping[str, Array], own: Mapping[str, Array]) -> 
     return problems
 
 
-def _constant_problems(floats: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
+class _Stored(NamedTuple):
+    """A weight beside the constant of an artifact that it is, or nearly is."""
+
+    constant: Array
+    right: Array
+    """The weight, laid out and rounded as the constant is."""
+
+    @property
+    def wrong(self) -> int:
+        """How many entries differ."""
+        if self.constant.shape != self.right.shape:
+            return self.right.size
+        return int(np.count_nonzero(~_equal(self.right, self.constant)))
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the constant has all entries of the weight, in any order."""
+        return np.array_equal(np.sort(self.constant, axis=None), np.sort(self.right, axis=None))
+
+
+def _forms(weights: Mapping[str, Array], graph: Mapping[str, Array]) -> dict[str, list[Array]]:
+    """The values that each weight may have in an artifact: its own, and those that it has in the graph of today.
+
+    Its own too, as another release may have folded nothing into it; which of both it must be, outputs show.
+    """
+    forms = {name: [value] for name, value in weights.items()}
+    for name, value in weights.items():
+        if (stored := _stored(graph, name, value)) and stored.wrong:
+            same = (form for form in (stored.constant, stored.constant.T) if form.shape == value.squeeze().shape)
+            forms[name] += [form.reshape(value.shape) for form in same] or [stored.constant]
+    return forms
+
+
+def _constant_problems(floats: Mapping[str, Array], forms: Mapping[str, Sequence[Array]]) -> list[str]:
     """One sentence for each weight outside the LSTMs that stands in an artifact nearly, but not quite.
 
-    `floats` are the artifact's constants. A weight that the exporter folded into another is not found, and no problem.
+    `floats` are the artifact's constants. A weight that is none of them in any of its forms is no problem: it may be
+    part of another.
     """
     problems = []
-    for name, value in expected.items():
-        named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
-        if named is not None and named.shape == value.squeeze().shape:
-            right, actual = value.astype(named.dtype).astype(np.float64).squeeze(), named.astype(np.float64)
-            # A square matrix may be stored transposed; whether it is used so, outputs show.
-            forms = [right, right.T] if right.shape == right.T.shape else [right]
-            if not any(_equal(form, actual).all() for form in forms):
-                problems.append(f"{name}: {_entries(np.atleast_1d(actual), np.atleast_1d(right))}.")
+    for name, values in forms.items():
+        found = [stored for value in reversed(values) if (stored := _stored(floats, name, value))]
+        nearest = min(found, key=lambda stored: stored.wrong, default=None)
+        if nearest is None or not nearest.wrong:
             continue
-        pairs = []
-        shuffled = False
-        for other in floats.values():
-            if not other.size == value.size > 1:
-                continue
-            right = value.astype(other.dtype).astype(np.float64).squeeze()  # as float16 rounds it
-            pairs += [(form, other.astype(np.float64)) for form in (right, right.T) if form.shape == other.shape]
-            shuffled |= np.array_equal(np.sort(other, axis=None), np.sort(right, axis=None))
-        if any(_equal(form, other).all() for form, other in pairs):
-            continue
-        if shuffled:
+        if nearest.shuffled:
             problems.append(f"{name}: its entries stand in another order (transposed, perhaps).")
-        elif pairs:
-            form, other = min(pairs, key=lambda pair: int(np.count_nonzero(pair[0] != pair[1])))
-            if _equal(form, other).mean() >= 0.5:
-                problems.append(f"{name}: {_entries(other, form)}.")
+        else:
+            problems.append(f"{name}: {_entries(np.atleast_1d(nearest.constant), np.atleast_1d(nearest.right))}.")
     return problems
 
 
-def _matrix_problems(matrices: Sequence[Matrix], expected: Mapping[str, Array]) -> list[str]:
-    """One sentence for each matrix of the model that none in an artifact is, though some have its shape.
+def _stored(floats: Mapping[str, Array], name: str, value: Array) -> _Stored | None:
+    """The constant that stands for a weight: by its name, else the one that has all or half of its entries, if any."""
+    named = floats.get(name, floats.get(f"{name}_float16"))  # as `export` names them
+    if named is not None and named.shape == value.squeeze().shape:
+        return _beside(named, value)
+    alike = [_beside(other, value) for other in floats.values() if other.size == value.size > 1]
+    nearest = min(alike, key=lambda stored: stored.wrong, default=None)
+    if nearest is None or not nearest.wrong:
+        return nearest
+    shuffled = next((stored for stored in alike if stored.shuffled), None)
+    return shuffled or (nearest if nearest.wrong <= nearest.right.size / 2 else None)
+
+
+def _beside(constant: Array, value: Array) -> _Stored:
+    """A constant and a weight of the same size, which may lie transposed; whether it is used so, outputs show."""
+    right = value.astype(constant.dtype).astype(np.float64).squeeze()  # as float16 rounds it
+    pairs = (_Stored(constant.astype(np.float64), form) for form in (right, right.T))
+    return min(pairs, key=lambda stored: stored.wrong)
+
+
+def _matrix_problems(matrices: Sequence[Matrix], expected: Mapping[str, Sequence[Array]]) -> dict[str, str]:
+    """One sentence, by its name, for each matrix of the model that none in an artifact is, though some have its shape.
 
     Stricter than `_constant_problems`, for artifacts whose outputs are too coarse to tell: int8 and float16.
     """
-    problems = []
-    for name, value in expected.items():
-        if value.ndim != 2 or value.dtype.kind != "f":
+    problems = {}
+    for name, forms in expected.items():
+        if forms[0].ndim != 2 or forms[0].dtype.kind != "f":
             continue
         excess = [
             float((np.abs(other - form) - HALF_STEP * step - WEIGHT.relative * np.abs(form)).max())
             for other, step in matrices
+            for value in forms
             for form in (value.astype(np.float64), value.T.astype(np.float64))
             if other.shape == form.shape
         ]
         if excess and min(excess) > 0:
-            problems.append(f"{name}: no matrix in the artifact is it; the nearest is off by {min(excess):.3g}.")
+            problems[name] = f"{name}: no matrix in the artifact is it; the nearest is off by {min(excess):.3g}."
     return problems
 
 

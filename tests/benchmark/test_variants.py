@@ -1,10 +1,10 @@
-import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from lstm_deploy.artifacts.bundle import Bundle
 from lstm_deploy.benchmark.variants import BASELINES, Selection, variants_of
@@ -81,7 +81,7 @@ def test_baselines_of_another_provider_take_no_part(forecast_bundle, tmp_path):
     variants, left_out = selected([forecast_bundle], tmp_path, **choice)
     assert names(variants)[0] == "eager-graph"
     assert not {"eager-no-onednn", "openvino"} & set(names(variants))
-    assert left_out == ["eager-no-onednn: not on cuda", "openvino: not on cuda"]
+    assert left_out == ["eager-no-onednn, openvino: not on cuda"], "a reason is given once"
 
 
 def test_variants_that_cannot_run_are_left_out_with_the_reason(bundle_copy, tmp_path, monkeypatch):
@@ -97,17 +97,38 @@ def test_variants_that_cannot_run_are_left_out_with_the_reason(bundle_copy, tmp_
 
 def test_an_artifact_that_changed_after_its_validation_is_refused(bundle_copy, tmp_path):
     (bundle_copy / "model.onnx").write_bytes((bundle_copy / "model.onnx").read_bytes() + b"\0")
-    with pytest.raises(InputError, match=r"model\.onnx of .* is not the file that was validated.*--unvalidated"):
+    with pytest.raises(
+        InputError, match=r"model\.onnx of .* is not the file .*validated; export the model again.*--unval"
+    ):
         selected([bundle_copy], tmp_path)
     assert "onnx" in names(selected([bundle_copy], tmp_path, unvalidated=True)[0])
 
 
-def test_an_artifact_that_failed_validation_is_refused(bundle_copy, tmp_path):
-    manifest = json.loads((bundle_copy / "manifest.json").read_text())
-    manifest["parity"]["checks"][0]["passed"] = False
-    (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="has failed validation; run lstm-deploy validate"):
+def test_an_artifact_that_failed_validation_is_refused_with_what_can_change_that(bundle_copy, tmp_path):
+    bundle = Bundle(bundle_copy)
+    checks = [replace(check, passed=False) for check in bundle.manifest.parity.checks]
+    bundle.update(parity=replace(bundle.manifest.parity, passed=False, checks=tuple(checks)))
+    with pytest.raises(InputError, match=f"has failed validation; run lstm-deploy validate {bundle_copy}, or skip"):
         selected([bundle_copy], tmp_path)
+    needs_code(bundle)
+    with pytest.raises(
+        InputError, match=r"validate .* --reference .*forecaster\.safetensors --model torch:nn, or skip"
+    ):
+        selected([bundle_copy], tmp_path)
+
+
+def needs_code(bundle):
+    """As if it had been exported with --model."""
+    options = {**bundle.manifest.options, "model": "torch:nn"}
+    bundle.update(source=replace(bundle.manifest.source, kind="module"), options=options)
+
+
+def test_baselines_without_their_model_are_left_out_once_with_the_line_that_names_it(bundle_copy, tmp_path):
+    needs_code(Bundle(bundle_copy))
+    _, left_out = selected([bundle_copy], tmp_path, baselines=["eager", "eager-no-onednn"])
+    (reason,) = left_out
+    assert reason.startswith("eager, eager-no-onednn: its source forecaster.safetensors needs the class torch:nn")
+    assert f"lstm-deploy bench {bundle_copy} --reference " in reason
 
 
 def test_a_provider_has_a_validation_of_its_own(bundle_copy, tmp_path):

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from c_programs import NEEDS_CC
-from command_line import QUICK, run
+from command_line import QUICK, fails, run
+from msgspec.structs import replace
 from next_lines import next_lines
+from torch import nn
 
+from lstm_deploy.artifacts import Bundle, unproven
 from lstm_deploy.benchmark import runner
 from lstm_deploy.cli import next_steps
 from lstm_deploy.embedding import LANGUAGES
@@ -72,9 +76,59 @@ def test_what_validate_and_inspect_print_next_runs(bundle_copy):
     assert next_lines(run("inspect", bundle_copy)[1]) == []
 
 
-def test_a_language_model_is_prompted_with_letters_that_it_knows(lm_bundle):
-    from lstm_deploy.artifacts import Bundle
+NET = """
+from torch import nn
 
+
+class Net(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.gru = nn.GRU(3, hidden, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[0]
+"""
+
+
+def test_a_verdict_that_failed_is_changed_by_what_is_printed(tmp_path, monkeypatch):
+    """A golden trace alone changes none, so `bench`, which would refuse, is not what comes next."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET, encoding="utf-8")
+    torch.save(nn.GRU(3, 4, batch_first=True).state_dict(), "gru.pt")
+    torch.save({f"gru.{name}": value for name, value in torch.load("gru.pt").items()}, "net.pt")
+    run("export", "net.pt", "--model", "net.py:Net", "--init", '{"hidden": 4}', "--input", "x:float32[batch,seq,3]")
+    proving = "lstm-deploy validate exported/net --reference net.pt --model net.py:Net --init '{\"hidden\": 4}'"
+    _, err = run("validate", "exported/net")
+    assert "its source net.pt needs the class net.py:Net" in err
+    assert next_lines(err) == [proving, "lstm-deploy bench exported/net"]
+
+    bundle = Bundle("exported/net")
+    checks = tuple(replace(check, passed=False) for check in bundle.manifest.parity.checks)
+    bundle.update(parity=replace(bundle.manifest.parity, passed=False, checks=checks))
+    _, err = run("validate", "exported/net")
+    assert "the verdict in the bundle is still FAILED, against PyTorch in float64 (net.pt)" in err
+    assert next_lines(err) == [proving]
+    assert next_lines(run("inspect", "exported/net")[1]) == [proving]
+    assert f"run {proving}, or skip" in fails("bench", "exported/net")
+    assert follow(err) == ["lstm-deploy bench exported/net"]
+    assert all(not unproven(Bundle("exported/net"), artifact) for artifact in bundle.manifest.exported)
+
+
+def test_a_model_that_cannot_be_named_is_asked_for_where_only_its_trace_was_replayed(bundle_copy):
+    bundle_copy.with_name("forecaster.safetensors").unlink()
+    _, err = run("validate", bundle_copy)
+    asked = f"its source forecaster.safetensors is gone; run lstm-deploy validate {bundle_copy} --reference FILE to"
+    assert asked in err
+    assert next_lines(err) == [f"lstm-deploy bench {bundle_copy}"]
+
+
+def test_a_verdict_that_was_not_recorded_leads_to_no_bench_that_would_refuse_it(bundle_copy):
+    bundle = Bundle(bundle_copy)
+    bundle.update(parity=None)
+    assert next_lines(run("validate", bundle_copy, "--no-record")[1]) == []
+
+
+def test_a_language_model_is_prompted_with_letters_that_it_knows(lm_bundle):
     ((_, _, option, prompt),) = next_steps.use(Bundle(lm_bundle), lm_bundle)
     assert option == "--prompt"
     assert run("run", lm_bundle, option, prompt, "--steps", "3")[0].startswith(prompt)

@@ -4,6 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from command_line import COMMAND, fails, run
 
 from lstm_deploy.artifacts import Bundle
@@ -42,9 +43,17 @@ def test_an_artifact_that_overflows_is_exit_3_and_recorded(bundle_copy):
     assert "model.onnx" in run("inspect", bundle_copy)[0]
 
 
-def test_a_missing_provider_is_exit_4(forecast_bundle):
-    import torch
+def test_a_model_that_is_not_recognized_is_named_by_options_of_the_command_that_was_run(bundle_copy, tmp_path):
+    weights = {f"gru.{name}": value for name, value in torch.nn.GRU(3, 4).state_dict().items()}
+    torch.save({**weights, "conv.weight": torch.zeros(4, 3, 3)}, tmp_path / "net.pt")
+    error = fails("validate", bundle_copy, "--reference", tmp_path / "net.pt")
+    assert "name its class with --model FILE.py:Class, or take a part alone with --weights-key gru." in error
+    assert "lstm-deploy export" not in error
+    (told,) = (line for line in run("inspect", tmp_path / "net.pt")[0].splitlines() if "not recognized" in line)
+    assert told.endswith("--weights-key gru, in lstm-deploy export."), "inspect has no such options"
 
+
+def test_a_missing_provider_is_exit_4(forecast_bundle):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     assert "--provider cpu" in fails("validate", forecast_bundle, "--provider", "cuda", code=4)

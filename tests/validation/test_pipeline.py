@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graph_edits import edit
 from msgspec.structs import replace
+from torch import nn
 
 import lstm_deploy
 from lstm_deploy.artifacts.files import sha256
@@ -32,6 +34,61 @@ def test_a_bundle_is_compared_with_its_source(forecast_bundle):
     assert report.passed
     assert "forecaster.safetensors" in report.reference
     assert {("model.onnx", "lint"), ("model.onnx", "weights"), ("model.torchscript", "drift")} <= named(report)
+
+
+class Normalized(nn.Module):
+    """A batch norm that the ONNX exporter folds into the convolution before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(6, 8, 3, padding=1)
+        self.norm = nn.BatchNorm1d(8)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(torch.relu(self.norm(self.conv(x.transpose(1, 2)))).transpose(1, 2))[0]
+
+
+def test_a_folded_batch_norm_is_as_right_for_validate_as_for_export(tmp_path):
+    module = Normalized()
+    for _ in range(3):
+        module(2 * torch.randn(4, 9, 6) + 1)
+    inputs = {"x": "float32[batch,seq,6]"}
+    bundle = lstm_deploy.export(module.eval(), tmp_path / "net", inputs=inputs, formats="onnx", half=True)
+    assert [artifact.path for artifact in bundle.manifest.artifacts] == ["model.onnx", "model.fp16.onnx"]
+    told = []
+    report = lstm_deploy.validate(bundle, reference=module, on_progress=lambda *stage: told.append(stage))
+    assert report.passed
+    assert {("model.onnx", "weights"), ("model.fp16.onnx", "weights")} <= named(report)
+    assert told == [
+        (0, 1, "reading the reference"),
+        (1, 6, "writing model.onnx anew"),
+        (2, 6, "writing model.fp16.onnx anew"),
+        (3, 6, "running the reference"),
+        (4, 6, "judging model.onnx, model.fp16.onnx"),
+    ]
+    graph = onnx.load(bundle.path / "model.onnx")
+    edit(graph, "module.conv.weight", lambda value: 1.01 * value)
+    onnx.save(graph, bundle.path / "model.onnx")
+    (diagnosis,) = lstm_deploy.validate(bundle, reference=module).diagnoses
+    assert "module.conv.weight: 144 of 144 entries differ" in diagnosis.cause
+    assert "+1.00%" in diagnosis.cause
+
+
+def test_an_inferred_network_has_one_name_in_export_and_validate(tmp_path):
+    torch.save(nn.GRU(3, 4, batch_first=True).state_dict(), tmp_path / "weights.pt")
+    bundle = lstm_deploy.export(tmp_path / "weights.pt", tmp_path / "net", formats="torchscript")
+    assert bundle.manifest.parity.reference == "PyTorch in float64 (weights.pt, as inferred)"
+    assert validate(bundle).reference == bundle.manifest.parity.reference
+
+
+def test_nothing_is_written_anew_where_there_is_no_model_to_write(bundle_copy, tmp_path):
+    (tmp_path / "forecaster.safetensors").unlink()
+    for reference in (None, bundle_copy / "model.torchscript"):
+        told = []
+        validate(bundle_copy / "model.onnx", reference=reference, on_progress=lambda *stage: told.append(stage))  # noqa: B023
+        assert [done for done, _, _ in told] == list(range(len(told)))
+        assert not [what for _, _, what in told if "anew" in what]
 
 
 def test_without_its_source_the_golden_trace_remains(bundle_copy, tmp_path):

@@ -25,7 +25,7 @@ from lstm_deploy.lifting import sources
 from lstm_deploy.lifting.probing import example_inputs
 from lstm_deploy.runtimes import c_compiler
 from lstm_deploy.validation.case_inputs import Effort
-from lstm_deploy.validation.checks import Subject
+from lstm_deploy.validation.checks import Model, Subject
 from lstm_deploy.validation.diagnosis import explain
 from lstm_deploy.validation.judging import judge
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
@@ -68,7 +68,7 @@ def right(forecaster, tmp_path_factory):
 
 def judged(path, reference, cases, precision="float32"):
     subject = Subject(path=Path(path), name="model", precision=precision, contract=reference.signature)
-    (results,) = judge([subject], cases, lifted=reference.lifted, isolate=False)
+    (results,) = judge([subject], cases, model=Model(reference.lifted), isolate=False)
     failures = [check for check in results.checks if not check.passed]
     return failures, explain(subject, results, reference) if failures else None
 

@@ -31,7 +31,7 @@ from lstm_deploy.lifting.probing import example_inputs
 from lstm_deploy.validation.anew import SAME, Anew
 from lstm_deploy.validation.c_structure import c_differences
 from lstm_deploy.validation.case_inputs import thresholds
-from lstm_deploy.validation.checks import Subject
+from lstm_deploy.validation.checks import Model, Subject
 from lstm_deploy.validation.judging import judge, of_bundle
 from lstm_deploy.validation.onnx_structure import onnx_structure, structure_of
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
@@ -117,7 +117,7 @@ def test_in_a_file_of_another_program_examples_around_its_numbers_catch_it(bundl
     reference = PyTorchReference(copy.deepcopy(lifted))
     more = [("thresholds", inputs) for inputs in thresholds(lifted.signature, anew.numbers, SMALL)]
     cases = make_cases(reference, SMALL, more)
-    (results,) = judge([subject], cases, lifted=lifted, anew={path.name: anew}, isolate=False)
+    (results,) = judge([subject], cases, model=Model(lifted), anew={path.name: anew}, isolate=False)
     failed = {check.name for check in results.checks if not check.passed}
     assert failed & {"shapes", "thresholds", "values"}
 
@@ -381,7 +381,7 @@ def test_all_kinds_of_artifacts_are_written_anew(module, lifted, tmp_path):
         *((".onnx", "float32"), (".onnx", "int8"), (".onnx", "float16")),
         *((".torchscript", "float32"), (".torchscript", "int8"), (".c", "float32"), (".c", "int8")),
     }
-    written = write_anew(lifted, subjects, tmp_path)
+    written = write_anew(lifted, subjects, tmp_path).files
     found = [Anew(subject, written[subject.name], of_source=True).findings() for subject in subjects]
     assert found == [([], SAME)] * len(subjects)
 

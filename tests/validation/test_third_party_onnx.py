@@ -14,7 +14,7 @@ from lstm_deploy.contract.signature import TensorSpec
 from lstm_deploy.errors import InputError
 from lstm_deploy.lifting import sources
 from lstm_deploy.runtimes.onnxrt import OnnxRuntime
-from lstm_deploy.validation.checks import Subject
+from lstm_deploy.validation.checks import Model, Subject
 from lstm_deploy.validation.judging import judge
 from lstm_deploy.validation.pytorch_reference import PyTorchReference
 from lstm_deploy.validation.reference_cases import make_cases
@@ -155,7 +155,7 @@ def test_a_stock_export_of_another_cell_with_open_sizes_passes(cell, tmp_path):
     onnx.save(adapted, tmp_path / "adapted.onnx")
     reference = PyTorchReference(lifted)
     subject = Subject(path=tmp_path / "adapted.onnx", name="stock", precision="float32", contract=lifted.signature)
-    (results,) = judge([subject], make_cases(reference, SMALL), lifted=lifted, isolate=False)
+    (results,) = judge([subject], make_cases(reference, SMALL), model=Model(lifted), isolate=False)
     assert [check.detail for check in results.checks if not check.passed] == []
     assert {"lint", "weights", "drift"} <= {check.name for check in results.checks}
 
