@@ -65,10 +65,12 @@ def embed(
         console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
         return
     console.say((f"wrote {folder}", console.HEADING), f": {', '.join(files)}", hang=2)
-    if line := next_steps.replay(LANGUAGES[lang], folder, files):
+    language = LANGUAGES[lang]
+    if line := next_steps.replay(language, folder, files):
         console.say_next(line)
-    else:
-        console.note(f"{folder / 'README.md'} says how to build it.")
+    else:  # what a person has to get first is nowhere that we know, so there is no line that would run
+        libraries = [name for kind, name in language.libraries.items() if any(file.endswith(kind) for file in files)]
+        console.note(f"{folder / 'README.md'} says where to get {' or '.join(libraries)}, and how to build it with that.")
 
 
 def _show_languages(languages: Any, json: bool) -> None:
