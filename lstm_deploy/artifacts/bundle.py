@@ -268,6 +268,16 @@ class Bundle:
         """The files of an artifact that are missing or whose SHA-256 is not that in the manifest."""
         return [name for name, digest in artifact.files if not self.is_unchanged(name, digest)]
 
+    def unproven(self, artifact: Artifact, provider: str = "cpu") -> str:
+        """Why an artifact does not count as validated on a provider, after its name; empty where it does."""
+        if self.changed(artifact):
+            return "is not the file that was validated"
+        report = self.manifest.parity if provider == "cpu" else self.manifest.parity_elsewhere.get(provider)
+        checks = [check for check in report.checks if check.artifact == artifact.path] if report else []
+        if not checks:
+            return f"has not been validated on {provider}"
+        return "" if all(check.passed for check in checks) else "has failed validation"
+
     def is_unchanged(self, name: str, digest: str) -> bool:
         """Whether the bundle has a file of this name with this SHA-256."""
         path = self._resolve(name)

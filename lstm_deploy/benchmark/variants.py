@@ -266,7 +266,7 @@ def _of_artifact(
     bundle: Bundle, artifact: Artifact, provider: str, selection: Selection, works: Mapping[str, Work]
 ) -> list[Variant]:
     """An artifact with each of the settings that it is timed with on a provider."""
-    if not selection.unvalidated and (reason := _unproven(bundle, artifact, provider)):
+    if not selection.unvalidated and (reason := bundle.unproven(artifact, provider)):
         where = "" if provider == "cpu" else f" --provider {provider}"
         raise InputError(
             f"{artifact.path} of {bundle.path} {reason}; run lstm-deploy validate {bundle.path}{where}, "
@@ -292,18 +292,6 @@ def _of_artifact(
         for settings in all_settings
         if not ("tf32" in settings and artifact.precision != "float32")
     ]
-
-
-def _unproven(bundle: Bundle, artifact: Artifact, provider: str) -> str:
-    """Why an artifact does not count as validated on a provider; empty where it does."""
-    if bundle.changed(artifact):
-        return "is not the file that was validated"
-    manifest = bundle.manifest
-    report = manifest.parity if provider == "cpu" else manifest.parity_elsewhere.get(provider)
-    checks = [check for check in report.checks if check.artifact == artifact.path] if report else []
-    if not checks:
-        return f"has not been validated on {provider}"
-    return "" if all(check.passed for check in checks) else "has failed validation"
 
 
 def _works(bundle: Bundle) -> dict[str, Work]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lstm_deploy.artifacts import (
@@ -19,6 +20,7 @@ from lstm_deploy.artifacts import (
     template_environment,
     weights_file,
 )
+from lstm_deploy.contract import CInterface
 from lstm_deploy.embedding.c_variables import c_variables
 from lstm_deploy.embedding.filters import FILTERS
 from lstm_deploy.embedding.languages import LANGUAGES, Language
@@ -42,8 +44,8 @@ def embed(
 ) -> list[str]:
     """Write a client of a bundle's model into the folder `output`, and return the names of its files.
 
-    Raises `InputError` for an unsupported language or precision, for a bundle whose files are not those that were
-    exported, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
+    Raises `InputError` for an unsupported language or precision, for artifacts that are not those that were exported
+    or have failed `validate`, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
     the folder stay as they are.
     """
     if language not in tuple(LANGUAGES):
@@ -54,6 +56,12 @@ def embed(
     artifacts = _artifacts(bundle, target, precision)
     if changed := [name for artifact in artifacts for name in bundle.changed(artifact)]:
         raise InputError(f"{changed[0]} of {bundle.path} was changed since its export; export the model again.")
+    for artifact in artifacts:
+        if reason := bundle.unproven(artifact):
+            raise InputError(
+                f"{artifact.path} of {bundle.path} {reason}; run lstm-deploy validate {quote(str(bundle.path))}, which "
+                "says what is wrong, or export the model again."
+            )
     traces = {a.format: TRACE if len(artifacts) == 1 else f"golden.{a.format}.txt" for a in artifacts}
     variables = {**_variables(bundle, artifacts, target), "package": target.package, "traces": traces}
     files: dict[str, str | Path] = {traces[a.format]: trace(bundle, a) for a in artifacts}
@@ -100,8 +108,7 @@ def _artifacts(bundle: Bundle, language: Language, precision: str) -> list[Artif
         if reason := _why_left_out(bundle, formats, precision):
             raise InputError(f"{missing} ({reason}); use --precision float32.")
         listed = ", ".join(f"{a.format} {a.precision}" for a in bundle.manifest.artifacts)
-        quantize = "" if precision == "float32" else f" --quantize {precision}"
-        raise InputError(f"{missing} (it has {listed}); export the model with --format {formats[0]}{quantize}.")
+        raise InputError(f"{missing} (it has {listed}); {_remedy(bundle, formats, precision)}.")
     for artifact in artifacts:
         bundle.file(artifact)
         path = Path(artifact.path)
@@ -116,6 +123,23 @@ def _artifacts(bundle: Bundle, language: Language, precision: str) -> list[Artif
         if language.single_file and artifact.weights:
             raise InputError(f"{artifact.path} is too large for a browser, its weights lie beside it; use node.")
     return sorted(artifacts, key=lambda artifact: formats.index(artifact.format))
+
+
+def _remedy(bundle: Bundle, formats: tuple[str, ...], precision: str) -> str:
+    """How to come to an artifact in one of these formats, and keep the others, as the end of a message."""
+    had = {artifact.format for artifact in bundle.manifest.artifacts}
+    needed = next((name for name in formats if name in had), formats[0])
+    if needed == "c":
+        try:
+            CInterface("model", bundle.signature, precision)
+        except InputError as error:
+            reason = str(error).partition(";")[0]
+            return f"C cannot hold this model, as {reason[0].lower()}{reason[1:]}; choose a language that runs another"
+    wanted = ",".join(name for name in FORMATS if name in {*had, needed})
+    quantize = "" if precision == "float32" else f" --quantize {precision}"
+    # Whether C has all operators of a model is known to its writer alone, which refuses before it replaces anything.
+    unless = ", which changes nothing if C cannot hold the model" if needed == "c" and "c" not in had else ""
+    return f"export the model again with --format {wanted}{quantize} --force{unless}"
 
 
 def _why_left_out(bundle: Bundle, formats: tuple[str, ...], precision: str) -> str:
