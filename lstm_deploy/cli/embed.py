@@ -58,13 +58,15 @@ def embed(
     if lang is None:
         raise InputError(f"Missing --lang; give one of {', '.join(LANGUAGES)}.")
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
-    files = generate.embed(bundle, folder, lang, precision=precision, force=force)
+    files, kept = generate.write_client(bundle, folder, lang, precision=precision, force=force)
     if generate.needs_vnni(bundle, files):
         console.note(f"{folder} holds a model {int8_saturation.VNNI_ONLY}.")
     if json:
-        console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
+        console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files, "kept": kept})
         return
     console.say((f"wrote {folder}", console.HEADING), f": {', '.join(files)}", hang=2)
+    for name in kept:
+        console.note(f"kept {folder / name}, which you changed; move it away and embed again with --force to have it written anew.")
     language = LANGUAGES[lang]
     if line := next_steps.replay(language, folder, files):
         console.say_next(line)

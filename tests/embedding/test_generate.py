@@ -252,12 +252,12 @@ def test_what_there_is_not_is_said(forecast_bundle, language, precision, said, t
 def test_files_are_replaced_with_force_alone_and_others_stay(forecast_bundle, tmp_path):
     written = generate.embed(forecast_bundle, tmp_path / "c", "python")
     (tmp_path / "c" / "mine.py").write_text("mine", encoding="utf-8")
-    (tmp_path / "c" / "client.py").write_text("changed", encoding="utf-8")
+    (tmp_path / "c" / "model.onnx").write_text("changed", encoding="utf-8")
     with pytest.raises(InputError, match=r"already exists; replace it with --force"):
         generate.embed(forecast_bundle, tmp_path / "c", "python")
-    assert (tmp_path / "c" / "client.py").read_text(encoding="utf-8") == "changed"
+    assert (tmp_path / "c" / "model.onnx").read_text(encoding="utf-8") == "changed"
     generate.embed(forecast_bundle, tmp_path / "c", "python", force=True)
-    assert "class Model" in (tmp_path / "c" / "client.py").read_text(encoding="utf-8")
+    assert (tmp_path / "c" / "model.onnx").read_bytes() == (forecast_bundle / "model.onnx").read_bytes()
     assert {file.name for file in (tmp_path / "c").iterdir()} == {*written, "mine.py"}
     with pytest.raises(InputError, match=r"not a directory"):
         generate.embed(forecast_bundle, tmp_path / "c" / "mine.py", "python")
