@@ -62,17 +62,20 @@ def embed(
     if generate.needs_vnni(bundle, files):
         console.note(f"{folder} holds a model {int8_saturation.VNNI_ONLY}.")
     if json:
-        console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files, "kept": kept})
+        document = {"folder": str(folder), "language": lang, "precision": precision}
+        console.say_json({**document, "files": files, "kept": kept})
         return
     console.say((f"wrote {folder}", console.HEADING), f": {', '.join(files)}", hang=2)
     for name in kept:
-        console.note(f"kept {folder / name}, which you changed; move it away and embed again with --force to have it written anew.")
+        console.note(
+            f"kept {folder / name}, which you changed; to have it written, move it away and use --force again."
+        )
     language = LANGUAGES[lang]
     if line := next_steps.replay(language, folder, files):
         console.say_next(line)
     else:  # what a person has to get first is nowhere that we know, so there is no line that would run
         libraries = [name for kind, name in language.libraries.items() if any(file.endswith(kind) for file in files)]
-        console.note(f"{folder / 'README.md'} says where to get {' or '.join(libraries)}, and how to build it with that.")
+        console.note(f"{folder / 'README.md'} says where to get {' or '.join(libraries)}, and how to build with that.")
 
 
 def _show_languages(languages: Any, json: bool) -> None:

@@ -35,7 +35,7 @@ FILE = re.compile(r"model(\.int8)?\.(onnx|torchscript|c)")
 """Names that artifacts may have: an untrusted manifest could name a file that would be run, such as numpy.py."""
 PRECISIONS = ("float32", "int8")
 RECORD = "embedded.json"
-"""The file of a client with the SHA-256 of each text that was generated, by which those that people changed are known."""
+"""The file of a client with the SHA-256 of each text that was generated, by which changed ones are known."""
 OURS = re.compile(r"client\.|session_")
 """Beginnings of the names of files that hold the contract: beside another model they could be wrong without a word, so
 they are never kept. What else people changed is theirs."""
@@ -61,9 +61,9 @@ def embed(
     """Write a client of a bundle's model into the folder `output`, and return the names of the files written.
 
     Raises `InputError` for an unsupported language or precision, for artifacts that are not those that were exported
-    or have failed `validate`, and where a file would be replaced, without `force` or in a folder where no client is. Other files in
-    the folder stay as they are, and so do the program and the files of its build where somebody changed them; a changed
-    file of the class itself is refused.
+    or have failed `validate`, and where a file would be replaced, without `force` or in a folder where no client is.
+    Other files in the folder stay as they are, and so do the program and the files of its build where somebody changed
+    them; a changed file of the class itself is refused.
     """
     return write_client(source, output, language, precision=precision, force=force).files
 
@@ -209,7 +209,8 @@ def _write(folder: Path, files: dict[str, Any], generated: Sequence[str], *, for
         )
     after = before | {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
     files = {name: content for name, content in files.items() if name not in kept}
-    files[RECORD] = json.dumps({"about": "SHA-256 of the files as lstm-deploy embed wrote them", "files": after}, indent=1)
+    record = {"about": "SHA-256 of the files as lstm-deploy embed wrote them", "files": after}
+    files[RECORD] = f"{json.dumps(record, indent=1)}\n"
     folder = folder.resolve()
     if folder.exists():
         with scratch_folder(".partial-", folder) as partial:

@@ -70,7 +70,7 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
 
 
 def _versions(bundle: Bundle) -> dict[str, str]:
-    """The releases that a bundle was proven with, of the runtimes that a program may need; empty where none is known."""
+    """The releases of runtimes that a bundle was proven with; empty where none is known."""
     found = bundle.manifest.versions
     given = {
         "torch": found.get("torch", ""),

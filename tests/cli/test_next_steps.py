@@ -109,7 +109,7 @@ def test_of_a_client_in_cpp_on_onnx_runtime_alone_the_source_of_that_is_told(for
     run("export", forecaster, "-o", "b", "--format", "onnx")
     _, error = run("embed", "b", "--lang", "cpp", "-o", "c")
     assert next_lines(error) == []
-    assert "c/README.md says where to get ONNX Runtime, and how to build it with that." in error
+    assert "c/README.md says where to get ONNX Runtime, and how to build with that." in error
 
 
 def test_a_python_that_a_shell_finds_is_called_by_its_name(monkeypatch, tmp_path):
