@@ -145,6 +145,10 @@ def one_line(message: BaseException | str, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+OTHER_NAMES = {"c++": "cpp", "cplusplus": "cpp", "cxx": "cpp", "golang": "go", "py": "python", "rs": "rust"}
+OTHER_NAMES |= {"js": "node", "javascript": "node", "typescript": "node", "ts": "node", "browser": "web", "html": "web"}
+OTHER_NAMES |= {"pt": "torchscript", "jit": "torchscript", "libtorch": "torchscript", "ort": "onnx", "c99": "c"}
+"""What people call things that have other names here, and do not write alike."""
 MOST_NAMES = 20
 """More names than that are not all listed in a message."""
 
@@ -154,6 +158,8 @@ def nearest(wrong: object, known: Iterable[object]) -> str | None:
     from difflib import get_close_matches
 
     by_lower_case = {str(name).lower().lstrip("-"): str(name) for name in known}
+    if (other := OTHER_NAMES.get(str(wrong).lower())) in by_lower_case:
+        return by_lower_case[str(other)]
     found = get_close_matches(str(wrong).lower().lstrip("-"), by_lower_case, n=1)
     return by_lower_case[found[0]] if found else None
 

@@ -58,17 +58,24 @@ def embed(
     if lang is None:
         raise InputError(f"Missing --lang; give one of {', '.join(LANGUAGES)}.")
     folder = output or Path(f"{bundle.resolve().name}-{lang}")
-    files = generate.embed(bundle, folder, lang, precision=precision, force=force)
+    files, kept = generate.write_client(bundle, folder, lang, precision=precision, force=force)
     if generate.needs_vnni(bundle, files):
         console.note(f"{folder} holds a model {int8_saturation.VNNI_ONLY}.")
     if json:
-        console.say_json({"folder": str(folder), "language": lang, "precision": precision, "files": files})
+        document = {"folder": str(folder), "language": lang, "precision": precision}
+        console.say_json({**document, "files": files, "kept": kept})
         return
     console.say((f"wrote {folder}", console.HEADING), f": {', '.join(files)}", hang=2)
-    if line := next_steps.replay(LANGUAGES[lang], folder, files):
+    for name in kept:
+        console.note(
+            f"kept {folder / name}, which you changed; to have it written, move it away and use --force again."
+        )
+    language = LANGUAGES[lang]
+    if line := next_steps.replay(language, folder, files):
         console.say_next(line)
-    else:
-        console.note(f"{folder / 'README.md'} says how to build it.")
+    else:  # what a person has to get first is nowhere that we know, so there is no line that would run
+        libraries = [name for kind, name in language.libraries.items() if any(file.endswith(kind) for file in files)]
+        console.note(f"{folder / 'README.md'} says where to get {' or '.join(libraries)}, and how to build with that.")
 
 
 def _show_languages(languages: Any, json: bool) -> None:

@@ -105,13 +105,17 @@ def replay(language: "Language", folder: Path, files: list[str]) -> str:
     """The line for a shell that builds a client and replays its golden trace; empty where README.md says more."""
     if language.run_needs and (why_missing("torch") or not any(name.endswith(language.run_needs) for name in files)):
         return ""
-    return f"cd {quote(str(folder))} && {language.run.format(python=_python())}"
+    # The build of what needs PyTorch goes on by itself where another Python has none, so no name will do.
+    python = quote(sys.executable) if language.run_needs else _python()
+    return f"cd {quote(str(folder))} && {language.run.format(python=python)}"
 
 
 def _python() -> str:
     """The name of this Python, or its path where a shell would find another one by that name."""
     found = which(Path(sys.executable).name)
-    return Path(found).name if found and Path(found).samefile(sys.executable) else quote(sys.executable)
+    # Paths are compared as they are: the Python of each virtual environment is a link, often to the same file.
+    is_this = found is not None and Path(found).absolute() == Path(sys.executable).absolute()
+    return Path(sys.executable).name if is_this else quote(sys.executable)
 
 
 def _is_forecaster(path: Path) -> bool:

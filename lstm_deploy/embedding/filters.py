@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lstm_deploy.contract import comment_safe
+
 LINE = 100
 """Characters of a line of values."""
 
@@ -12,6 +14,11 @@ LINE = 100
 def shapes(tensors: Sequence[dict[str, Any]]) -> str:
     """Names and shapes, for people."""
     return ", ".join(f"`{each['name']}` [{', '.join(map(str, each['dims']))}]" for each in tensors)
+
+
+def names(texts: Sequence[str]) -> str:
+    """Any texts as code in Markdown, on one line."""
+    return ", ".join(f"`{comment_safe(text).replace('`', chr(39))}`" for text in texts)
 
 
 def floats(values: Sequence[float]) -> str:
@@ -31,4 +38,4 @@ def lines(literals: Iterable[str], indent: str, suffix: str = "") -> str:
     return "\n".join(written)
 
 
-FILTERS: dict[str, Callable[..., str]] = {"shapes": shapes, "floats": floats, "lines": lines}
+FILTERS: dict[str, Callable[..., str]] = {"shapes": shapes, "names": names, "floats": floats, "lines": lines}

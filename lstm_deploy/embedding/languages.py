@@ -31,6 +31,8 @@ class Language(NamedTuple):
     """The package of the runtime, where it is imported."""
     sessions: Mapping[str, str] = {}
     """A further template for each format that the bundle has."""
+    libraries: Mapping[str, str] = {}
+    """The library that runs the artifact of each format, where people have to get one by themselves."""
     single_file: bool = False
     """Whether the model has to be one file, without weights beside it."""
     run_needs: str = ""
@@ -152,6 +154,7 @@ LANGUAGES = {
         literal=c_literal,
         types={"float32": "float", "int64": "std::int64_t", "int32": "std::int32_t", "bool": "std::uint8_t"},
         sessions={"torchscript": "cpp/session_torch.cpp", "onnx": "cpp/session_onnx.cpp"},
+        libraries={"torchscript": "LibTorch", "onnx": "ONNX Runtime"},
     ),
     "c": Language(
         formats=("c",),

@@ -32,6 +32,7 @@ USAGE = {
 }
 """The command line of a program for its task."""
 _NAME = re.compile(r"[A-Za-z_][\w.:/-]*", re.ASCII)
+_VERSION = re.compile(r"\d+(\.\d+)*\w*", re.ASCII)
 
 
 def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Language) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
         "name": comment_safe(bundle.manifest.name).replace("`", "'"),
         "slug": re.sub(r"[^a-z0-9]+", "-", bundle.manifest.name.lower()).strip("-") or "model",
         "files": {artifact.format: artifact.path for artifact in artifacts},
+        "versions": _versions(bundle),
+        "proven": "PyTorch's" if artifacts[0].precision == "float32" else "the export's",
         "inputs": [_tensor(signature, spec) for spec in signature.inputs],
         "outputs": [_tensor(signature, spec) for spec in signature.outputs],
         "states": [
@@ -64,6 +67,17 @@ def model_variables(bundle: Bundle, artifacts: Sequence[Artifact], language: Lan
     if language.types:
         _declare(signature, variables, language)
     return variables
+
+
+def _versions(bundle: Bundle) -> dict[str, str]:
+    """The releases of runtimes that a bundle was proven with; empty where none is known."""
+    found = bundle.manifest.versions
+    given = {
+        "torch": found.get("torch", ""),
+        "onnxruntime": found.get("onnxruntime") or found.get("onnxruntime-gpu") or "",
+    }
+    # A build for a GPU or a CPU, as in 2.9.0+cpu, is no other release; what is no version is a stranger's text.
+    return {name: match[0] if (match := _VERSION.match(text)) else "" for name, text in given.items()}
 
 
 def _tensor(signature: Signature, spec: TensorSpec) -> dict[str, Any]:

@@ -158,11 +158,23 @@ def test_a_client_in_cpp_is_built_with_the_pytorch_that_is_there(forecast_bundle
     cpp = LANGUAGES["cpp"]
     assert next_steps.replay(cpp, Path("c"), ["model.onnx"]) == "", "README.md says where to get ONNX Runtime"
     assert "..." not in line
+    assert shlex.quote(sys.executable) in line, "a name may be that of another Python, without torch"
 
 
-def test_a_python_that_a_shell_finds_is_called_by_its_name(monkeypatch):
+def test_of_a_client_in_cpp_on_onnx_runtime_alone_the_source_of_that_is_told(forecaster):
+    run("export", forecaster, "-o", "b", "--format", "onnx")
+    _, error = run("embed", "b", "--lang", "cpp", "-o", "c")
+    assert next_lines(error) == []
+    assert "c/README.md says where to get ONNX Runtime, and how to build with that." in error
+
+
+def test_a_python_that_a_shell_finds_is_called_by_its_name(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     line = next_steps.replay(LANGUAGES["python"], Path("c"), [])
     assert line == f"cd c && {Path(sys.executable).name} client.py replay"
+    other = tmp_path / Path(sys.executable).name
+    other.symlink_to(Path(sys.executable).resolve())  # as the Python of another virtual environment is
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shlex.split(next_steps.replay(LANGUAGES["python"], Path("c"), []))[3] == sys.executable
     monkeypatch.setenv("PATH", "")
     assert shlex.split(next_steps.replay(LANGUAGES["python"], Path("c"), []))[3] == sys.executable

@@ -347,6 +347,13 @@ def test_a_client_serves_models_of_every_layout_and_task(exported, name, target,
             said = client.run("run", str(tmp_path / "s.csv")).replace("\n", ",").strip(",").split(",")
             wanted = model.stream().feed(rows[None])
             np.testing.assert_allclose([float(number) for number in said], wanted.ravel(), rtol=1e-4, atol=1e-5)
+            table = "\r\n".join(["a,b,c", "", *(",".join(map(str, row)) for row in rows)]) + "\r\n \n"
+            (tmp_path / "t.csv").write_text(f"\ufeff{table}", encoding="utf-8", newline="")
+            assert client.run("run", str(tmp_path / "t.csv")).replace("\n", ",").strip(",").split(",") == said
+            (tmp_path / "t.csv").write_text("1,2,3\n1,x,3\n", encoding="utf-8")
+            assert client.run("run", str(tmp_path / "t.csv"), code=2).startswith("error: ")
+            (tmp_path / "t.csv").write_text("1,b,c\n1,2,3\n", encoding="utf-8")
+            assert client.run("run", str(tmp_path / "t.csv"), code=2).startswith("error: ")
 
 
 @pytest.mark.parametrize("name", ["classifier of tokens", "horizon", "no task", "carried", "window", "bytes"])

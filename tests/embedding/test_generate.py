@@ -7,6 +7,7 @@ import pytest
 import torch
 from c_programs import NEEDS_CC
 from clients import Client, retrain
+from command_line import run
 from feeding import feeders
 from msgspec.structs import replace
 
@@ -14,7 +15,7 @@ import lstm_deploy
 from lstm_deploy.artifacts.bundle import GOLDEN, Bundle
 from lstm_deploy.artifacts.files import sha256
 from lstm_deploy.cli import predictions
-from lstm_deploy.embedding import generate
+from lstm_deploy.embedding import LANGUAGES, generate
 from lstm_deploy.errors import InputError
 from lstm_deploy.training.data.series import read_series
 
@@ -194,6 +195,38 @@ def test_a_changed_artifact_is_refused(bundle_copy, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_what_has_failed_validation_is_refused(bundle_copy, tmp_path):
+    bundle = Bundle(bundle_copy)
+    parity = bundle.manifest.parity
+    first, *others = parity.checks
+    assert first.artifact == "model.onnx"
+    bundle.update(parity=replace(parity, passed=False, checks=(replace(first, passed=False), *others)))
+    with pytest.raises(InputError, match=r"model\.onnx of .* has failed validation; run lstm-deploy validate"):
+        generate.embed(bundle_copy, tmp_path / "c", "python")
+    bundle.update(parity=replace(parity, checks=tuple(c for c in parity.checks if c.artifact != "model.onnx")))
+    with pytest.raises(InputError, match=r"model\.onnx of .* has not been validated on cpu; run lstm-deploy validate"):
+        generate.embed(bundle_copy, tmp_path / "c", "cpp")
+    assert not (tmp_path / "c").exists()
+
+
+@NEEDS_CC
+def test_the_remedy_for_a_missing_format_keeps_the_others(bundle_copy, tmp_path):
+    with pytest.raises(InputError) as refused:
+        generate.embed(bundle_copy, tmp_path / "c", "c")
+    words = re.search(r"--format \S+ --force", str(refused.value))[0].split()
+    run("export", bundle_copy.with_name("forecaster.safetensors"), "-o", bundle_copy, *words)
+    for language in LANGUAGES:
+        assert generate.embed(bundle_copy, tmp_path / language, language)
+
+
+def test_c_is_not_promised_where_the_contract_rules_it_out(tmp_path):
+    network = torch.nn.LSTM(2, 3, batch_first=True)
+    lstm_deploy.export(network, tmp_path / "b", inputs={"x": "float32[4,seq,2]"}, formats=("onnx",))
+    with pytest.raises(InputError, match=r"C cannot hold this model, as the model fixes its batch size") as refused:
+        generate.embed(tmp_path / "b", tmp_path / "c", "rust")
+    assert "--format" not in str(refused.value)
+
+
 def test_an_int8_that_export_left_out_is_refused_with_the_reason_and_a_way_that_works(bundle_copy, tmp_path):
     Bundle(bundle_copy).update(notes=("int8 is left out: even at best, y is off by 3",))
     with pytest.raises(InputError, match=r"int8 \(int8 is left out: even.*\); use --precision float32\."):
@@ -206,8 +239,8 @@ def test_an_int8_that_export_left_out_is_refused_with_the_reason_and_a_way_that_
     [
         ("cobol", "float32", r"no client in 'cobol'; choose from python, node, web, cpp, c"),
         ("python", "float16", r"no client in 'float16'; did you mean 'float32'"),
-        ("python", "int8", r"no onnx artifact in int8 \(it has onnx float32.*--format onnx --quantize int8"),
-        ("c", "float32", r"no c artifact in float32 .*; export the model with --format c\."),
+        ("python", "int8", r"no onnx artifact in int8 .*--format onnx,torchscript --quantize int8 --force\."),
+        ("c", "float32", r"no c artifact .*; export the model again with --format onnx,torchscript,c --force,"),
     ],
 )
 def test_what_there_is_not_is_said(forecast_bundle, language, precision, said, tmp_path):
@@ -219,12 +252,12 @@ def test_what_there_is_not_is_said(forecast_bundle, language, precision, said, t
 def test_files_are_replaced_with_force_alone_and_others_stay(forecast_bundle, tmp_path):
     written = generate.embed(forecast_bundle, tmp_path / "c", "python")
     (tmp_path / "c" / "mine.py").write_text("mine", encoding="utf-8")
-    (tmp_path / "c" / "client.py").write_text("changed", encoding="utf-8")
+    (tmp_path / "c" / "model.onnx").write_text("changed", encoding="utf-8")
     with pytest.raises(InputError, match=r"already exists; replace it with --force"):
         generate.embed(forecast_bundle, tmp_path / "c", "python")
-    assert (tmp_path / "c" / "client.py").read_text(encoding="utf-8") == "changed"
+    assert (tmp_path / "c" / "model.onnx").read_text(encoding="utf-8") == "changed"
     generate.embed(forecast_bundle, tmp_path / "c", "python", force=True)
-    assert "class Model" in (tmp_path / "c" / "client.py").read_text(encoding="utf-8")
+    assert (tmp_path / "c" / "model.onnx").read_bytes() == (forecast_bundle / "model.onnx").read_bytes()
     assert {file.name for file in (tmp_path / "c").iterdir()} == {*written, "mine.py"}
     with pytest.raises(InputError, match=r"not a directory"):
         generate.embed(forecast_bundle, tmp_path / "c" / "mine.py", "python")

@@ -13,6 +13,7 @@ from feeding import Series
 
 import lstm_deploy
 from lstm_deploy.artifacts.bundle import Bundle
+from lstm_deploy.artifacts.formats import FORMATS
 from lstm_deploy.contract.tasks import Forecast
 from lstm_deploy.embedding import generate
 from lstm_deploy.embedding.languages import LANGUAGES, c_literal, js_literal, python_literal
@@ -57,5 +58,10 @@ def test_texts_are_written_as_they_are(text):
 
 def test_every_language_is_documented_and_tested():
     page = (ROOT / "docs" / "embed.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(LANGUAGES)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", page, re.MULTILINE)
+    wanted = [
+        (name, " or ".join(FORMATS[kind].label for kind in each.formats), each.needs)
+        for name, each in LANGUAGES.items()
+    ]
+    assert rows == wanted, "the table says what embed --list says"
     assert {language_of(target) for target in TARGETS} == LANGUAGES.keys()

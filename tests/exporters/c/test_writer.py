@@ -1,5 +1,6 @@
 """C artifacts compute what the ONNX graph computes that they are written from, with every compiler and processor."""
 
+import re
 import subprocess
 from ctypes import c_size_t, c_void_p
 
@@ -303,6 +304,22 @@ def test_the_header_names_the_workspace_as_it_is_defined(system):
         upper = identifier(name).upper()
         assert f"#define {upper}{macro} " in text
         assert f"`workspace` is {upper}{macro} bytes" in text
+
+
+def test_the_header_says_which_lengths_are_taken(tmp_path):
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.lstm(packed)[1][0][-1]
+
+    _, path = written(Packed(), tmp_path, "x:float32[batch,seq,3]", "lengths:int64[batch]")
+    header = path.with_suffix(".h").read_text()
+    assert re.search(r"_LENGTHS_SIZE 1 /\* numbers of lengths: how many steps of the call count, from 1 to all", header)
+    assert len(re.findall("how many steps", header)) == 1
 
 
 class TwoHeads(nn.Module):
