@@ -18,7 +18,7 @@ def show(parity: "ParityReport", *, verbose: bool) -> None:
             console.say_heading(artifact, checks[0].precision)
             console.say_table(["check", "output", "difference", "tolerance", "result"], list(map(_row, checks)))
         console.say()
-    headings = ["artifact", "precision", "checks", "largest difference"]
+    headings = ["artifact", "precision", "checks", "worst check"]
     console.say_table(headings, [_summary(artifact, checks) for artifact, checks in by_artifact.items()])
     for artifact, checks in by_artifact.items():
         if failures := [check for check in checks if not check.passed]:
