@@ -35,6 +35,11 @@ def load_series(
     remarks = []
     if series.left_out:
         remarks.append(f"Ignored columns that are constant or not numeric: {', '.join(series.left_out)}.")
+    if series.same_dates:
+        remarks.append(
+            f"{series.same_dates} row(s) repeat the date of another; each counts as a step of its own, so make sure "
+            "that the file holds one series."
+        )
     if series.dropped:
         remarks.append(f"{series.dropped} row(s) with missing values are left out.")
     if series.filled:

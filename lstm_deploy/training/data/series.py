@@ -12,7 +12,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lstm_deploy.errors import InputError, did_you_mean
-from lstm_deploy.training.data.table_files import read_table
+from lstm_deploy.training.data.table_files import filter_command, read_table
 from lstm_deploy.training.recipe import Generator, Missing
 
 Values = NDArray[np.float64]
@@ -20,6 +20,11 @@ LARGEST = 1e37
 """Larger values overflow float32 when they are scaled."""
 ROWS: dict[Generator, int] = {"sine": 1000, "sines": 5000}
 """Of a generated series, by default."""
+
+SAME_DATES = 0.1
+"""A table with a smaller share of rows that repeat a date holds one series, as where a clock is set back."""
+MOST_SERIES = 0.5
+"""Texts that tell series apart have fewer values than this share of the rows."""
 
 _DATE = re.compile(
     r"\s*(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[ -]?[A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2})"
@@ -39,6 +44,8 @@ class Series(Struct, frozen=True, kw_only=True):
     """Missing values that were replaced."""
     dropped: int = 0
     """Rows that were dropped: before every column had a value, or with missing values on request."""
+    same_dates: int = 0
+    """Rows that repeat the date of another."""
     left_out: tuple[str, ...] = ()
     """Columns that were ignored because they are constant or not numeric."""
     noiseless: Values | None = None
@@ -52,7 +59,7 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
     dropped (`drop`), or they are an error (`refuse`). Rows before every column has a value are dropped. Raises
     `InputError` for a file that is not such a table.
     """
-    table, labels = _split_dates(read_table(path), path)
+    table, labels, same_dates = _split_dates(read_table(path), path)
     chosen = list(columns) if columns else [str(name) for name in table.columns if _has_information(table[name])]
     if not chosen:
         raise InputError(f"{path} has no column of numbers; check the separator and the header.")
@@ -78,6 +85,7 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
         labels=tuple(labels[row] for row in kept),
         filled=int(gaps.to_numpy()[kept].sum()),
         dropped=len(values) - kept.size,
+        same_dates=same_dates,
         left_out=() if columns else tuple(str(name) for name in table.columns if name not in chosen),
     )
 
@@ -99,16 +107,52 @@ def generate(name: Generator, rows: int | None = None, seed: int = 0) -> Series:
     return Series(columns=("y",), values=values[:, None], noiseless=noiseless[:, None], labels=labels)
 
 
-def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Turn the first column of dates, if there is one, into row labels; raises `InputError` if it is not in order."""
+def _split_dates(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str], int]:
+    """Turn the first column of dates, if there is one, into row labels, and count the rows that repeat a date.
+
+    Raises `InputError` if the dates are not in order, or if they are those of several series.
+    """
     for name in table.columns:
         readings = _as_dates(table[name], str(name))
         if not readings:
             continue
-        if not any(dates.is_monotonic_increasing for dates in readings):
+        dates = next((dates for dates in readings if dates.is_monotonic_increasing), None)
+        for reading in readings if dates is None else [dates]:
+            _refuse_several_series(table, str(name), reading, path)
+        if dates is None:
             raise InputError(f"The dates in column {name!r} of {path} are out of order; sort the rows by it.")
-        return table.drop(columns=[name]), [str(label).removesuffix(" 00:00:00") for label in table[name]]
-    return table, [str(row) for row in range(len(table))]
+        labels = [str(label).removesuffix(" 00:00:00") for label in table[name]]
+        return table.drop(columns=[name]), labels, int(dates.duplicated().sum())
+    return table, [str(row) for row in range(len(table))], 0
+
+
+def _refuse_several_series(table: pd.DataFrame, name: str, dates: "pd.Series[Any]", path: Path) -> None:
+    """Raise `InputError` if many rows repeat a date, and another column tells apart the series that they are of."""
+    if dates.duplicated().mean() < SAME_DATES:
+        return
+    times = int(dates.value_counts().max())
+    for other in map(str, table.columns.drop(name)):
+        column = table[other]
+        groups = column.nunique()
+        if (
+            not 2 <= groups < _most_series(column, times)
+            or pd.DataFrame({"date": dates, "series": column}).duplicated().any()
+        ):
+            continue
+        values = [str(value) for value in column.dropna().drop_duplicates()]
+        listed = ", ".join(values[:3]) + (", …" if groups > 3 else "")
+        command = filter_command(path, other, values[0])
+        raise InputError(
+            f"{path} holds several series: it has each date up to {times} times in column {name!r}, once for each "
+            f"{other!r} ({listed}); keep one of them{f' (for example: {command})' if command else ''}."
+        )
+
+
+def _most_series(column: "pd.Series[Any]", times: int) -> float:
+    """How many series a column may tell apart, of which up to `times` have the same date; 0 for one of measurements."""
+    if pd.api.types.is_integer_dtype(column):
+        return 2 * times + 1  # counts have more values
+    return MOST_SERIES * len(column) if column.dtype == object or isinstance(column.dtype, pd.StringDtype) else 0
 
 
 def _as_dates(column: "pd.Series[Any]", name: str) -> "list[pd.Series[Any]]":

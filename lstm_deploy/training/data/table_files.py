@@ -1,6 +1,8 @@
 """Tables, read from CSV, Parquet, `.npy` and `.npz`. No PyTorch."""
 
 import io
+import json
+import shlex
 import tokenize
 import warnings
 from pathlib import Path
@@ -22,8 +24,7 @@ def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
     whose columns are called `c0`, `c1`, … Raises `InputError` for anything else.
     """
     require_file(path)
-    readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
-    reader = readers.get(path.suffix.lower())
+    reader = OTHERS.get(path.suffix.lower())
     table = reader(path) if reader else _read_csv(path, texts)
     if table.empty:
         raise InputError(f"{path} has no rows; give a file with a header and at least one row.")
@@ -32,15 +33,38 @@ def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
     return table
 
 
+def filter_command(path: Path, column: str, value: str) -> str:
+    """A command that writes those rows of a CSV that have this value; empty for other files."""
+    if path.suffix.lower() in OTHERS:
+        return ""
+    name = "".join(letter if letter.isalnum() else "-" for letter in value)
+    separator = _separator(read_text(path))
+    option = "" if separator == "," else f", sep={_literal(separator)}"
+    program = (
+        f"import pandas; t = pandas.read_csv({_literal(path)}{option}, dtype=str, skipinitialspace=True); "
+        f"t[t[{_literal(column)}] == {_literal(value)}].to_csv({_literal(f'{path.stem}-{name}.csv')}{option}, "
+        "index=False)"
+    )
+    return f"python -c {shlex.quote(program)}"
+
+
+def _literal(value: object) -> str:
+    """A text in Python, in double quotes, so that a shell's single quotes can be around it."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _separator(text: str) -> str:
+    return max(",;\t|", key=text.lstrip().splitlines()[0].count)
+
+
 def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
     text = read_text(path)
-    header = text.lstrip().splitlines()[0]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             return pd.read_csv(
                 io.StringIO(text),
-                sep=max(",;\t|", key=header.count),
+                sep=_separator(text),
                 skipinitialspace=True,
                 low_memory=False,
                 index_col=False,
@@ -96,3 +120,7 @@ def _read_npy(path: Path) -> pd.DataFrame:
 def _native(array: NDArray[Any]) -> NDArray[Any]:
     """In this machine's byte order, which pandas requires."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+OTHERS = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".pq": _read_parquet}
+"""What reads a file, by the end of its name; all else is CSV."""

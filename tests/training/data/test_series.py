@@ -1,3 +1,7 @@
+import shlex
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -184,3 +188,43 @@ def test_the_seed_determines_the_noise():
     first, repeated, other = (generate("sine", 10, seed=seed).values for seed in (1, 1, 2))
     assert np.array_equal(first, repeated)
     assert not np.array_equal(first, other)
+
+
+def machines(order, separator=",", names=("A", "B's", "C")):
+    """Twelve days of three machines, sorted by date or by machine."""
+    rows = [(f"2024-01-{day:02}", name, f"{day}.{index}") for day in range(1, 13) for index, name in enumerate(names)]
+    rows.sort(key=lambda row: row[order])
+    return "\n".join(separator.join(row) for row in [("time", "the machine", "load"), *rows]) + "\n"
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(("separator", "names"), [(",", ("B's", "A", "C")), (";", ("1", "2", "3"))])
+def test_several_series_in_one_file_are_refused_with_a_command_that_keeps_one(csv, order, separator, names):
+    path = csv(machines(order, separator, names))
+    with pytest.raises(
+        InputError, match=r"each date up to 3 times in column 'time', once for each 'the machine'"
+    ) as error:
+        read_series(path)
+    program, code = shlex.split(str(error.value).partition("(for example: ")[2].removesuffix(")."))[1:]
+    assert program == "-c"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=path.parent)
+    (kept,) = path.parent.glob(f"{path.stem}-*.csv")
+    assert len(read_series(kept, ["load"]).values) == 12
+
+
+def test_several_series_are_refused_whichever_columns_are_asked_for(csv):
+    with pytest.raises(InputError, match="several series"):
+        read_series(csv(machines(0)), ["load"])
+
+
+def test_a_few_dates_that_come_twice_are_counted(csv):
+    days = [*range(1, 29), 28]
+    series = read_series(
+        csv("day,note,a\n" + "".join(f"2024-01-{d:02},{'xyz'[n % 3]},{n}\n" for n, d in enumerate(days)))
+    )
+    assert series.same_dates == 1
+
+
+def test_dates_that_all_come_twice_without_a_name_are_counted(csv):
+    series = read_series(csv("day,a\n" + "".join(f"2024-01-{1 + n // 2:02},{n / 7}\n" for n in range(20))))
+    assert series.same_dates == 10
