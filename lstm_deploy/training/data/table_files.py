@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 import tokenize
 import warnings
@@ -15,13 +16,21 @@ from numpy.typing import NDArray
 from lstm_deploy.artifacts import read_npz, read_text, require_file
 from lstm_deploy.errors import InputError, one_line, require
 
+_WHOLE = re.compile(r"[+-]?\d{1,3}(\.\d{3})*")
+"""A whole number whose thousands are separated by points."""
+_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][+-]?\d+)?")
+"""A number with a decimal comma, or a whole one."""
+_UNCLEAR = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})?")
+"""A comma of thousands or of decimals; or no comma."""
+
 
 def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
     """Read a table with at least one row; with `texts`, CSV cells stay strings, and "None" is a word.
 
-    CSV (separated by comma, semicolon, tab or bar) with a header; Parquet; `.npz` with one record array, or
-    one-dimensional arrays of equal length; `.npy` with a record array, or numbers as `[rows]` or `[rows, columns]`,
-    whose columns are called `c0`, `c1`, … Raises `InputError` for anything else.
+    CSV (separated by comma, semicolon, tab or bar) with a header, between semicolons also with decimal commas;
+    Parquet; `.npz` with one record array, or one-dimensional arrays of equal length; `.npy` with a record array, or
+    numbers as `[rows]` or `[rows, columns]`, whose columns are called `c0`, `c1`, … Raises `InputError` for anything
+    else.
     """
     require_file(path)
     reader = OTHERS.get(path.suffix.lower())
@@ -59,6 +68,14 @@ def _separator(text: str) -> str:
 
 def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
     text = read_text(path)
+    table = _parse(path, text, keep_default_na=not texts, dtype=str if texts else None)
+    if texts or _separator(text) != ";" or "," not in text:
+        return table
+    cells = _parse(path, text, dtype=str)
+    return _with_decimal_commas(table, {str(name): cells[name].dropna().str.strip() for name in cells})
+
+
+def _parse(path: Path, text: str, **options: Any) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
@@ -68,11 +85,33 @@ def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
                 skipinitialspace=True,
                 low_memory=False,
                 index_col=False,
-                dtype=str if texts else None,
-                keep_default_na=not texts,
+                **options,
             )
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path} is not a table ({one_line(error)}); check its rows.") from error
+
+
+def _with_decimal_commas(table: pd.DataFrame, cells: "dict[str, pd.Series[str]]") -> pd.DataFrame:
+    """The table with numbers for cells such as `1.469,13`, in columns of which most are written like that.
+
+    As 1,250 may be twelve hundred and fifty, a file of which no number can only have a decimal comma stays as it is.
+    """
+    commas = {}
+    for name, column in cells.items():
+        like = column[column.str.fullmatch(_COMMA)]
+        if len(like) > len(column) / 2 and like.str.contains(",", regex=False).any():
+            commas[name] = like
+    if all(like.str.fullmatch(_UNCLEAR).all() for like in commas.values()):
+        return table
+    for name, column in cells.items():
+        if len(column) and column.str.contains(".", regex=False).any() and column.str.fullmatch(_WHOLE).all():
+            commas[name] = column
+    for name, like in commas.items():
+        numbers = like.str.replace(".", "", regex=False).str.replace(",", ".", regex=False).astype(float)
+        table[name] = table[name].astype(object)
+        table.loc[like.index, name] = numbers
+        table[name] = table[name].infer_objects()
+    return table
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

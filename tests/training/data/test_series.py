@@ -228,3 +228,13 @@ def test_a_few_dates_that_come_twice_are_counted(csv):
 def test_dates_that_all_come_twice_without_a_name_are_counted(csv):
     series = read_series(csv("day,a\n" + "".join(f"2024-01-{1 + n // 2:02},{n / 7}\n" for n in range(20))))
     assert series.same_dates == 10
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("cp1252", "cp1252"), ("utf-16", "utf-16")])
+def test_a_file_that_is_not_utf8_is_refused_with_the_command_that_converts_it(csv, encoding, named, monkeypatch):
+    path = csv("größe\n1\n2\n", encoding=encoding)
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(InputError, match=f"iconv -f {named}") as error:
+        read_series(path)
+    subprocess.run(str(error.value).partition("(for example: ")[2].removesuffix(")."), shell=True, check=True)
+    assert read_series(path.with_name(f"{path.stem}-utf8.csv")).columns == ("größe",)
