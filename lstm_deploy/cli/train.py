@@ -34,7 +34,7 @@ TaskOption = Annotated[
         Panel.INPUT,
         metavar="TASK",
         help="What to learn: forecast (the next values of a table), lm (the next character of a text) or classify (the "
-        "label of a text).",
+        "label of a text; not of numbers).",
     ),
 ]
 OutputOption = Annotated[

@@ -174,7 +174,7 @@ BAD = {
         ("nan.csv --task forecast --target a --features a,b", "'a' of nan.csv has no value"),
         ("dates.csv --task forecast --target a", "out of order"),
         ("gaps.csv --task forecast --target a --missing refuse", "has 20 missing value(s); choose another --missing"),
-        ("a.csv --task classify", "no column 'text'"),
+        ("a.csv --task classify", "has no column of texts"),
         ("a.csv --task classify --text-column a --label-column c", "no column 'c'"),
         ("rare.csv --task classify", "Label 'y' has 1 row(s)"),
         ("single.csv --task classify", "All texts have the label 'x'"),
