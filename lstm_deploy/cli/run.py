@@ -217,7 +217,7 @@ def _forecast(
     from lstm_deploy.exporters import report
     from lstm_deploy.training import read_series
 
-    series = read_series(file, task.features)
+    series = read_series(file, task.features, fixed=True)
     if series.filled:
         console.note(f"{series.filled} missing value(s) take the latest value before them.")
     values = predictions.forecast(model, task, series, steps, on)

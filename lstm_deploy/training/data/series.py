@@ -26,6 +26,9 @@ SAME_DATES = 0.1
 MOST_SERIES = 0.5
 """Texts that tell series apart have fewer values than this share of the rows."""
 
+HOW_TO_WRITE = "write numbers as 1234.5"
+_LIKE_A_NUMBER = re.compile(r"[^\w\s]?\s?[+-]?\d[\d.,'\s\u2019]*\s?[^\w\s]?")
+"""Digits with separators of any kind, and one sign or currency before or after."""
 _DATE = re.compile(
     r"\s*(\d{4}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}[ -]?[A-Za-z]{3}|[A-Za-z]{3,9} \d{1,2})"
 )
@@ -47,26 +50,35 @@ class Series(Struct, frozen=True, kw_only=True):
     same_dates: int = 0
     """Rows that repeat the date of another."""
     left_out: tuple[str, ...] = ()
-    """Columns that were ignored because they are constant or not numeric."""
+    """Columns that are not used; of all, those that are constant or not numeric."""
+    unread: dict[str, str] = {}
+    """Of those left out, the ones that look like numbers and cannot be read as such, with the first such cell."""
     noiseless: Values | None = None
     """Of a generated series: its values without the noise."""
 
 
-def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missing = "previous") -> Series:
+def read_series(
+    path: Path, columns: Sequence[str] | None = None, missing: Missing = "previous", *, fixed: bool = False
+) -> Series:
     """Read the named columns (default: all numeric ones) of a table (see `read_table`), oldest row first.
 
     Missing values are filled with the `previous` value or by linear interpolation (`interpolate`), or their rows are
     dropped (`drop`), or they are an error (`refuse`). Rows before every column has a value are dropped. Raises
-    `InputError` for a file that is not such a table.
+    `InputError` for a file that is not such a table; where the columns are `fixed`, as a model needs them, it does not
+    offer to choose others.
     """
     table, labels, same_dates = _split_dates(read_table(path), path)
     chosen = list(columns) if columns else [str(name) for name in table.columns if _has_information(table[name])]
     if not chosen:
+        if unread := _unread(table):
+            name, cell = next(iter(unread.items()))
+            raise InputError(f"{path} has no column of numbers: {name!r} holds {cell!r}; {HOW_TO_WRITE}.")
         raise InputError(f"{path} has no column of numbers; check the separator and the header.")
-    values = pd.DataFrame({name: _numbers(table, name, path) for name in chosen})
+    values = pd.DataFrame({name: _numbers(table, name, path, fixed) for name in chosen})
     gaps = values.isna()
     if empty := [name for name in chosen if gaps[name].all()]:
-        raise InputError(f"Column {empty[0]!r} of {path} has no value; exclude it with --features.")
+        remedy = "give a file with values in it" if fixed else "exclude it with --features"
+        raise InputError(f"Column {empty[0]!r} of {path} has no value; {remedy}.")
     if missing == "refuse" and gaps.to_numpy().any():
         name = next(name for name in chosen if gaps[name].any())
         raise InputError(
@@ -78,7 +90,9 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
         values = values.ffill()
     kept = np.flatnonzero(values.notna().all(axis=1))
     if not kept.size:
-        raise InputError(f"No row of {path} has a value in every column; choose other --features or --missing.")
+        remedy = "complete some" if fixed else "choose other --features or --missing"
+        raise InputError(f"No row of {path} has a value in every column; {remedy}.")
+    left_out = [str(name) for name in table.columns if name not in chosen]
     return Series(
         columns=tuple(chosen),
         values=values.to_numpy(dtype=np.float64)[kept],
@@ -86,7 +100,8 @@ def read_series(path: Path, columns: Sequence[str] | None = None, missing: Missi
         filled=int(gaps.to_numpy()[kept].sum()),
         dropped=len(values) - kept.size,
         same_dates=same_dates,
-        left_out=() if columns else tuple(str(name) for name in table.columns if name not in chosen),
+        left_out=tuple(left_out),
+        unread=_unread(table[left_out]),
     )
 
 
@@ -184,7 +199,20 @@ def _has_information(column: "pd.Series[Any]") -> bool:
     return len(numbers) > len(column.dropna()) / 2 and (len(column) == 1 or numbers.nunique() > 1)
 
 
-def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
+def _unread(table: pd.DataFrame) -> dict[str, str]:
+    """The columns of texts that mostly look like numbers, and the first such text of each."""
+    found = {}
+    for name in table.columns:
+        if pd.api.types.is_numeric_dtype(table[name]) or _as_dates(table[name], str(name)):
+            continue
+        cells = table[name].dropna().astype("string")
+        alike = cells[cells.str.fullmatch(_LIKE_A_NUMBER) & pd.to_numeric(cells, errors="coerce").isna()]
+        if len(alike) > len(cells) / 2:
+            found[str(name)] = str(alike.iloc[0])
+    return found
+
+
+def _numbers(table: pd.DataFrame, name: str, path: Path, fixed: bool) -> Values:
     if name not in table.columns:
         raise InputError(f"{path} has no column {name!r}; {did_you_mean(name, table.columns)}")
     column = table[name]
@@ -195,9 +223,10 @@ def _numbers(table: pd.DataFrame, name: str, path: Path) -> Values:
     bad = np.isnan(numbers) & column.notna().to_numpy()
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
+        remedy = HOW_TO_WRITE if name in _unread(table[[name]]) else "correct it"
         raise InputError(
-            f"Row {row + 1} of column {name!r} in {path} is {str(column.iloc[row])!r}, not a number; "
-            "correct it, or exclude the column with --features."
+            f"Row {row + 1} of column {name!r} in {path}, not counting the header, is {str(column.iloc[row])!r}, not a "
+            f"number; {remedy}{'' if fixed else ', or exclude the column with --features'}."
         )
     if (np.abs(numbers) > LARGEST).any():
         raise InputError(f"Column {name!r} of {path} has a value that is infinite or beyond float32; correct it.")

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from lstm_deploy.artifacts import read_npz, read_text, require_file
 from lstm_deploy.errors import InputError, one_line, require
 
+_VALUE = re.compile(r"[+-]?\d[\d.:,/+\-TZeE ]*")
+"""A number or a date, which are no names."""
 _WHOLE = re.compile(r"[+-]?\d{1,3}(\.\d{3})*")
 """A whole number whose thousands are separated by points."""
 _COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][+-]?\d+)?")
@@ -69,10 +71,26 @@ def _separator(text: str) -> str:
 def _read_csv(path: Path, texts: bool) -> pd.DataFrame:
     text = read_text(path)
     table = _parse(path, text, keep_default_na=not texts, dtype=str if texts else None)
+    names = [str(name) for name in table.columns]
+    if all(_VALUE.fullmatch(name.strip()) for name in names) and not _are_consecutive(names):
+        header, separator = text.lstrip().splitlines()[0], _separator(text)
+        line = separator.join(f"c{n}" for n in range(1, len(names) + 1))
+        raise InputError(
+            f"{path} has no header: its first line is {one_line(header, 60)!r}; put a line with a name for each column "
+            f"above it, for example {one_line(line, 60)!r}."
+        )
     if texts or _separator(text) != ";" or "," not in text:
         return table
     cells = _parse(path, text, dtype=str)
     return _with_decimal_commas(table, {str(name): cells[name].dropna().str.strip() for name in cells})
+
+
+def _are_consecutive(names: list[str]) -> bool:
+    """Whether names are 0, 1, … as pandas writes them, or 2019, 2020, …"""
+    if not all(name.isdecimal() for name in names):
+        return False
+    first = int(names[0])
+    return [int(name) for name in names] == list(range(first, first + len(names))) and (first == 0 or len(names) > 1)
 
 
 def _parse(path: Path, text: str, **options: Any) -> pd.DataFrame:

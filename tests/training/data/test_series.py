@@ -238,3 +238,22 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_command_that_converts_it(cs
         read_series(path)
     subprocess.run(str(error.value).partition("(for example: ")[2].removesuffix(")."), shell=True, check=True)
     assert read_series(path.with_name(f"{path.stem}-utf8.csv")).columns == ("größe",)
+
+
+@pytest.mark.parametrize("cell", ["1,250.50", "1'250.5", "$1250", "12 %", "1 250"])
+def test_columns_that_look_like_numbers_are_named_with_a_cell(csv, cell):
+    path = csv(f'day,v,w,name\n2024-01-01,"{cell}",0,x\n2024-01-02,"{cell}",1,y\n')
+    series = read_series(path)
+    assert series.unread == {"v": cell}
+    assert series.left_out == ("v", "name")
+    with pytest.raises(InputError, match="write numbers as 1234.5, or exclude the column"):
+        read_series(path, ["v", "w"])
+    with pytest.raises(InputError, match="no column of numbers: 'v' holds"):
+        read_series(csv(f'day,v\n2024-01-01,"{cell}"\n2024-01-02,"{cell}"\n'))
+
+
+def test_columns_that_a_model_needs_are_not_to_be_left_out(csv):
+    for text in ("a,b\n1,x\n2,3\n3,4\n", "a,b\n1,\n2,\n"):
+        with pytest.raises(InputError) as error:
+            read_series(csv(text), ["a", "b"], fixed=True)
+        assert "--features" not in str(error.value)

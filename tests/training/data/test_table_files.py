@@ -120,3 +120,20 @@ def test_a_word_among_decimal_commas_is_named(tmp_path):
 def test_decimal_points_between_semicolons_stay_points_beside_texts_with_commas(tmp_path):
     (tmp_path / "t.csv").write_text("a;note\n1.250;x, y\n1.5;z\n", encoding="utf-8")
     assert read_series(tmp_path / "t.csv").values.tolist() == [[1.25], [1.5]]
+
+
+@pytest.mark.parametrize("first", ["2024-01-01,101.2", "1,2.5", "5", "01.02.2024 00:00;3", "3,3"])
+def test_a_file_without_a_header_is_refused_with_one_that_fits(tmp_path, first):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{first}\n{first}\n")
+    with pytest.raises(InputError, match="has no header: its first line is") as error:
+        read_table(path)
+    header = str(error.value).partition("for example ")[2].strip("'.")
+    path.write_text(f"{header}\n{path.read_text()}")
+    assert len(read_table(path)) == 2
+
+
+@pytest.mark.parametrize("header", ["0,1", "0", "2019,2020,2021"])
+def test_consecutive_numbers_are_names(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\n{header}\n")
+    assert list(read_table(tmp_path / "t.csv").columns) == header.split(",")
