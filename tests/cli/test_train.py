@@ -55,7 +55,17 @@ def test_labels_and_bytes_are_told_by_a_bundle(text):
     run("train", "reviews.csv", "--task", "classify", "--embedding-size", "4", *QUICK)
     run("export", "reviews.safetensors", "--format", "onnx")
     Path("lines.txt").write_text("a great film\nawful\n")
-    assert len(run("run", "exported/reviews", "--input", "lines.txt")[0].splitlines()) == 2
+    told = run("run", "exported/reviews", "--input", "lines.txt")[0]
+    assert len(told.splitlines()) == 2
+    Path("more.csv").write_text("label,text\ngood,a great film\n,awful\n")
+    assert run("run", "exported/reviews", "--input", "more.csv")[0] == told
+    Path("lines.csv").write_text("a great film\nawful\n")
+    out, err = run("run", "exported/reviews", "--input", "lines.csv")
+    assert out == told
+    assert "lines.csv has no column 'text', so each line is a text" in err
+    inspected = run("inspect", "reviews.safetensors")[0]
+    assert "text column" not in inspected
+    assert "classify into " in inspected
     run("train", text, "--task", "lm", "--unit", "byte", "--embedding-size", "4", "-o", "bytes.safetensors", *QUICK)
     run("export", "bytes.safetensors", "--format", "onnx")
     out, _ = run("run", "exported/bytes", "--prompt", "Größe", "--steps", "20", "--temperature", "1")

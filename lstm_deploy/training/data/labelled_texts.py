@@ -43,6 +43,15 @@ def read_labelled_texts(path: Path, text: str | None, label: str | None) -> Labe
     return LabelledTexts(texts=tuple(texts[complete]), labels=tuple(labels[complete]), dropped=dropped)
 
 
+def texts_of(path: Path, column: str) -> list[str] | None:
+    """The texts in a column of a CSV; None where the file is no table with that column."""
+    try:
+        table = read_table(path, texts=True)
+    except InputError:
+        return None
+    return [str(cell) for cell in table[column].fillna("")] if column in table.columns else None
+
+
 def _of_texts(table: pd.DataFrame) -> list[str]:
     """The columns that hold more than numbers."""
     filled = {name: table[name].dropna().astype("string").loc[lambda cells: cells != ""] for name in table.columns}

@@ -97,7 +97,7 @@ def _parse(path: Path, text: str, **options: Any) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            return pd.read_csv(
+            table: pd.DataFrame = pd.read_csv(
                 io.StringIO(text),
                 sep=_separator(text),
                 skipinitialspace=True,
@@ -105,8 +105,21 @@ def _parse(path: Path, text: str, **options: Any) -> pd.DataFrame:
                 index_col=False,
                 **options,
             )
+            return table
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is not a table ({one_line(error)}); check its rows.") from error
+        raise InputError(
+            f"{path} is not a table, as {_why_no_table(str(error))}; give a file whose rows all have as many cells as "
+            "its header."
+        ) from error
+
+
+def _why_no_table(message: str) -> str:
+    """What pandas found, in our words."""
+    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
+        return "line {1} has {2} cell(s) and those before it have {0}".format(*found.groups())
+    if found := re.search(r"EOF inside string starting at row (\d+)", message):
+        return f"a quotation mark in row {found[1]} has no other one"
+    return "a row has more cells than the header" if message.startswith("Length of header") else one_line(message)
 
 
 def _with_decimal_commas(table: pd.DataFrame, cells: "dict[str, pd.Series[str]]") -> pd.DataFrame:

@@ -62,8 +62,9 @@ def test_rows_before_every_column_has_a_value_are_dropped(csv):
         ("a,b\n1,2\n1,x\n3,4\n", "Row 2 of column 'b'.*'x'"),
         ("a,b\n1,inf\n", "infinite"),
         ("date,a\n2024-01-02,1\n2024-01-01,2\n", "out of order"),
-        ("a,b\n1,2\n1,2,3\n", "not a table"),
-        ('a,b\n1,"2\n', "not a table"),
+        ("a,b\n1,2\n1,2,3\n", "not a table, as line 3 has 3 cell.* before it have 2; give"),
+        ("a,b\n1,2,3\n", "not a table, as a row has more cells than the header; give"),
+        ('a,b\n1,"2\n', "not a table, as a quotation mark in row 1 has no other one; give"),
     ],
 )
 def test_malformed_series_are_refused(csv, text, message):
