@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from zipfile import BadZipFile
 
@@ -97,10 +98,22 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}); convert it first.") from error
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}); {_how_to_convert(path)}.") from error
     if not text.strip():
         raise InputError(f"{path} is empty; give a file with text in it.")
     return text
+
+
+def _how_to_convert(path: Path) -> str:
+    """The end of a message on a text that is not UTF-8."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "cp1252"
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return "convert it first"
+    files = quote(str(path)), quote(f"{path.stem}-utf8{path.suffix}")
+    return f"convert it first (for example: iconv -f {encoding} -t utf-8 {files[0]} > {files[1]})"
 
 
 def relative_path(path: Path, folder: Path) -> str:

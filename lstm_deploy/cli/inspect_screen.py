@@ -20,6 +20,9 @@ IN_SECTIONS = {
 }
 """Keys of the document that have a place of their own; others are fields below the heading."""
 
+EMPTY: tuple[object, ...] = (None, [], (), {})
+"""Values of fields that are not shown."""
+
 
 def show(path: Path, document: Document, contract: Any) -> None:
     """All that `inspect` found out, as people read it; `contract` is that in the document."""
@@ -69,7 +72,7 @@ def _general(document: Document) -> "list[tuple[str, Part]]":
     fields += [
         (key.replace("_", " "), console.flat(value))
         for key, value in document.items()
-        if key not in IN_SECTIONS and value not in (None, [], (), {})
+        if key not in IN_SECTIONS and value not in EMPTY
     ]
     return fields
 
@@ -80,12 +83,12 @@ def _short(digest: str | None) -> str:
 
 
 def _task(task: Document) -> str:
-    sizes = {"targets": "of", "features": "from", "labels": "as"}
+    sizes = {"targets": "of", "features": "from", "labels": "into"}
     words = [f"{word} {', '.join(task[key])}" for key, word in sizes.items() if key in task]
     if "vocabulary" in task:
         words.append(f"vocabulary of {len(task['vocabulary']):,}")
     words += [f"{key} {task[key]}" for key in ("window", "horizon", "unit") if key in task]
-    return f"{task['kind']}: {'; '.join(words)}"
+    return f"{task['kind']}{' ' if 'labels' in task else ': '}{'; '.join(words)}"
 
 
 def _show_artifacts(artifacts: Sequence[Document]) -> None:
@@ -122,7 +125,8 @@ def _show_training(training: Document) -> None:
     known |= {{"path": "data", "missing": "missing values"}.get(key, key): value for key, value in data.items()}
     if "sha256" in known:
         known["sha256"] = _short(known["sha256"])
-    console.say_fields(*((key.replace("_", " "), console.flat(value)) for key, value in known.items()))
+    given = {key: value for key, value in known.items() if value not in EMPTY}
+    console.say_fields(*((key.replace("_", " "), console.flat(value)) for key, value in given.items()))
     if metrics := training.get("metrics"):
         console.say_heading("On held-out data")
         console.say_table(*result_tables.metric_table(metrics))
@@ -133,7 +137,7 @@ def _show_training(training: Document) -> None:
 
 def _show_options(options: Document) -> None:
     """Names and values as in a sentence, without those that are off."""
-    shown = {key: value for key, value in options.items() if value not in (None, False, 0, "", "none")}
+    shown = {key: value for key, value in options.items() if value not in (*EMPTY, False, 0, "", "none")}
     console.say(f"  {', '.join(f'{key} {console.flat(value)}' for key, value in shown.items())}", hang=2)
 
 

@@ -68,13 +68,14 @@ def after_validate(target: Path, provider: str, *, only_trace: bool) -> list[Com
 
 
 def after_run(
-    path: Path, file: Path | None, prompts: list[str], plot: Path | None, temperature: float
+    path: Path, file: Path | None, prompts: list[str], plot: Path | None, temperature: float, steps: int | None = None
 ) -> list[Command]:
     """The forecast as a picture, or a text that is less likely."""
+    asked = ["--steps", steps] if steps else []
     if prompts:
-        return [] if temperature else [["run", path, "--prompt", prompts[0], "--temperature", "0.8"]]
+        return [] if temperature else [["run", path, "--prompt", prompts[0], *asked, "--temperature", "0.8"]]
     if plot is None and file is not None and _is_forecaster(path):
-        return [["run", path, "--input", file, "--plot", f"{path.resolve().name}-forecast.png"]]
+        return [["run", path, "--input", file, *asked, "--plot", f"{path.resolve().name}-forecast.png"]]
     return []
 
 

@@ -59,7 +59,8 @@ InputOption = Annotated[
     option(
         Panel.INPUT,
         metavar="FILE",
-        help="Series to forecast from (CSV, Parquet, .npz, .npy), or text with a line for each text to classify.",
+        help="Series to forecast from (CSV, Parquet, .npz, .npy), or texts to classify (a line each, or a CSV "
+        "with the column of the training).",
     ),
 ]
 PromptOption = Annotated[
@@ -133,7 +134,7 @@ def run(
     elif not output:
         console.say_data(result)
     if not json and not output and console.is_terminal():
-        console.say_next(*next_steps.after_run(bundle, input, prompt or [], plot, text.temperature))
+        console.say_next(*next_steps.after_run(bundle, input, prompt or [], plot, text.temperature, steps))
 
 
 USE = {
@@ -217,7 +218,7 @@ def _forecast(
     from lstm_deploy.exporters import report
     from lstm_deploy.training import read_series
 
-    series = read_series(file, task.features)
+    series = read_series(file, task.features, fixed=True)
     if series.filled:
         console.note(f"{series.filled} missing value(s) take the latest value before them.")
     values = predictions.forecast(model, task, series, steps, on)
@@ -250,18 +251,33 @@ def _generate(
 
 
 def _classify(model: Any, task: Any, file: Path, on: dict[str, str]) -> tuple[str, list[dict[str, Any] | None]]:
-    """Text and JSON of the class of each line of a file; a blank line has a blank answer, so that lines correspond."""
-    from lstm_deploy.artifacts import read_text
+    """Text and JSON of the class of each text in a file; a blank one has a blank answer, so that lines correspond."""
     from lstm_deploy.cli import predictions
 
+    kind, texts = _texts(model, file)
     classes = []
-    for number, line in enumerate(read_text(file).removesuffix("\n").split("\n"), 1):
+    for number, text in enumerate(texts, 1):
         try:
-            classes.append(predictions.classify(model, task, line, on) if line.strip() else None)
+            classes.append(predictions.classify(model, task, text, on) if text.strip() else None)
         except InputError as error:
-            raise InputError(f"Line {number} of {file}: {error}") from error
-    text = "\n".join("" if found is None else str(found) for found in classes)
-    return text, [None if found is None else found._asdict() for found in classes]
+            raise InputError(f"{kind} {number} of {file}: {error}") from error
+    answer = "\n".join("" if found is None else str(found) for found in classes)
+    return answer, [None if found is None else found._asdict() for found in classes]
+
+
+def _texts(model: Any, file: Path) -> tuple[str, list[str]]:
+    """The rows of a CSV with the column of texts that the training read; else the lines; and which of the two."""
+    from lstm_deploy.artifacts import read_text
+    from lstm_deploy.training import texts_of
+
+    if file.suffix.lower() == ".csv":
+        training = (model.bundle.manifest.training if model.bundle else None) or {}
+        column = (training.get("data") or {}).get("text_column") or "text"
+        texts = texts_of(file, column)
+        if texts is not None:
+            return "Row", texts
+        console.note(f"{file} has no column {column!r}, so each line is a text, the first one too.")
+    return "Line", read_text(file).removesuffix("\n").split("\n")
 
 
 def _stream(model: Any, on: dict[str, str], text: TextOptions, steps: int | None, raw: bool, json: bool) -> None:

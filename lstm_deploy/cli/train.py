@@ -34,7 +34,7 @@ TaskOption = Annotated[
         Panel.INPUT,
         metavar="TASK",
         help="What to learn: forecast (the next values of a table), lm (the next character of a text) or classify (the "
-        "label of a text).",
+        "label of a text; not of numbers).",
     ),
 ]
 OutputOption = Annotated[
@@ -160,7 +160,7 @@ def train(
         for remark in training_data.remarks:
             console.note(remark)
     result = _train(task, training_data, chosen, folder, search, space, resume)
-    _finish(result, output, folder, json)
+    _finish(result, output, folder, json, "--resume in place of --force" if force else "--resume")
 
 
 def _read(task: TaskName, file: Path | None, options: DataOptions, seed: int, output: Path) -> "TrainingData":
@@ -211,7 +211,7 @@ def _train(
         return train(training_data, recipe, on_progress, folder=folder, resume=resume), best
 
 
-def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder: Path, json: bool) -> None:
+def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder: Path, json: bool, resume: str) -> None:
     from msgspec import to_builtins
 
     from lstm_deploy.exporters import report
@@ -245,7 +245,7 @@ def _finish(result: "tuple[Trained, SearchResult | None]", output: Path, folder:
     if trained.interrupted:
         console.note(
             f"interrupted after epoch {len(trained.history)}: {output} is the best so far, of epoch "
-            f"{trained.spec.training['best_epoch']}; repeat the command with --resume to go on.",
+            f"{trained.spec.training['best_epoch']}; repeat this training with {resume} to go on.",
             hang=2,
         )
         raise typer.Exit(console.INTERRUPTED)

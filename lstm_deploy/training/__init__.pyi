@@ -8,7 +8,11 @@ from .checkpoint import (
     is_checkpoint as is_checkpoint,
     read_spec as read_spec,
 )
-from .data.labelled_texts import LabelledTexts as LabelledTexts, read_labelled_texts as read_labelled_texts
+from .data.labelled_texts import (
+    LabelledTexts as LabelledTexts,
+    read_labelled_texts as read_labelled_texts,
+    texts_of as texts_of,
+)
 from .data.series import Series as Series, Values as Values, generate as generate, read_series as read_series
 from .data.splits import (
     parallel_streams as parallel_streams,

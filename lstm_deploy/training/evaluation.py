@@ -80,15 +80,18 @@ def forecast_metrics(
 def find_season(history: Values) -> int | None:
     """The length of a season in a series `[rows]`, in steps, if there is one.
 
-    It is the shortest lag at which the seasonal naive forecast has nearly its smallest error (within 5 %), if that is
-    at least 5 % below the error of the naive forecast.
+    It is the shortest lag at which the seasonal naive forecast has nearly its smallest error (within 5 % and two of its
+    standard errors, as one of several multiples of a season is the best by chance), if that is at least 5 % below the
+    error of the naive forecast.
     """
     history = history[-SEASON_ROWS:]
     lags = np.arange(1, min(len(history) // 3, LONGEST_SEASON) + 1)
     if len(lags) < 2:
         return None
     errors = np.array([np.abs(history[lag:] - history[:-lag]).mean() for lag in lags])
-    good = np.append(errors[1:] <= 1.05 * errors[1:].min(), False)
+    least = lags[1 + int(errors[1:].argmin())]
+    differences = np.abs(history[least:] - history[:-least])
+    good = np.append(errors[1:] <= 1.05 * errors[1:].min() + 2 * differences.std() / math.sqrt(len(differences)), False)
     begin = int(good.argmax())
     end = begin + int((~good[begin:]).argmax())
     best = 1 + begin + int(errors[1 + begin : 1 + end].argmin())

@@ -6,9 +6,9 @@ from typing import Any
 from msgspec import Struct
 
 from lstm_deploy.artifacts import read_text, relative_path, sha256
-from lstm_deploy.errors import InputError
+from lstm_deploy.errors import InputError, did_you_mean
 from lstm_deploy.training.data.labelled_texts import LabelledTexts, read_labelled_texts
-from lstm_deploy.training.data.series import Series, generate, read_series
+from lstm_deploy.training.data.series import HOW_TO_WRITE, Series, generate, read_series
 from lstm_deploy.training.data.word_vectors import WordVectors, read_word_vectors
 from lstm_deploy.training.recipe import Generator, Missing
 
@@ -33,8 +33,16 @@ def load_series(
     """Load a series as `read_series` does; raises `InputError` if it does, or if it is unclear what to predict."""
     series = read_series(path, features, missing)
     remarks = []
-    if series.left_out:
-        remarks.append(f"Ignored columns that are constant or not numeric: {', '.join(series.left_out)}.")
+    _check_targets(path, series, target or ())
+    if series.left_out and not features:
+        cells = {name: f" (it holds {cell!r}; {HOW_TO_WRITE})" for name, cell in series.unread.items()}
+        listed = (name + cells.get(name, "") for name in series.left_out)
+        remarks.append(f"Ignored columns that are constant or not numeric: {', '.join(listed)}.")
+    if series.same_dates:
+        remarks.append(
+            f"{series.same_dates} row(s) repeat the date of another; each counts as a step of its own, so make sure "
+            "that the file holds one series."
+        )
     if series.dropped:
         remarks.append(f"{series.dropped} row(s) with missing values are left out.")
     if series.filled:
@@ -44,6 +52,12 @@ def load_series(
     if not target and len(targets) > 1:
         raise InputError(f"There are several columns to predict; name some with --target: {', '.join(targets)}.")
     return TrainingData(content=series, targets=targets, origin={"missing": missing}, remarks=tuple(remarks))
+
+
+def _check_targets(path: Path, series: Series, targets: tuple[str, ...]) -> None:
+    """Raise `InputError` for a target that the file does not have."""
+    if unknown := [name for name in targets if name not in (*series.columns, *series.left_out)]:
+        raise InputError(f"{path} has no column {unknown[0]!r}; {did_you_mean(unknown[0], series.columns)}")
 
 
 def generate_series(name: Generator, rows: int | None, seed: int) -> TrainingData:

@@ -116,7 +116,7 @@ def test_the_version_is_printed():
         (["train", "empty.csv", "--task", "lm"], "empty"),
         (["train", ".", "--task", "lm"], "directory"),
         (["train", "ok.csv", "--task", "forecast"], "--target"),
-        (["train", "ok.csv", "--task", "forecast", "--target", "Close"], "not among the features"),
+        (["train", "ok.csv", "--task", "forecast", "--target", "Close"], "no column 'Close'"),
         (["train", "ok.csv", "--task", "forecast", "--target", "a", "--features", "b"], "not among the features"),
         (["train", "ok.csv", "--task", "forecast", "--target", "a", "--features", "a,Close"], "no column 'Close'"),
         (["train", "ok.csv", "--task", "forecast", "--target", "a", "-o", "m.pt"], "safetensors"),

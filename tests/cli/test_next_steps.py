@@ -137,6 +137,8 @@ def test_a_language_model_is_prompted_with_letters_that_it_knows(lm_bundle):
 
 
 def test_a_forecast_is_plotted_next(forecast_bundle, prices):
+    (longer,) = next_steps.after_run(forecast_bundle, prices, [], None, 0.0, 10)
+    assert longer[longer.index("--steps") + 1] == 10
     (plotted,) = next_steps.after_run(forecast_bundle, prices, [], None, 0.0)
     run(*plotted)
     assert Path("forecast-forecast.png").is_file()

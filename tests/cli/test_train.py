@@ -55,7 +55,17 @@ def test_labels_and_bytes_are_told_by_a_bundle(text):
     run("train", "reviews.csv", "--task", "classify", "--embedding-size", "4", *QUICK)
     run("export", "reviews.safetensors", "--format", "onnx")
     Path("lines.txt").write_text("a great film\nawful\n")
-    assert len(run("run", "exported/reviews", "--input", "lines.txt")[0].splitlines()) == 2
+    told = run("run", "exported/reviews", "--input", "lines.txt")[0]
+    assert len(told.splitlines()) == 2
+    Path("more.csv").write_text("label,text\ngood,a great film\n,awful\n")
+    assert run("run", "exported/reviews", "--input", "more.csv")[0] == told
+    Path("lines.csv").write_text("a great film\nawful\n")
+    out, err = run("run", "exported/reviews", "--input", "lines.csv")
+    assert out == told
+    assert "lines.csv has no column 'text', so each line is a text" in err
+    inspected = run("inspect", "reviews.safetensors")[0]
+    assert "text column" not in inspected
+    assert "classify into " in inspected
     run("train", text, "--task", "lm", "--unit", "byte", "--embedding-size", "4", "-o", "bytes.safetensors", *QUICK)
     run("export", "bytes.safetensors", "--format", "onnx")
     out, _ = run("run", "exported/bytes", "--prompt", "Größe", "--steps", "20", "--temperature", "1")
@@ -166,7 +176,8 @@ BAD = {
         (". --task classify", "is a directory"),
         ("empty.csv --task forecast", "is empty"),
         ("empty.csv --task classify", "is empty"),
-        ("a.csv --task forecast --target c", "'c' is not among the features (--features adds it); choose from a, b"),
+        ("a.csv --task forecast --target c", "a.csv has no column 'c'; choose from a, b"),
+        ("a.csv --task forecast --target b --features a", "'b' is not among the features (--features adds it)"),
         ("a.csv --task forecast --target a --features a,c", "no column 'c'"),
         ("text.csv --task forecast --target b --features a,b", "is 'x', not a number"),
         ("one.csv --task forecast --target a", "1 row(s) are too few"),
@@ -174,7 +185,7 @@ BAD = {
         ("nan.csv --task forecast --target a --features a,b", "'a' of nan.csv has no value"),
         ("dates.csv --task forecast --target a", "out of order"),
         ("gaps.csv --task forecast --target a --missing refuse", "has 20 missing value(s); choose another --missing"),
-        ("a.csv --task classify", "no column 'text'"),
+        ("a.csv --task classify", "has no column of texts"),
         ("a.csv --task classify --text-column a --label-column c", "no column 'c'"),
         ("rare.csv --task classify", "Label 'y' has 1 row(s)"),
         ("single.csv --task classify", "All texts have the label 'x'"),

@@ -11,8 +11,11 @@ from lstm_deploy.cli import console
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how, monkeypatch):
+@pytest.mark.parametrize(
+    ("how", "given", "resume"),
+    [(signal.SIGINT, ["--force"], "--resume in place of --force"), (signal.SIGTERM, [], "--resume")],
+)
+def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how, given, resume, monkeypatch):
     monkeypatch.setattr(console, "QUIET_S", 0)
     words = [
         "train",
@@ -26,7 +29,8 @@ def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how, 
         "--hidden-size",
         "4",
     ]
-    with subprocess.Popen([*COMMAND, *words, "--epochs", "100000"], stderr=subprocess.PIPE, text=True) as process:
+    endless = [*COMMAND, *words, *given, "--epochs", "100000"]
+    with subprocess.Popen(endless, stderr=subprocess.PIPE, text=True) as process:
         while not Path("m.training/last.ckpt").exists():
             assert process.poll() is None
             time.sleep(0.1)
@@ -34,6 +38,7 @@ def test_an_interrupted_training_keeps_the_best_so_far_and_goes_on(prices, how, 
         err = process.stderr.read()
         assert process.wait(timeout=60) == 130
     assert "interrupted after epoch" in err
+    assert f"repeat this training with {resume} to go on" in " ".join(err.split())
     assert "Traceback" not in err
     assert "m.safetensors" in os.listdir()
     done = len(Path("m.training/log.csv").read_text().splitlines()) - 1

@@ -62,6 +62,15 @@ def test_the_season_of_a_noisy_cycle_is_found(period):
 
 
 @pytest.mark.parametrize("seed", range(10))
+def test_a_season_is_found_where_a_multiple_of_it_is_better_by_chance(seed):
+    rng = np.random.default_rng(seed)
+    values = 20 + 5 * np.sin(2 * np.pi * np.arange(504) / 24) + rng.normal(0, 0.4, 504)
+    for row in np.flatnonzero(rng.random(504) < 0.05):
+        values[row] = values[row - 1]  # a missing value
+    assert find_season(values) == 24
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_a_random_walk_has_no_season(seed):
     steps = np.random.default_rng(seed).standard_normal(1000)
     assert find_season(np.cumsum(steps)) is None

@@ -78,7 +78,7 @@ def evaluation_data(
     match signature.task:
         case Forecast() as task:
             options = trained_on if held_out else {}
-            series = read_series(file, task.features, options.get("missing", "previous"))
+            series = read_series(file, task.features, options.get("missing", "previous"), fixed=True)
             return _series(signature, task, series, file.name, held_out)
         case LanguageModel() as task:
             return _text(signature, task, file, held_out)

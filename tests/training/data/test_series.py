@@ -1,3 +1,7 @@
+import shlex
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -58,8 +62,9 @@ def test_rows_before_every_column_has_a_value_are_dropped(csv):
         ("a,b\n1,2\n1,x\n3,4\n", "Row 2 of column 'b'.*'x'"),
         ("a,b\n1,inf\n", "infinite"),
         ("date,a\n2024-01-02,1\n2024-01-01,2\n", "out of order"),
-        ("a,b\n1,2\n1,2,3\n", "not a table"),
-        ('a,b\n1,"2\n', "not a table"),
+        ("a,b\n1,2\n1,2,3\n", "not a table, as line 3 has 3 cell.* before it have 2; give"),
+        ("a,b\n1,2,3\n", "not a table, as a row has more cells than the header; give"),
+        ('a,b\n1,"2\n', "not a table, as a quotation mark in row 1 has no other one; give"),
     ],
 )
 def test_malformed_series_are_refused(csv, text, message):
@@ -184,3 +189,72 @@ def test_the_seed_determines_the_noise():
     first, repeated, other = (generate("sine", 10, seed=seed).values for seed in (1, 1, 2))
     assert np.array_equal(first, repeated)
     assert not np.array_equal(first, other)
+
+
+def machines(order, separator=",", names=("A", "B's", "C")):
+    """Twelve days of three machines, sorted by date or by machine."""
+    rows = [(f"2024-01-{day:02}", name, f"{day}.{index}") for day in range(1, 13) for index, name in enumerate(names)]
+    rows.sort(key=lambda row: row[order])
+    return "\n".join(separator.join(row) for row in [("time", "the machine", "load"), *rows]) + "\n"
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(("separator", "names"), [(",", ("B's", "A", "C")), (";", ("1", "2", "3"))])
+def test_several_series_in_one_file_are_refused_with_a_command_that_keeps_one(csv, order, separator, names):
+    path = csv(machines(order, separator, names))
+    with pytest.raises(
+        InputError, match=r"each date up to 3 times in column 'time', once for each 'the machine'"
+    ) as error:
+        read_series(path)
+    program, code = shlex.split(str(error.value).partition("(for example: ")[2].removesuffix(")."))[1:]
+    assert program == "-c"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=path.parent)
+    (kept,) = path.parent.glob(f"{path.stem}-*.csv")
+    assert len(read_series(kept, ["load"]).values) == 12
+
+
+def test_several_series_are_refused_whichever_columns_are_asked_for(csv):
+    with pytest.raises(InputError, match="several series"):
+        read_series(csv(machines(0)), ["load"])
+
+
+def test_a_few_dates_that_come_twice_are_counted(csv):
+    days = [*range(1, 29), 28]
+    series = read_series(
+        csv("day,note,a\n" + "".join(f"2024-01-{d:02},{'xyz'[n % 3]},{n}\n" for n, d in enumerate(days)))
+    )
+    assert series.same_dates == 1
+
+
+def test_dates_that_all_come_twice_without_a_name_are_counted(csv):
+    series = read_series(csv("day,a\n" + "".join(f"2024-01-{1 + n // 2:02},{n / 7}\n" for n in range(20))))
+    assert series.same_dates == 10
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("cp1252", "cp1252"), ("utf-16", "utf-16")])
+def test_a_file_that_is_not_utf8_is_refused_with_the_command_that_converts_it(csv, encoding, named, monkeypatch):
+    path = csv("größe\n1\n2\n", encoding=encoding)
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(InputError, match=f"iconv -f {named}") as error:
+        read_series(path)
+    subprocess.run(str(error.value).partition("(for example: ")[2].removesuffix(")."), shell=True, check=True)
+    assert read_series(path.with_name(f"{path.stem}-utf8.csv")).columns == ("größe",)
+
+
+@pytest.mark.parametrize("cell", ["1,250.50", "1'250.5", "$1250", "12 %", "1 250"])
+def test_columns_that_look_like_numbers_are_named_with_a_cell(csv, cell):
+    path = csv(f'day,v,w,name\n2024-01-01,"{cell}",0,x\n2024-01-02,"{cell}",1,y\n')
+    series = read_series(path)
+    assert series.unread == {"v": cell}
+    assert series.left_out == ("v", "name")
+    with pytest.raises(InputError, match="write numbers as 1234.5, or exclude the column"):
+        read_series(path, ["v", "w"])
+    with pytest.raises(InputError, match="no column of numbers: 'v' holds"):
+        read_series(csv(f'day,v\n2024-01-01,"{cell}"\n2024-01-02,"{cell}"\n'))
+
+
+def test_columns_that_a_model_needs_are_not_to_be_left_out(csv):
+    for text in ("a,b\n1,x\n2,3\n3,4\n", "a,b\n1,\n2,\n"):
+        with pytest.raises(InputError) as error:
+            read_series(csv(text), ["a", "b"], fixed=True)
+        assert "--features" not in str(error.value)

@@ -87,3 +87,53 @@ def test_other_files_are_refused(tmp_path):
         (tmp_path / f"folder{suffix}").mkdir()
         with pytest.raises(InputError, match="is a directory"):
             read_table(tmp_path / f"folder{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (("19,86", "-21,1", "22"), [19.86, -21.1, 22]),
+        (("1.469,13", "999,5", "1.234.567,0"), [1469.13, 999.5, 1234567]),
+        (("0,125", "1,250", "2,500"), [0.125, 1.25, 2.5]),
+        (("1,5e3", "", "2,5"), [1500, 1500, 2.5]),
+    ],
+)
+def test_decimal_commas_between_semicolons_are_read(tmp_path, cells, values):
+    path = tmp_path / "t.csv"
+    path.write_text("tag;wert;n\n" + "".join(f"0{n}.01.2024;{cell};{n}\n" for n, cell in enumerate(cells, 1)))
+    series = read_series(path, ["wert", "n"])
+    assert series.values.tolist() == [[value, n] for n, value in enumerate(values, 1)]
+    assert series.labels[0] == "01.01.2024"
+
+
+def test_points_of_thousands_are_known_by_the_decimal_commas_beside_them(tmp_path):
+    (tmp_path / "t.csv").write_text("wert;stück\n1,5;1.250\n2,5;987\n", encoding="utf-8")
+    assert read_series(tmp_path / "t.csv").values.tolist() == [[1.5, 1250], [2.5, 987]]
+
+
+def test_a_word_among_decimal_commas_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("wert;n\n1,5;1\n2,5;2\nn/k;3\n", encoding="utf-8")
+    with pytest.raises(InputError, match="Row 3 of column 'wert'.*'n/k'"):
+        read_series(tmp_path / "t.csv", ["wert"])
+
+
+def test_decimal_points_between_semicolons_stay_points_beside_texts_with_commas(tmp_path):
+    (tmp_path / "t.csv").write_text("a;note\n1.250;x, y\n1.5;z\n", encoding="utf-8")
+    assert read_series(tmp_path / "t.csv").values.tolist() == [[1.25], [1.5]]
+
+
+@pytest.mark.parametrize("first", ["2024-01-01,101.2", "1,2.5", "5", "01.02.2024 00:00;3", "3,3"])
+def test_a_file_without_a_header_is_refused_with_one_that_fits(tmp_path, first):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{first}\n{first}\n")
+    with pytest.raises(InputError, match="has no header: its first line is") as error:
+        read_table(path)
+    header = str(error.value).partition("for example ")[2].strip("'.")
+    path.write_text(f"{header}\n{path.read_text()}")
+    assert len(read_table(path)) == 2
+
+
+@pytest.mark.parametrize("header", ["0,1", "0", "2019,2020,2021"])
+def test_consecutive_numbers_are_names(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\n{header}\n")
+    assert list(read_table(tmp_path / "t.csv").columns) == header.split(",")
