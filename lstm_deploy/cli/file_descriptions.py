@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -118,7 +119,7 @@ def _weights(path: Path, kind: str = "weights") -> dict[str, Any]:
     except InputError as error:
         unrecognized = re.sub(r" \(tensors: .*?\)(?=: )", "", str(error))  # which are listed below
         if " --" in unrecognized:  # options which `inspect` has not
-            unrecognized = f"{unrecognized.removesuffix('.')}, in lstm-deploy export."
+            unrecognized = f"{unrecognized.removesuffix('.')}, in lstm-deploy export {quote(str(path))}."
     return {
         "kind": kind,
         "bytes": path.stat().st_size,
