@@ -214,7 +214,7 @@ def _refuse_other_forms(file: WeightFile, key: str | None, home: str) -> None:
     remedy = "name it" if kind else "write a class of the same parts and name it"
     chosen = f"--weights-key {quote(key)} " if key else ""
     raise InputError(
-        f"{file.path} holds a whole module of the class {kind or within[0]}, whose code is not in the file; {remedy}, "
+        f"{file.path} holds a whole module of the class {kind or within[0]}, whose code is not in the file; {remedy} "
         f"with {chosen}--model FILE.py:{(kind or 'Class').rpartition('.')[2]}, "
         "which reads the weights and runs nothing of the file (--trust-pickle would run what it asks for)."
     )
