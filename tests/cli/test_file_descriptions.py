@@ -98,7 +98,7 @@ def test_weights_that_are_not_recognized_are_told_what_to_type(tmp_path, suffix)
     torch.save({"actor": nn.LSTM(3, 4).state_dict(), "critic": nn.LSTM(5, 4).state_dict()}, tmp_path / f"m{suffix}")
     found = describe(tmp_path / f"m{suffix}")
     assert found["recurrent"] == {"actor": "LSTM(3, 4)", "critic": "LSTM(5, 4)"}
-    assert f"--weights-key actor, in lstm-deploy export {tmp_path / f'm{suffix}'}." in found["unrecognized"]
+    assert f"lstm-deploy export {tmp_path / f'm{suffix}'} --weights-key actor" in found["unrecognized"]
     torch.save(
         nn.LSTM(3, 4).state_dict() | {"a.weight": torch.ones(7, 9), "cfg": argparse.Namespace(lr=1)}, tmp_path / "n.pt"
     )
