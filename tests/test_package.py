@@ -184,6 +184,6 @@ def test_the_files_that_the_architecture_names_exist():
 
 def test_an_installation_has_the_templates_of_clients():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
-    (pattern,) = data["lstm_deploy.embedding"]
     home = ROOT / "lstm_deploy" / "embedding"
-    assert {path for path in (home / "templates").rglob("*") if path.is_file()} == set(home.glob(pattern))
+    included = {path for pattern in data["lstm_deploy.embedding"] for path in home.glob(pattern)}
+    assert {path for path in (home / "templates").rglob("*") if path.is_file()} == included

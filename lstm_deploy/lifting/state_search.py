@@ -66,8 +66,11 @@ def _refusal(probe: ModuleProbe, missing: Sequence[str]) -> LiftingError:
     others = [name for name in missing if name not in states]
     names, first = _enumerated(missing), next(iter(probe.convention.input_parameters or ()), "x")
     if others and not made:
-        given = " ".join(f"--input {str(spec).replace(': ', ':').replace(', ', ',')}" for spec in probe.inputs)
-        inputs = f"describe every input, as in {given} --input {others[0]}:int64[batch] for lengths"
+        given = ", ".join(str(spec).replace(": ", ":").replace(", ", ",") for spec in probe.inputs)
+        inputs = (
+            f"describe every input with an --input of its own: {given}, and as in {others[0]}:int64[batch] or "
+            f"{others[0]}:float32[batch,seq,1]"
+        )
         if states:
             return LiftingError(
                 f"forward also needs {_enumerated(others)}, beside its state {_enumerated(states)}; {inputs}, but not "

@@ -13,8 +13,7 @@ from lstm_deploy.errors import InputError, LiftingError, why_missing
 from lstm_deploy.runtimes import Runtime, open_runtime
 
 if TYPE_CHECKING:
-    from lstm_deploy.lifting import Lifted
-    from lstm_deploy.lifting.sources import Loaded
+    from lstm_deploy.lifting import Lifted, sources
 
 GOLDEN_TRACE = "golden trace"
 """The reference named in a report where PyTorch was not run."""
@@ -111,7 +110,9 @@ def pytorch_name(name: str, kind: str) -> str:
     return f"PyTorch in float64 ({name}{', as inferred' if kind == 'weights' else ''})"
 
 
-def _as_contracted(known: Signature | None, load: "Callable[[Sequence[TensorSpec]], Loaded]") -> "Loaded":
+def _as_contracted(
+    known: Signature | None, load: "Callable[[Sequence[TensorSpec]], sources.Loaded]"
+) -> "sources.Loaded":
     """The reference, described as the model of a contract was: then sizes that it fixes are found as they were."""
     if known is None:
         return load(())

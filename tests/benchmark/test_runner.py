@@ -118,8 +118,8 @@ def test_without_the_source_ratios_refer_to_the_first_artifact(bundle_copy, tmp_
     assert [row["variant"] for row in result["results"]] == ["onnx", "torchscript", "onnx again"]
     assert {row["baseline"] for row in result["results"]} == {"onnx"}
     assert result["left_out"] == [
-        "eager: the source is missing, has changed, or needs code of yours to run; export it again, or name "
-        "it with --reference and --model"
+        "eager: its source forecaster.safetensors is gone; name it, as in "
+        f"lstm-deploy bench {bundle_copy} --reference FILE"
     ]
 
 

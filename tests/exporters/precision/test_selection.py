@@ -104,7 +104,7 @@ def test_what_export_proves_is_what_validate_proves(tmp_path, quick):
 
 
 def test_int8_that_fails_a_check_is_left_out(net, tmp_path, quick, monkeypatch):
-    def problems(path, _):
+    def problems(path, *_):
         return ["lstm is another."] if "int8" in path.name else []
 
     monkeypatch.setattr(weights, "weight_problems", problems)
