@@ -157,6 +157,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Results of the training, including metrics on held-out data."""
     versions: dict[str, str]
 
+    def parity_on(self, provider: str) -> ParityReport | None:
+        """The latest verdict on a provider, if there is one."""
+        return self.parity if provider == "cpu" else self.parity_elsewhere.get(provider)
+
     @property
     def exported(self) -> tuple[Artifact, ...]:
         """The model's artifacts, then the rollouts."""

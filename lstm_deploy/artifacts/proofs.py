@@ -56,8 +56,7 @@ def unproven(bundle: Bundle, artifact: Artifact, provider: str = "cpu") -> str:
     """Why an artifact does not count as validated on a provider; empty where it does."""
     if bundle.changed(artifact):
         return "is not the file that was validated"
-    manifest = bundle.manifest
-    report = manifest.parity if provider == "cpu" else manifest.parity_elsewhere.get(provider)
+    report = bundle.manifest.parity_on(provider)
     checks = [check for check in report.checks if check.artifact == artifact.path] if report else []
     if not checks:
         return f"has not been validated on {provider}"

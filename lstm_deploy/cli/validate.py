@@ -136,8 +136,7 @@ def _say_only_trace(target: Path, provider: str, without_torch: str) -> None:
         proving = proof(bundle, target, provider)
         remedy = "" if proving.is_complete else f"; run {proving} to compare with it"
         console.warn(f"only the golden trace was replayed: {bundle.source_obstacle}{remedy}.")
-    manifest = bundle.manifest
-    standing = manifest.parity if provider == "cpu" else manifest.parity_elsewhere.get(provider)
+    standing = bundle.manifest.parity_on(provider)
     if standing is not None and not standing.passed:
         console.warn(
             f"the verdict in the bundle is still FAILED, against {standing.reference}: the trace alone changes none."
